@@ -1,0 +1,33 @@
+"""evaltk: evaluate and analyse pretrained vision checkpoints with the reference's digits.
+
+The public names below are loaded on first use, so that `import evaltk` does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from evaltk.backbone import build_backbone, build_head
+    from evaltk.checkpoint import load_checkpoint
+    from evaltk.errors import EvaltkError
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "load_checkpoint": "evaltk.checkpoint",
+    "build_backbone": "evaltk.backbone",
+    "build_head": "evaltk.backbone",
+    "EvaltkError": "evaltk.errors",
+}
+_MODULES = ("vmf", "neighbours", "logistic", "metrics", "results")
+__all__ = ["EvaltkError", "build_backbone", "build_head", "load_checkpoint"]
+
+
+def __getattr__(name: str) -> object:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"evaltk.{name}")
+    raise AttributeError(f"module 'evaltk' has no attribute {name!r}")

@@ -1,0 +1,82 @@
+"""One process or many: rank, world size and the few exchanges we need; each is the identity on one process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+
+from evaltk.errors import SettingsError
+
+
+def active() -> bool:
+    """Whether a process group is up."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    """This process's number, 0 where there is one."""
+    return dist.get_rank() if active() else 0
+
+
+def world_size() -> int:
+    """How many processes work together, 1 where there is one."""
+    return dist.get_world_size() if active() else 1
+
+
+def is_main() -> bool:
+    """Whether this process writes results and speaks."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if active():
+        dist.barrier()
+
+
+def all_reduce(tensor: torch.Tensor, op: str = "sum") -> torch.Tensor:
+    """A new tensor: the sum, mean or maximum over processes, element by element (op: "sum" | "mean" | "max")."""
+    if not active():
+        return tensor
+    out = tensor.detach().clone()
+    dist.all_reduce(out, op=dist.ReduceOp.MAX if op == "max" else dist.ReduceOp.SUM)
+    return out / world_size() if op == "mean" else out
+
+
+def broadcast_object(value: object) -> object:
+    """Rank 0's `value` on every process (a plain value: numbers, strings, lists)."""
+    if not active():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+@contextmanager
+def process_group(device: str = "cpu") -> Iterator[None]:
+    """Join the processes that torchrun started (nothing happens without it); NCCL on GPUs, gloo on CPUs.
+
+    Raises: SettingsError: more processes on this machine than GPUs.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or active():
+        yield
+        return
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if device.startswith("cuda"):
+        if local >= torch.cuda.device_count():
+            raise SettingsError(
+                wanted=f"a GPU for local process {local}",
+                got=f"{torch.cuda.device_count()} GPUs",
+                where="torchrun --nproc-per-node",
+                do="start at most one process a GPU",
+            )
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()

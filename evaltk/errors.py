@@ -1,0 +1,66 @@
+"""What a user can mend: every such error says in one line what was wanted, what came, where, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EvaltkError(Exception):
+    """Base of all errors a user can mend; the command line prints it as one line and exits with 2.
+
+    Args:
+        wanted: what would have been right.
+        got: what came instead.
+        where: file, folder, key or setting concerned.
+        do: the next step that mends it.
+    """
+
+    exit_code = 2
+
+    def __init__(self, *, wanted: str, got: str, where: object = "", do: str = "") -> None:
+        self.wanted, self.got, self.where, self.do = wanted, got, str(where), do
+        parts = [f"wanted {wanted}", f"got {got}"]
+        if self.where:
+            parts.append(f"where: {self.where}")
+        if do:
+            parts.append(f"do: {do}")
+        super().__init__("; ".join(parts))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Worker processes hand errors over by pickle, which does not know keyword-only arguments.
+        return (_rebuild, (type(self), self.wanted, self.got, self.where, self.do))
+
+
+def _rebuild(kind: type[EvaltkError], wanted: str, got: str, where: str, do: str) -> EvaltkError:
+    return kind(wanted=wanted, got=got, where=where, do=do)
+
+
+class CheckpointError(EvaltkError):
+    """A weight file that cannot be used as it is."""
+
+
+class DataError(EvaltkError):
+    """A data set that is missing, incomplete, or laid out otherwise than expected."""
+
+
+class SettingsError(EvaltkError):
+    """A flag, setting or name that is out of range or unknown."""
+
+
+class StorageError(EvaltkError):
+    """A folder that cannot be written, a full disk, a damaged cache or result file."""
+
+
+class DownloadError(EvaltkError):
+    """A download that failed, or whose bytes are not what was recorded."""
+
+
+def nearest(name: str, known: Iterable[str], *, limit: int = 3) -> str:
+    """The known names closest to `name`, then all of them: ``"did you mean 'knn'? there are: knn, linear"``."""
+    options = sorted(set(known))
+    close = difflib.get_close_matches(name, options, n=limit, cutoff=0.5)
+    there = "there are: " + ", ".join(options) if options else "there are none"
+    if not close:
+        return there
+    return "did you mean " + " or ".join(repr(c) for c in close) + "? " + there

@@ -1,0 +1,30 @@
+"""`pixels:SIZE`: no net at all. The feature is the normalised image itself, SIZE x SIZE, the other floor."""
+
+from __future__ import annotations
+
+from evaltk.errors import SettingsError
+from evaltk.rawfile import Converted, ReadOptions
+from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, Arch
+
+SCHEME = "pixels"
+
+
+def from_name(rest: str, options: ReadOptions) -> Converted:
+    """A checkpoint without weights. Raises: SettingsError: SIZE is no number of pixels."""
+    if not rest.isdigit() or int(rest) < 1:
+        raise SettingsError(wanted="a side in pixels", got=repr(rest), where="pixels:SIZE", do="e.g. pixels:32")
+    size = int(rest)
+    arch = Arch(
+        name=f"pixels_{size}",
+        kind="pixels",
+        patch_size=size,
+        embed_dim=3 * size * size,
+        depth=0,
+        num_heads=0,
+        mlp_ratio=0.0,
+        img_size=size,
+        norm_eps=1e-6,
+    )
+    return Converted(
+        branch="none", weights={}, arch=arch, mean=options.mean or IMAGENET_MEAN, std=options.std or IMAGENET_STD
+    )

@@ -1,0 +1,75 @@
+"""`random:ARCH` (and `random:ARCH@SEED`): untrained weights, the floor that every figure must beat."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from evaltk.errors import SettingsError
+from evaltk.models import layout
+from evaltk.rawfile import Converted, ReadOptions
+from evaltk.seeding import derive, generator
+from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, Arch
+
+SCHEME = "random"
+SPELLED = re.compile(r"vit_patch(\d+)_dim(\d+)_depth(\d+)_heads(\d+)_img(\d+)")
+STANDARD = re.compile(r"vit_(tiny|small|base|large)_patch(\d+)_(\d+)")
+FORM = "vit_{tiny,small,base,large}_patchP_IMG, vit_patchP_dimD_depthL_headsH_imgI, or a ResNet or XCiT of timm"
+
+
+def parse(name: str) -> Arch | None:
+    """The ViT a name spells out (``vit_small_patch16_224``, ``vit_patch2_dim64_depth4_heads4_img16``), or None."""
+    if match := STANDARD.fullmatch(name):
+        (dim, depth), patch, img = _size(match[1]), int(match[2]), int(match[3])
+        heads = layout.STANDARD_HEADS[dim]
+    elif match := SPELLED.fullmatch(name):
+        patch, dim, depth, heads, img = (int(g) for g in match.groups())
+    else:
+        return None
+    if min(patch, dim, depth, heads, img) < 1 or dim % heads or img % patch:
+        raise SettingsError(
+            wanted="sizes where heads divide dim and patch divides img", got=name, where="random:ARCH", do="mend the name"
+        )
+    return Arch(
+        name=layout.vit_name(dim, depth, heads, patch, img),
+        patch_size=patch,
+        embed_dim=dim,
+        depth=depth,
+        num_heads=heads,
+        mlp_ratio=4.0,
+        img_size=img,
+        norm_eps=1e-6,
+    )
+
+
+def from_name(rest: str, options: ReadOptions) -> Converted:
+    """Weights drawn as DINO draws them: truncated normal of std 0.02, biases 0, LayerNorm 1 and 0.
+
+    Source: dino/vision_transformer.py:160-172. Raises: SettingsError: a name that spells no net.
+    """
+    name, _, seed = rest.partition("@")
+    if seed and not seed.isdigit():
+        raise SettingsError(wanted="a whole number after @", got=repr(seed), where=f"random:{rest}", do="mend the seed")
+    fixed = {"norm_eps": 1e-6, "mean": options.mean or IMAGENET_MEAN, "std": options.std or IMAGENET_STD}
+    arch = parse(name)
+    if arch:
+        draw = generator(int(seed or 0), "random", arch.name)
+        weights = {key: _draw(key, shape, draw) for key, shape in layout.vit_shapes(arch).items()}
+        return Converted(branch="backbone", weights=weights, arch=arch, **fixed)  # type: ignore[arg-type]
+    from evaltk.models import timm_nets
+
+    found = timm_nets.random_weights(name, derive(int(seed or 0), "random", name))
+    if found is None:
+        raise SettingsError(wanted=FORM, got=repr(name), where="random:ARCH", do="mend the name")
+    return Converted(branch="backbone", weights=found, **fixed)  # type: ignore[arg-type]
+
+
+def _size(word: str) -> tuple[int, int]:
+    return next(size for size, name in layout.STANDARD_NAMES.items() if name == word)
+
+
+def _draw(key: str, shape: tuple[int, ...], draw: torch.Generator) -> torch.Tensor:
+    if "norm" in key or key.endswith(".bias"):
+        return torch.ones(shape) if key.endswith("weight") else torch.zeros(shape)
+    return torch.nn.init.trunc_normal_(torch.empty(shape), std=0.02, generator=draw)

@@ -1,0 +1,1 @@
+"""Nets and heads, built from an Arch and from tensors."""

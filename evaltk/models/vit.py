@@ -1,0 +1,125 @@
+"""timm's VisionTransformer with DINO's rule for positions at other sizes, mask tokens, and tokens of the last blocks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+from torch.nn import functional as F
+
+from evaltk.types import Arch, PositionRule
+
+# DINO adds this to the target grid before dividing (dino/vision_transformer.py:184-187). It shifts every sample.
+GRID_OFFSET = 0.1
+
+
+def resample_positions(
+    table: torch.Tensor, grid: tuple[int, int], *, rule: PositionRule = "dino", prefix: int = 1
+) -> torch.Tensor:
+    """The position table for a grid of h x w patches.
+
+    Args:
+        table: [1, prefix + g*g, D], the learnt table; the first `prefix` rows (class token) stay as they are.
+        rule: ``dino`` (bicubic, scale factors (h + 0.1)/g, no antialias), ``size`` (bicubic to the size, no
+            antialias) or ``timm`` (bicubic to the size, antialiased).
+
+    Returns: [1, prefix + h*w, D], float32.
+    Source: PROTOCOLS C.2; dino/vision_transformer.py:174-194.
+    """
+    side = math.isqrt(table.shape[1] - prefix)
+    h, w = grid
+    if h == w == side:
+        return table
+    learnt = table[:, prefix:].reshape(1, side, side, -1).permute(0, 3, 1, 2).float()  # [1, D, g, g]
+    if rule == "dino":
+        scale = ((h + GRID_OFFSET) / side, (w + GRID_OFFSET) / side)
+        moved = F.interpolate(learnt, scale_factor=scale, mode="bicubic", align_corners=False)
+    else:
+        moved = F.interpolate(learnt, size=(h, w), mode="bicubic", align_corners=False, antialias=rule == "timm")
+    if tuple(moved.shape[-2:]) != (h, w):
+        raise RuntimeError(f"positions for {h}x{w} came out as {tuple(moved.shape[-2:])}")
+    return torch.cat([table[:, :prefix], moved.permute(0, 2, 3, 1).reshape(1, h * w, -1)], dim=1)
+
+
+class ViT(VisionTransformer):
+    """A ViT without a class head, for any image size.
+
+    Sides that are no multiple of the patch lose the remainder at the right and bottom, as a strided convolution does.
+    """
+
+    def __init__(self, arch: Arch, *, position: PositionRule = "dino", drop_path: float = 0.0) -> None:
+        super().__init__(
+            img_size=arch.img_size,
+            patch_size=arch.patch_size,
+            num_classes=0,
+            global_pool="token",
+            embed_dim=arch.embed_dim,
+            depth=arch.depth,
+            num_heads=arch.num_heads,
+            mlp_ratio=arch.mlp_ratio,
+            qkv_bias=True,
+            init_values=1.0 if arch.layer_scale else None,
+            class_token=True,
+            no_embed_class=not arch.class_position,
+            reg_tokens=arch.registers,
+            drop_path_rate=drop_path,
+            norm_layer=partial(nn.LayerNorm, eps=arch.norm_eps),
+        )
+        self.arch = arch
+        self.position = position
+        self.mask_token = nn.Parameter(torch.zeros(1, arch.embed_dim))
+
+    def grid_of(self, images: torch.Tensor) -> tuple[int, int]:
+        """(h, w), the number of patches along each side of images [B, 3, H, W]."""
+        return images.shape[-2] // self.arch.patch_size, images.shape[-1] // self.arch.patch_size
+
+    def embed(self, images: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """What enters the first block: [B, 1 + registers + h*w, D].
+
+        Args:
+            images: [B, 3, H, W], normalised.
+            mask: bool [B, h, w]; True patches are replaced by the mask token before positions are added
+                (ibot/models/vision_transformer.py:205-222).
+        """
+        h, w = self.grid_of(images)
+        if h < 1 or w < 1:
+            raise ValueError(f"images must be at least one patch ({self.arch.patch_size} px), got {tuple(images.shape)}")
+        p = self.arch.patch_size
+        x = self.patch_embed.proj(images[..., : h * p, : w * p]).flatten(2).transpose(1, 2)  # [B, h*w, D]
+        if mask is not None:
+            x = torch.where(mask.flatten(1).unsqueeze(-1), self.mask_token.to(x.dtype), x)
+        prefix = int(self.arch.class_position)
+        positions = resample_positions(self.pos_embed, (h, w), rule=self.position, prefix=prefix)
+        cls = self.cls_token.expand(len(x), -1, -1)
+        cls = cls + positions[:, :prefix] if prefix else cls
+        x = x + positions[:, prefix:]
+        registers = [self.reg_token.expand(len(x), -1, -1)] if self.arch.registers else []
+        return torch.cat([cls.to(x.dtype), *registers, x], dim=1)
+
+    def last_blocks(
+        self, images: torch.Tensor, *, last: int = 1, mask: torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
+        """Outputs of the last `last` blocks before the final norm, oldest first: each [B, 1 + registers + h*w, D]."""
+        x = self.norm_pre(self.pos_drop(self.embed(images, mask)))
+        kept = []
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i >= len(self.blocks) - last:
+                kept.append(x)
+        return kept
+
+
+def build(arch: Arch, weights: Mapping[str, torch.Tensor], *, position: PositionRule = "dino") -> ViT:
+    """The net with exactly these weights (the mask token may be absent: it is then zero and unused).
+
+    Built without drawing initial weights that would be thrown away.
+    """
+    with torch.device("meta"):
+        net = ViT(arch, position=position)
+    complete = dict(weights) | {"mask_token": weights.get("mask_token", torch.zeros(1, arch.embed_dim))}
+    net.load_state_dict(complete, strict=True, assign=True)
+    return net

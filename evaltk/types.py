@@ -1,0 +1,239 @@
+"""The values that travel through the house: file -> Checkpoint -> Backbone -> Features -> Score -> Result -> Table.
+
+All are frozen; a step takes one and gives the next. Nothing here imports torch, so that tables and `--help` stay quick.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Precision = Literal["fp32", "bf16"]
+PositionRule = Literal["dino", "size", "timm"]
+
+
+def canonical(value: object) -> str:
+    """One text for one value: JSON with sorted keys and no spaces, the input of every digest."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def digest(value: object) -> str:
+    """sha256 in hex of `canonical(value)`."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arch:
+    """What net the weights are for.
+
+    Attributes:
+        name: timm-style name where one fits, else a spelled-out one (``vit_p4_d128_l4_h4``).
+        kind: the builder: ``vit``, ``resnet``, ``xcit`` (both by timm) or ``pixels`` (no net: the image itself).
+        patch_size: side of a patch in pixels; the total stride for a convolutional net.
+        embed_dim: width of a token, D.
+        depth: number of blocks. num_heads: attention heads (0 where there are none).
+        mlp_ratio: hidden width of the MLP over embed_dim.
+        img_size: side in pixels of the images the position table was learnt for.
+        norm_eps: epsilon of every LayerNorm.
+        registers: number of register tokens. layer_scale: whether blocks scale their branches.
+        class_position: whether the position table has a row for the class token.
+    """
+
+    name: str
+    kind: str = "vit"
+    patch_size: int
+    embed_dim: int
+    depth: int
+    num_heads: int
+    mlp_ratio: float
+    img_size: int
+    norm_eps: float
+    registers: int = 0
+    layer_scale: bool = False
+    class_position: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadWeights:
+    """A projection head as tensors.
+
+    Attributes:
+        kind: ``dino`` | ``ibot`` | ``msn``.
+        tensors: MLP keys (``mlp.0.weight`` ...), ``prototypes.weight_g|weight_v|weight`` and, for iBOT,
+            ``patch_prototypes.*`` where they are not shared.
+        center: the training centre of the logits [K], or None where the file has none.
+    """
+
+    kind: str
+    tensors: Mapping[str, torch.Tensor]
+    center: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A weight file, understood.
+
+    Attributes:
+        name: short name for tables. family: the file format's family. branch: which copy of the net was taken.
+        arch: the architecture. weights: {our key: float32 tensor}, exactly the net's. head: or None.
+        mean, std: per-channel pixel statistics the net expects, of RGB in [0, 1].
+        sha256: of the file's bytes. digest: of the weights used, the architecture and nothing else.
+        origin: path or name as given. dropped: {key: the rule that dropped it}. epoch: training epochs done, or None.
+        notes: what the file does not say and its family fixes by convention, and hints that were set aside.
+    """
+
+    name: str
+    family: str
+    branch: str
+    arch: Arch
+    weights: Mapping[str, torch.Tensor]
+    head: HeadWeights | None
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    sha256: str
+    digest: str
+    origin: str
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    epoch: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokens:
+    """The tokens after one block: cls [B, D], patches [B, h*w, D] row by row, grid (h, w)."""
+
+    cls: torch.Tensor
+    patches: torch.Tensor
+    grid: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How one feature vector is made from tokens.
+
+    Attributes:
+        tokens: ``cls``, ``mean`` (of patches) or ``cls+mean`` (concatenated in that order, not interleaved).
+        last: class tokens of so many last blocks are concatenated, oldest first; means come from the last block only.
+        norm: whether the net's final LayerNorm is applied (to every block taken).
+    """
+
+    tokens: Literal["cls", "mean", "cls+mean"] = "cls"
+    last: int = 1
+    norm: bool = True
+
+    def text(self) -> str:
+        """The recipe in one word, part of the cache key."""
+        return f"{self.tokens}/last{self.last}/{'normed' if self.norm else 'prenorm'}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureKey:
+    """What features depend on, in full. Two equal keys mean equal numbers.
+
+    Attributes:
+        sha256: digest of the weights used and of the architecture.
+        dataset: fingerprint of the split's files, with their local stamp. split: its name.
+        transform: full text of the preprocessing. recipe: text of the recipe.
+        precision: ``fp32`` | ``bf16``. position: rule for position tables at other sizes.
+        version: of the extraction code; it rises when its numbers change.
+    """
+
+    sha256: str
+    dataset: str
+    split: str
+    transform: str
+    recipe: str
+    precision: str
+    position: str
+    version: int
+
+    def digest(self) -> str:
+        """sha256 in hex, the name of the cache entry."""
+        return digest(asdict(self))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """Features of one split.
+
+    Attributes:
+        x: [N, D] float32, memory-mapped read-only. y: [N] int64 class ids. ids: N names, one an image.
+        key: what made them. skipped: names of images that could not be read and were left out.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    ids: tuple[str, ...]
+    key: FeatureKey
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """One number.
+
+    Attributes:
+        value: a fraction in [0, 1] unless the metric's name says otherwise. n: items it was measured on.
+        at: the settings it holds at, e.g. ``{"k": 20, "temperature": 0.07}``.
+        interval: 95 % interval (low, high), or None.
+    """
+
+    dataset: str
+    split: str
+    metric: str
+    value: float
+    n: int
+    at: Mapping[str, object] = field(default_factory=dict)
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What one run of one protocol found, and all that made it.
+
+    Attributes:
+        checkpoint: {name, sha256, digest, family, branch, arch}. request: digest of everything asked for.
+        settings: the protocol's settings, the data set's path-free description, transform, precision, position.
+        scores: the numbers. made: {git, versions, device, precision, seconds, date}; nothing in it changes a score.
+    """
+
+    checkpoint: Mapping[str, object]
+    protocol: str
+    version: int
+    settings: Mapping[str, object]
+    scores: tuple[Score, ...]
+    seed: int
+    request: str
+    made: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One cell of a table; value and published in the table's unit (percent, unless the column says otherwise)."""
+
+    value: float | None = None
+    interval: tuple[float, float] | None = None
+    published: float | None = None
+    verdict: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A table before ink: titles of its columns, and rows of (label, cells)."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+    digits: int = 2
+    footnotes: tuple[str, ...] = ()

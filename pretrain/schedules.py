@@ -1,0 +1,119 @@
+"""What changes while training: learning rate, weight decay, teacher momentum and temperature, as functions of the step.
+
+Every function takes a step (or epoch) counted from 0 and gives one number; nothing is remembered between calls, so a
+resumed run needs no schedule state. The cosine schedules never reach their end value: the last step is one short of it.
+"""
+
+from __future__ import annotations
+
+import math
+
+
+def scaled_learning_rate(base: float, global_batch: int) -> float:
+    """The peak learning rate under the linear scaling rule, base x global batch / 256.
+
+    Source: dino main_dino.py:254-259.
+    """
+    return base * global_batch / 256.0
+
+
+def cosine(step: int, *, start: float, end: float, total_steps: int) -> float:
+    """Half a cosine from `start` at step 0 towards `end` at step `total_steps` (weight decay, teacher momentum).
+
+    Raises: ValueError: step outside [0, total_steps).
+    Source: dino utils.py:187-198; weight decay 0.04 -> 0.4, momentum 0.996 -> 1.
+    """
+    _within(step, total_steps)
+    return end + 0.5 * (start - end) * (1.0 + math.cos(math.pi * step / total_steps))
+
+
+def learning_rate(step: int, *, peak: float, end: float, total_steps: int, warmup_steps: int, start: float = 0.0) -> float:
+    """Linear from `start` to `peak` over `warmup_steps` points, both ends included, then half a cosine towards `end`.
+
+    With 20 warm-up steps, step 0 gives `start`, steps 19 and 20 both give `peak`. A single warm-up step gives `start`.
+
+    Raises: ValueError: step outside [0, total_steps), or warmup_steps outside [0, total_steps].
+    Source: dino utils.py:187-198 (np.linspace includes both ends).
+    """
+    _within(step, total_steps)
+    if not 0 <= warmup_steps <= total_steps:
+        raise ValueError(f"wanted warmup_steps in [0, {total_steps}], got {warmup_steps}: shorten the warm-up")
+    if step < warmup_steps:
+        return start + (peak - start) * step / max(1, warmup_steps - 1)
+    return cosine(step - warmup_steps, start=peak, end=end, total_steps=total_steps - warmup_steps)
+
+
+def teacher_temperature(epoch: int, *, start: float = 0.04, end: float = 0.07, warmup_epochs: int = 30) -> float:
+    """The teacher's temperature in an epoch: `warmup_epochs` values from `start` to `end`, both included, then `end`.
+
+    Raises: ValueError: a negative epoch, negative warmup_epochs, or a temperature <= 0.
+    Source: dino main_dino.py:370-375; public runs 30 epochs (ViT-S) and 50 (ViT-B).
+    """
+    if start <= 0.0 or end <= 0.0:
+        raise ValueError(f"wanted temperatures > 0, got start {start} and end {end}")
+    if epoch < 0 or warmup_epochs < 0:
+        raise ValueError(f"wanted epoch >= 0 and warmup_epochs >= 0, got {epoch} and {warmup_epochs}")
+    if epoch >= warmup_epochs:
+        return end
+    return start + (end - start) * epoch / max(1, warmup_epochs - 1)
+
+
+def msn_learning_rate(
+    step: int,
+    *,
+    start: float,
+    peak: float,
+    end: float,
+    total_steps: int,
+    warmup_steps: int,
+    stretch: float = 1.25,
+) -> float:
+    """MSN's learning rate: linear from `start` to `peak`, then half a cosine towards `end` over the stretched length.
+
+    The original advances its schedule before the optimizer's step, so the first step already has the value of 1, and
+    training stops at 1/stretch of the schedule, well above `end`.
+
+    Args:
+        step: training step from 0.
+        start, peak, end: learning rates.
+        total_steps: steps that are trained.
+        warmup_steps: steps of the linear part.
+        stretch: length of the schedule over that of the training.
+
+    Raises: ValueError: step outside [0, total_steps), or warmup_steps outside [0, total_steps].
+    Source: msn src/utils.py (WarmupCosineSchedule), src/msn_train.py (T_max = 1.25 x epochs x iterations).
+    """
+    _within(step, total_steps)
+    if not 0 <= warmup_steps <= total_steps:
+        raise ValueError(f"wanted warmup_steps in [0, {total_steps}], got {warmup_steps}: shorten the warm-up")
+    done = step + 1
+    if done < warmup_steps:
+        return start + (peak - start) * done / warmup_steps
+    progress = (done - warmup_steps) / max(1, int(stretch * total_steps) - warmup_steps)
+    return end + (peak - end) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def msn_weight_decay(step: int, *, start: float, end: float, total_steps: int, stretch: float = 1.25) -> float:
+    """MSN's weight decay: half a cosine from `start` towards `end` over the stretched length, advanced before the step.
+
+    Raises: ValueError: step outside [0, total_steps).
+    Source: msn src/utils.py (CosineWDSchedule); 0.04 -> 0.4, which ends at 0.3656.
+    """
+    _within(step, total_steps)
+    progress = (step + 1) / int(stretch * total_steps)
+    return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def stretched_linear(step: int, *, start: float, end: float, total_steps: int, stretch: float = 1.25) -> float:
+    """A straight line from `start` at step 0 towards `end` at `stretch` x total_steps (MSN's momentum and sharpening).
+
+    Raises: ValueError: step outside [0, total_steps).
+    Source: msn src/msn_train.py; momentum 0.996 -> 1, which ends at 0.9992, and sharpening 0.25 -> 0.25.
+    """
+    _within(step, total_steps)
+    return start + (end - start) * step / (total_steps * stretch)
+
+
+def _within(step: int, total_steps: int) -> None:
+    if not 0 <= step < total_steps:
+        raise ValueError(f"wanted a step in [0, {total_steps}), got {step}")
