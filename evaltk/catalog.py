@@ -9,28 +9,21 @@ import hashlib
 import json
 import os
 import re
-import time
 import tomllib
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING, dataclass, fields
 from datetime import UTC, datetime
-from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
-from evaltk import progress
 from evaltk.atomic import make_folder, storage_errors, write_text
-from evaltk.errors import DownloadError, EvaltkError, SettingsError, StorageError, nearest
+from evaltk.download import download, state_path
+from evaltk.errors import DownloadError, SettingsError, StorageError, nearest
 
 KINDS = ("backbone", "full", "linear_head")
 FIGURES = ("knn", "linear", "finetune")
-TRIES, WAIT_S, TIMEOUT_S = 5, 1.0, 30.0  # tries that get no further; first pause, doubled each time; silence allowed
-PASSING = {408, 425, 429, 500, 502, 503, 504}  # statuses that may be gone at the next try
-BLOCK = 1 << 20  # bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,15 +79,13 @@ def _read(path: Path) -> dict[str, Entry]:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
         raise SettingsError(wanted="a catalogue in TOML", got=str(error), where=path, do=do) from error
-    shared, given = tables.pop("families", {}), tables.pop("checkpoints", {})
-    groups = [shared, given, *(group.values() for group in (shared, given) if isinstance(group, dict))]
-    flat = [item for group in groups for item in (group if not isinstance(group, dict) else [group])]
-    if tables or not all(isinstance(item, dict) for item in flat):
-        got = f"also {', '.join(tables)}" if tables else "something else"
+    found = {part: tables.pop(part, {}) for part in ("families", "checkpoints")}
+    if tables or not all(isinstance(p, dict) and all(isinstance(t, dict) for t in p.values()) for p in found.values()):
+        got = f"also {', '.join(tables)}" if tables else "something that is no table"
         raise SettingsError(wanted="tables [checkpoints.NAME] and [families.NAME]", got=got, where=path, do=do)
     entries = {}
-    for name, own in given.items():
-        values = shared.get(str(own.get("family")), {}) | own
+    for name, own in found["checkpoints"].items():
+        values = found["families"].get(str(own.get("family")), {}) | own
         for wanted, got in _faults(name, values):
             raise SettingsError(wanted=wanted, got=got, where=f"{path}, entry {name!r}", do=do)
         entries[name] = Entry(name=name, **values)
@@ -118,7 +109,7 @@ def _faults(name: str, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 yield f"{key} in percent, from 0 to 100", repr(value)
         elif not isinstance(value, str) or not value:
             yield f"{key} as text", repr(value)
-    if not re.fullmatch(r"https?://[^\s/?#\[\]]+/([^\s?#]*/)?[^\s/?#]*[^\s/?#.][^\s/?#]*(\?\S*)?", given["url"]):
+    if not re.fullmatch(r"https?://[\w.:-]+/[!-~]+", given["url"]) or _file_name(given["url"]) in ("", ".."):
         yield "a url http(s)://HOST/FILE", repr(given["url"])
     if given.get("kind", KINDS[0]) not in KINDS:
         yield f"a kind ({', '.join(KINDS)})", repr(given["kind"])
@@ -141,4 +132,103 @@ def _root(chosen: Path | None) -> Path:
 
 def local_path(entry: Entry, *, home: Path | None = None) -> Path:
     """Where the file of `entry` lies once it is fetched: HOME/checkpoints/NAME/FILE."""
-    return _root(home) / "checkpoints" / entry.name / PurePosixPath(urlsplit(entry.url).path).name
+    return _root(home) / "checkpoints" / entry.name / _file_name(entry.url)
+
+
+def _file_name(url: str) -> str:
+    return PurePosixPath(urlsplit(url).path).name
+
+
+def pins(*, home: Path | None = None) -> dict[str, dict[str, Any]]:
+    """{name: {url, sha256, bytes, date}} of the first download of each. Raises: StorageError: the file is damaged."""
+    path = _root(home) / "pins.json"
+    try:
+        with storage_errors(path):
+            found = json.loads(path.read_text(encoding="utf-8"))
+        return {name: {**pin, "sha256": str(pin["sha256"])} for name, pin in found.items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        do = "restore it from a copy, or delete it: the files are then trusted as they are and pinned anew"
+        raise StorageError(wanted="recorded sha256s", got="a damaged file", where=path, do=do) from error
+
+
+def verify(path: Path, name: str, *, home: Path | None = None) -> str:
+    """The sha256 of `path` in hex, which is the one pinned for `name`.
+
+    Raises: DownloadError: another sha256, the file is then moved to FILE.mismatch; or nothing was pinned.
+    """
+    pin = pins(home=home).get(name)
+    if pin is None:
+        where = _root(home) / "pins.json"
+        raise DownloadError(wanted=f"a pinned sha256 of {name}", got="none", where=where, do=f"evaltk fetch {name}")
+    return _compare(path, pin["sha256"], path, f"evaltk fetch {name} downloads it again")
+
+
+def fetch(entry: Entry, *, home: Path | None = None, advance: Callable[[int], None] | None = None) -> Path:
+    """The local file of `entry`, downloaded unless it is there; its sha256 is pinned, or equal to the pinned one.
+
+    A broken download goes on where it stopped, now and at the next call. Processes that want the same file wait for
+    the one that downloads it.
+
+    Args:
+        home: instead of `home()`. advance: called with the number of bytes of every block received.
+
+    Raises:
+        DownloadError: no answer, another status, a web page, a body cut off, or bytes that are not the pinned ones;
+            those are moved to FILE.mismatch.
+        StorageError: no room, no right to write.
+    """
+    path = local_path(entry, home=home)
+    make_folder(path.parent)
+    with _lock(path.with_name(f".{path.name}.lock")):
+        if path.exists():
+            _settle(path, entry, path, _root(home))
+            return path
+        part = path.with_name(path.name + ".part")
+        download(entry.url, part, title=f"fetching {entry.name}", advance=advance or (lambda count: None))
+        _settle(part, entry, path, _root(home))
+        with storage_errors(path):
+            part.replace(path)
+        state_path(part).unlink(missing_ok=True)
+    return path
+
+
+def _settle(file: Path, entry: Entry, path: Path, root: Path) -> None:
+    """Hold `file`, which is or becomes `path`, to the known sha256 of `entry`, or pin the one it has."""
+    with _lock(root / ".pins.lock"):
+        known = pins(home=root)
+        pinned = known.get(entry.name, {}).get("sha256", "")
+        do = "run the same command again to download it anew"
+        if not entry.sha256:
+            do += f"; if its authors changed the file and you trust it, delete {entry.name!r} from {root / 'pins.json'}"
+        got = _compare(file, entry.sha256 or pinned, path, do)
+        if got != pinned:
+            date = datetime.now(UTC).isoformat(timespec="seconds")
+            known[entry.name] = {"url": entry.url, "sha256": got, "bytes": file.stat().st_size, "date": date}
+            write_text(root / "pins.json", json.dumps(known, indent=2, sort_keys=True) + "\n")
+
+
+def _compare(file: Path, wanted: str, path: Path, do: str) -> str:
+    """The sha256 of `file`; if it is not `wanted` (and that is not empty), `file` is moved to PATH.mismatch."""
+    with storage_errors(file), file.open("rb") as stream:
+        got = hashlib.file_digest(stream, "sha256").hexdigest()
+    if wanted and got != wanted:
+        aside = path.with_name(path.name + ".mismatch")
+        with storage_errors(aside):
+            file.replace(aside)
+        raise DownloadError(wanted=f"sha256 {wanted}", got=f"{got}, kept as {aside.name}", where=path, do=do)
+    return got
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """One process at a time; the others wait, and then find the work done."""
+    with storage_errors(path):
+        stream = path.open("ab")
+    with stream:
+        with suppress(ImportError, OSError):  # Windows has no fcntl, some network disks have no locks
+            import fcntl
+
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

@@ -16,7 +16,8 @@ an even function that is smooth at kappa = 0. Largest errors in nats over kappa 
 
 These hold for float64 in and out. The arithmetic is float64 whatever comes in and is rounded once, to the dtype
 promised; float32 results are thus off by up to half a float32 step more, which is 1.5e-5 nats where |log C_p| is 256
-to 512 and 4.9e-4 nats where it is 8192 to 16384 (kappa = 1e4). Where that matters, pass float64 or use the shifted form.
+to 512 and 4.9e-4 nats where it is 8192 to 16384 (kappa = 1e4). Where that matters, pass float64, or use the shifted
+form, whose values are small where kappa is.
 
 Source: Govindarajan et al., ICLR 2023 (arXiv 2405.10939), Eq. 2, Eq. 5 and A.2 (one term; p = 256).
 """
@@ -82,7 +83,8 @@ def mean_resultant_length(kappa: Tensor | float, dim: int, *, terms: int = 1) ->
         terms: the expansion of log C_p that is differentiated, 1, 2 or 3.
 
     Returns:
-        A_p [...] in [0, 1), dtype as in `log_normalizer`. Relative error at p = 256: 6e-5, 5e-7, 4e-9 for 1, 2, 3 terms.
+        A_p [...] in [0, 1), dtype as in `log_normalizer`. Its relative error at p = 256 is 6.2e-5, 5.3e-7, 4.2e-9 for
+        1, 2, 3 terms; at p = 32 4.4e-3, 3.2e-4, 2.2e-5.
 
     Raises: ValueError: dim < 3 or terms not in {1, 2, 3}.
     """

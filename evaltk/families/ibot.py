@@ -35,7 +35,7 @@ def convert(raw: RawFile, options: ReadOptions) -> Converted:
         flat = strip(tensors(_flat(raw.tree)), "module.")
         weights, head, extra = dino.split_head(flat, "ibot", None)
         return Converted(
-            weights=_mask(weights), branch="teacher", head=head, dropped=dropped, unexpected=unknown | extra, **fixed
+            weights=_mask(weights), branch="backbone", head=head, dropped=dropped, unexpected=unknown | extra, **fixed
         )  # type: ignore[arg-type]
     branch = dino.layout_branch(raw, options, dino.BRANCHES)
     rules = REST | {b: "the other branch" for b in dino.BRANCHES if b != branch}

@@ -1,0 +1,85 @@
+"""Preprocessing for evaluation, in Pillow as in the reference: resize, centre crop, normalise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from PIL import Image
+
+from evaltk.errors import SettingsError
+
+if TYPE_CHECKING:
+    import torch
+
+FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+SMALL = 96  # nets for images smaller than this (CIFAR's, digits') are evaluated without a crop margin
+RESIZE_PER_CROP = 256 / 224  # T-eval of PROTOCOLS C.6; dino/eval_knn.py:32-37
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transform:
+    """Resize the shorter side to `resize` (the longer is truncated), crop the centre, scale to [0, 1], normalise."""
+
+    resize: int
+    crop: int
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.crop <= self.resize:
+            raise SettingsError(
+                wanted="1 <= crop <= resize",
+                got=f"crop {self.crop}, resize {self.resize}",
+                where="--crop, --resize",
+                do="mend the sizes",
+            )
+        if self.interpolation not in FILTERS:
+            raise SettingsError(
+                wanted="bicubic or bilinear", got=self.interpolation, where="--interpolation", do="mend the flag"
+            )
+
+    def text(self) -> str:
+        """All that pixels depend on, in one line; part of the cache key."""
+        mean, std = (" ".join(f"{v:.6g}" for v in values) for values in (self.mean, self.std))
+        return f"resize {self.resize} {self.interpolation} (Pillow), centre crop {self.crop}, RGB/255, mean {mean}, std {std}"
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """The cropped image, uint8 [crop, crop, 3]; normalising is left to the device."""
+        width, height = image.size
+        if width <= height:
+            size = (self.resize, int(self.resize * height / width))
+        else:
+            size = (int(self.resize * width / height), self.resize)
+        if size != image.size:
+            image = image.resize(size, FILTERS[self.interpolation])
+        left, top = round((image.size[0] - self.crop) / 2.0), round((image.size[1] - self.crop) / 2.0)
+        return np.asarray(image.crop((left, top, left + self.crop, top + self.crop)))
+
+    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 [B, crop, crop, 3] -> float32 [B, 3, crop, crop], the same bits as ToTensor and Normalize give."""
+        import torch
+
+        x = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+        mean, std = (torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (self.mean, self.std))
+        return x.sub_(mean).div_(std)
+
+
+def evaluation(
+    img_size: int,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    *,
+    resize: int | None = None,
+    crop: int | None = None,
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic",
+) -> Transform:
+    """The evaluation transform of a net: 256 -> 224 for the usual size and in that proportion for others.
+
+    Nets for images below 96 px see the whole image: resize to their size, no margin.
+    """
+    crop = crop or (resize if resize and resize < img_size else img_size)
+    default = crop if img_size < SMALL else int(crop * RESIZE_PER_CROP)
+    return Transform(resize=resize or default, crop=crop, interpolation=interpolation, mean=mean, std=std)

@@ -1,0 +1,177 @@
+"""Splits of labelled images: listed, fingerprinted and opened. Nothing here decodes an image before it is asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from evaltk.errors import DataError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's ImageFolder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Split:
+    """Labelled images of one split.
+
+    Attributes:
+        dataset, name: e.g. ``cifar10``, ``test``. classes: names, in the order of their ids.
+        labels: [N] int64. files: N paths under `root`, or None where `pixels` [N, H, W, 3] uint8 holds the images.
+        fingerprint: of names, sizes and labels (or of the pixels): the same on every machine.
+        stamp: of the files' modification times: what makes a local cache forget a file changed in place.
+        empty: files of no bytes.
+    """
+
+    dataset: str
+    name: str
+    classes: tuple[str, ...]
+    labels: np.ndarray
+    fingerprint: str
+    root: Path | None = None
+    files: Sequence[str] | None = None
+    pixels: np.ndarray | None = None
+    stamp: str = ""
+    empty: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image_id(self, index: int) -> str:
+        """The image's path under the root, or its number."""
+        return self.files[index] if self.files is not None else str(index)
+
+    def open(self, index: int) -> Image.Image:
+        """The image as RGB. Raises: DataError: the file cannot be decoded (it is named)."""
+        if self.pixels is not None:
+            return Image.fromarray(self.pixels[index])
+        path = (self.root or Path()) / self.image_id(index)
+        try:
+            with path.open("rb") as stream, Image.open(stream) as image:
+                return image.convert("RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            got = "an empty file" if path.exists() and not path.stat().st_size else f"{type(error).__name__}: {error}"
+            raise DataError(
+                wanted="an image that can be decoded",
+                got=got,
+                where=path,
+                do="restore the file, or allow some to be left out with --skip-bad-images N",
+            ) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Dataset:
+    """A data set: the split features are learnt from, the split figures are reported on, and notes for the result."""
+
+    name: str
+    train: Split
+    test: Split
+    notes: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if self.train.classes != self.test.classes:
+            raise ValueError("both splits must number their classes alike")
+
+    @property
+    def fingerprint(self) -> str:
+        """Of both splits, the same on every machine."""
+        return hashlib.sha256(f"{self.train.fingerprint}{self.test.fingerprint}".encode()).hexdigest()
+
+
+def from_arrays(dataset: str, name: str, pixels: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Split:
+    """A split of images in memory: pixels [N, H, W, 3] uint8, labels [N]."""
+    labels = np.asarray(labels, dtype=np.int64)
+    state = hashlib.sha256(repr((pixels.shape, tuple(classes))).encode())
+    state.update(np.ascontiguousarray(pixels).data)
+    state.update(labels.data)
+    return Split(
+        dataset=dataset, name=name, classes=tuple(classes), labels=labels, pixels=pixels, fingerprint=state.hexdigest()
+    )
+
+
+def class_folders(folder: Path, *, get: str) -> list[str]:
+    """Names of the class folders under `folder`, sorted. Raises: DataError: no such folder, or none inside."""
+    if not folder.is_dir():
+        raise DataError(wanted="a folder of class folders", got="no such folder", where=folder, do=get)
+    names = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
+    if not names:
+        files = sum(1 for _ in os.scandir(folder))
+        raise DataError(
+            wanted="class folders (CLASS/IMAGE.jpg)", got=f"none among {files} entries", where=folder, do=get
+        )
+    return names
+
+
+def from_folder(dataset: str, name: str, root: Path, classes: Sequence[str], *, get: str) -> Split:
+    """A split in torchvision's ImageFolder layout, `root/name/CLASS/**/IMAGE`, in ImageFolder's order.
+
+    Args:
+        classes: the classes and their order; the folder may lack some of them, but have no others.
+        get: what to do where the layout is wrong.
+
+    Raises: DataError: a class that `classes` lacks, an empty class folder, no images.
+    """
+    folder = root / name
+    there = class_folders(folder, get=get)
+    unknown = sorted(set(there) - set(classes))
+    if unknown:
+        raise DataError(
+            wanted=f"the {len(classes)} classes of the training split",
+            got=f"{len(unknown)} more: {', '.join(unknown[:5])}",
+            where=folder,
+            do="remove them, or add them to the training split",
+        )
+    number = {c: i for i, c in enumerate(classes)}
+    files: list[str] = []
+    labels: list[int] = []
+    empty: list[str] = []
+    prints, stamps = hashlib.sha256("\0".join(classes).encode()), hashlib.sha256()
+    for cls in there:
+        start = len(files)
+        for path, size, modified in _walk(folder / cls):
+            relative = os.path.relpath(path, root)
+            files.append(relative)
+            labels.append(number[cls])
+            if not size:
+                empty.append(relative)
+            prints.update(f"{relative}\0{size}\0{number[cls]}\n".encode())
+            stamps.update(modified.to_bytes(16, "big", signed=True))
+        if len(files) == start:
+            raise DataError(
+                wanted=f"at least one image ({' '.join(EXTENSIONS)}) a class",
+                got="an empty class folder",
+                where=folder / cls,
+                do="add images, or remove the folder",
+            )
+    return Split(
+        dataset=dataset,
+        name=name,
+        classes=tuple(classes),
+        labels=np.asarray(labels, dtype=np.int64),
+        root=root,
+        files=files,
+        fingerprint=prints.hexdigest(),
+        stamp=stamps.hexdigest(),
+        empty=tuple(empty),
+    )
+
+
+def _walk(folder: Path) -> list[tuple[str, int, int]]:
+    """(path, bytes, modified in ns) of the images below `folder`, in torchvision's order."""
+    found: list[tuple[str, int, int]] = []
+    below: list[str] = []
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda e: e.name):
+            if entry.is_dir():
+                below.append(entry.path)
+            elif entry.name.lower().endswith(EXTENSIONS):
+                stat = entry.stat()
+                found.append((entry.path, stat.st_size, stat.st_mtime_ns))
+    for path in below:
+        found += _walk(Path(path))
+    return found

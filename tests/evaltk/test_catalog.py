@@ -1,0 +1,508 @@
+"""The catalogue's data, and downloads from a server on this machine that misbehaves on demand."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from evaltk import catalog, download
+from evaltk.cli import fetch as command
+from evaltk.errors import DownloadError, SettingsError, StorageError
+
+BODY = random.Random(0).randbytes(300_000)
+SHA = hashlib.sha256(BODY).hexdigest()
+
+
+@dataclass
+class Site:
+    """What the server serves, how it misbehaves, and which requests it saw."""
+
+    body: bytes = BODY
+    etag: str = '"one"'
+    modified: str = ""
+    kind: str = "application/octet-stream"
+    statuses: list[int] = field(default_factory=list)  # answered first, one a request
+    drops: list[int] = field(default_factory=list)  # bytes after which the connection breaks, one a request
+    ranges: bool = True
+    honours_if_range: bool = True
+    chunked: bool = False
+    tells_length: bool = True
+    seen: list[dict[str, str]] = field(default_factory=list)
+    url: str = ""
+
+    def entry(self, **more: object) -> catalog.Entry:
+        given = {"name": "net", "url": self.url, "family": "dino", "arch": "vit", "title": "Net", "method": "DINO"}
+        return catalog.Entry(**{**given, "licence": "MIT", **more})  # type: ignore[arg-type]
+
+
+class Handler(BaseHTTPRequestHandler):
+    site: Site
+
+    def do_GET(self) -> None:
+        site = self.site
+        site.seen.append(dict(self.headers))
+        if site.statuses:
+            self.send_error(site.statuses.pop(0))
+            return
+        first = int(self.headers.get("Range", "bytes=0-")[6:-1])
+        if not site.ranges or (site.honours_if_range and self.headers.get("If-Range", site.etag) != site.etag):
+            first = 0
+        if first >= len(site.body) > 0:
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(site.body)}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(206 if first else 200)
+        part = site.body[first:]
+        if first:
+            self.send_header("Content-Range", f"bytes {first}-{len(site.body) - 1}/{len(site.body)}")
+        for name, value in (("ETag", site.etag), ("Last-Modified", site.modified), ("Content-Type", site.kind)):
+            if value:
+                self.send_header(name, value)
+        if site.chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+            part = b"%x\r\n%s\r\n0\r\n\r\n" % (len(part), part)
+        elif site.tells_length:
+            self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        self.wfile.write(part[: site.drops.pop(0)] if site.drops else part)
+        self.wfile.flush()
+        self.close_connection = True
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setattr(download, "WAIT_S", 0.0)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    made = Site()
+    handler = type("OneSite", (Handler,), {"site": made, "protocol_version": "HTTP/1.1"})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    made.url = f"http://127.0.0.1:{server.server_port}/weights/net.pth"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    yield made
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def part_of(home: Path) -> Path:
+    return home / "checkpoints" / "net" / "net.pth.part"
+
+
+def leave_part(site: Site, home: Path, held: int, **more: object) -> None:
+    """As an earlier run left it that was stopped after `held` bytes."""
+    part = part_of(home)
+    part.parent.mkdir(parents=True)
+    part.write_bytes(BODY[:held])
+    state = {"url": site.url, "total": len(BODY), "etag": '"one"', "modified": ""} | more
+    Path(f"{part}.json").write_text(json.dumps(state))
+
+
+# --- downloads
+
+
+def test_plain_download_is_pinned_and_leaves_nothing_else(site: Site, tmp_path: Path) -> None:
+    counted: list[int] = []
+    path = catalog.fetch(site.entry(), home=tmp_path, advance=counted.append)
+    assert path == tmp_path / "checkpoints" / "net" / "net.pth" == catalog.local_path(site.entry(), home=tmp_path)
+    assert path.read_bytes() == BODY
+    assert sum(counted) == len(BODY)
+    assert "Range" not in site.seen[0]
+    pin = json.loads((tmp_path / "pins.json").read_text())["net"]
+    assert (pin["url"], pin["sha256"], pin["bytes"]) == (site.url, SHA, len(BODY))
+    assert catalog.verify(path, "net", home=tmp_path) == SHA
+    assert sorted(p.name for p in path.parent.iterdir()) == [".net.pth.lock", "net.pth"]
+
+
+def test_second_call_asks_nobody(site: Site, tmp_path: Path) -> None:
+    first = catalog.fetch(site.entry(), home=tmp_path)
+    pins = (tmp_path / "pins.json").stat()
+    assert catalog.fetch(site.entry(), home=tmp_path) == first
+    assert len(site.seen) == 1
+    assert (tmp_path / "pins.json").stat().st_ino == pins.st_ino  # the date of the first download stays
+
+
+def test_broken_download_goes_on_where_it_stopped(site: Site, tmp_path: Path) -> None:
+    site.drops = [100_000, 50_000]
+    path = catalog.fetch(site.entry(), home=tmp_path)
+    assert path.read_bytes() == BODY
+    assert [seen.get("Range") for seen in site.seen] == [None, "bytes=100000-", "bytes=150000-"]
+    assert site.seen[1]["If-Range"] == '"one"'
+
+
+def test_a_later_run_goes_on_too(site: Site, tmp_path: Path) -> None:
+    leave_part(site, tmp_path, 120_000)
+    assert catalog.fetch(site.entry(), home=tmp_path).read_bytes() == BODY
+    assert [seen["Range"] for seen in site.seen] == ["bytes=120000-"]
+
+
+def test_whole_part_needs_no_request(site: Site, tmp_path: Path) -> None:
+    leave_part(site, tmp_path, len(BODY))
+    assert catalog.fetch(site.entry(), home=tmp_path).read_bytes() == BODY
+    assert site.seen == []
+
+
+def test_part_of_unknown_origin_is_not_built_upon(site: Site, tmp_path: Path) -> None:
+    leave_part(site, tmp_path, 1000)
+    Path(f"{part_of(tmp_path)}.json").write_text("{")
+    part_of(tmp_path).write_bytes(b"x" * 1000)
+    assert catalog.fetch(site.entry(), home=tmp_path).read_bytes() == BODY
+    assert "Range" not in site.seen[0]
+
+
+def test_part_of_another_address_is_not_built_upon(site: Site, tmp_path: Path) -> None:
+    leave_part(site, tmp_path, 1000, url=site.url.replace("weights", "elsewhere"))
+    assert catalog.fetch(site.entry(), home=tmp_path).read_bytes() == BODY
+    assert "Range" not in site.seen[0]
+
+
+def test_server_without_ranges_starts_over(site: Site, tmp_path: Path) -> None:
+    site.ranges, site.drops = False, [100_000]
+    assert catalog.fetch(site.entry(), home=tmp_path).read_bytes() == BODY
+    assert [seen.get("Range") for seen in site.seen] == [None, "bytes=100000-"]
+
+
+@pytest.mark.parametrize("honours", [True, False], ids=["server-checks", "we-check"])
+@pytest.mark.parametrize("change", ["etag", "modified", "total"])
+def test_file_that_changed_meanwhile_starts_over(site: Site, tmp_path: Path, change: str, honours: bool) -> None:
+    old = {"etag": '"old"', "modified": "Mon, 01 Jan 2024 00:00:00 GMT", "total": len(BODY) + 5}
+    leave_part(site, tmp_path, 100_000, **{change: old[change]})
+    part_of(tmp_path).write_bytes(b"x" * 100_000)
+    site.modified, site.honours_if_range = "Tue, 02 Jan 2024 00:00:00 GMT", honours
+    assert catalog.fetch(site.entry(), home=tmp_path).read_bytes() == BODY
+    assert site.seen[0]["Range"] == "bytes=100000-"
+
+
+def test_416_of_a_shrunken_file_starts_over(site: Site, tmp_path: Path) -> None:
+    leave_part(site, tmp_path, 200_000)
+    site.body = BODY[:150_000]
+    assert catalog.fetch(site.entry(), home=tmp_path).read_bytes() == BODY[:150_000]
+
+
+def test_416_when_all_is_there_already(site: Site, tmp_path: Path) -> None:
+    leave_part(site, tmp_path, len(BODY), total=None)
+    assert catalog.fetch(site.entry(), home=tmp_path).read_bytes() == BODY
+    assert len(site.seen) == 1
+
+
+def test_chunked_body(site: Site, tmp_path: Path) -> None:
+    site.chunked, site.drops = True, [100_000]
+    assert catalog.fetch(site.entry(), home=tmp_path).read_bytes() == BODY
+
+
+def test_passing_errors_are_tried_again(site: Site, tmp_path: Path) -> None:
+    site.statuses = [503, 429]
+    assert catalog.fetch(site.entry(), home=tmp_path).read_bytes() == BODY
+
+
+def test_many_at_once_download_once(site: Site, tmp_path: Path) -> None:
+    found: list[Path] = []
+    workers = [
+        threading.Thread(target=lambda: found.append(catalog.fetch(site.entry(), home=tmp_path))) for _ in range(4)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [path.read_bytes() == BODY for path in found] == [True] * 4
+    assert len(site.seen) == 1
+
+
+# --- refusals
+
+
+def refused(site: Site, home: Path, *words: str, **more: object) -> str:
+    with pytest.raises(DownloadError) as caught:
+        catalog.fetch(site.entry(**more), home=home)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+    assert not catalog.local_path(site.entry(), home=home).exists()
+    return message
+
+
+def test_other_bytes_than_pinned(site: Site, tmp_path: Path) -> None:
+    path = catalog.fetch(site.entry(), home=tmp_path)
+    path.unlink()
+    site.body = BODY[::-1]
+    got = hashlib.sha256(site.body).hexdigest()
+    refused(site, tmp_path, SHA, got, "pins.json", "net.pth.mismatch")
+    assert path.with_name("net.pth.mismatch").read_bytes() == site.body
+    assert catalog.pins(home=tmp_path)["net"]["sha256"] == SHA
+    site.body = BODY
+    assert catalog.fetch(site.entry(), home=tmp_path).read_bytes() == BODY
+
+
+def test_existing_file_that_was_damaged(site: Site, tmp_path: Path) -> None:
+    path = catalog.fetch(site.entry(), home=tmp_path)
+    path.write_bytes(BODY[:-1])
+    refused(site, tmp_path, SHA, str(path))
+    assert path.with_name("net.pth.mismatch").read_bytes() == BODY[:-1]
+    assert catalog.fetch(site.entry(), home=tmp_path).read_bytes() == BODY
+
+
+def test_other_bytes_than_the_catalogue_says(site: Site, tmp_path: Path) -> None:
+    message = refused(site, tmp_path, "0" * 64, SHA, sha256="0" * 64)
+    assert "delete" not in message  # the pin does not matter here
+    assert catalog.pins(home=tmp_path) == {}
+    catalog.fetch(site.entry(sha256=SHA), home=tmp_path)
+    assert catalog.pins(home=tmp_path)["net"]["sha256"] == SHA
+
+
+def test_verify(site: Site, tmp_path: Path) -> None:
+    path = catalog.fetch(site.entry(), home=tmp_path)
+    with pytest.raises(DownloadError, match="evaltk fetch other"):
+        catalog.verify(path, "other", home=tmp_path)
+    path.write_bytes(b"other weights")
+    with pytest.raises(DownloadError, match=f"wanted sha256 {SHA}"):
+        catalog.verify(path, "net", home=tmp_path)
+    assert not path.exists()
+
+
+def test_file_put_there_by_hand_is_pinned(site: Site, tmp_path: Path) -> None:
+    path = catalog.local_path(site.entry(), home=tmp_path)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(BODY)
+    assert catalog.fetch(site.entry(), home=tmp_path) == path
+    assert catalog.pins(home=tmp_path)["net"]["sha256"] == SHA
+    assert site.seen == []
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_final_statuses_are_not_tried_again(site: Site, tmp_path: Path, status: int) -> None:
+    site.statuses = [status] * 9
+    refused(site, tmp_path, f"HTTP status {status}", site.url)
+    assert len(site.seen) == 1
+
+
+def test_server_error_is_given_up_after_some_tries(site: Site, tmp_path: Path) -> None:
+    site.statuses = [500] * 9
+    refused(site, tmp_path, "HTTP status 500", site.url)
+    assert len(site.seen) == download.TRIES
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [("text/html; charset=utf-8", b"sorry"), ("application/octet-stream", b"\n<!DOCTYPE html><p>"), ("", b"<HTML>")],
+)
+def test_web_page_instead_of_weights(site: Site, tmp_path: Path, kind: str, body: bytes) -> None:
+    leave_part(site, tmp_path, 1000)
+    site.kind, site.body, site.ranges = kind, body, False
+    refused(site, tmp_path, "a web page", site.url)
+    assert part_of(tmp_path).read_bytes() == BODY[:1000]  # what was held is not lost to a captive portal
+    assert catalog.pins(home=tmp_path) == {}
+
+
+def test_truncated_body(site: Site, tmp_path: Path) -> None:
+    site.ranges, site.drops = False, [100_000] * 9
+    refused(site, tmp_path, "wanted 300000 bytes", "got 100000 bytes")
+    assert catalog.pins(home=tmp_path) == {}
+    site.ranges, site.drops = True, []
+    assert catalog.fetch(site.entry(), home=tmp_path).read_bytes() == BODY
+    assert site.seen[-1]["Range"] == "bytes=100000-"
+
+
+def test_empty_body(site: Site, tmp_path: Path) -> None:
+    site.body = b""
+    refused(site, tmp_path, "an empty answer")
+
+
+def test_body_of_untold_length(site: Site, tmp_path: Path) -> None:
+    site.tells_length = False
+    refused(site, tmp_path, "untold length")
+
+
+def test_nobody_answers(site: Site, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/net.pth"
+    message = refused(site, tmp_path, "an answer", url, "refused", url=url)
+    assert str(tmp_path / "checkpoints" / "net" / "net.pth") in message
+
+
+def test_home_that_is_no_folder(site: Site, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(StorageError, match="a folder to write into"):
+        catalog.fetch(site.entry(), home=blocked)
+    assert site.seen == []
+
+
+def test_full_disk_keeps_what_was_received(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = os.fsync, []
+
+    def full(fd: int) -> None:
+        calls.append(fd)
+        if len(calls) > 1:  # the first is that of the note beside the part
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(StorageError, match="no space left"):
+            catalog.fetch(site.entry(), home=tmp_path)
+    assert catalog.fetch(site.entry(), home=tmp_path).read_bytes() == BODY
+    assert len(site.seen) == 1
+
+
+def test_damaged_pins(site: Site, tmp_path: Path) -> None:
+    for text in ("{", "[]", '{"net": {}}', '{"net": 1}'):
+        (tmp_path / "pins.json").write_text(text)
+        with pytest.raises(StorageError, match=r"pins\.json"):
+            catalog.fetch(site.entry(), home=tmp_path)
+
+
+def test_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVALTK_HOME", "/a")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/b")
+    assert catalog.home() == Path("/a")
+    monkeypatch.delenv("EVALTK_HOME")
+    assert catalog.home() == Path("/b/evaltk")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert catalog.home() == Path("~/.cache/evaltk").expanduser()
+
+
+# --- the catalogue
+
+
+def test_every_entry_is_sound() -> None:
+    entries = catalog.load()
+    assert len({entry.url for entry in entries.values()}) == len(entries) == 47
+    for name, entry in entries.items():
+        assert name == entry.name
+        assert entry.family in {"dino", "ibot", "msn"}
+        assert name.startswith(entry.family)
+        assert name.endswith("_full") == (entry.kind == "full" and entry.family != "msn")
+        assert name.endswith("_linear") == (entry.kind == "linear_head")
+        assert entry.licence == ("CC BY-NC 4.0" if entry.family == "msn" else "Apache-2.0")
+        assert (entry.branch != "") == (entry.kind == "backbone")
+
+
+@pytest.mark.parametrize(
+    ("name", "knn", "linear", "finetune"),
+    [
+        ("dino_vits16", 74.5, 77.0, None),
+        ("dino_vits8", 78.3, 79.7, None),
+        ("dino_vitb16", 76.1, 78.2, None),
+        ("dino_vitb8", 77.4, 80.1, None),
+        ("dino_vitb8_linear", None, 80.1, None),
+        ("ibot_vits16", 75.2, 77.9, 82.3),
+        ("ibot_vitb16_full", 77.1, 79.5, 84.0),
+        ("ibot_vitb16_rand", 77.3, 79.8, 84.1),
+        ("msn_vitb4", None, None, None),
+    ],
+)
+def test_published_figures(name: str, knn: float | None, linear: float | None, finetune: float | None) -> None:
+    entry = catalog.find(name)
+    assert (entry.knn, entry.linear, entry.finetune) == (knn, linear, finetune)
+
+
+def test_addresses_follow_their_authors() -> None:
+    dino, ibot = "https://dl.fbaipublicfiles.com/dino/", "archive/2022/ibot/"
+    full = "dino_deitsmall16_pretrain/dino_deitsmall16_pretrain_full_checkpoint.pth"
+    assert catalog.find("dino_vits16_full").url == dino + full
+    assert catalog.find("ibot_vitl16_22k").url.endswith(ibot + "vitl_16_pt22k/checkpoint_student.pth")
+    assert catalog.find("msn_vitl7").url == "https://dl.fbaipublicfiles.com/msn/vitl7_200ep.pth.tar"
+
+
+def test_unknown_name_tells_the_near_ones() -> None:
+    with pytest.raises(SettingsError, match="did you mean 'dino_vits16'"):
+        catalog.find("dino_vits_16")
+
+
+OWN = """
+[families.timm]
+method = "Ours"
+licence = "MIT"
+[checkpoints.mine]
+url = "https://example.org/a/mine.pth"
+family = "timm"
+arch = "vit_small_patch16_224"
+title = "Mine"
+"""
+
+
+def test_own_catalogue_is_merged(tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text(OWN)
+    mine = catalog.find("mine", own)
+    assert (mine.method, mine.licence, mine.kind, mine.knn) == ("Ours", "MIT", "backbone", None)
+    assert len(catalog.load(own)) == len(catalog.load()) + 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('title = "Mine"', "", "the field 'title'"),
+        ("title =", "titel =", "did you mean 'title'"),
+        ('"Mine"', "3", "title as text"),
+        ('"Mine"', '"Mine"\nknn = 101', "knn in percent"),
+        ('"Mine"', '"Mine"\nknn = 70', "a source"),
+        ('"Mine"', '"Mine"\nkind = "head"', "a kind"),
+        ('"Mine"', '"Mine"\nsha256 = "ABC"', "sha256 as 64"),
+        ("https://", "file://", "a url"),
+        ("a/mine.pth", "a/..", "a url"),
+        ("a/mine.pth", "a/my net.pth", "a url"),
+        ("checkpoints.mine", 'checkpoints."../mine"', "a name of letters"),
+        ("checkpoints.mine", "checkpoint.mine", "tables [checkpoints.NAME]"),
+        ("[checkpoints.mine]", "[[checkpoints.mine]]", "tables [checkpoints.NAME]"),
+        ("[families.timm]", "[families", "a catalogue in TOML"),
+    ],
+)
+def test_faulty_catalogue(tmp_path: Path, old: str, new: str, words: str) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text(OWN.replace(old, new))
+    with pytest.raises(SettingsError) as caught:
+        catalog.load(own)
+    assert words in str(caught.value)
+    assert str(own) in str(caught.value)
+
+
+def test_missing_catalogue(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"absent\.toml"):
+        catalog.load(tmp_path / "absent.toml")
+
+
+# --- the command
+
+
+def test_command_prints_path_and_sha256(site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text(OWN.replace("https://example.org/a/mine.pth", site.url))
+    assert command.main(["mine", "--catalog", str(own), "--home", str(tmp_path / "home")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'home' / 'checkpoints' / 'mine' / 'net.pth'}\t{SHA}\n"
+
+
+def test_command_looks_all_names_up_first(site: Site, tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text(OWN.replace("https://example.org/a/mine.pth", site.url))
+    with pytest.raises(SettingsError, match="nothing_like_it"):
+        command.main(["mine", "nothing_like_it", "--catalog", str(own), "--home", str(tmp_path)])
+    assert site.seen == []
+    with pytest.raises(SettingsError, match="names of checkpoints"):
+        command.main([])
+
+
+def test_catalogue_needs_no_torch() -> None:
+    code = "import sys, evaltk.catalog as c; c.load(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
