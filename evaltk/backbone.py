@@ -31,7 +31,9 @@ def build_backbone(
         if where.type == "cuda" and not torch.cuda.is_available():
             raise RuntimeError("no CUDA device here")
     except RuntimeError as error:
-        raise SettingsError(wanted="a device", got=str(error).splitlines()[0], where="--device", do="--device cpu") from error
+        raise SettingsError(
+            wanted="a device", got=str(error).splitlines()[0], where="--device", do="--device cpu"
+        ) from error
     net = _net(checkpoint, position)
     return Backbone(net.eval().requires_grad_(False).to(where), checkpoint, precision, position)
 
@@ -115,7 +117,10 @@ class Backbone:
         if self.arch.kind == "vit":
             if not 1 <= last <= self.arch.depth:
                 raise SettingsError(
-                    wanted=f"1 to {self.arch.depth} last blocks", got=str(last), where=self.arch.name, do="ask for fewer"
+                    wanted=f"1 to {self.arch.depth} last blocks",
+                    got=str(last),
+                    where=self.arch.name,
+                    do="ask for fewer",
                 )
             return self.net.last_blocks(images, last=last, mask=mask), self.net.grid_of(images)  # type: ignore[operator]
         if last != 1 or mask is not None:

@@ -18,9 +18,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from evaltk.atomic import make_folder, storage_errors, write_text
 from evaltk.download import download, state_path
 from evaltk.errors import DownloadError, SettingsError, StorageError, nearest
+from evaltk.files import make_folder, storage_errors, write_text
 
 KINDS = ("backbone", "full", "linear_head")
 FIGURES = ("knn", "linear", "finetune")

@@ -34,7 +34,7 @@ def load_checkpoint(
 
     Args:
         path: a file, a catalogue name that was fetched, `timm:NAME`, `random:ARCH[@SEED]` or `pixels:SIZE`.
-        branch: which copy of the net (``teacher``, ``student``, ``target_encoder``, ``encoder``); default the evaluated one.
+        branch: which copy of the net (``teacher``, ``student``, ``target_encoder``, ``encoder``); default: the paper's.
         num_heads, norm_eps, mean, std: what tensors do not tell; needed only where nothing else fixes it.
         family: the family to read the file as, where two could.
 
@@ -102,9 +102,7 @@ def _seen(raw: RawFile) -> str:
 def _nearest_layout(raw: RawFile) -> str:
     keys = [re.sub(r"^(\w+\.)?(module\.|backbone\.|encoder\.)*", "", k, count=1) for k, _ in rawfile.walk(raw.tree)]
     keys += [k for k, _ in rawfile.walk(raw.tree)]
-    arch = Arch(
-        name="", patch_size=16, embed_dim=384, depth=1, num_heads=6, mlp_ratio=4.0, img_size=224, norm_eps=1e-6
-    )
+    arch = Arch(name="", patch_size=16, embed_dim=384, depth=1, num_heads=6, mlp_ratio=4.0, img_size=224, norm_eps=1e-6)
     vit = list(layout.vit_shapes(arch))
     shared, known = layout.similarity(keys, vit)
     if not shared:
@@ -122,7 +120,7 @@ def _finish(family: str, found: Converted, options: ReadOptions, path: Path, *, 
     if mean is None or std is None:
         raise CheckpointError(
             wanted="the pixel mean and std the net was trained with", got="a file that does not tell them", where=path,
-            do="pass --mean R G B and --std R G B (of pixels in [0, 1]; ImageNet's are 0.485 0.456 0.406, 0.229 0.224 0.225)",
+            do="pass --mean R G B and --std R G B, of [0, 1] (ImageNet's: 0.485 0.456 0.406 and 0.229 0.224 0.225)",
         )  # fmt: skip
     _check_finite(weights, found, path)
     weights = {k: t.float() if t.is_floating_point() else t for k, t in weights.items()}
@@ -145,7 +143,8 @@ def _finish(family: str, found: Converted, options: ReadOptions, path: Path, *, 
 
 
 def _architecture(found: Converted, options: ReadOptions, path: Path) -> tuple[Arch, dict, tuple[str, ...]]:
-    weights, notes, arch = dict(found.weights), (), found.arch
+    weights, arch = dict(found.weights), found.arch
+    notes: tuple[str, ...] = ()
     kind = arch.kind if arch else layout.kind_of(weights)
     if kind == "pixels" and arch:
         return arch, weights, ()
@@ -184,7 +183,7 @@ def _check_finite(weights: Mapping[str, torch.Tensor], found: Converted, path: P
 
 
 def weights_digest(weights: Mapping[str, torch.Tensor], arch: Arch) -> str:
-    """sha256 over architecture, names, shapes and float32 bytes: equal nets have equal digests whatever file they lay in.
+    """sha256 over architecture, names, shapes and float32 bytes: equal nets have equal digests whatever their file.
 
     The mask token and the architecture's display name take no part in features and are left out.
     """

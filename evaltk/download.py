@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from evaltk import progress
-from evaltk.atomic import storage_errors, write_text
 from evaltk.errors import DownloadError
+from evaltk.files import storage_errors, write_text
 
 TRIES, WAIT_S, TIMEOUT_S = 5, 1.0, 30.0  # tries that get no further; first pause, doubled each time; silence allowed
 PASSING = {408, 425, 429, 500, 502, 503, 504}  # statuses that may be gone at the next try

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 
 from evaltk.errors import DataError, SettingsError
 
-Array = torch.Tensor | np.ndarray
+Array: TypeAlias = "torch.Tensor | np.ndarray"
 Metric = Literal["cosine", "dot"]
 BANK_BLOCK = 32_768  # rows of the bank at a time; with QUERY_BLOCK it bounds the scratch memory (268 MB of float32)
 QUERY_BLOCK = 2_048
@@ -31,7 +31,7 @@ def search(
     """The k nearest rows of the bank for each query.
 
     Args:
-        queries: [Q, D] float32. bank: [N, D] float32, a tensor or an array; a memory-mapped array is read block by block.
+        queries: [Q, D] float32. bank: [N, D] float32, tensor or array; a memory-mapped array is read block by block.
         metric: ``cosine`` (rows are L2-normalised here) or ``dot``.
         backend: ``torch`` or ``faiss`` (the extra of that name). Both give the same neighbours.
 
@@ -40,7 +40,10 @@ def search(
     """
     if not 1 <= k <= len(bank):
         raise SettingsError(
-            wanted=f"1 <= k <= {len(bank)}, the size of the bank", got=f"k = {k}", where="neighbours", do="ask for fewer"
+            wanted=f"1 <= k <= {len(bank)}, the size of the bank",
+            got=f"k = {k}",
+            where="neighbours",
+            do="ask for fewer",
         )
     if backend == "faiss":
         from evaltk import neighbours_faiss
@@ -128,7 +131,7 @@ def blocks(bank: Array, metric: Metric, size: int, device: str) -> Iterator[tupl
 
 
 def rows(bank: Array, start: int, stop: int) -> torch.Tensor:
-    """Rows of the bank as a tensor. A memory-mapped file is read, not mapped: mapped pages would count as our memory."""
+    """Rows of the bank as a tensor. A memory-mapped file is read: mapped pages would count as our memory."""
     if isinstance(bank, torch.Tensor):
         return bank[start:stop]
     if isinstance(bank, np.memmap) and bank.flags["C_CONTIGUOUS"] and bank.ndim == 2:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+Advance = Callable[[int], None]
 log = logging.getLogger("evaltk")
 
 
@@ -20,7 +21,7 @@ def configure(*, verbose: bool = False) -> None:
 
 
 @contextmanager
-def bar(title: str, total: int, *, done: int = 0, unit: str = "images") -> Iterator[Callable[[int], None]]:
+def bar(title: str, total: int, *, done: int = 0, unit: str = "images") -> Iterator[Advance]:
     """A bar with the rate and the time left; yields `advance(n)`. Silent where stderr is no terminal.
 
     Args:
@@ -34,7 +35,7 @@ def bar(title: str, total: int, *, done: int = 0, unit: str = "images") -> Itera
     from rich.progress import Task as RichTask
 
     class Rate(TextColumn):
-        def render(self, task: RichTask):  # type: ignore[no-untyped-def]  # noqa: ANN202
+        def render(self, task: RichTask):  # type: ignore[no-untyped-def]
             speed = task.finished_speed or task.speed or 0.0
             return type(super().render(task))(f"{speed:,.0f} {unit}/s")
 

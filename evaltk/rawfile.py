@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import pickle
 import re
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
+from evaltk import files
 from evaltk.errors import CheckpointError
 from evaltk.types import Arch, HeadWeights
 
@@ -27,8 +27,8 @@ ALLOWED_GLOBALS = [
     np.dtypes.Float64DType,
     np.dtypes.Float32DType,
     np.dtypes.Int64DType,
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # numpy numbers logged into old optimizer states
-    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
+    (type(np.float64(0)).__reduce__(np.float64(0))[0], "numpy.core.multiarray.scalar"),  # numpy numbers in old states
+    (type(np.float64(0)).__reduce__(np.float64(0))[0], "numpy._core.multiarray.scalar"),
 ]
 
 
@@ -84,12 +84,6 @@ class Converted:
     notes: tuple[str, ...] = ()
 
 
-def file_sha256(path: Path) -> str:
-    """sha256 of the file's bytes, read once in order."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def check_path(path: Path) -> None:
     """Refuse what cannot be a weight file before any work. Raises: CheckpointError."""
     wanted = "a weight file (.pth, .pt, .pth.tar, .safetensors)"
@@ -110,7 +104,10 @@ def check_path(path: Path) -> None:
     if start.lstrip()[:1] == b"<":
         title = re.sub(rb"\s+", b" ", start)[:60].decode(errors="replace")
         raise CheckpointError(
-            wanted=wanted, got=f"a web page ({title!r})", where=path, do="download the file itself, not the page about it"
+            wanted=wanted,
+            got=f"a web page ({title!r})",
+            where=path,
+            do="download the file itself, not the page about it",
         )
 
 
@@ -124,7 +121,7 @@ def read(path: Path) -> RawFile:
     if not isinstance(tree, Mapping):
         got = f"a {type(tree).__name__}"
         raise CheckpointError(wanted="a dict of tensors", got=got, where=path, do="save model.state_dict() instead")
-    return RawFile(path=path, sha256=file_sha256(path), tree=tree, metadata=metadata)
+    return RawFile(path=path, sha256=files.sha256(path), tree=tree, metadata=metadata)
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -162,7 +159,10 @@ def _read_torch(path: Path) -> object:
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, OSError) as error:
         raise CheckpointError(
-            wanted="a whole file written by torch.save", got=_one_line(error), where=path, do="download or save it again"
+            wanted="a whole file written by torch.save",
+            got=_one_line(error),
+            where=path,
+            do="download or save it again",
         ) from error
 
 

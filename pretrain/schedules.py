@@ -12,7 +12,7 @@ import math
 def scaled_learning_rate(base: float, global_batch: int) -> float:
     """The peak learning rate under the linear scaling rule, base x global batch / 256.
 
-    Source: dino main_dino.py:254-259.
+    Source: dino main_dino.py:239.
     """
     return base * global_batch / 256.0
 
@@ -27,7 +27,9 @@ def cosine(step: int, *, start: float, end: float, total_steps: int) -> float:
     return end + 0.5 * (start - end) * (1.0 + math.cos(math.pi * step / total_steps))
 
 
-def learning_rate(step: int, *, peak: float, end: float, total_steps: int, warmup_steps: int, start: float = 0.0) -> float:
+def learning_rate(
+    step: int, *, peak: float, end: float, total_steps: int, warmup_steps: int, start: float = 0.0
+) -> float:
     """Linear from `start` to `peak` over `warmup_steps` points, both ends included, then half a cosine towards `end`.
 
     With 20 warm-up steps, step 0 gives `start`, steps 19 and 20 both give `peak`. A single warm-up step gives `start`.
@@ -47,7 +49,7 @@ def teacher_temperature(epoch: int, *, start: float = 0.04, end: float = 0.07, w
     """The teacher's temperature in an epoch: `warmup_epochs` values from `start` to `end`, both included, then `end`.
 
     Raises: ValueError: a negative epoch, negative warmup_epochs, or a temperature <= 0.
-    Source: dino main_dino.py:370-375; public runs 30 epochs (ViT-S) and 50 (ViT-B).
+    Source: dino main_dino.py:374-378; public runs 30 epochs (ViT-S) and 50 (ViT-B).
     """
     if start <= 0.0 or end <= 0.0:
         raise ValueError(f"wanted temperatures > 0, got start {start} and end {end}")
@@ -80,8 +82,8 @@ def msn_learning_rate(
         warmup_steps: steps of the linear part.
         stretch: length of the schedule over that of the training.
 
-    Raises: ValueError: step outside [0, total_steps), or warmup_steps outside [0, total_steps].
-    Source: msn src/utils.py (WarmupCosineSchedule), src/msn_train.py (T_max = 1.25 x epochs x iterations).
+    Raises: ValueError: step outside [0, total_steps), warmup_steps outside [0, total_steps], or stretch < 1.
+    Source: msn src/utils.py:67-101, src/msn_train.py:548-560 (T_max = 1.25 x epochs x iterations).
     """
     _within(step, total_steps)
     if not 0 <= warmup_steps <= total_steps:
@@ -89,31 +91,38 @@ def msn_learning_rate(
     done = step + 1
     if done < warmup_steps:
         return start + (peak - start) * done / warmup_steps
-    progress = (done - warmup_steps) / max(1, int(stretch * total_steps) - warmup_steps)
+    progress = (done - warmup_steps) / max(1, _stretched(total_steps, stretch) - warmup_steps)
     return end + (peak - end) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 def msn_weight_decay(step: int, *, start: float, end: float, total_steps: int, stretch: float = 1.25) -> float:
     """MSN's weight decay: half a cosine from `start` towards `end` over the stretched length, advanced before the step.
 
-    Raises: ValueError: step outside [0, total_steps).
-    Source: msn src/utils.py (CosineWDSchedule); 0.04 -> 0.4, which ends at 0.3656.
+    Raises: ValueError: step outside [0, total_steps), or stretch < 1.
+    Source: msn src/utils.py:104-132; 0.04 -> 0.4, which ends at 0.3656.
     """
     _within(step, total_steps)
-    progress = (step + 1) / int(stretch * total_steps)
+    progress = (step + 1) / _stretched(total_steps, stretch)
     return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 def stretched_linear(step: int, *, start: float, end: float, total_steps: int, stretch: float = 1.25) -> float:
     """A straight line from `start` at step 0 towards `end` at `stretch` x total_steps (MSN's momentum and sharpening).
 
-    Raises: ValueError: step outside [0, total_steps).
-    Source: msn src/msn_train.py; momentum 0.996 -> 1, which ends at 0.9992, and sharpening 0.25 -> 0.25.
+    Raises: ValueError: step outside [0, total_steps), or stretch < 1.
+    Source: msn src/msn_train.py:253-259; momentum 0.996 -> 1, which ends at 0.9992, and sharpening 0.25 -> 0.25.
     """
     _within(step, total_steps)
+    _stretched(total_steps, stretch)
     return start + (end - start) * step / (total_steps * stretch)
 
 
 def _within(step: int, total_steps: int) -> None:
     if not 0 <= step < total_steps:
         raise ValueError(f"wanted a step in [0, {total_steps}), got {step}")
+
+
+def _stretched(total_steps: int, stretch: float) -> int:
+    if stretch < 1.0:
+        raise ValueError(f"wanted stretch >= 1, got {stretch}: a schedule may not end before the training does")
+    return int(stretch * total_steps)

@@ -38,7 +38,10 @@ def parse(text: str) -> tuple[str, str, Path | None]:
         )
     if registry()[name].NEEDS_PATH and not path:
         raise SettingsError(
-            wanted=f"where {name} lies", got="no path", where="--data", do=f"--data {left}=PATH; {registry()[name].WHERE}"
+            wanted=f"where {name} lies",
+            got="no path",
+            where="--data",
+            do=f"--data {left}=PATH; {registry()[name].WHERE}",
         )
     return label or name, name, Path(path).expanduser() if path else None
 

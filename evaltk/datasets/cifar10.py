@@ -46,7 +46,9 @@ def load(root: Path, label: str = "cifar10") -> Dataset:
         name=label,
         train=images.from_folder(label, "train", root, CLASSES, get=WHERE),
         test=images.from_folder(label, "test", root, CLASSES, get=WHERE),
-        notes=("CIFAR-10 from image files: JPEG files are lossy, compare with figures of the original pixels with care",),
+        notes=(
+            "CIFAR-10 from image files: JPEG files are lossy, compare with figures of the original pixels with care",
+        ),
     )
 
 
@@ -80,10 +82,13 @@ def _batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
         data, labels = np.asarray(found[b"data"]), np.asarray(found[b"labels"], dtype=np.int64)
         if data.dtype != np.uint8 or data.shape != (len(labels), 3 * 32 * 32):
             raise ValueError(f"data {data.shape} {data.dtype} for {len(labels)} labels")
-        if len(labels) and not (0 <= labels.min() and labels.max() < len(CLASSES)):
+        if len(labels) and not (labels.min() >= 0 and labels.max() < len(CLASSES)):
             raise ValueError(f"labels from {labels.min()} to {labels.max()}")
     except Exception as error:  # a damaged pickle can raise nearly anything; none of it is ours
         raise DataError(
-            wanted="an official CIFAR-10 batch (data [n, 3072] uint8, labels)", got=str(error)[:160], where=path, do=WHERE
+            wanted="an official CIFAR-10 batch (data [n, 3072] uint8, labels)",
+            got=str(error)[:160],
+            where=path,
+            do=WHERE,
         ) from error
     return data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).copy(), labels

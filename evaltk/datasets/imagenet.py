@@ -34,7 +34,7 @@ def load(root: Path, label: str = "imagenet") -> Dataset:
     train = images.from_folder(label, "train", root, classes, get=WHERE)
     val = images.from_folder(label, "val", root, classes, get=WHERE)
     notes = tuple(
-        f"{split.name} has {len(split):,} images where ImageNet-1K has {official:,}: not comparable with published figures"
+        f"{split.name} has {len(split):,} images, ImageNet-1K {official:,}: not comparable with published figures"
         for split, official in ((train, NUM_TRAIN), (val, NUM_VAL))
         if len(split) != official
     )

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+View = Literal["eval", "msn", "ssl"]
 SMALL = 96  # nets for images smaller than this (CIFAR's, digits') are evaluated without a crop margin
 RESIZE_PER_CROP = 256 / 224  # T-eval of PROTOCOLS C.6; dino/eval_knn.py:32-37
 
@@ -44,7 +45,8 @@ class Transform:
     def text(self) -> str:
         """All that pixels depend on, in one line; part of the cache key."""
         mean, std = (" ".join(f"{v:.6g}" for v in values) for values in (self.mean, self.std))
-        return f"resize {self.resize} {self.interpolation} (Pillow), centre crop {self.crop}, RGB/255, mean {mean}, std {std}"
+        sizes = f"resize {self.resize} {self.interpolation} (Pillow), centre crop {self.crop}"
+        return f"{sizes}, RGB/255, mean {mean}, std {std}"
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """The cropped image, uint8 [crop, crop, 3]; normalising is left to the device."""
@@ -67,19 +69,29 @@ class Transform:
         return x.sub_(mean).div_(std)
 
 
-def evaluation(
+def view(
+    name: View,
     img_size: int,
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
     *,
     resize: int | None = None,
     crop: int | None = None,
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic",
+    interpolation: Literal["bicubic", "bilinear"] | None = None,
 ) -> Transform:
-    """The evaluation transform of a net: 256 -> 224 for the usual size and in that proportion for others.
+    """The transform a protocol asks for by name (PROTOCOLS C.6), for a net of `img_size` px.
 
-    Nets for images below 96 px see the whole image: resize to their size, no margin.
+    Args:
+        name: ``eval`` (256 -> 224, bicubic), ``msn`` (the same, bilinear) or ``ssl`` (224 -> 224, bicubic); other image
+            sizes in proportion. Nets for images below 96 px see the whole image: resized to their size, no margin.
+        resize, crop, interpolation: what the user sets instead.
     """
     crop = crop or (resize if resize and resize < img_size else img_size)
-    default = crop if img_size < SMALL else int(crop * RESIZE_PER_CROP)
-    return Transform(resize=resize or default, crop=crop, interpolation=interpolation, mean=mean, std=std)
+    margin = name != "ssl" and img_size >= SMALL
+    return Transform(
+        resize=resize or (int(crop * RESIZE_PER_CROP) if margin else crop),
+        crop=crop,
+        interpolation=interpolation or ("bilinear" if name == "msn" else "bicubic"),
+        mean=mean,
+        std=std,
+    )

@@ -98,7 +98,9 @@ def split_head(
 
 def weight_norm_name(name: str) -> str:
     """torch's newer parametrization names back to weight_g and weight_v (PROTOCOLS C.5)."""
-    return {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}.get(name, name)
+    return {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}.get(
+        name, name
+    )
 
 
 def center(loss: object, key: str) -> torch.Tensor | None:

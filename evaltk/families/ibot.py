@@ -6,6 +6,7 @@ Layouts: PROTOCOLS C.4 item 3; ibot/main_ibot.py:212-215, ibot/extract_backbone_
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -29,14 +30,14 @@ def claims(raw: RawFile) -> bool:
 
 def convert(raw: RawFile, options: ReadOptions) -> Converted:
     """The chosen branch (teacher unless said otherwise) in our key names; `masked_embed` becomes `mask_token`."""
-    fixed = {"norm_eps": dino.NORM_EPS, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    fixed: dict[str, Any] = {"norm_eps": dino.NORM_EPS, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     if not any(branch in raw.tree for branch in dino.BRANCHES):
         dropped, unknown = rest_rules(raw.tree, REST, ["state_dict", *tensors(raw.tree)])
         flat = strip(tensors(_flat(raw.tree)), "module.")
         weights, head, extra = dino.split_head(flat, "ibot", None)
         return Converted(
             weights=_mask(weights), branch="backbone", head=head, dropped=dropped, unexpected=unknown | extra, **fixed
-        )  # type: ignore[arg-type]
+        )
     branch = dino.layout_branch(raw, options, dino.BRANCHES)
     rules = REST | {b: "the other branch" for b in dino.BRANCHES if b != branch}
     dropped, unknown = rest_rules(raw.tree, rules, [branch])
@@ -52,7 +53,7 @@ def convert(raw: RawFile, options: ReadOptions) -> Converted:
         hint_arch=args.get("arch"),
         hint_patch=args.get("patch_size"),
         epoch=dino._int(raw.tree.get("epoch")),
-        **fixed,  # type: ignore[arg-type]
+        **fixed,
     )
 
 

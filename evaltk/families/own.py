@@ -69,7 +69,10 @@ def pack(checkpoint: Checkpoint) -> tuple[dict, dict[str, str]]:
 def _check_format(found: object, raw: RawFile) -> None:
     if found != FORMAT:
         raise CheckpointError(
-            wanted=f"evaltk's file format {FORMAT}", got=f"format {found!r}", where=raw.path, do="install a newer evaltk"
+            wanted=f"evaltk's file format {FORMAT}",
+            got=f"format {found!r}",
+            where=raw.path,
+            do="install a newer evaltk",
         )
 
 
@@ -96,6 +99,4 @@ def _training_file(raw: RawFile, options: ReadOptions) -> Converted:
     method = METHODS[config["method"]]
     inner = dataclasses.replace(raw, tree={k: v for k, v in raw.tree.items() if k not in REST})
     found = method.convert(inner, options)
-    return dataclasses.replace(
-        found, arch=Arch(**config["arch"]), mean=tuple(config["mean"]), std=tuple(config["std"])
-    )
+    return dataclasses.replace(found, arch=Arch(**config["arch"]), mean=tuple(config["mean"]), std=tuple(config["std"]))

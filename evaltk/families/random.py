@@ -29,7 +29,10 @@ def parse(name: str) -> Arch | None:
         return None
     if min(patch, dim, depth, heads, img) < 1 or dim % heads or img % patch:
         raise SettingsError(
-            wanted="sizes where heads divide dim and patch divides img", got=name, where="random:ARCH", do="mend the name"
+            wanted="sizes where heads divide dim and patch divides img",
+            got=name,
+            where="random:ARCH",
+            do="mend the name",
         )
     return Arch(
         name=layout.vit_name(dim, depth, heads, patch, img),

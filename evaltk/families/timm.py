@@ -1,4 +1,4 @@
-"""timm: a flat state dict of a timm classifier, and `timm:NAME`, whose weights come from timm's own cache or download."""
+"""timm: a flat state dict of a timm classifier, and `timm:NAME`, with weights of timm's own cache or download."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def from_name(name: str, options: ReadOptions) -> Converted:
         )
     try:
         model: Any = timm.create_model(name, pretrained=True, num_classes=0)
-    except Exception as error:  # noqa: BLE001 - timm and its hub raise many kinds; each means: no weights
+    except Exception as error:
         raise CheckpointError(
             wanted=f"weights of timm:{name}",
             got=str(error).splitlines()[0][:160] if str(error) else type(error).__name__,
@@ -70,7 +70,10 @@ def from_model(model: Any, name: str) -> Converted:
     kind = layout.kind_of(weights)
     if kind is None:
         raise CheckpointError(
-            wanted="a standard ViT, ResNet or XCiT", got=type(model).__name__, where=f"timm:{name}", do="name another model"
+            wanted="a standard ViT, ResNet or XCiT",
+            got=type(model).__name__,
+            where=f"timm:{name}",
+            do="name another model",
         )
     config = model.pretrained_cfg
     eps = model.norm.eps if kind == "vit" and isinstance(model.norm, torch.nn.LayerNorm) else 1e-6

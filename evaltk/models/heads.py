@@ -104,7 +104,9 @@ def _dino_mlp(found: Mapping[str, torch.Tensor]) -> nn.Module:
         return _linear(found["mlp.weight"], found.get("mlp.bias"))
     indices = sorted({int(k.split(".")[1]) for k in found if k.startswith("mlp.")})
     if not indices:
-        raise CheckpointError(wanted="the head's MLP (mlp.0.weight ...)", got="none", where="head", do="use a full checkpoint")
+        raise CheckpointError(
+            wanted="the head's MLP (mlp.0.weight ...)", got="none", where="head", do="use a full checkpoint"
+        )
     layers: list[nn.Module] = []
     for i in indices:
         prefix = f"mlp.{i}."

@@ -50,7 +50,9 @@ def read_vit(found: Converted, options: ReadOptions, path: Path) -> tuple[Arch, 
     patch_embed, position = w["patch_embed.proj.weight"], w["pos_embed"]
     if patch_embed.ndim != 4 or patch_embed.shape[1] != 3 or patch_embed.shape[2] != patch_embed.shape[3]:
         got = f"patch_embed.proj.weight {tuple(patch_embed.shape)}"
-        raise CheckpointError(wanted="a square patch embedding [D,3,P,P]", got=got, where=path, do="see PROTOCOLS of the net")
+        raise CheckpointError(
+            wanted="a square patch embedding [D,3,P,P]", got=got, where=path, do="see PROTOCOLS of the net"
+        )
     dim, patch = patch_embed.shape[0], patch_embed.shape[2]
     registers = w["reg_token"].shape[1] if "reg_token" in w else 0
     rows = position.shape[1] if position.ndim == 3 else 0
@@ -58,7 +60,9 @@ def read_vit(found: Converted, options: ReadOptions, path: Path) -> tuple[Arch, 
     grid = math.isqrt(max(rows - int(class_position), 0))
     if rows < 1 or grid**2 + int(class_position) != rows:
         got = f"pos_embed {tuple(position.shape)}"
-        raise CheckpointError(wanted="positions of a square grid, [1,1+g*g,D]", got=got, where=path, do="use square images")
+        raise CheckpointError(
+            wanted="positions of a square grid, [1,1+g*g,D]", got=got, where=path, do="use square images"
+        )
     depth = 1 + max((int(k.split(".")[1]) for k in w if k.startswith("blocks.")), default=0)
     heads, note = _heads(found, options, dim, path)
     eps = options.norm_eps or found.norm_eps
@@ -98,7 +102,9 @@ def _heads(found: Converted, options: ReadOptions, dim: int, path: Path) -> tupl
     notes: tuple[str, ...] = ()
     hint = HINTS.get(found.hint_arch or "")
     if hint and hint[0] != dim:
-        notes = (f"the file calls itself {found.hint_arch} ({hint[0]} wide) but its tensors are {dim} wide: hint set aside",)
+        notes = (
+            f"the file calls itself {found.hint_arch} ({hint[0]} wide) but its tensors are {dim} wide: hint set aside",
+        )
         hint = None
     heads = options.num_heads or found.num_heads or (hint and hint[1])
     if not heads and dim in STANDARD_HEADS:
@@ -149,7 +155,9 @@ def vit_shapes(arch: Arch) -> dict[str, tuple[int, ...]]:
     return shapes | {"norm.weight": (d,), "norm.bias": (d,)}
 
 
-def check(weights: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]], extra: Mapping, path: Path) -> None:
+def check(
+    weights: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]], extra: Mapping, path: Path
+) -> None:
     """Every expected tensor is there in its shape, and no other. `extra`: tensors that no rule of the family names.
 
     Raises: CheckpointError: listing what is missing, left over and of another shape, with the nearest names.

@@ -12,7 +12,7 @@ from torch import nn
 from evaltk.errors import CheckpointError
 from evaltk.types import Arch
 
-RESNETS = {  # block counts, bottleneck -> name
+RESNETS: dict[tuple[tuple[int, ...], bool], str] = {  # block counts, bottleneck -> name
     ((2, 2, 2, 2), False): "resnet18",
     ((3, 4, 6, 3), False): "resnet34",
     ((3, 4, 6, 3), True): "resnet50",
@@ -38,7 +38,10 @@ def read_resnet(weights: Mapping[str, torch.Tensor], path: Path) -> Arch:
     name = RESNETS.get((counts, "layer1.0.conv3.weight" in weights))
     if name is None:
         raise CheckpointError(
-            wanted=f"blocks of {', '.join(sorted(RESNETS.values()))}", got=f"{counts}", where=path, do="name another file"
+            wanted=f"blocks of {', '.join(sorted(RESNETS.values()))}",
+            got=f"{counts}",
+            where=path,
+            do="name another file",
         )
     width = 2048 if "layer1.0.conv3.weight" in weights else 512
     return _arch(name, "resnet", patch=32, dim=width, depth=sum(counts), heads=0)
@@ -53,7 +56,10 @@ def read_xcit(weights: Mapping[str, torch.Tensor], path: Path) -> Arch:
     size = XCITS.get((dim, depth))
     if size is None or patch not in (8, 16):
         raise CheckpointError(
-            wanted="a published XCiT", got=f"width {dim}, depth {depth}, patch {patch}", where=path, do="name another file"
+            wanted="a published XCiT",
+            got=f"width {dim}, depth {depth}, patch {patch}",
+            where=path,
+            do="name another file",
         )
     heads = weights["blocks.0.attn.temperature"].shape[0]
     return _arch(f"xcit_{size}_p{patch}_224", "xcit", patch=patch, dim=dim, depth=depth, heads=heads)
@@ -81,7 +87,7 @@ def shapes(name: str) -> dict[str, tuple[int, ...]]:
 
 
 def rename_xcit(weights: Mapping[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
-    """The original XCiT's key names (facebookresearch/xcit, as in DINO's files) in timm's; timm's own stay as they are."""
+    """The original XCiT's key names (facebookresearch/xcit, as in DINO's files) in timm's; timm's own stay."""
     from timm.models.xcit import checkpoint_filter_fn
 
     return dict(checkpoint_filter_fn(dict(weights), _create(name)))

@@ -1,4 +1,4 @@
-"""timm's VisionTransformer with DINO's rule for positions at other sizes, mask tokens, and tokens of the last blocks."""
+"""timm's VisionTransformer with DINO's rule for positions at other sizes, mask tokens, and the last blocks' tokens."""
 
 from __future__ import annotations
 
@@ -87,7 +87,9 @@ class ViT(VisionTransformer):
         """
         h, w = self.grid_of(images)
         if h < 1 or w < 1:
-            raise ValueError(f"images must be at least one patch ({self.arch.patch_size} px), got {tuple(images.shape)}")
+            raise ValueError(
+                f"images must be at least one patch ({self.arch.patch_size} px), got {tuple(images.shape)}"
+            )
         p = self.arch.patch_size
         x = self.patch_embed.proj(images[..., : h * p, : w * p]).flatten(2).transpose(1, 2)  # [B, h*w, D]
         if mask is not None:

@@ -1,8 +1,9 @@
-"""Files that are written whole or not at all: to a neighbour first, then renamed over the target."""
+"""Files: written whole or not at all (to a neighbour first, then renamed over the target), and hashed."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -61,6 +62,12 @@ def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, whole or not at all."""
     write(path, lambda stream: stream.write(text.encode()))
+
+
+def sha256(path: Path) -> str:
+    """sha256 in hex of the file's bytes, read once in order."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _umask() -> int:

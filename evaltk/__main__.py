@@ -1,0 +1,5 @@
+"""`python -m evaltk` is `evaltk`."""
+
+from evaltk.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,98 @@
+"""What a protocol is handed: a checkpoint's net, its features on demand, random streams; and what it hands back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from evaltk.datasets import transforms
+from evaltk.datasets.transforms import Transform, View
+from evaltk.images import Split
+from evaltk.types import Checkpoint, Features, Recipe, Score
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from evaltk.backbone import Backbone
+    from evaltk.features import Extraction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """Features a protocol will ask for: told beforehand, so that one pass over the images serves all of them."""
+
+    recipe: Recipe
+    view: View = "eval"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageOptions:
+    """What a user sets of the preprocessing instead of the protocol's own (None: the protocol's).
+
+    Attributes:
+        resize: shorter side in pixels. crop: side of the centre crop in pixels. interpolation: filter of the resize.
+    """
+
+    resize: int | None = None
+    crop: int | None = None
+    interpolation: Literal["bicubic", "bilinear"] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a protocol found.
+
+    Attributes:
+        scores: the numbers. predictions: arrays with one row an image, kept beside the result.
+        notes: what a reader of the numbers must know.
+    """
+
+    scores: tuple[Score, ...]
+    predictions: Mapping[str, np.ndarray] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """A net ready to be asked."""
+
+    checkpoint: Checkpoint
+    backbone: Backbone
+    device: str
+    seed: int
+    cache: Path
+    images: ImageOptions
+    extraction: Extraction
+
+    def transform(self, view: View = "eval") -> Transform:
+        """The preprocessing a view stands for with this net."""
+        c, o = self.checkpoint, self.images
+        return transforms.view(
+            view, c.arch.img_size, c.mean, c.std, resize=o.resize, crop=o.crop, interpolation=o.interpolation
+        )
+
+    def prepare(self, split: Split, needs: tuple[Need, ...]) -> None:
+        """Extract what the needs name and the cache lacks, one pass a view."""
+        from evaltk import features
+
+        for view in dict.fromkeys(n.view for n in needs):
+            recipes = tuple(dict.fromkeys(n.recipe for n in needs if n.view == view))
+            features.extract(self.backbone, split, self.transform(view), recipes, cache=self.cache, how=self.extraction)
+
+    def features(self, split: Split, need: Need) -> Features:
+        """Features of a split, extracted now or long ago."""
+        from evaltk import features
+
+        found = features.extract(
+            self.backbone, split, self.transform(need.view), (need.recipe,), cache=self.cache, how=self.extraction
+        )
+        return found[need.recipe]
+
+    def generator(self, *names: object) -> torch.Generator:
+        """A fresh random stream called `names`, the same on every process and machine."""
+        from evaltk.seeding import generator
+
+        return generator(self.seed, *names)

@@ -1,0 +1,62 @@
+"""The command line: one subcommand a file. Heavy imports happen inside the subcommand that needs them."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import pkgutil
+import sys
+from pathlib import Path
+
+from evaltk.errors import EvaltkError, nearest
+
+SYNOPSIS = "usage: evaltk COMMAND ...   (evaltk COMMAND --help tells more)"
+
+
+def commands() -> dict[str, str]:
+    """{command: its one-line help}, read from the files' docstrings without importing them."""
+    found = {}
+    for module in pkgutil.iter_modules(__path__):
+        source = (Path(__file__).parent / f"{module.name}.py").read_text(encoding="utf-8")
+        found[module.name] = (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
+    return found
+
+
+def overview() -> str:
+    """What `evaltk --help` prints."""
+    known = commands()
+    width = max(map(len, known))
+    return "\n".join([SYNOPSIS, "", *(f"  {name:<{width}}  {line}" for name, line in sorted(known.items()))])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a subcommand. Exit codes: 0 done, 2 what the user can mend (one line on stderr), 1 a bug (traceback)."""
+    from evaltk import progress
+
+    args = sys.argv[1:] if argv is None else argv
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0 if args else 2
+    if args[0] in ("-V", "--version", "version"):
+        from evaltk import __version__
+
+        print(__version__)
+        return 0
+    name = args[0]
+    progress.configure()
+    try:
+        if name not in commands():
+            print(f"evaltk: wanted a command; got {name!r}; do: {nearest(name, commands())}", file=sys.stderr)
+            return 2
+        return int(importlib.import_module(f"evaltk.cli.{name}").main(args[1:]))
+    except EvaltkError as error:
+        print(f"evaltk: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("evaltk: interrupted; finished shards and results are kept, the same command goes on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`): not an error of ours. Keep the interpreter from flushing again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

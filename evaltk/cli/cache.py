@@ -1,0 +1,72 @@
+"""What the feature cache holds (ls), and removing entries (prune).
+
+Examples:
+    evaltk cache ls
+    evaltk cache prune 3fa91c0d22e1      (entries whose name starts so)
+    evaltk cache prune --older-than 30   (days since they were last written)
+    evaltk cache prune --all
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from evaltk.errors import SettingsError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the feature cache holds, and removing entries.
+
+    Attributes:
+        action: ls or prune.
+        entries: beginnings of the names of entries to remove.
+        older_than: remove entries last written more than so many days ago.
+        all: remove every entry.
+        cache: folder of the cache (default: $EVALTK_HOME or ~/.cache/evaltk).
+    """
+
+    action: Annotated[Literal["ls", "prune"], tyro.conf.Positional]
+    entries: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    older_than: float | None = None
+    all: bool = False
+    cache: Path | None = None
+
+
+def main(argv: list[str]) -> int:
+    """List or remove. Raises: SettingsError: prune without saying what."""
+    from evaltk import catalog
+
+    options = tyro.cli(Options, args=argv, prog="evaltk cache", description=__doc__)
+    root = (options.cache or catalog.home()) / "features"
+    found = sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+    if options.action == "prune" and not (options.entries or options.older_than is not None or options.all):
+        raise SettingsError(
+            wanted="what to remove", got="nothing", where="evaltk cache prune", do="name entries, --older-than or --all"
+        )
+    for folder in found:
+        size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+        days = (time.time() - folder.stat().st_mtime) / 86400
+        if options.action == "prune":
+            named = any(e and folder.name.startswith(e) for e in options.entries)
+            old = options.older_than is not None and days > options.older_than
+            if not (options.all or named or old):
+                continue
+            shutil.rmtree(folder)
+        print(f"{folder.name[:12]}  {size / 2**20:9.1f} MiB  {days:6.1f} days  {_describe(folder)}")
+    return 0
+
+
+def _describe(folder: Path) -> str:
+    try:
+        key = json.loads((folder / "key.json").read_text())
+        return f"{key['split']}, {key['recipe']}, {key['transform']}, {key['precision']}, weights {key['sha256'][:12]}"
+    except (OSError, ValueError, KeyError):
+        return "unfinished"

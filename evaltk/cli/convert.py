@@ -1,0 +1,57 @@
+"""Turn a checkpoint once and for all into a safe file: safetensors with the architecture in its metadata.
+
+Examples:
+    evaltk convert dino_deitsmall16_pretrain_full_checkpoint.pth dino_s16.safetensors
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from evaltk.cli.run import Reading
+from evaltk.errors import SettingsError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Reading):
+    """Turn a checkpoint into safetensors.
+
+    Attributes:
+        checkpoint: the file to convert. out: the file to write, ending in .safetensors.
+        force: overwrite a file that is there.
+    """
+
+    checkpoint: Annotated[str, tyro.conf.Positional]
+    out: Annotated[Path, tyro.conf.Positional]
+    force: bool = False
+
+
+def main(argv: list[str]) -> int:
+    """Convert, read back and compare. Raises: CheckpointError, SettingsError, StorageError."""
+    from safetensors.torch import save
+
+    from evaltk import files
+    from evaltk.checkpoint import load_checkpoint
+    from evaltk.families import own
+
+    options = tyro.cli(Options, args=argv, prog="evaltk convert", description=__doc__)
+    if options.out.suffix != ".safetensors":
+        raise SettingsError(
+            wanted="a name ending in .safetensors", got=options.out.name, where="OUT", do="rename the output"
+        )
+    if options.out.exists() and not options.force:
+        raise SettingsError(wanted="a new file", got="one that is there", where=options.out, do="pass --force")
+    said = {f.name: getattr(options, f.name) for f in dataclasses.fields(Reading)}
+    checkpoint = load_checkpoint(options.checkpoint, **said)
+    tensors, metadata = own.pack(checkpoint)
+    files.write(options.out, lambda stream: stream.write(save(tensors, metadata)))
+    back = load_checkpoint(options.out)
+    if back.digest != checkpoint.digest:
+        raise RuntimeError(f"{options.out} reads back as {back.digest}, not {checkpoint.digest}")
+    print(options.out, back.sha256, sep="\t")
+    return 0

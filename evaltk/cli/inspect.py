@@ -1,0 +1,126 @@
+"""Say what a checkpoint is: family, branch, architecture, head, prototypes, keys used and dropped; exit 2 if unusable.
+
+Examples:
+    evaltk inspect dino_deitsmall16_pretrain_full_checkpoint.pth --branch student
+    evaltk inspect net.pt --num-heads 4 --norm-eps 1e-5 --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5 --json
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from evaltk.cli.run import Reading
+
+if TYPE_CHECKING:
+    from evaltk.types import Checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Reading):
+    """Say what a checkpoint is.
+
+    Attributes:
+        checkpoint: a file, a catalogue name, timm:NAME, random:ARCH or pixels:SIZE.
+        json: print JSON instead of text.
+    """
+
+    checkpoint: Annotated[str, tyro.conf.Positional]
+    json: bool = False
+
+
+def main(argv: list[str]) -> int:
+    """Print it. Raises: CheckpointError: the file cannot be used, with the difference."""
+    from evaltk.checkpoint import load_checkpoint
+
+    options = tyro.cli(Options, args=argv, prog="evaltk inspect", description=__doc__)
+    said = {f.name: getattr(options, f.name) for f in dataclasses.fields(Reading)}
+    told = describe(load_checkpoint(options.checkpoint, **said))
+    print(json.dumps(told, indent=1) if options.json else text(told))
+    return 0
+
+
+def describe(checkpoint: Checkpoint) -> dict[str, Any]:
+    """All that is known of a checkpoint as plain values."""
+    return {
+        "name": checkpoint.name,
+        "origin": checkpoint.origin,
+        "sha256": checkpoint.sha256,
+        "digest": checkpoint.digest,
+        "family": checkpoint.family,
+        "branch": checkpoint.branch,
+        "epoch": checkpoint.epoch,
+        "arch": dataclasses.asdict(checkpoint.arch),
+        "parameters": sum(t.numel() for t in checkpoint.weights.values()),
+        "mean": list(checkpoint.mean),
+        "std": list(checkpoint.std),
+        "head": _head(checkpoint),
+        "used": {k: list(t.shape) for k, t in checkpoint.weights.items()},
+        "dropped": dict(checkpoint.dropped),
+        "notes": list(checkpoint.notes),
+    }
+
+
+def _head(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    if checkpoint.head is None:
+        return None
+    from evaltk.backbone import build_head
+
+    w = build_head(checkpoint).prototypes
+    raw = checkpoint.head.tensors.get("prototypes.weight")
+    norms = (w if raw is None else raw.float()).norm(dim=1)  # MSN's own rows, before its loss makes them unit
+    return {
+        "kind": checkpoint.head.kind,
+        "prototypes": w.shape[0],
+        "dimension": w.shape[1],
+        "norm_min": float(norms.min()),
+        "norm_median": float(norms.median()),
+        "norm_max": float(norms.max()),
+        "center": checkpoint.head.center is not None,
+    }
+
+
+def text(told: dict[str, Any]) -> str:
+    """The same for people."""
+    arch, head = told["arch"], told["head"]
+    lines = [
+        ("file", told["origin"]),
+        ("sha256", told["sha256"] or "- (no file)"),
+        (
+            "family",
+            f"{told['family']}, branch {told['branch']}" + (f", epoch {told['epoch']}" if told["epoch"] else ""),
+        ),
+        (
+            "net",
+            f"{arch['name']}: {arch['embed_dim']} wide, {arch['depth']} blocks, {arch['num_heads']} heads, patch "
+            f"{arch['patch_size']}, {arch['img_size']} px, eps {arch['norm_eps']:g}, {told['parameters']:,} parameters",
+        ),
+        ("pixels", f"mean {_numbers(told['mean'])}, std {_numbers(told['std'])}"),
+        (
+            "head",
+            f"{head['kind']}: {head['prototypes']:,} prototypes of dimension {head['dimension']}, norms "
+            f"{head['norm_min']:.4g} to {head['norm_max']:.4g} (median {head['norm_median']:.4g}), "
+            f"{'with' if head['center'] else 'without'} the training centre"
+            if head
+            else "none",
+        ),
+        ("keys", f"{len(told['used'])} tensors used, {len(told['dropped'])} entries dropped"),
+        *((f"  {rule}", ", ".join(keys)) for rule, keys in _by_rule(told["dropped"]).items()),
+        *(("note", note) for note in told["notes"]),
+    ]
+    return "\n".join(f"{name:<20} {value}" for name, value in lines)
+
+
+def _numbers(values: list[float]) -> str:
+    return " ".join(f"{v:g}" for v in values)
+
+
+def _by_rule(dropped: dict[str, str]) -> dict[str, list[str]]:
+    rules: dict[str, list[str]] = {}
+    for key, rule in dropped.items():
+        rules.setdefault(rule, []).append(key)
+    return rules

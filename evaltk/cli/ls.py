@@ -1,0 +1,71 @@
+"""List what there is: protocols, datasets, checkpoints or tables, with what each needs.
+
+Examples:
+    evaltk ls datasets
+    evaltk ls checkpoints
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """List what there is.
+
+    Attributes:
+        kind: protocols, datasets, checkpoints or tables.
+    """
+
+    kind: Annotated[Literal["protocols", "datasets", "checkpoints", "tables"], tyro.conf.Positional]
+
+
+def main(argv: list[str]) -> int:
+    """Print one line each."""
+    options = tyro.cli(Options, args=argv, prog="evaltk ls", description=__doc__)
+    rows = {"protocols": _protocols, "datasets": _datasets, "checkpoints": _checkpoints, "tables": _tables}[
+        options.kind
+    ]()
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, line in rows:
+        print(f"{name:<{width}}  {line}")
+    return 0
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().splitlines()[0]
+
+
+def _protocols() -> list[tuple[str, str]]:
+    import protocols
+
+    return [(name, _first_line(module.__doc__)) for name, module in sorted(protocols.registry().items())]
+
+
+def _datasets() -> list[tuple[str, str]]:
+    from evaltk import datasets
+
+    return [
+        (name, f"{_first_line(module.__doc__)} {module.WHERE}") for name, module in sorted(datasets.registry().items())
+    ]
+
+
+def _checkpoints() -> list[tuple[str, str]]:
+    from evaltk import catalog
+
+    rows = []
+    for name, entry in sorted(catalog.load().items()):
+        figures = [f"{label} {value:g}" for label, value in (("k-NN", entry.knn), ("linear", entry.linear)) if value]
+        here = "fetched" if catalog.local_path(entry).exists() else "not fetched"
+        rows.append((name, ", ".join([f"{entry.title} ({entry.kind})", entry.licence, *figures, here])))
+    return rows
+
+
+def _tables() -> list[tuple[str, str]]:
+    from reports import layouts
+
+    return [(name, layouts.load(name).title) for name in layouts.names()]

@@ -1,0 +1,1 @@
+"""Pretraining of DINO, DINO-vMF, iBOT, iBOT-vMF and MSN."""

@@ -1,0 +1,133 @@
+"""iBOT's random block masks: which patches of a global crop the student does not see.
+
+Every draw comes from the generator that is handed in, so a mask depends
+on its stream alone.
+
+Source: ibot loader.py:33-116 (pred_shape "block"), after BEiT's masking_generator.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from evaltk.errors import SettingsError
+
+_ATTEMPTS = 10  # tries to place one more block before the mask is left as it is
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How much is masked, and in what shapes.
+
+    ratios, half_widths: a crop's ratio is drawn from one of the ranges ratio +- half width, chosen evenly; the default
+    leaves half of the crops unmasked and masks 0.1 to 0.5 of the others. min_aspect: blocks have a height over width in
+    [min_aspect, 1 / min_aspect], log-uniform.
+
+    Raises: SettingsError: ranges outside [0, 1], lists of different length, or min_aspect outside (0, 1].
+    """
+
+    ratios: tuple[float, ...] = (0.0, 0.3)
+    half_widths: tuple[float, ...] = (0.0, 0.2)
+    min_aspect: float = 0.3
+
+    def __post_init__(self) -> None:
+        fits = len(self.ratios) == len(self.half_widths) > 0
+        if not fits or any(w < 0 or r - w < 0 or r + w > 1 for r, w in zip(self.ratios, self.half_widths, strict=True)):
+            raise SettingsError(
+                wanted="as many half widths as ratios, each ratio +- half width within [0, 1]",
+                got=f"{self.ratios} and {self.half_widths}",
+                where="masks.ratios, masks.half_widths",
+                do="use (0.0, 0.3) and (0.0, 0.2)",
+            )
+        if not 0.0 < self.min_aspect <= 1.0:
+            raise SettingsError(
+                wanted="a number in (0, 1]", got=str(self.min_aspect), where="masks.min_aspect", do="use 0.3"
+            )
+
+
+def sample_masks(
+    count: int, grid: tuple[int, int], *, generator: torch.Generator, settings: Settings | None = None
+) -> Tensor:
+    """Independent masks for `count` crops.
+
+    Args:
+        count: number of crops.
+        grid: patches (height, width), (14, 14) for 224 px and patches of 16.
+        generator: CPU generator all draws come from.
+        settings: None for iBOT's.
+
+    Returns: bool [count, height, width], True where masked.
+    Raises: SettingsError: a grid without patches.
+    """
+    settings = Settings() if settings is None else settings
+    masks = torch.zeros(count, *grid, dtype=torch.bool)
+    for index in range(count):
+        ratio = sample_ratio(generator=generator, settings=settings)
+        masks[index] = block_mask(grid, ratio, generator=generator, min_aspect=settings.min_aspect)
+    return masks
+
+
+def sample_ratio(*, generator: torch.Generator, settings: Settings | None = None) -> float:
+    """The share of patches to mask in one crop, in [0, 1]: one of the ranges, evenly, then uniform within it."""
+    settings = Settings() if settings is None else settings
+    choice, position = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+    index = int(choice * len(settings.ratios))
+    return settings.ratios[index] + settings.half_widths[index] * (2.0 * position - 1.0)
+
+
+def block_mask(grid: tuple[int, int], ratio: float, *, generator: torch.Generator, min_aspect: float = 0.3) -> Tensor:
+    """A mask of rectangles, at most ratio x height x width patches of it.
+
+    Blocks are added until the count is reached or ten attempts in a row fit none, so somewhat less may be masked.
+
+    Args:
+        grid: patches (height, width).
+        ratio: share of patches to mask, in [0, 1].
+        generator: CPU generator all draws come from.
+        min_aspect: lower end of height over width; its inverse is the upper one.
+
+    Returns: bool [height, width], True where masked.
+    Raises: SettingsError: a grid without patches, or ratio outside [0, 1].
+    """
+    height, width = grid
+    if height < 1 or width < 1:
+        raise SettingsError(
+            wanted="a grid of at least one patch", got=str(grid), where="mask grid", do="check img_size"
+        )
+    if not 0.0 <= ratio <= 1.0:
+        raise SettingsError(wanted="a ratio in [0, 1]", got=str(ratio), where="mask ratio", do="use at most 0.5")
+    mask = torch.zeros(height, width, dtype=torch.bool)
+    wanted, count = ratio * height * width, 0
+    while count < wanted:
+        block = _find_block(mask, wanted - count, generator, min_aspect)
+        if block is None:
+            break
+        mask[block] = True
+        count = int(mask.sum())
+    return mask
+
+
+def _find_block(
+    mask: Tensor, remaining: float, generator: torch.Generator, min_aspect: float
+) -> tuple[slice, slice] | None:
+    """A block that adds between 1 and `remaining` patches, or None if ten attempts found none."""
+    height, width = mask.shape
+    smallest = (min(height, width) // 3) ** 2  # 16 on 14 x 14
+    for _ in range(_ATTEMPTS):
+        size, shape, down, right = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
+        # With fewer than `smallest` patches left the two bounds swap, as in the original.
+        area = smallest + (remaining - smallest) * size
+        aspect = math.exp(math.log(min_aspect) * (1.0 - 2.0 * shape))
+        h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if h >= height or w >= width:
+            continue
+        top, left = int(down * (height - h + 1)), int(right * (width - w + 1))
+        block = (slice(top, top + h), slice(left, left + w))
+        added = h * w - int(mask[block].sum())
+        if 0 < added <= remaining:
+            return block
+    return None

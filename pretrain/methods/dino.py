@@ -1,0 +1,210 @@
+"""The DINO loss; DINO-vMF is the same loss on other scores.
+
+What the two share is ``softmax((teacher - centre) / tau_t)`` against ``log_softmax(student / tau_s)`` over all pairs of
+a teacher's global view and another view of the student. They differ in where the temperature divides:
+
+    DINO      undivided logits <w, y> come in, the centre is one of undivided logits, the loss divides by tau
+    DINO-vMF  scores already divided by tau, log C_p included, come in, so does their centre; the loss divides by 1
+
+`split_temperature` tells, for each cell of the paper's Table 1, which of the two it is.
+
+Source: dino main_dino.py:363-404; Govindarajan et al., ICLR 2023, Eq. 6, 7, Table 1.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from pretrain import centering, prototypes
+
+Students: TypeAlias = Tensor | Sequence[Tensor]
+
+
+def split_temperature(
+    temperature: float, *, scoring: prototypes.Kind, centering_kind: centering.Kind
+) -> tuple[float, float]:
+    """(what the scores are divided by, what the loss divides by); their product is `temperature`.
+
+    DINO's own centre (Eq. 8 on linear or cosine scores) is one of undivided logits, hence (1, temperature). With
+    log C_p in the scores, or a centre in probability space (Eq. 9), division comes before centring: (temperature, 1).
+
+    Args:
+        temperature: tau_s or tau_t of this step, > 0.
+        scoring: "linear", "cosine" or "vmf".
+        centering_kind: "logit" or "probability".
+
+    Raises: SettingsError: temperature <= 0, unknown scoring or centring.
+    """
+    prototypes.check_temperature(temperature)
+    prototypes.check_kind(scoring)
+    centering.check_kind(centering_kind)
+    divide_late = scoring != "vmf" and centering_kind == "logit"
+    return (1.0, temperature) if divide_late else (temperature, 1.0)
+
+
+def loss(
+    student: Students,
+    teacher: Tensor,
+    center: Tensor,
+    *,
+    student_temperature: float = 0.1,
+    teacher_temperature: float = 0.04,
+    num_globals: int = 2,
+) -> Tensor:
+    """Mean cross-entropy over all (teacher's global view, other view of the student) pairs and images.
+
+    Args:
+        student: scores of V views, [V * B, K] with the view as the outer index and the globals first, or a sequence of
+            such tensors in the order of views (say globals, then locals); any float dtype.
+        teacher: scores of the global views, [num_globals * B, K]; no gradient flows into them.
+        center: the teacher's centre [K] (or [1, K]), as it was before this batch.
+        student_temperature, teacher_temperature: what the scores are still to be divided by, > 0; 1 for scores that
+            already are, as those of DINO-vMF.
+        num_globals: teacher's views, 2 in the paper.
+
+    Returns:
+        The loss, scalar, float32 (float64 if the student is). Only one view's B rows exist as log-probabilities at a
+        time, in the backward pass too: for it, only the scores themselves and the teacher's probabilities are kept.
+
+    Raises: SettingsError: a temperature <= 0, or K < 2. ValueError: shapes that do not fit.
+    """
+    targets = teacher_probabilities(teacher, center, temperature=teacher_temperature)
+    return cross_view_loss(student, targets, temperature=student_temperature, num_globals=num_globals)
+
+
+@torch.no_grad()
+def teacher_probabilities(teacher: Tensor, center: Tensor, *, temperature: float) -> Tensor:
+    """softmax((teacher - centre) / temperature), detached.
+
+    Args:
+        teacher: scores [..., K], any float dtype.
+        center: [K] (or [1, K], [1, 1, K]).
+        temperature: what the scores and the centre are still to be divided by, > 0.
+
+    Returns:
+        Probabilities [..., K], float32 (float64 if teacher is).
+
+    Raises: SettingsError: temperature <= 0, or K < 2. ValueError: K differs between teacher and centre.
+    """
+    prototypes.check_temperature(temperature, "teacher temperature")
+    prototypes.check_num_prototypes(teacher.shape[-1])
+    if center.numel() != teacher.shape[-1]:
+        raise ValueError(f"wanted a centre of {teacher.shape[-1]} elements, got shape {tuple(center.shape)}")
+    wide = teacher.detach().to(_wide(teacher))
+    return torch.softmax((wide - center.detach().reshape(-1).to(wide.dtype)).div_(temperature), dim=-1)
+
+
+def cross_view_loss(student: Students, targets: Tensor, *, temperature: float, num_globals: int = 2) -> Tensor:
+    """`loss` with the teacher's probabilities already made.
+
+    Args:
+        student: as in `loss`.
+        targets: teacher's probabilities [num_globals * B, K].
+        temperature: of the student, > 0.
+        num_globals: teacher's views.
+
+    Returns: the loss, scalar.
+    Raises: SettingsError: temperature <= 0. ValueError: shapes that do not fit, or no pair of different views.
+    """
+    students = (student,) if isinstance(student, Tensor) else tuple(student)
+    batch, odd = divmod(targets.shape[0], num_globals)
+    rows = sum(s.shape[0] for s in students)
+    if odd or batch == 0 or rows % batch or rows < targets.shape[0]:
+        raise ValueError(
+            f"wanted {num_globals} x B teacher rows and at least as many views of B student rows, "
+            f"got {targets.shape[0]} and {rows}"
+        )
+    num_views = rows // batch
+    num_pairs = num_globals * (num_views - 1)
+    if num_pairs == 0:
+        raise ValueError("wanted at least two views, got one: no pair of different views is left")
+    per_view = targets.chunk(num_globals)
+    # The cross-entropy is linear in the target: a view is compared once, with the sum of its teachers.
+    blocks = [_sum([q for i, q in enumerate(per_view) if i != v], like=per_view[0]) for v in range(num_globals)]
+    if num_views > num_globals:
+        blocks += [_sum(per_view, like=per_view[0])] * (num_views - num_globals)
+    return soft_cross_entropy(students, blocks, temperature=temperature) / (num_pairs * batch)
+
+
+def soft_cross_entropy(student: Students, targets: Sequence[Tensor], *, temperature: float) -> Tensor:
+    """-sum over rows and components of target x log softmax(student / temperature), block by block.
+
+    Args:
+        student: scores [R, K], or several tensors whose rows follow one another; gradients flow into these.
+        targets: blocks [n, K] of non-negative target weights which cover the student's rows in order; rows need not
+            sum to 1, so that weights may be multiplied in. No gradient flows into them.
+        temperature: > 0.
+
+    Returns:
+        The sum, scalar, float32 (float64 if the student is).
+
+    Raises: SettingsError: temperature <= 0. ValueError: blocks that do not cover the rows of each student tensor.
+    """
+    prototypes.check_temperature(temperature, "student temperature")
+    students = (student,) if isinstance(student, Tensor) else tuple(student)
+    plan: list[tuple[int, int, int]] = []
+    index, start = 0, 0
+    for target in targets:
+        while index < len(students) - 1 and start == students[index].shape[0]:
+            index, start = index + 1, 0
+        plan.append((index, start, start + target.shape[0]))
+        start += target.shape[0]
+        if start > students[index].shape[0] or target.shape[1:] != students[index].shape[1:]:
+            raise ValueError(
+                f"wanted blocks that fill the student's {[tuple(s.shape) for s in students]}, "
+                f"got {[tuple(t.shape) for t in targets]}"
+            )
+    if index != len(students) - 1 or start != students[index].shape[0]:
+        raise ValueError(f"wanted targets for all rows, got none from row {start} of student tensor {index} on")
+    out: Tensor = _SoftCrossEntropy.apply(temperature, tuple(plan), len(students), *students, *targets)
+    return out
+
+
+def mean_entropy(probabilities: Tensor) -> Tensor:
+    """Mean entropy of the rows [..., K] in nats, in [0, log K]; near 0 or log K for a teacher means collapse."""
+    return torch.special.entr(probabilities).sum(-1).mean()
+
+
+class _SoftCrossEntropy(torch.autograd.Function):
+    """Keeps only its inputs for the backward pass and makes the softmax of one block at a time, twice."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, temperature: float, plan: tuple[tuple[int, int, int], ...], count: int, *tensors: Tensor
+    ) -> Tensor:
+        students, targets = tensors[:count], tensors[count:]
+        ctx.temperature, ctx.plan, ctx.count = temperature, plan, count
+        ctx.save_for_backward(*tensors)
+        total = torch.zeros((), dtype=_wide(students[0]), device=students[0].device)
+        for (index, start, stop), target in zip(plan, targets, strict=True):
+            block = students[index][start:stop]
+            log_p = torch.log_softmax(block.to(_wide(block)) / temperature, dim=-1)
+            total -= log_p.mul_(target).sum()
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        students, targets = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+        grads = [torch.empty_like(s) for s in students]
+        for (index, start, stop), target in zip(ctx.plan, targets, strict=True):
+            block = students[index][start:stop]
+            p = torch.softmax(block.to(_wide(block)) / ctx.temperature, dim=-1)
+            p.mul_(target.sum(-1, keepdim=True)).sub_(target).mul_(grad_output / ctx.temperature)
+            grads[index][start:stop] = p
+        return (None, None, None, *grads, *(None for _ in targets))
+
+
+def _sum(tensors: Sequence[Tensor], *, like: Tensor) -> Tensor:
+    return functools.reduce(operator.add, tensors) if tensors else torch.zeros_like(like)
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32

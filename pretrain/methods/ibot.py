@@ -1,0 +1,148 @@
+"""The iBOT loss: DINO's on [CLS] and, within each global view, the same cross-entropy on masked patches.
+
+iBOT-vMF is the same loss on other scores: as in DINO, those already divided by their temperature come with
+temperatures of 1.
+
+Source: ibot main_ibot.py:514-572; Govindarajan et al., ICLR 2023, A.5 (whose L_MIM lacks the logarithm, a misprint).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pretrain import prototypes
+from pretrain.methods import dino
+
+_CHUNK_ELEMENTS = 2**24  # 64 MiB of float32 log-probabilities at a time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Loss:
+    """total = cls_weight x cls + patch_weight x patch; three scalars, all differentiable."""
+
+    total: Tensor
+    cls: Tensor
+    patch: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the loss divides by and how its parts are weighed; temperatures are 1 for scores already divided.
+
+    student_temperature: of [CLS] and patches; teacher_temperature, teacher_patch_temperature: of this epoch;
+    cls_weight, patch_weight: lambda1, lambda2; num_globals: teacher's views.
+
+    Raises: SettingsError: a temperature <= 0.
+    """
+
+    student_temperature: float = 0.1
+    teacher_temperature: float = 0.04
+    teacher_patch_temperature: float = 0.04
+    cls_weight: float = 1.0
+    patch_weight: float = 1.0
+    num_globals: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("student_temperature", "teacher_temperature", "teacher_patch_temperature"):
+            prototypes.check_temperature(getattr(self, name), name)
+
+
+def loss(
+    student_cls: dino.Students,
+    teacher_cls: Tensor,
+    student_patch: Tensor,
+    teacher_patch: Tensor,
+    mask: Tensor,
+    center: Tensor,
+    patch_center: Tensor,
+    *,
+    settings: Settings | None = None,
+) -> Loss:
+    """DINO's loss on [CLS] over different views, plus the masked-patch loss within each global view.
+
+    Args:
+        student_cls: scores of all views, masked globals first, [V * B, K], or a sequence of such; as in `dino.loss`.
+        teacher_cls: scores of the unmasked globals [num_globals * B, K].
+        student_patch: patch scores of the masked globals [num_globals * B, N, K'], or only those of the masked patches
+            [M, K'] in the order of `mask`.
+        teacher_patch: patch scores of the unmasked globals, in either of the same two layouts.
+        mask: bool, True where the student's patch was masked; [num_globals, B, ...] or [num_globals * B, ...], with N
+            patches an image in all.
+        center, patch_center: the two centres [K], [K'], as they were before this batch.
+        settings: temperatures and weights; None for the defaults.
+
+    Returns: the loss and its two parts, float32 (float64 if the scores are).
+    Raises: SettingsError: K < 2. ValueError: shapes that do not fit.
+    """
+    settings = Settings() if settings is None else settings
+    cls = dino.loss(
+        student_cls,
+        teacher_cls,
+        center,
+        student_temperature=settings.student_temperature,
+        teacher_temperature=settings.teacher_temperature,
+        num_globals=settings.num_globals,
+    )
+    patch = patch_loss(
+        student_patch,
+        teacher_patch,
+        mask.reshape(teacher_cls.shape[0], -1),
+        patch_center,
+        student_temperature=settings.student_temperature,
+        teacher_temperature=settings.teacher_patch_temperature,
+    )
+    return Loss(total=settings.cls_weight * cls + settings.patch_weight * patch, cls=cls, patch=patch)
+
+
+def patch_loss(
+    student: Tensor,
+    teacher: Tensor,
+    mask: Tensor,
+    center: Tensor,
+    *,
+    student_temperature: float = 0.1,
+    teacher_temperature: float = 0.04,
+    chunk_elements: int = _CHUNK_ELEMENTS,
+) -> Tensor:
+    """Mean over images of the mean cross-entropy over an image's masked patches.
+
+    An image without masked patches adds 0 and counts as an image, as in the original.
+
+    Args:
+        student: [I, N, K] for I images (of all views) of N patches, or the masked patches alone [M, K].
+        teacher: the same patches seen unmasked, [I, N, K] or [M, K]; no gradient flows into them.
+        mask: bool [I, N].
+        center: the patch centre [K] (or [1, 1, K]).
+        student_temperature, teacher_temperature: what the scores are still to be divided by, > 0.
+        chunk_elements: how many scores may exist as float32 log-probabilities at a time.
+
+    Returns: the loss, scalar; 0, with a gradient of 0, where nothing is masked.
+    Raises: SettingsError: a temperature <= 0, or K < 2. ValueError: shapes that do not fit the mask.
+    """
+    if mask.ndim != 2 or mask.dtype != torch.bool:
+        raise ValueError(f"wanted a bool mask [images, patches], got {mask.dtype} {tuple(mask.shape)}")
+    student_rows, teacher_rows = _masked_rows(student, mask, "student"), _masked_rows(teacher, mask, "teacher")
+    targets = dino.teacher_probabilities(teacher_rows, center, temperature=teacher_temperature)
+    targets.mul_(_row_weights(mask).to(targets.dtype).unsqueeze(1))
+    blocks = targets.split(max(1, chunk_elements // targets.shape[1]))
+    return dino.soft_cross_entropy(student_rows, blocks, temperature=student_temperature)
+
+
+def _row_weights(mask: Tensor) -> Tensor:
+    """1 / (images x masked patches of the image) for each masked patch [M], float64."""
+    count = mask.sum(dim=1)
+    per_image = 1.0 / (count.clamp(min=1).double() * mask.shape[0])
+    return per_image.repeat_interleave(count)
+
+
+def _masked_rows(scores: Tensor, mask: Tensor, who: str) -> Tensor:
+    """The masked patches' scores [M, K] from [I, N, K], or `scores` itself if it already is that."""
+    if scores.ndim == 3 and scores.shape[:2] == mask.shape:
+        return scores[mask]
+    if scores.ndim == 2 and scores.shape[0] == int(mask.sum()):
+        return scores
+    wanted = f"{[*mask.shape, 'K']} or {[int(mask.sum()), 'K']}"
+    raise ValueError(f"wanted {who} patches {wanted} for this mask, got {tuple(scores.shape)}")

@@ -1,0 +1,20 @@
+"""Evaluation protocols, one file each. The folder is the registry.
+
+A protocol module has `VERSION`, a frozen `Settings` with the paper's defaults, `needs(settings)` (the features it will
+ask for) and `run(bench, dataset, settings) -> Outcome`. It imports torch only inside functions, so that help and
+settings are quick.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from types import ModuleType
+
+
+@functools.cache
+def registry() -> dict[str, ModuleType]:
+    """{name: module} of every protocol in this folder."""
+    found = {m.name: importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)}
+    return {name: module for name, module in found.items() if hasattr(module, "run")}

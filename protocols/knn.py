@@ -1,0 +1,228 @@
+"""Weighted k-nearest-neighbour classification on frozen features, DINO's first figure for a checkpoint.
+
+Protocol: PROTOCOLS 1; dino/eval_knn.py:126-183. Every k and temperature comes from one pass over the bank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from evaltk.bench import Bench, Need, Outcome
+from evaltk.errors import DataError, SettingsError
+from evaltk.images import Dataset
+from evaltk.types import Features, Recipe, Score
+
+if TYPE_CHECKING:
+    import torch
+
+VERSION = 1
+TITLE = "k-NN"
+CHUNK = 1024  # queries whose votes exist at a time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Settings of the k-NN protocol; the defaults are the paper's sweep.
+
+    Attributes:
+        k: numbers of neighbours (DINO: 10 20 100 200, dino/eval_knn.py:194; we add 5 and 50).
+        temperature: votes are exp(similarity / temperature) (0.07, dino/eval_knn.py:196); several may be named.
+        backend: exact search by torch, or by faiss where that extra is installed.
+        choose: training images to choose k on, each left out of its own neighbours (0: do not choose).
+    """
+
+    k: tuple[int, ...] = (5, 10, 20, 50, 100, 200)
+    temperature: tuple[float, ...] = (0.07,)
+    backend: Literal["torch", "faiss"] = "torch"
+    choose: int = 5000
+
+    def __post_init__(self) -> None:
+        if not self.k or min(self.k) < 1:
+            raise SettingsError(
+                wanted="numbers of neighbours >= 1", got=str(self.k), where="--knn.k", do="mend the flag"
+            )
+        if not self.temperature or min(self.temperature) <= 0:
+            got = str(self.temperature)
+            raise SettingsError(wanted="temperatures > 0", got=got, where="--knn.temperature", do="mend the flag")
+        if self.choose < 0:
+            raise SettingsError(wanted=">= 0", got=str(self.choose), where="--knn.choose", do="mend the flag")
+
+
+def needs(settings: Settings) -> tuple[Need, ...]:
+    """The class token after the final norm, under DINO's evaluation transform."""
+    return (Need(recipe=Recipe(), view="eval"),)
+
+
+def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
+    """Top-1 and top-5 for every k and temperature, the best k on the reported split (as in the paper), and the k
+    chosen on training images.
+
+    Raises: SettingsError: k larger than the bank. DataError: features that cannot be compared.
+    """
+    (need,) = needs(settings)
+    bank, queries = (bench.features(split, need) for split in (dataset.train, dataset.test))
+    if max(settings.k) > len(bank.x):
+        raise SettingsError(
+            wanted=f"k <= {len(bank.x)}, the images of {dataset.name} {dataset.train.name}",
+            got=f"k = {max(settings.k)}",
+            where="--knn.k",
+            do=f"--knn.k {' '.join(str(k) for k in settings.k if k <= len(bank.x)) or 1}",
+        )
+    _check_varied(bank, dataset.name)
+    num_classes = len(dataset.train.classes)
+    ranks, predictions = classify(bank, queries, settings, num_classes, bench.device)
+    scores = _sweep(dataset, ranks, settings) + _best(dataset, ranks, settings)
+    if settings.choose:
+        scores += _chosen(bench, dataset, bank, ranks, settings, num_classes)
+    arrays = {f"k{k}_t{t:g}": p.numpy().astype("int32") for (k, t), p in predictions.items()}
+    notes = tuple(f"{len(f.skipped)} unreadable images left out of {f.key.split}" for f in (bank, queries) if f.skipped)
+    return Outcome(scores=scores, predictions={"target": queries.y} | arrays, notes=notes)
+
+
+def knn_votes(
+    bank: torch.Tensor,
+    labels: torch.Tensor,
+    queries: torch.Tensor,
+    ks: Sequence[int],
+    temperature: float,
+    num_classes: int,
+) -> dict[int, torch.Tensor]:
+    """Votes of the neighbours: {k: [N, C] float64}, sum over the k nearest of exp(cosine / temperature) by class.
+
+    Args:
+        bank: [M, D]; labels: [M] int64 in [0, C); queries: [N, D]. Rows are L2-normalised here.
+
+    Source: dino/eval_knn.py:143-173. Neighbours stand in order of (similarity falling, index rising).
+    """
+    from evaltk import neighbours
+
+    similarity, index = neighbours.search(queries, bank, max(ks))
+    return count_votes(similarity, labels[index], ks, temperature, num_classes)
+
+
+def count_votes(
+    similarity: torch.Tensor, labels: torch.Tensor, ks: Sequence[int], temperature: float, num_classes: int
+) -> dict[int, torch.Tensor]:
+    """{k: votes [N, C] float64} from sorted neighbours: similarity [N, K], their labels [N, K], K >= max(ks).
+
+    The largest similarity of a row is subtracted first: a factor common to the row, and exp cannot overflow.
+    """
+    import torch
+
+    s = similarity.double()
+    weights = ((s - s[:, :1]) / temperature).exp()
+    votes = torch.zeros(len(s), num_classes, dtype=torch.float64, device=s.device)
+    found, start = {}, 0
+    for k in sorted(set(ks)):
+        votes.scatter_add_(1, labels[:, start:k], weights[:, start:k])
+        found[k], start = votes.clone(), k
+    return found
+
+
+def classify(
+    bank: Features, queries: Features, settings: Settings, num_classes: int, device: str
+) -> tuple[dict[tuple[int, float], torch.Tensor], dict[tuple[int, float], torch.Tensor]]:
+    """({(k, temperature): rank of the true class [N]}, {(k, temperature): predicted class [N]})."""
+    import torch
+
+    from evaltk import neighbours
+
+    similarity, index = neighbours.search(queries.x, bank.x, max(settings.k), backend=settings.backend, device=device)
+    return rank_neighbours(
+        similarity, torch.from_numpy(bank.y)[index], torch.from_numpy(queries.y), settings, num_classes
+    )
+
+
+def rank_neighbours(
+    similarity: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor, settings: Settings, num_classes: int
+) -> tuple[dict[tuple[int, float], torch.Tensor], dict[tuple[int, float], torch.Tensor]]:
+    """As `classify`, from sorted neighbours: similarity [N, K], their labels [N, K], targets [N]."""
+    import torch
+
+    from evaltk.metrics.classification import rank_of_label
+
+    ranks: dict[tuple[int, float], list[torch.Tensor]] = {}
+    predictions: dict[tuple[int, float], list[torch.Tensor]] = {}
+    for start in range(0, len(similarity), CHUNK):
+        rows = slice(start, start + CHUNK)
+        for t in settings.temperature:
+            votes = count_votes(similarity[rows], labels[rows], settings.k, t, num_classes)
+            for k, v in votes.items():
+                ranks.setdefault((k, t), []).append(rank_of_label(v, targets[rows]))
+                predictions.setdefault((k, t), []).append(v.argmax(dim=1))
+    return {at: torch.cat(r) for at, r in ranks.items()}, {at: torch.cat(p) for at, p in predictions.items()}
+
+
+def _check_varied(bank: Features, name: str) -> None:
+    first = bank.x[:1]
+    if abs(bank.x[:2048] - first).max() <= 1e-6 * abs(first).max():
+        raise DataError(
+            wanted="features that differ between images",
+            got="the same feature for all",
+            where=f"{name} {bank.key.split}",
+            do="look at the checkpoint: a collapsed net has no neighbours",
+        )
+
+
+def _score(dataset: Dataset, rank: torch.Tensor, metric: str, top: int, **at: object) -> Score:
+    from evaltk.metrics.statistics import wilson_interval
+
+    n, right = len(rank), int((rank < top).sum())
+    return Score(
+        dataset=dataset.name,
+        split=dataset.test.name,
+        metric=metric,
+        value=right / n,
+        n=n,
+        at=at,
+        interval=wilson_interval(right, n),
+    )
+
+
+def _sweep(dataset: Dataset, ranks: dict[tuple[int, float], torch.Tensor], settings: Settings) -> tuple[Score, ...]:
+    found: list[Score] = []
+    for k, t in ranks:
+        found.append(_score(dataset, ranks[k, t], "top1", 1, k=k, temperature=t))
+        # With fewer than five neighbours fewer than five classes can be voted for (dino/eval_knn.py:172).
+        found.append(_score(dataset, ranks[k, t], "top5", min(5, k), k=k, temperature=t))
+    return tuple(found)
+
+
+def _best(dataset: Dataset, ranks: dict[tuple[int, float], torch.Tensor], settings: Settings) -> tuple[Score, ...]:
+    k, t = max(ranks, key=lambda at: (int((ranks[at] == 0).sum()), -at[0]))
+    return (_score(dataset, ranks[k, t], "top1_best_k", 1, k=k, temperature=t, chosen_on="the reported split"),)
+
+
+def _chosen(
+    bench: Bench,
+    dataset: Dataset,
+    bank: Features,
+    ranks: dict[tuple[int, float], torch.Tensor],
+    settings: Settings,
+    num_classes: int,
+) -> tuple[Score, ...]:
+    """The score at the k (and temperature) that is best on training images, each without itself as a neighbour."""
+    import numpy as np
+    import torch
+
+    from evaltk import neighbours
+
+    if max(settings.k) >= len(bank.x):
+        return ()
+    drawn = torch.randperm(len(bank.x), generator=bench.generator("knn", "choose", dataset.name))[: settings.choose]
+    held = np.sort(drawn.numpy())
+    similarity, index = neighbours.search(
+        np.asarray(bank.x[held]), bank.x, max(settings.k) + 1, backend=settings.backend, device=bench.device
+    )
+    own = index == torch.from_numpy(held)[:, None]
+    own[:, -1] |= ~own.any(dim=1)  # crowded out by equal images: drop the last instead
+    keep = ~own
+    width = index.shape[1] - 1
+    similarity, index = similarity[keep].view(-1, width), index[keep].view(-1, width)
+    y = torch.from_numpy(bank.y)
+    found, _ = rank_neighbours(similarity, y[index], y[held], settings, num_classes)
+    k, t = max(found, key=lambda at: (int((found[at] == 0).sum()), -at[0]))
+    where = f"{len(held)} images of {dataset.train.name}, left out one by one"
+    return (_score(dataset, ranks[k, t], "top1_chosen_k", 1, k=k, temperature=t, chosen_on=where),)
