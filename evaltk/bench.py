@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from evaltk.datasets import transforms
 from evaltk.datasets.transforms import Transform, View
@@ -18,6 +18,27 @@ if TYPE_CHECKING:
 
     from evaltk.backbone import Backbone
     from evaltk.features import Extraction
+
+
+class AnyDataset(Protocol):
+    """What every data set has, of whatever kind (``images``, ``retrieval``, ``sequences``).
+
+    A protocol's `KIND` names the kind of data set it runs on. `splits` are those whose features protocols ask for by
+    `needs`; kinds that extract on their own have none. `fingerprint` is the same on every machine, `stamp` is not.
+    """
+
+    KIND: ClassVar[str]
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def stamp(self) -> str: ...
+    @property
+    def splits(self) -> tuple[Split, ...]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
@@ -68,6 +69,8 @@ class Split:
 class Dataset:
     """A data set: the split features are learnt from, the split figures are reported on, and notes for the result."""
 
+    KIND: ClassVar[str] = "images"
+
     name: str
     train: Split
     test: Split
@@ -81,6 +84,16 @@ class Dataset:
     def fingerprint(self) -> str:
         """Of both splits, the same on every machine."""
         return hashlib.sha256(f"{self.train.fingerprint}{self.test.fingerprint}".encode()).hexdigest()
+
+    @property
+    def stamp(self) -> str:
+        """Of the modification times of both splits' files, on this machine."""
+        return hashlib.sha256(f"{self.train.stamp}{self.test.stamp}".encode()).hexdigest()
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits whose features protocols ask for."""
+        return (self.train, self.test)
 
 
 def from_arrays(dataset: str, name: str, pixels: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Split:

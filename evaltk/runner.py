@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import protocols
 from evaltk import datasets, files, results
-from evaltk.bench import Bench, ImageOptions, Need, Outcome
+from evaltk.bench import AnyDataset, Bench, ImageOptions, Need, Outcome
 from evaltk.errors import SettingsError, nearest
-from evaltk.images import Dataset
 from evaltk.progress import log
 from evaltk.provenance import provenance, version
 from evaltk.types import EXTRACTION_VERSION, PositionRule, Precision, Result, digest
@@ -59,7 +58,7 @@ class Job:
     name: str
     protocol: str
     settings: Any
-    dataset: Dataset
+    dataset: AnyDataset
     asked: Mapping[str, Any]
     path: Path
 
@@ -68,9 +67,9 @@ class Job:
         return self.path.exists() and results.read(self.path).made.get("stamp") == stamp(self.dataset)
 
 
-def stamp(dataset: Dataset) -> str:
+def stamp(dataset: AnyDataset) -> str:
     """Digest of the modification times: a file changed in place makes a result stale."""
-    return digest([dataset.train.stamp, dataset.test.stamp])[:16]
+    return digest(dataset.stamp)[:16]
 
 
 def known_protocol(name: str) -> ModuleType:
@@ -88,11 +87,14 @@ def jobs(plan: Plan) -> list[Job]:
     """
     modules = {name: known_protocol(name) for name in plan.protocols}
     found = [datasets.load(word) for word in plan.data]
+    _check_kinds(modules, found)
     made = []
     for checkpoint in plan.checkpoints:
         name, identity = identify(checkpoint, plan.read)
         for dataset in found:
             for protocol, settings in plan.protocols.items():
+                if modules[protocol].KIND != dataset.KIND:
+                    continue
                 asked = {
                     "checkpoint": identity,
                     "protocol": protocol,
@@ -119,6 +121,24 @@ def jobs(plan: Plan) -> list[Job]:
                     )
                 )
     return made
+
+
+def _check_kinds(modules: Mapping[str, ModuleType], found: Sequence[AnyDataset]) -> None:
+    """Every protocol has a data set of its kind, and every data set a protocol. Raises: SettingsError."""
+    for name, module in modules.items():
+        if all(module.KIND != dataset.KIND for dataset in found):
+            got = ", ".join(f"{d.name} ({d.KIND})" for d in found) or "none"
+            raise SettingsError(
+                wanted=f"a data set of {module.KIND} for {name}", got=got, where="--data", do="evaltk ls datasets"
+            )
+    for dataset in found:
+        if all(module.KIND != dataset.KIND for module in modules.values()):
+            raise SettingsError(
+                wanted=f"a protocol for {dataset.KIND}, as {dataset.name} has",
+                got=", ".join(modules),
+                where="--protocols",
+                do="evaltk ls protocols",
+            )
 
 
 def identify(checkpoint: str, read: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -179,7 +199,7 @@ def _run_checkpoint(
         here = [job for job in left if job.dataset is dataset]
         wanted: list[Need] = [n for job in here for n in protocols.registry()[job.protocol].needs(job.settings)]
         started = time.perf_counter()
-        for split in (dataset.train, dataset.test):
+        for split in dataset.splits:
             bench.prepare(split, tuple(dict.fromkeys(wanted)))
         extracting = time.perf_counter() - started
         for job in here:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 VERSION = 1
+KIND = "images"
 TITLE = "k-NN"
 CHUNK = 1024  # queries whose votes exist at a time
 

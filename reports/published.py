@@ -78,12 +78,10 @@ def select(
     arch: str | None = None,
     method: str | None = None,
     variant: str | None = None,
-    rows: Sequence[Published] | None = None,
 ) -> tuple[Published, ...]:
     """The rows that equal every field given, in file order; all of them where none is given.
 
-    Args:
-        arch: as printed or timm's name. rows: to choose from; the bundled ones where not given.
+    `arch` may be as printed or timm's name.
     """
     wanted = {
         "table": None if table is None else str(table),
@@ -95,25 +93,15 @@ def select(
         "variant": variant,
     }
     given = [(name, value) for name, value in wanted.items() if value is not None]
-    known = load() if rows is None else rows
-    return tuple(row for row in known if all(getattr(row, name) == value for name, value in given))
+    return tuple(row for row in load() if all(getattr(row, name) == value for name, value in given))
 
 
-def find(
-    *,
-    task: str,
-    dataset: str,
-    metric: str,
-    arch: str,
-    method: str,
-    variant: str,
-    rows: Sequence[Published] | None = None,
-) -> Published | None:
+def find(*, task: str, dataset: str, metric: str, arch: str, method: str, variant: str) -> Published | None:
     """The published twin of a result, or None where nothing was published.
 
     Where it was printed more than once, the paper's main tables come before the READMEs, and these before its appendix.
     """
-    found = select(task=task, dataset=dataset, metric=metric, arch=arch, method=method, variant=variant, rows=rows)
+    found = select(task=task, dataset=dataset, metric=metric, arch=arch, method=method, variant=variant)
     return min(found, key=_rank, default=None)
 
 

@@ -10,9 +10,9 @@ import importlib
 import pkgutil
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from evaltk.errors import DataError, SettingsError, nearest
-from evaltk.images import Dataset
 
 
 @functools.cache
@@ -46,7 +46,7 @@ def parse(text: str) -> tuple[str, str, Path | None]:
     return label or name, name, Path(path).expanduser() if path else None
 
 
-def load(text: str) -> Dataset:
+def load(text: str) -> Any:
     """The data set a ``--data`` word names. Raises: SettingsError, DataError: before any image is read."""
     label, name, path = parse(text)
     if path is not None and not path.is_dir():

@@ -79,7 +79,7 @@ def boundary_similarity(gt: Any, pred: Any, *, bound: float = BOUND) -> np.ndarr
 
 def tolerance(height: int, width: int, *, bound: float = BOUND) -> int:
     """Radius r in pixels within which boundaries meet: 8 for 480 x 854. Raises: SettingsError: bound."""
-    if not bound >= 0 or (bound >= 1 and bound % 1):  # infinity leaves NaN, which is true
+    if not bound >= 0 or (bound >= 1 and bound % 1):  # inf % 1 is NaN, which is true
         raise SettingsError(wanted="a fraction in [0, 1) or whole pixels", got=repr(bound), where="bound")
     return int(bound) if bound >= 1 else math.ceil(bound * math.sqrt(height * height + width * width))
 
@@ -194,9 +194,9 @@ def _masks(gt: Any, pred: Any) -> tuple[np.ndarray, np.ndarray]:
             got = f"{list(mask.shape)}" + ("" if mask is gt else f" beside gt {list(gt.shape)}")
             raise DataError(wanted="masks gt and pred alike [T, H, W]", got=got, where=name)
         if mask.dtype != np.bool_ and (mask.dtype.kind not in "iu" or np.any((mask != 0) & (mask != 1))):
+            got = f"{mask.dtype} {np.unique(mask)[:4].tolist()}"
             do = "pass ids == object_id, or all ids to evaluate_sequence"
-            got = str(mask.dtype) + (" with values other than 0 and 1" if mask.dtype.kind in "iu" else "")
-            raise DataError(wanted="bool masks of one object", got=got, where=name, do=do)
+            raise DataError(wanted="bool masks of one object, or integers 0 and 1", got=got, where=name, do=do)
     return gt.astype(np.bool_, copy=False), pred.astype(np.bool_, copy=False)
 
 
@@ -205,8 +205,7 @@ def _frame(gt: np.ndarray, pred: np.ndarray, radius: int) -> float:
     window = _window(gt | pred)
     if window is None:
         return 1.0
-    # The bits of a boundary, row after row with r zeros between, are one long integer: moving it moves the image, and a
-    # dilation is a few shifts and ORs over an eighth of the bytes.
+    # The rows of a boundary, zeros between, are one long integer of bits: dilation is a few shifts and ORs of it.
     edges = [boundary_map(mask[window]) for mask in (gt, pred)]
     radius = min(radius, sum(edges[0].shape))
     stride = edges[0].shape[1] + radius

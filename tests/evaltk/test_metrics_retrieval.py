@@ -115,7 +115,7 @@ def test_a_query_whose_positives_are_not_ranked_scores_zero() -> None:
     assert all(value == 0 for scores in found.values() for value in scores.values())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(galleries())
 def test_a_walk_down_the_list(gallery: tuple[np.ndarray, list[dict[str, list[int]]], int]) -> None:
     ranks, gnd, size = gallery
@@ -130,7 +130,7 @@ def test_a_walk_down_the_list(gallery: tuple[np.ndarray, list[dict[str, list[int
             assert means[difficulty][f"m{name}"] == pytest.approx(mean, abs=1e-12, nan_ok=True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(galleries(), st.randoms(use_true_random=False))
 def test_order_and_names_of_images_do_not_matter(gallery: tuple, rng) -> None:
     ranks, gnd, size = gallery
@@ -143,7 +143,7 @@ def test_order_and_names_of_images_do_not_matter(gallery: tuple, rng) -> None:
             np.testing.assert_array_equal(after[difficulty][name], values[order])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(galleries(), st.integers(1, 8), st.randoms(use_true_random=False))
 def test_junk_anywhere_changes_nothing(gallery: tuple, more: int, rng) -> None:
     ranks, gnd, size = gallery
@@ -158,7 +158,7 @@ def test_junk_anywhere_changes_nothing(gallery: tuple, more: int, rng) -> None:
     assert str(before) == str(after)  # as text, in which NaN equals NaN
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(galleries())
 def test_positives_first_is_perfect_and_all_scores_are_fractions(gallery: tuple) -> None:
     ranks, gnd, size = gallery

@@ -73,8 +73,12 @@ def test_what_old_numpy_and_python_2_wrote(tmp_path: Path) -> None:
     assert revisitop.read_ground_truth(written(tmp_path, old)).gnd[0]["easy"].tolist() == [3, 0]
     # Python 2 wrote array bytes and names as its own byte strings (SHORT_BINSTRING).
     data = struct.pack("<2q", 3, 0)
-    array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR(K\x01(K\x02tcnumpy\ndtype\n(U\x02i8K\x00K\x01tR"
-    array += b"(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tbI00\nU\x10" + data + b"tb"
+    array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR"
+    array += (
+        b"(K\x01(K\x02tcnumpy\ndtype\n(U\x02i8K\x00K\x01tR(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tbI00\nU\x10"
+        + data
+        + b"tb"
+    )
     entry = b"(dU\x04easy" + array + b"sU\x04hard(lsU\x04junk(ls"
     old = b"\x80\x02(dU\x06imlist(lU\x01aaU\x01baU\x01caU\x01dasU\x07qimlist(lU\x01qasU\x03gnd(l" + entry + b"as."
     found = revisitop.read_ground_truth(written(tmp_path, old))
@@ -202,7 +206,7 @@ def test_what_is_refused(tmp_path: Path, content: object, says: str) -> None:
 
 
 def test_no_such_file(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such file.*gnd_roxford5k.pkl"):
+    with pytest.raises(DataError, match=r"no such file.*gnd_roxford5k"):
         revisitop.read_ground_truth(tmp_path / "gnd_roxford5k.pkl")
 
 

@@ -1,0 +1,31 @@
+"""`make bench`: every benchmark, or those named. Each prints ratios against a plain version measured in the same run.
+
+python -m benchmarks neighbours extraction
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+import time
+
+import benchmarks
+
+
+def main(names: list[str]) -> int:
+    """Run the named benchmarks, all where none is named."""
+    there = [m.name for m in pkgutil.iter_modules(benchmarks.__path__) if not m.name.startswith("_")]
+    unknown = sorted(set(names) - set(there))
+    if unknown:
+        print(f"no benchmark {', '.join(unknown)}; there are: {', '.join(there)}", file=sys.stderr)
+        return 2
+    for name in names or there:
+        started = time.perf_counter()
+        print(f"== {name}", flush=True)
+        importlib.import_module(f"benchmarks.{name}").main()
+        print(f"   ({time.perf_counter() - started:.0f} s)", flush=True)
+    return 0
+
+
+raise SystemExit(main(sys.argv[1:]))
