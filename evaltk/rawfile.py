@@ -12,23 +12,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from evaltk import files
+from evaltk import files, plain_pickle
 from evaltk.errors import CheckpointError
 from evaltk.types import Arch, HeadWeights
 
 # What a checkpoint may hold besides tensors and plain containers. Closed: nothing here runs code of the file.
+# numpy's own dtype is left out on purpose (see plain_pickle); its numbers, which DINO logs into its optimizer state,
+# come as Python's.
 ALLOWED_GLOBALS = [
     argparse.Namespace,  # `args` of DINO and iBOT
-    np.dtype,
-    np.dtypes.Float64DType,
-    np.dtypes.Float32DType,
-    np.dtypes.Int64DType,
-    (type(np.float64(0)).__reduce__(np.float64(0))[0], "numpy.core.multiarray.scalar"),  # numpy numbers in old states
-    (type(np.float64(0)).__reduce__(np.float64(0))[0], "numpy._core.multiarray.scalar"),
+    (plain_pickle.DType, "numpy.dtype"),
+    (plain_pickle.scalar, "numpy.core.multiarray.scalar"),
+    (plain_pickle.scalar, "numpy._core.multiarray.scalar"),
 ]
 
 
@@ -150,7 +148,8 @@ def _read_torch(path: Path) -> object:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         blocked = re.search(r"GLOBAL ([\w.]+)", str(error))
-        got = f"the object {blocked.group(1)}" if blocked else _one_line(error)
+        inner = re.search(r"WeightsUnpickler error: *(.+)", str(error))
+        got = f"the object {blocked.group(1)}" if blocked else (inner.group(1)[:120] if inner else _one_line(error))
         raise CheckpointError(
             wanted="tensors and plain values only",
             got=f"{got}, which was not loaded",

@@ -7,24 +7,19 @@ Source: Radenovic et al. 2018 (arXiv 1803.11285); revisitop python/dataset.py:13
 
 from __future__ import annotations
 
-import functools
 import math
-import pickle
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-
+from evaltk import plain_pickle
 from evaltk.errors import DataError
 from evaltk.metrics.retrieval import checked_truth
 
 WHERE = "expected: gnd_roxford5k.pkl or gnd_rparis6k.pkl of cmp.felk.cvut.cz/revisitop"
 NUM_IMAGES = {"roxford5k": 4993, "rparis6k": 6322}
 NUM_QUERIES = 70
-NUMBERS = re.compile(r"[<>=|]?([iufbUS])\d{1,4}")  # array types that are bytes and nothing else
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -111,80 +106,13 @@ def _box(value: Any, where: str) -> tuple[float, float, float, float] | None:
     raise DataError(wanted="a box (left, top, right, bottom) with an area", got=repr(value)[:80], where=where)
 
 
-class _Type:
-    """Stands in for a pickled dtype: its text, and the byte order its state tells."""
-
-    def __init__(self, text: str, *_: object) -> None:
-        self.text = text
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.text = self.text if self.text[:1] in "<>=|" else f"{state[1]}{self.text}"
-
-    def values(self, data: bytes | str | list[Any]) -> np.ndarray:
-        if isinstance(data, list):  # an array of objects brings its items along
-            return np.array([None, *data], dtype=object)[1:]
-        if not NUMBERS.fullmatch(self.text):
-            raise pickle.UnpicklingError(f"an array of type {self.text[:20]!r}, which was not loaded")
-        # Python 2 wrote bytes as text, which `encoding="latin1"` hands on.
-        return np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, dtype=self.text)
-
-
-class _Array:
-    """Stands in for a pickled array until its state comes."""
-
-    items: list[Any]
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, shape, kind, fortran, data = state
-        self.items = kind.values(data).reshape(shape, order="F" if fortran else "C").tolist()
-
-
-def _array(*_: object) -> _Array:
-    return _Array()
-
-
-def _from_buffer(data: bytes, kind: _Type, shape: tuple[int, ...], order: str, *_: object) -> _Array:
-    found = _Array()
-    found.__setstate__((1, shape, kind, order == "F", bytes(data)))
-    return found
-
-
-def _scalar(kind: _Type, data: bytes | str) -> Any:
-    return kind.values(data)[0].item()
-
-
-def _latin1(text: str, encoding: str) -> bytes:
-    return text.encode("latin1")
-
-
-# numpy's own `dtype` is not safe to hand to a pickle: its state can claim that an array of pointers is plain bytes.
-STAND_INS: dict[str, Callable[..., Any]] = {
-    "multiarray._reconstruct": _array,
-    "multiarray.scalar": _scalar,
-    "numeric._frombuffer": _from_buffer,
-    "numpy.ndarray": _Array,
-    "numpy.dtype": _Type,
-    "_codecs.encode": _latin1,
-}
-
-
-class _PlainOnly(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> object:
-        known = STAND_INS.get(f"{re.sub(r'^numpy[.]_?core[.]', '', module)}.{name}")
-        if known is None:
-            raise pickle.UnpicklingError(f"the object {module}.{name}, which was not loaded")
-        # A fresh wrapper each time: what a file does to the object it is given must not outlast the file.
-        return functools.partial(known)
-
-
 def _plain(value: Any) -> Any:
-    return value.items if isinstance(value, _Array) else value
+    return value.array.tolist() if isinstance(value, plain_pickle.Array) else value
 
 
 def _unpickled(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as stream:
-            found = _PlainOnly(stream, encoding="latin1").load()
+        found = plain_pickle.read(path)
     except FileNotFoundError as error:
         raise _wrong(path, "no such file") from error
     except Exception as error:  # a damaged pickle can raise nearly anything; none of it is ours
