@@ -1,7 +1,7 @@
 """Multi-crop views: parameters drawn per image, and their application by Pillow (the reference).
 
-The parameters of an image's views depend on the run's seed, the epoch and the image alone, so they are the same whatever
-the number of processes or workers; `views_device` applies the very same parameters to batched tensors.
+The parameters of an image's views depend on the run's seed, the epoch and the image alone, so they are the same
+whatever the number of processes or workers; `views_device` applies the very same parameters to batched tensors.
 Source: dino main_dino.py:419-464, utils.py:36-68; msn src/data_manager.py:64-112; torchvision's RandomResizedCrop.
 """
 

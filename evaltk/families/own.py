@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from evaltk.errors import CheckpointError
+from evaltk.errors import CheckpointError, SettingsError, printable
 from evaltk.families import dino, ibot, msn
 from evaltk.rawfile import Converted, RawFile, ReadOptions, tensors
 from evaltk.types import Arch, Checkpoint, HeadWeights
 
 FORMAT = 1
+KINDS = ("vit", "resnet", "xcit", "pixels")
+TINY = 1e-6  # least standard deviation of pixels; what divides by less is no image statistic
 METHODS = {"dino": dino, "ibot": ibot, "msn": msn}
 # Entries that only our training writes; the rest of the layout is the method's own.
-REST = ("evaltk_format", "config", "progress", "random", "sampler", "schedules")
+REST = ("evaltk_format", "config", "progress")
 
 
 def claims(raw: RawFile) -> bool:
@@ -31,15 +33,21 @@ def convert(raw: RawFile, options: ReadOptions) -> Converted:
     """What the file states of itself. Raises: CheckpointError: a newer format, or a damaged statement."""
     try:
         if "evaltk" in raw.metadata:
-            return _converted_file(raw, json.loads(raw.metadata["evaltk"]))
-        return _training_file(raw, options)
-    except (KeyError, TypeError, ValueError) as error:
+            found = _converted_file(raw, json.loads(raw.metadata["evaltk"]))
+        else:
+            found = _training_file(raw, options)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             wanted="the statement that evaltk writes into its files",
             got=f"a damaged one ({type(error).__name__}: {error})",
             where=raw.path,
             do="convert or train again",
         ) from error
+    for flag, told, stated in (("--mean", options.mean, found.mean), ("--std", options.std, found.std)):
+        if told not in (None, stated):
+            wanted = f"{stated}, as the file states"
+            raise SettingsError(wanted=wanted, got=str(told), where=f"{flag}, {raw.path}", do=f"leave {flag} out")
+    return found
 
 
 def pack(checkpoint: Checkpoint) -> tuple[dict, dict[str, str]]:
@@ -57,6 +65,8 @@ def pack(checkpoint: Checkpoint) -> tuple[dict, dict[str, str]]:
         "branch": checkpoint.branch,
         "arch": dataclasses.asdict(checkpoint.arch),
         "head": head.kind if head else None,
+        "scoring": head.scoring if head else None,
+        "centering": head.centering if head else None,
         "mean": checkpoint.mean,
         "std": checkpoint.std,
         "epoch": checkpoint.epoch,
@@ -68,28 +78,34 @@ def pack(checkpoint: Checkpoint) -> tuple[dict, dict[str, str]]:
 
 def _check_format(found: object, raw: RawFile) -> None:
     if found != FORMAT:
+        newer = isinstance(found, int) and found > FORMAT
         raise CheckpointError(
             wanted=f"evaltk's file format {FORMAT}",
             got=f"format {found!r}",
             where=raw.path,
-            do="install a newer evaltk",
+            do="install a newer evaltk" if newer else "convert or train again",
         )
 
 
 def _converted_file(raw: RawFile, said: Mapping) -> Converted:
     _check_format(said["format"], raw)
     flat = tensors(raw.tree)
+    kind = said["head"]
+    if kind not in (None, *METHODS):
+        raise ValueError(f"a head of kind {kind!r}")
+    parts = ("weights.", "head.") if kind else ("weights.",)
+    center = "head_center" if kind else None
     head = {k.removeprefix("head."): t for k, t in flat.items() if k.startswith("head.")}
     return Converted(
-        branch=said["branch"],
+        branch=printable(str(said["branch"])),
         weights={k.removeprefix("weights."): t for k, t in flat.items() if k.startswith("weights.")},
-        head=HeadWeights(kind=said["head"], tensors=head, center=flat.get("head_center")) if said["head"] else None,
-        unexpected={k: t for k, t in flat.items() if not k.startswith(("weights.", "head.")) and k != "head_center"},
-        arch=Arch(**said["arch"]),
-        mean=tuple(said["mean"]),
-        std=tuple(said["std"]),
-        epoch=said["epoch"],
-        notes=tuple(said["notes"]),
+        head=_said(HeadWeights(kind=kind, tensors=head, center=flat.get("head_center")), said) if kind else None,
+        unexpected={k: t for k, t in flat.items() if not k.startswith(parts) and k != center},
+        arch=_arch(said["arch"], len(flat)),
+        mean=_triple(said["mean"]),
+        std=_triple(said["std"], TINY),
+        epoch=dino.whole(said["epoch"]),
+        notes=tuple(printable(str(note)) for note in said["notes"]),
     )
 
 
@@ -99,4 +115,62 @@ def _training_file(raw: RawFile, options: ReadOptions) -> Converted:
     method = METHODS[config["method"]]
     inner = dataclasses.replace(raw, tree={k: v for k, v in raw.tree.items() if k not in REST})
     found = method.convert(inner, options)
-    return dataclasses.replace(found, arch=Arch(**config["arch"]), mean=tuple(config["mean"]), std=tuple(config["std"]))
+    head = _said(found.head, config.get("recipe", {}).get("method", {})) if found.head else None
+    return dataclasses.replace(
+        found,
+        head=head,
+        dropped=dict(found.dropped) | {k: "bookkeeping" for k in raw.tree if k in REST},
+        arch=_arch(config["arch"], len(found.weights)),
+        mean=_triple(config["mean"]),
+        std=_triple(config["std"], TINY),
+    )
+
+
+def _arch(said: Mapping, num_tensors: int) -> Arch:
+    """The architecture stated, in the types it is declared with: the digest of weights is taken over it.
+
+    Raises: TypeError, ValueError: a field that is missing, left over, or of a value that no net has.
+    """
+    stated = Arch(**said)
+    typed = {f.name: _typed(f.name, getattr(stated, f.name), str(f.type)) for f in dataclasses.fields(Arch)}
+    arch = Arch(**typed)  # type: ignore[arg-type]
+    sizes = (arch.patch_size, arch.embed_dim, arch.img_size // arch.patch_size if arch.patch_size > 0 else 0)
+    sound = (
+        arch.kind in KINDS
+        and min(sizes) > 0
+        and 0 <= arch.depth <= max(num_tensors, 60)  # 60: blocks of the deepest ResNet
+        and (arch.kind != "vit" or (arch.num_heads > 0 and arch.embed_dim % arch.num_heads == 0))
+        and 0 < arch.norm_eps < 1
+        and 0 <= arch.mlp_ratio < 1000
+        and arch.registers >= 0
+    )
+    if not sound:
+        raise ValueError(f"no net is {arch}")
+    return arch
+
+
+def _typed(name: str, value: object, kind: str) -> object:
+    if kind == "float" and isinstance(value, int | float):
+        return float(value)
+    if type(value).__name__ != kind:
+        raise TypeError(f"{name} is {value!r}")
+    return printable(value) if isinstance(value, str) else value
+
+
+def _triple(said: Sequence, lowest: float = 0.0) -> tuple[float, float, float]:
+    """Pixel statistics, R G B. Raises: TypeError, ValueError: no three numbers from `lowest` to 1."""
+    red, green, blue = (float(v) for v in said)
+    if not all(lowest <= v <= 1 for v in (red, green, blue)):
+        raise ValueError(f"pixel statistics {said}")
+    return red, green, blue
+
+
+def _said(head: HeadWeights, said: Mapping) -> HeadWeights:
+    """The head with what the file says of its training: how prototypes were scored, and in what space centred.
+
+    Raises: ValueError: neither of the words there are.
+    """
+    scoring, centering = said.get("scoring"), said.get("centering")
+    if scoring not in (None, "linear", "cosine", "vmf") or centering not in (None, "logit", "probability"):
+        raise ValueError(f"scoring {scoring!r}, centering {centering!r}")
+    return dataclasses.replace(head, scoring=scoring, centering=centering)

@@ -1,0 +1,240 @@
+"""The training loop: resumable to the bit, the same with one process or two, files that evaltk reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from evaltk import build_backbone, build_head, load_checkpoint
+from evaltk.cli import main
+from evaltk.errors import EvaltkError
+from pretrain import config, loop, recipe_file
+
+TINY = [
+    "net.arch=vit_patch4_dim32_depth2_heads2_img16",
+    "method.num_prototypes=64",
+    "method.hidden=32",
+    "method.bottleneck=16",
+    "views.num_local=2",
+    "optim.batch=100",
+    "optim.epochs=2",
+    "optim.warmup_epochs=1",
+    "run.workers=0",
+    "run.knn=100",
+    "run.log_every=5",
+    "run.monitor_every=10",
+]
+METHODS = {
+    "dino": ["method.scoring=linear", "method.centering=logit"],
+    "dino_vmf": [],
+    "ibot_vmf": ["method.name=ibot"],
+    "msn": ["method.name=msn", "method.scoring=cosine"],
+}
+
+
+def recipe(*more: str) -> config.Recipe:
+    return recipe_file.load("digits_dino_vmf", [*TINY, *more])
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    tree = torch.load(path, weights_only=True)
+    nets = {k: tree[k] for k in ("student", "teacher", "encoder", "target_encoder") if k in tree}
+    flat = {f"{net}.{k}": t for net, tensors in nets.items() for k, t in tensors.items()}
+    if "prototypes" in tree:
+        flat["prototypes"] = tree["prototypes"]
+    for loss in ("dino_loss", "ibot_loss"):
+        flat |= {f"{loss}.{k}": t for k, t in tree.get(loss, {}).items()}
+    return flat
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_trains_and_evaltk_reads_the_file_without_a_guess(name: str, tmp_path: Path) -> None:
+    made = recipe(*METHODS[name])
+    assert loop.run(made, out=tmp_path, device="cpu") == 0
+    checkpoint = load_checkpoint(tmp_path / "checkpoint.pth")
+    assert checkpoint.family == "own"
+    assert checkpoint.branch == ("target_encoder" if name == "msn" else "teacher")
+    assert checkpoint.arch.num_heads == 2 and checkpoint.mean == made.data.mean and checkpoint.epoch == 2
+    assert build_head(checkpoint).prototypes.shape == (64, 16)
+    (tokens,) = build_backbone(checkpoint).tokens(torch.randn(2, 3, 16, 16))
+    assert tokens.cls.shape == (2, 32)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 5, 10, 15, 20]
+    assert all(torch.isfinite(torch.tensor(line["loss"])) for line in lines[:-1])
+    assert "knn" in lines[-1] and "unique_prototypes" in lines[-1]
+
+
+def test_the_teacher_file_also_loads_as_a_plain_dino_checkpoint(tmp_path: Path) -> None:
+    loop.run(recipe(*METHODS["dino"]), out=tmp_path, device="cpu")
+    tree = torch.load(tmp_path / "checkpoint.pth", weights_only=True)
+    foreign = tmp_path / "foreign.pth"
+    torch.save({k: tree[k] for k in ("student", "teacher", "optimizer", "epoch", "dino_loss")}, foreign)
+    ours, theirs = load_checkpoint(tmp_path / "checkpoint.pth"), load_checkpoint(foreign, num_heads=2)
+    assert theirs.family == "dino" and theirs.digest == ours.digest
+    assert theirs.head is not None and theirs.head.center is not None
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_stopped_in_the_middle_goes_on_to_the_same_bits(name: str, tmp_path: Path) -> None:
+    made = recipe(*METHODS[name], "net.drop_path=0.2")
+    loop.run(made, out=tmp_path / "whole", device="cpu")
+    stops = []
+
+    class Stopping(loop._Loop):
+        def _step(self, epoch, batches):  # type: ignore[no-untyped-def]
+            super()._step(epoch, batches)
+            self.stop = self.state.position.step + 1 in (3, 13)  # once in each epoch
+            stops.append(self.state.position.step)
+
+    original = loop._Loop
+    loop._Loop = Stopping  # type: ignore[misc]
+    try:
+        codes = [loop.run(made, out=tmp_path / "parts", device="cpu") for _ in range(3)]
+    finally:
+        loop._Loop = original  # type: ignore[misc]
+    assert codes == [loop.REQUEUE, loop.REQUEUE, 0]
+    assert stops == list(range(20))  # no step twice
+    assert same(weights(tmp_path / "whole" / "checkpoint.pth"), weights(tmp_path / "parts" / "checkpoint.pth"))
+
+
+COMMAND = [sys.executable, "-m", "pretrain", "digits_dino_vmf", "--device", "cpu", "--set", *TINY, "run.save_minutes=0"]
+ENV = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def test_killed_and_resumed_equals_undisturbed(tmp_path: Path) -> None:
+    loop.run(recipe("run.save_minutes=0"), out=tmp_path / "whole", device="cpu")
+    killed = 0
+    for more in (1, 4):  # kill -9 once so many checkpoints have been written in this life
+        process = subprocess.Popen([*COMMAND, "--out", str(tmp_path / "parts")], env=ENV, stderr=subprocess.DEVNULL)
+        seen: set[int] = set()
+        while process.poll() is None and len(seen) <= more:
+            path = tmp_path / "parts" / "checkpoint.pth"
+            if path.exists():
+                seen.add(path.stat().st_ino)
+            time.sleep(0.005)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            killed += 1
+        process.wait()
+    assert killed >= 1
+    done = subprocess.run([*COMMAND, "--out", str(tmp_path / "parts")], env=ENV, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    whole, parts = (weights(tmp_path / d / "checkpoint.pth") for d in ("whole", "parts"))
+    assert max(float((whole[k] - parts[k]).abs().max()) for k in whole) < 1e-5  # threads differ between the two
+
+
+def test_sigterm_writes_a_checkpoint_and_asks_to_be_requeued(tmp_path: Path) -> None:
+    command = [*COMMAND[:-1], "optim.epochs=200", "--out", str(tmp_path)]
+    process = subprocess.Popen(command, env=ENV, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (tmp_path / "log.jsonl").exists():
+        time.sleep(0.01)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == loop.REQUEUE, said
+    assert torch.load(tmp_path / "checkpoint.pth", weights_only=True)["progress"]["step"] > 0
+
+
+@pytest.mark.parametrize(
+    "name", ["dino_vmf", "msn", *(pytest.param(n, marks=pytest.mark.slow) for n in ("dino", "ibot_vmf"))]
+)
+def test_two_processes_equal_one(name: str, tmp_path: Path) -> None:
+    command = ["-m", "pretrain", "digits_dino_vmf", "--device", "cpu", "--set", *TINY, *METHODS[name]]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*torchrun, *command, "--out", str(tmp_path / "2")], env=ENV, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    loop.run(recipe(*METHODS[name]), out=tmp_path / "1", device="cpu")
+    one, two = (weights(tmp_path / count / "checkpoint.pth") for count in ("1", "2"))
+    for key in one:
+        a, b = (without_key_bias(key, w[key]) for w in (one, two))
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}")
+    logs = [[json.loads(x) for x in (tmp_path / c / "log.jsonl").read_text().splitlines()] for c in ("1", "2")]
+    for first, second in zip(*logs, strict=True):
+        if "loss" in first:
+            assert second["loss"] == pytest.approx(first["loss"], rel=1e-5)
+
+
+def without_key_bias(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """A key's bias moves all of a query's logits alike, so its true gradient is 0 and AdamW steps on rounding alone."""
+    return torch.cat(tensor.chunk(3)[::2]) if name.endswith("attn.qkv.bias") else tensor
+
+
+def test_micro_batches_equal_one_batch(tmp_path: Path) -> None:
+    for parts in (1, 4):
+        loop.run(recipe(f"run.accumulate={parts}", "optim.epochs=1"), out=tmp_path / str(parts), device="cpu")
+    one, four = (weights(tmp_path / c / "checkpoint.pth") for c in ("1", "4"))
+    for key in one:
+        a, b = (without_key_bias(key, w[key]) for w in (one, four))
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5)
+
+
+def test_a_value_that_is_not_finite_stops_the_run_and_names_it(tmp_path: Path) -> None:
+    class Spoiling(loop._Loop):
+        def _step(self, epoch, batches):  # type: ignore[no-untyped-def]
+            if self.state.position.step == 12:
+                with torch.no_grad():
+                    self.state.network.backbone.blocks[1].mlp.fc1.weight[0, 0] = float("nan")
+            super()._step(epoch, batches)
+
+    original = loop._Loop
+    loop._Loop = Spoiling  # type: ignore[misc]
+    try:
+        with pytest.raises(
+            loop.Diverged, match=r"step 12.*backbone\.blocks\.1\.mlp\.fc1\.weight.*last good checkpoint"
+        ):
+            loop.run(recipe("run.save_minutes=0"), out=tmp_path, device="cpu")
+    finally:
+        loop._Loop = original  # type: ignore[misc]
+    saved = weights(tmp_path / "checkpoint.pth")
+    assert all(bool(torch.isfinite(t).all()) for t in saved.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("optim.epoch=3", "epochs"),
+        ("method.scoring=vmff", "linear or cosine or vmf"),
+        ("method.num_prototypes=1", "num_prototypes >= 2"),
+        ("method.student_temp=0.0", "temperatures > 0"),
+        ("optim.batch=5000", "5000 images"),
+        ("run.accumulate=3", "divide"),
+        ("views.local_size=7", "multiple of the patch"),
+        ("optim.batch=1.5", "int"),
+        ("data.source=zip=nothing.zip", "zip"),
+        ("net.arch=vit_huge", "vit_"),
+    ],
+)
+def test_settings_that_will_not_do_are_one_clear_line(change: str, said: str, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    assert main(["pretrain", "digits_dino_vmf", "--out", str(tmp_path), "--device", "cpu", "--set", *TINY, change]) == 2
+    err = capsys.readouterr().err.strip()
+    assert said in err and len([line for line in err.splitlines() if "wanted" in line]) == 1
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
+    loop.run(recipe("optim.epochs=1"), out=tmp_path, device="cpu")
+    for change, said in (
+        ("method.scoring=linear", "scoring"),
+        ("net.arch=vit_patch4_dim64_depth2_heads2_img16", "arch"),
+    ):
+        with pytest.raises(EvaltkError, match=said):
+            loop.run(recipe("optim.epochs=1", change), out=tmp_path, device="cpu")
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> None:
+    loop.run(recipe("run.save_minutes=0"), out=tmp_path, device="cpu")
+    good = weights(tmp_path / "checkpoint.pth")
+    (tmp_path / "checkpoint.pth").write_bytes((tmp_path / "checkpoint.pth").read_bytes()[:5000])
+    loop.run(recipe("run.save_minutes=0"), out=tmp_path, device="cpu")
+    assert same(good, weights(tmp_path / "checkpoint.pth"))
