@@ -203,8 +203,9 @@ class _Loop:
         named = {"teacher scores": found.teacher} | {f"centre {k}": c for k, c in self.state.centers.items()}
         names += [n for n, t in named.items() if t is not None and not bool(torch.isfinite(t).all())]
         images = [name for b in batches for name in b["ids"]][:8]
+        what = "a gradient" if bool(torch.isfinite(loss)) else "the loss"
         raise Diverged(
-            f"step {self.state.position.step}: {'a gradient' if bool(torch.isfinite(loss)) else 'the loss'} is not finite; "
+            f"step {self.state.position.step}: {what} is not finite; "
             f"first not finite: {names[0] if names else 'scores of the student'}; images {', '.join(images)} ...; "
             f"the last good checkpoint is {self.out / saving.LAST}"
         )

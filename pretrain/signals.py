@@ -12,7 +12,7 @@ _WANTED = [signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else
 
 
 def ignore(worker: int) -> None:
-    """Set up a worker process: a scheduler signals all of a job's processes, and the step under way needs its workers."""
+    """Set up a worker: a scheduler signals all of a job's processes, and the step under way needs its workers."""
     for number in _WANTED:
         signal.signal(number, signal.SIG_IGN)
 

@@ -1,7 +1,7 @@
 """Multi-crop on the device: the parameters of `views`, applied to a batch of images by matrix products.
 
 Resizing and blurring are separable, so each is one weight matrix a side and image: out = Y image X^T. Colours are
-float32 throughout, where Pillow rounds to 8 bits after each step; the two differ by a few levels at most.
+float32 after the resize, where Pillow rounds to 8 bits after each step; the two differ by a few levels at most.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def render(canvas: Tensor, params: Params, views: Views) -> list[Tensor]:
         y = resize_weights(top, height, size, image.shape[2], views.interpolation)
         x = resize_weights(left, width, size, image.shape[3], views.interpolation)
         x = torch.where(p["flip"][:, None, None], x.flip(1), x)
-        view = _both_sides(image, y, x).clamp_(0, 1)
+        # Pillow clips and rounds to 8 bits after each pass, rows first; without that, edges overshoot.
+        view = _as_bytes(y.unsqueeze(1) @ _as_bytes(image @ x.unsqueeze(1).transpose(2, 3)))
         view = _jitter(view, p)
         view = torch.where(_column(p["gray"]), _luma(view).expand_as(view), view)
         blur = blur_weights(p["radius"].float(), size)
@@ -47,6 +48,10 @@ def render(canvas: Tensor, params: Params, views: Views) -> list[Tensor]:
 
 def _column(flags: Tensor) -> Tensor:
     return flags.view(-1, 1, 1, 1)
+
+
+def _as_bytes(x: Tensor) -> Tensor:
+    return x.clamp(0, 1).mul_(255).round_().div_(255)
 
 
 def _both_sides(image: Tensor, y: Tensor, x: Tensor) -> Tensor:
