@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import get_args
 
 import torch
 from torch import nn
@@ -12,6 +13,8 @@ from evaltk.errors import CheckpointError, SettingsError
 from evaltk.models import heads
 from evaltk.models.heads import Head
 from evaltk.types import Arch, Checkpoint, PositionRule, Precision, Recipe, Tokens
+
+PRECISIONS, RULES = get_args(Precision), get_args(PositionRule)
 
 
 def build_backbone(
@@ -24,16 +27,17 @@ def build_backbone(
         precision: ``fp32`` (TF32 off) or ``bf16`` (autocast; tokens come back as float32).
         position: rule for the position table at other image sizes.
     """
-    if precision not in ("fp32", "bf16"):
-        raise SettingsError(wanted="fp32 or bf16", got=repr(precision), where="--precision", do="mend the flag")
+    for flag, said, known in (("--precision", precision, PRECISIONS), ("--position", position, RULES)):
+        if said not in known:
+            raise SettingsError(wanted=" or ".join(known), got=repr(said), where=flag, do="mend the flag")
     try:
         where = torch.device(device)
-        if where.type == "cuda" and not torch.cuda.is_available():
-            raise RuntimeError("no CUDA device here")
-    except RuntimeError as error:
-        raise SettingsError(
-            wanted="a device", got=str(error).splitlines()[0], where="--device", do="--device cpu"
-        ) from error
+        if where.type == "meta":
+            raise RuntimeError("a device without memory")
+        torch.empty(0, device=where)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA answers with an AssertionError
+        got = str(error).splitlines()[0]
+        raise SettingsError(wanted="a device", got=f"{device!r}: {got}", where="--device", do="--device cpu") from error
     net = _net(checkpoint, position)
     return Backbone(net.eval().requires_grad_(False).to(where), checkpoint, precision, position)
 
@@ -59,9 +63,7 @@ def _net(checkpoint: Checkpoint, position: PositionRule) -> nn.Module:
         return vit.build(checkpoint.arch, checkpoint.weights, position=position)
     from evaltk.models import timm_nets
 
-    net = timm_nets.build(checkpoint.arch)
-    net.load_state_dict(dict(checkpoint.weights), strict=True)
-    return net
+    return timm_nets.build(checkpoint.arch, checkpoint.weights)
 
 
 class Backbone:
@@ -70,12 +72,13 @@ class Backbone:
     def __init__(self, net: nn.Module, checkpoint: Checkpoint, precision: Precision, position: PositionRule) -> None:
         self.net = net
         self.arch: Arch = checkpoint.arch
+        self.masks = "mask_token" in checkpoint.weights
         self.digest = checkpoint.digest
         self.precision: Precision = precision
         self.position: PositionRule = position
         self.device = next((p.device for p in net.parameters()), torch.device("cpu"))
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode, whose tensors a probe could not be trained on
     def tokens(
         self, images: torch.Tensor, *, last: int = 1, norm: bool = True, mask: torch.Tensor | None = None
     ) -> list[Tokens]:
@@ -87,6 +90,7 @@ class Backbone:
             mask: bool [B, h, w], patches replaced by the mask token (ViT only).
 
         Returns: `last` Tokens, float32, on the backbone's device.
+        Raises: SettingsError: more blocks than there are, a mask without a mask token, images too small for the net.
         """
         with self._numerics():
             raw, grid = self._blocks(images.to(self.device), last, mask)
@@ -94,7 +98,7 @@ class Backbone:
             done = [self._norm(x) if norm else x for x in raw]
         return [Tokens(cls=x[:, 0].float(), patches=x[:, skip:].float(), grid=grid) for x in done]
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode, whose tensors a probe could not be trained on
     def features(self, images: torch.Tensor, recipes: tuple[Recipe, ...]) -> list[torch.Tensor]:
         """One forward pass for all recipes: a float32 [B, D] each, in their order. images: as in `tokens`."""
         with self._numerics():
@@ -114,20 +118,23 @@ class Backbone:
     def _blocks(
         self, images: torch.Tensor, last: int, mask: torch.Tensor | None
     ) -> tuple[list[torch.Tensor], tuple[int, int]]:
-        if self.arch.kind == "vit":
-            if not 1 <= last <= self.arch.depth:
-                raise SettingsError(
-                    wanted=f"1 to {self.arch.depth} last blocks",
-                    got=str(last),
-                    where=self.arch.name,
-                    do="ask for fewer",
-                )
+        kind, side = self.arch.kind, min(images.shape[-2:])
+        if kind == "pixels" and tuple(images.shape[-2:]) != (self.arch.img_size,) * 2:
+            wanted, got = f"images of {self.arch.img_size} px", f"{tuple(images.shape[-2:])}"
+            raise SettingsError(wanted=wanted, got=got, where=self.arch.name, do=f"name pixels:{side}, or mend --crop")
+        if kind in ("vit", "xcit") and side < self.arch.patch_size:
+            wanted, got = f"images of at least one patch ({self.arch.patch_size} px)", f"{tuple(images.shape[-2:])}"
+            raise SettingsError(wanted=wanted, got=got, where=self.arch.name, do="mend --crop")
+        if not 1 <= last <= (self.arch.depth if kind == "vit" else 1):
+            wanted = f"1 to {self.arch.depth} last blocks" if kind == "vit" else "one last block"
+            raise SettingsError(wanted=wanted, got=str(last), where=self.arch.name, do="ask for fewer, or use a ViT")
+        if mask is not None and not self.masks:
+            do = "use iBOT's student, which learns it"
+            raise SettingsError(wanted="a net with a mask token", got="none", where=self.arch.name, do=do)
+        if kind == "vit":
+            mask = None if mask is None else mask.to(self.device)
             return self.net.last_blocks(images, last=last, mask=mask), self.net.grid_of(images)  # type: ignore[operator]
-        if last != 1 or mask is not None:
-            raise SettingsError(
-                wanted="one last block and no mask", got=f"last={last}", where=f"a {self.arch.kind}", do="use a ViT"
-            )
-        if self.arch.kind == "pixels":
+        if kind == "pixels":
             flat = images.float().flatten(1).unsqueeze(1)
             return [torch.cat([flat, flat], dim=1)], (1, 1)
         return self._timm_tokens(images)
@@ -137,22 +144,28 @@ class Backbone:
         if self.arch.kind == "resnet":  # [B, D, h, w]; the class feature is the mean over positions
             flat = x.flatten(2).transpose(1, 2)
             return [torch.cat([flat.mean(dim=1, keepdim=True), flat], dim=1)], (x.shape[-2], x.shape[-1])
-        p = self.arch.patch_size
-        return [x], (images.shape[-2] // p, images.shape[-1] // p)
+        p = self.arch.patch_size  # XCiT's padded convolutions round up
+        return [x], (-(-images.shape[-2] // p), -(-images.shape[-1] // p))
 
     def _norm(self, x: torch.Tensor) -> torch.Tensor:
-        # ResNet has no final norm, and XCiT's forward_features ends with its own.
-        return self.net.norm(x) if self.arch.kind == "vit" else x  # type: ignore[operator]
+        # ResNet has no final norm; XCiT's is set apart in timm_nets.build.
+        norm = {"vit": "norm", "xcit": "final_norm"}.get(self.arch.kind)
+        return getattr(self.net, norm)(x) if norm else x
 
     @contextmanager
     def _numerics(self) -> Iterator[None]:
-        # TF32 rounds to 10 bits of mantissa: published numbers are made without it (PROTOCOLS 0).
+        # TF32 rounds to 10 bits of mantissa, and `medium` to bfloat16 on CPUs too: published numbers are made without.
         kind = self.device.type
-        with (
-            torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
-            torch.autocast(kind, dtype=torch.bfloat16, enabled=self.precision == "bf16"),
-        ):
-            yield
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            with (
+                torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
+                torch.autocast(kind, dtype=torch.bfloat16, enabled=self.precision == "bf16"),
+            ):
+                yield
+        finally:
+            torch.set_float32_matmul_precision(before)
 
 
 __all__ = ["Backbone", "Head", "build_backbone", "build_head", "heads"]

@@ -54,7 +54,9 @@ class ImageOptions:
     """What a user sets of the preprocessing instead of the protocol's own (None: the protocol's).
 
     Attributes:
-        resize: shorter side in pixels. crop: side of the centre crop in pixels. interpolation: filter of the resize.
+        resize: shorter side in pixels.
+        crop: side of the centre crop in pixels.
+        interpolation: filter of the resize.
     """
 
     resize: int | None = None
@@ -107,8 +109,9 @@ class Bench:
         """Features of a split, extracted now or long ago."""
         from evaltk import features
 
+        transform, recipes = self.transform(need.view), (need.recipe,)
         found = features.extract(
-            self.backbone, split, self.transform(need.view), (need.recipe,), cache=self.cache, how=self.extraction
+            self.backbone, split, transform, recipes, cache=self.cache, how=self.extraction, together=False
         )
         return found[need.recipe]
 

@@ -13,7 +13,7 @@ import torch
 
 from evaltk import catalog, families, rawfile
 from evaltk.errors import CheckpointError, SettingsError, nearest
-from evaltk.models import layout, timm_nets
+from evaltk.models import difference, heads, layout, resemblance, timm_nets
 from evaltk.rawfile import Converted, RawFile, ReadOptions
 from evaltk.types import Arch, Checkpoint, canonical
 
@@ -42,29 +42,42 @@ def load_checkpoint(
     Raises: CheckpointError, SettingsError: with what was wanted, what came, and the flag or step that mends it.
     """
     options = ReadOptions(branch=branch, family=family, num_heads=num_heads, norm_eps=norm_eps, mean=mean, std=std)
+    rawfile.check_options(options)
     modules = families.load()
-    scheme, _, rest = str(path).partition(":")
+    scheme, colon, rest = str(path).partition(":")
     named = {m.SCHEME: (name, m) for name, m in modules.items() if hasattr(m, "SCHEME")}
-    if rest and scheme in named and not Path(path).exists():
+    if colon and scheme in named and not rawfile.exists(Path(path)):
         name, module = named[scheme]
         where = Path(str(path))
         return _finish(name, module.from_name(rest, options), options, where, sha256="", name=str(path))
     where = resolve(path)
     raw = rawfile.read(where)
     name, module = _claimant(raw, modules, options)
-    return _finish(name, module.convert(raw, options), options, where, sha256=raw.sha256, name=_name(path))
+    found = module.convert(raw, options)
+    if branch not in (None, found.branch):
+        raise CheckpointError(
+            wanted=f"a file with the branch {branch!r}", got=f"a file that holds one net only ({found.branch})",
+            where=where, do="leave --branch out, or name the full training checkpoint",
+        )  # fmt: skip
+    return _finish(name, found, options, where, sha256=raw.sha256, name=_name(path))
 
 
 def resolve(path: str | Path) -> Path:
     """The file a path or catalogue name stands for. Raises: CheckpointError: a catalogue name not fetched yet."""
     file = Path(path)
-    if not file.exists() and str(path) in (known := catalog.load()):
+    if rawfile.exists(file):
+        return file
+    known = catalog.load()
+    if str(path) in known:
         file = catalog.local_path(known[str(path)])
         if not file.exists():
             raise CheckpointError(
                 wanted=f"the fetched file of {path}", got="none", where=file, do=f"run: evaltk fetch {path}"
             )
         catalog.verify(file, str(path))
+    elif re.fullmatch(r"\w+", str(path)):  # no path looks like this, a mistyped name does
+        do = f"{nearest(str(path), known)}; or name a file"
+        raise CheckpointError(wanted="a file or a catalogue name", got=repr(str(path)), where="CHECKPOINT", do=do)
     return file
 
 
@@ -83,47 +96,26 @@ def _claimant(raw: RawFile, modules: Mapping[str, ModuleType], options: ReadOpti
             wanted="a layout that one family has", got=f"one that {' and '.join(claims)} share", where=raw.path,
             do=f"pass --family {' or --family '.join(claims)}",
         )  # fmt: skip
-    raise CheckpointError(
-        wanted=f"a layout of {', '.join(readers)}", got=_seen(raw), where=raw.path, do=_nearest_layout(raw)
-    )
-
-
-def _seen(raw: RawFile) -> str:
-    top = {k: v for k, v in raw.tree.items() if not isinstance(v, torch.Tensor)}
-    patterns: dict[str, tuple[int, ...]] = {}
-    for key, tensor in rawfile.walk(raw.tree):
-        patterns.setdefault(rawfile.pattern(key), tuple(tensor.shape))
-    first = ", ".join(f"{k} {s}" for k, s in list(patterns.items())[:12])
-    entries = f"entries {', '.join(map(str, list(top)[:8]))}; " if top else ""
-    more = f" and {len(patterns) - 12} more kinds" if len(patterns) > 12 else ""
-    return f"{entries}{sum(1 for _ in rawfile.walk(raw.tree))} tensors ({first or 'none'}{more})"
-
-
-def _nearest_layout(raw: RawFile) -> str:
-    keys = [re.sub(r"^(\w+\.)?(module\.|backbone\.|encoder\.)*", "", k, count=1) for k, _ in rawfile.walk(raw.tree)]
-    keys += [k for k, _ in rawfile.walk(raw.tree)]
-    arch = Arch(name="", patch_size=16, embed_dim=384, depth=1, num_heads=6, mlp_ratio=4.0, img_size=224, norm_eps=1e-6)
-    vit = list(layout.vit_shapes(arch))
-    shared, known = layout.similarity(keys, vit)
-    if not shared:
-        return "rename the keys to timm's or DINO's names; nothing in the file resembles them"
-    lacking = sorted({rawfile.pattern(k) for k in vit} - {rawfile.pattern(k) for k in keys})
-    return (
-        f"nearest is a flat ViT in DINO's or timm's names ({shared} of {known} kinds of key shared; "
-        f"lacking {', '.join(lacking)}): rename the file's keys to those"
-    )
+    wanted, do = f"a layout of {', '.join(readers)}", resemblance.nearest(raw.tree)
+    raise CheckpointError(wanted=wanted, got=resemblance.seen(raw.tree), where=raw.path, do=do)
 
 
 def _finish(family: str, found: Converted, options: ReadOptions, path: Path, *, sha256: str, name: str) -> Checkpoint:
     arch, weights, notes = _architecture(found, options, path)
+    _check_said(arch, options, path)
     mean, std = options.mean or found.mean, options.std or found.std
     if mean is None or std is None:
         raise CheckpointError(
             wanted="the pixel mean and std the net was trained with", got="a file that does not tell them", where=path,
             do="pass --mean R G B and --std R G B, of [0, 1] (ImageNet's: 0.485 0.456 0.406 and 0.229 0.224 0.225)",
         )  # fmt: skip
-    _check_finite(weights, found, path)
-    weights = {k: t.float() if t.is_floating_point() else t for k, t in weights.items()}
+    weights = {key: _number(key, tensor, path) for key, tensor in weights.items()}
+    if found.head:
+        heads.check(found.head, path, width=arch.embed_dim)
+        for key, tensor in found.head.tensors.items():
+            _number(f"head.{key}", tensor, path)
+        if found.head.center is not None:
+            _number("the head's centre", found.head.center, path)
     return Checkpoint(
         name=name,
         family=family,
@@ -142,44 +134,58 @@ def _finish(family: str, found: Converted, options: ReadOptions, path: Path, *, 
     )
 
 
+def _check_said(arch: Arch, options: ReadOptions, path: Path) -> None:
+    """What the user says may complete what the file or name says, not contradict it."""
+    for flag, said, told in (
+        ("--num-heads", options.num_heads, arch.num_heads),
+        ("--norm-eps", options.norm_eps, arch.norm_eps),
+    ):
+        if said not in (None, told) and arch.kind != "pixels":
+            raise SettingsError(
+                wanted=f"{told:g}, as {path} states", got=f"{said:g}", where=flag, do=f"leave {flag} out"
+            )
+
+
 def _architecture(found: Converted, options: ReadOptions, path: Path) -> tuple[Arch, dict, tuple[str, ...]]:
+    """(architecture, weights in its names, notes), each of its tensors there in its shape and no other."""
     weights, arch = dict(found.weights), found.arch
     notes: tuple[str, ...] = ()
     kind = arch.kind if arch else layout.kind_of(weights)
-    if kind == "pixels" and arch:
-        return arch, weights, ()
+    if kind is None:
+        difference.refuse(weights, found.unexpected, path)
     if kind == "vit":
         if arch is None:
             arch, notes = layout.read_vit(found, options, path)
-        if found.hint_patch not in (None, arch.patch_size):
-            notes += (f"the file says patch {found.hint_patch}, its tensors {arch.patch_size}: hint set aside",)
         shapes = layout.vit_shapes(arch)
         if "mask_token" in weights:
             shapes["mask_token"] = (1, arch.embed_dim)
-    elif kind in ("resnet", "xcit"):
-        if kind == "resnet":
-            arch = arch or timm_nets.read_resnet(weights, path)
-        else:
-            arch = arch or timm_nets.read_xcit(weights, path)
-            weights = timm_nets.rename_xcit(weights, arch.name)
-        shapes = timm_nets.shapes(arch.name)
+    elif kind == "pixels" and arch:
+        shapes = {}
     else:
-        known = dict.fromkeys(layout.VIT_KEYS, ())
-        layout.check(weights, known, found.unexpected, path)
-        raise CheckpointError(wanted="a ViT, ResNet or XCiT", got="none of them", where=path, do="name another file")
-    layout.check(weights, shapes, found.unexpected, path)
+        read = timm_nets.read_resnet if kind == "resnet" else timm_nets.read_xcit
+        arch = timm_nets.same(arch, read(weights, path), path)
+        weights = timm_nets.rename_xcit(weights) if kind == "xcit" else weights
+        shapes = timm_nets.shapes(arch.name)
+    difference.check(weights, shapes, found.unexpected, path)
     return arch, weights, notes
 
 
-def _check_finite(weights: Mapping[str, torch.Tensor], found: Converted, path: Path) -> None:
-    head = found.head.tensors if found.head else {}
-    for key, tensor in (*weights.items(), *((f"head.{k}", t) for k, t in head.items())):
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            count = int((~torch.isfinite(tensor)).sum())
-            raise CheckpointError(
-                wanted="finite weights", got=f"{count} of {tensor.numel()} values NaN or infinite in {key}", where=path,
-                do="use a checkpoint from before the training diverged",
-            )  # fmt: skip
+def _number(key: str, tensor: torch.Tensor, path: Path) -> torch.Tensor:
+    """The tensor as float32 (BatchNorm's count stays whole). Raises: CheckpointError: no float, or not finite."""
+    if key.endswith("num_batches_tracked"):
+        return tensor
+    if not tensor.is_floating_point():
+        do = "save the net's own float weights"
+        raise CheckpointError(wanted="float weights", got=f"{tensor.dtype} in {key}", where=path, do=do)
+    single = tensor.float()  # after which what overflows float32 is infinite
+    finite = torch.isfinite(single)
+    if not bool(finite.all()):
+        count = int((~finite).sum())
+        raise CheckpointError(
+            wanted="finite weights", got=f"{count} of {tensor.numel()} values NaN or infinite in {key}", where=path,
+            do="use a checkpoint from before the training diverged",
+        )  # fmt: skip
+    return single
 
 
 def weights_digest(weights: Mapping[str, torch.Tensor], arch: Arch) -> str:

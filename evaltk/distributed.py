@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ import torch
 import torch.distributed as dist
 
 from evaltk.errors import SettingsError
+
+PATIENCE = datetime.timedelta(hours=12)  # the others wait while the main process scores, or one disk is slow
 
 
 def active() -> bool:
@@ -75,7 +78,7 @@ def process_group(device: str = "cpu") -> Iterator[None]:
                 do="start at most one process a GPU",
             )
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
     try:
         yield
     finally:

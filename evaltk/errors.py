@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -19,17 +20,24 @@ class EvaltkError(Exception):
     exit_code = 2
 
     def __init__(self, *, wanted: str, got: str, where: object = "", do: str = "") -> None:
-        self.wanted, self.got, self.where, self.do = wanted, got, str(where), do
-        parts = [f"wanted {wanted}", f"got {got}"]
+        # Keys and titles come out of files: a line break or an escape code in them must not reach a terminal.
+        self.wanted, self.got, self.where, self.do = (printable(t) for t in (wanted, got, str(where), do))
+        parts = [f"wanted {self.wanted}", f"got {self.got}"]
         if self.where:
             parts.append(f"where: {self.where}")
-        if do:
-            parts.append(f"do: {do}")
+        if self.do:
+            parts.append(f"do: {self.do}")
         super().__init__("; ".join(parts))
 
     def __reduce__(self) -> tuple[object, ...]:
         # Worker processes hand errors over by pickle, which does not know keyword-only arguments.
         return (_rebuild, (type(self), self.wanted, self.got, self.where, self.do))
+
+
+def printable(text: str) -> str:
+    """`text` on one line: breaks become blanks, other control characters are spelled out (``\\x1b``)."""
+    blank = re.sub(r"\s*[\r\n\t\f\v]\s*", " ", text)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in blank)
 
 
 def _rebuild(kind: type[EvaltkError], wanted: str, got: str, where: str, do: str) -> EvaltkError:

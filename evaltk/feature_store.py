@@ -10,13 +10,15 @@ import io
 import json
 import shutil
 import uuid
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from evaltk import files
-from evaltk.errors import StorageError
+from evaltk.errors import DataError, StorageError
 from evaltk.images import Split
 from evaltk.types import FeatureKey, Features
 
@@ -54,11 +56,11 @@ class Entry:
         if path.exists():
             try:
                 found = {str(k): int(v) for k, v in json.loads(path.read_text()).items()}
-            except (ValueError, AttributeError):
+            except (ValueError, TypeError, AttributeError, OSError):
                 found = {}
-            if found.keys() == wanted.keys() and (found == wanted or not fixed):
+            if found.keys() == wanted.keys() and min(found.values()) > 0 and (found == wanted or not fixed):
                 return found
-            shutil.rmtree(self.partial)
+            shutil.rmtree(self.partial, ignore_errors=True)
         files.write_text(path, json.dumps(wanted))
         return wanted
 
@@ -66,37 +68,59 @@ class Entry:
         """Whether shard `number` was written."""
         return self._shard(number).exists()
 
-    def write_shard(self, number: int, x: np.ndarray, kept: np.ndarray) -> None:
-        """Write x [n, D] float32 and the indices [n] of the images it is of, whole or not at all."""
+    def write_shard(self, number: int, x: np.ndarray, kept: np.ndarray, span: range) -> None:
+        """Write x [n, D] float32 and the indices [n] of the images it is of, out of `span`, whole or not at all."""
         buffer = io.BytesIO()
-        np.savez(buffer, x=np.ascontiguousarray(x, dtype=np.float32), kept=kept.astype(np.int64))
-        files.write(self._shard(number), lambda stream: stream.write(buffer.getbuffer()))
+        x = np.ascontiguousarray(x, dtype=np.float32)
+        np.savez(buffer, x=x, kept=kept.astype(np.int64), span=np.asarray([span.start, span.stop]))
+        try:
+            files.write(self._shard(number), lambda stream: stream.write(buffer.getbuffer()))
+        except FileNotFoundError:  # another run has finished the same entry and removed the folder meanwhile
+            files.write(self._shard(number), lambda stream: stream.write(buffer.getbuffer()))
 
     def finish(self, num_shards: int, labels: np.ndarray) -> None:
-        """Join the shards into the finished entry, in one rename, and remove them."""
+        """Join the shards into the finished entry, in one rename, and remove them.
+
+        Raises: StorageError: no room, or a shard that is damaged or gone. DataError: no image was readable.
+        """
         building = self.root / "features" / f".{self.whole.name}.{uuid.uuid4().hex}"
-        files.make_folder(building)
         try:
-            with files.storage_errors(building):
-                kept = self._join(building, num_shards)
-                np.save(building / "kept.npy", kept)
-                np.save(building / "y.npy", labels[kept])
-            files.write_text(building / "key.json", json.dumps(asdict(self.key), indent=1, sort_keys=True))
-            with files.storage_errors(self.whole):
-                if not self.done():  # another process may have finished the same entry meanwhile
-                    building.rename(self.whole)
+            if not self.done():  # another run may have finished the same entry
+                self._build(building, num_shards, labels)
+                building.rename(self.whole)
+        except OSError as error:
+            if not self.done():
+                raise StorageError(
+                    wanted="the shards of this run", got=str(error), where=self.partial, do="run the same command again"
+                ) from error
         finally:
             shutil.rmtree(building, ignore_errors=True)
         shutil.rmtree(self.partial, ignore_errors=True)
+
+    def _build(self, building: Path, num_shards: int, labels: np.ndarray) -> None:
+        kept, width = self._checked(num_shards, len(labels))
+        if not len(kept):
+            raise DataError(
+                wanted=f"at least one readable image in {self.key.split}",
+                got=f"none of {len(labels)}",
+                where=self.partial,
+                do="restore the files",
+            )
+        files.write(building / "x.npy", lambda stream: self._join(stream, num_shards, (len(kept), width)))
+        files.write(building / "kept.npy", lambda stream: np.save(stream, kept))
+        files.write(building / "y.npy", lambda stream: np.save(stream, labels[kept]))
+        files.write_text(building / "key.json", json.dumps(asdict(self.key), indent=1, sort_keys=True))
 
     def read(self, split: Split) -> Features:
         """The finished features, memory-mapped. Raises: StorageError: the entry is damaged."""
         try:
             x = np.load(self.whole / "x.npy", mmap_mode="r")
             y, kept = np.load(self.whole / "y.npy"), np.load(self.whole / "kept.npy")
-            if not (len(x) == len(y) == len(kept)) or x.dtype != np.float32:
+            if not (len(x) == len(y) == len(kept)) or x.dtype != np.float32 or x.ndim != 2:
                 raise ValueError(f"x {x.shape} {x.dtype}, y {y.shape}, kept {kept.shape}")
-        except (OSError, ValueError, EOFError) as error:
+            if not np.array_equal(y, split.labels[kept]):
+                raise ValueError("labels that are not the split's")
+        except (OSError, ValueError, EOFError, IndexError) as error:
             raise StorageError(
                 wanted="a whole cache entry",
                 got=str(error)[:120],
@@ -115,22 +139,36 @@ class Entry:
     def _shard(self, number: int) -> Path:
         return self.partial / f"shard-{number:05d}.npz"
 
-    def _join(self, building: Path, num_shards: int) -> np.ndarray:
-        """Write x.npy shard by shard, so that no more than one is in memory; returns the kept indices [N]."""
-        kept, width = [], 0
+    def _checked(self, num_shards: int, num_images: int) -> tuple[np.ndarray, int]:
+        """(indices of the kept images [N], D) of all shards. Raises: StorageError: one is damaged or of other sizes."""
+        kept, width, stop = [], 0, 0
+        for number in range(num_shards):
+            path = self._shard(number)
+            try:
+                with np.load(path) as shard:
+                    first, last = (int(v) for v in shard["span"])
+                    if first != stop or shard["x"].shape[0] != len(shard["kept"]):
+                        raise ValueError(f"images {first} to {last} where {stop} comes next")
+                    kept.append(shard["kept"])
+                    width, stop = width or shard["x"].shape[1], last  # a shard of unreadable images has no width
+            except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                path.unlink(missing_ok=True)
+                raise StorageError(
+                    wanted="a whole shard of features",
+                    got=str(error)[:120],
+                    where=path,
+                    do="run the same command again: it was removed and is made anew",
+                ) from error
+        if stop != num_images:
+            got = f"{stop} of {num_images} images"
+            raise StorageError(wanted="shards of all images", got=got, where=self.partial, do="remove it and run again")
+        return np.concatenate(kept), width
+
+    def _join(self, stream: BinaryIO, num_shards: int, shape: tuple[int, int]) -> None:
+        """Write x.npy shard by shard, so that no more than one is in memory."""
+        descr = np.lib.format.dtype_to_descr(np.dtype(np.float32))
+        header = {"descr": descr, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, header)
         for number in range(num_shards):
             with np.load(self._shard(number)) as shard:
-                kept.append(shard["kept"])
-                width = width or shard["x"].shape[1]  # a shard of unreadable images has no width
-        with (building / "x.npy").open("wb") as stream:
-            shape = (sum(map(len, kept)), width)
-            header = {
-                "descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)),
-                "fortran_order": False,
-                "shape": shape,
-            }
-            np.lib.format.write_array_header_1_0(stream, header)
-            for number in range(num_shards):
-                with np.load(self._shard(number)) as shard:
-                    stream.write(shard["x"].tobytes())
-        return np.concatenate(kept)
+                stream.write(shard["x"].tobytes())

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
 
-from evaltk import distributed, progress
+from evaltk import decoding, distributed, progress
 from evaltk.backbone import Backbone
 from evaltk.datasets.transforms import Transform
 from evaltk.errors import DataError, SettingsError
@@ -21,7 +18,8 @@ from evaltk.feature_store import SHARD, Entry
 from evaltk.images import Split
 from evaltk.types import EXTRACTION_VERSION, Arch, FeatureKey, Features, Recipe
 
-Item = tuple[int, np.ndarray | None, str]  # index, pixels or None, what was wrong
+# Its number, what was unreadable, the indices kept [n], and x [n, D] for each recipe.
+Shard = tuple[int, list[tuple[int, str]], np.ndarray, list[np.ndarray]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +36,16 @@ class Extraction:
     workers: int | None = None
     skip_bad_images: int = 0
     shard: int = SHARD
+
+    def __post_init__(self) -> None:
+        for flag, value, least in (
+            ("--batch-size", self.batch_size, 1),
+            ("--workers", self.workers, 0),
+            ("--skip-bad-images", self.skip_bad_images, 0),
+            ("shard", self.shard, 1),
+        ):
+            if value is not None and value < least:
+                raise SettingsError(wanted=f"at least {least}", got=str(value), where=flag, do="mend the flag")
 
 
 def key_of(backbone: Backbone, split: Split, transform: Transform, recipe: Recipe) -> FeatureKey:
@@ -62,24 +70,29 @@ def extract(
     *,
     cache: Path,
     how: Extraction | None = None,
+    together: bool = True,
 ) -> dict[Recipe, Features]:
     """Features of a split for each recipe, from the cache where they are there.
 
     Args:
         recipes: what to keep of the tokens; all that are missing share one forward pass.
         cache: root folder of the feature cache.
+        together: all processes call this at once; False: this one alone asks for what is there.
 
     Raises:
         DataError: an unreadable image beyond those allowed (it is named), features that are not finite.
         StorageError: no room or right to write; the shards finished so far are kept.
     """
     how = how or Extraction()
-    if how.batch_size is not None and how.batch_size < 1:
-        raise SettingsError(wanted="at least 1", got=str(how.batch_size), where="--batch-size", do="mend the flag")
-    _check_empty(split, how.skip_bad_images)
+    _check_images(split, how.skip_bad_images)
     entries = {r: Entry(root=cache, key=key_of(backbone, split, transform, r)) for r in recipes}
-    missing = {r: e for r, e in entries.items() if not e.done()}
+    done = [e.done() for e in entries.values()]
+    if together:  # another run may finish an entry between the look of one process and that of the next
+        done = list(distributed.broadcast_object(done))  # type: ignore[call-overload]
+    missing = {r: e for (r, e), there in zip(entries.items(), done, strict=True) if not there}
     if missing:
+        if not together and distributed.world_size() > 1:
+            raise RuntimeError(f"features {[r.text() for r in missing]} were not prepared: needs() did not name them")
         _fill(_Job(backbone=backbone, split=split, transform=transform, how=how), missing)
     found = {r: entry.read(split) for r, entry in entries.items()}
     for features in found.values():
@@ -119,13 +132,13 @@ def _fill(job: _Job, missing: dict[Recipe, Entry]) -> None:
     total, ready = (sum(len(job.indices(n, plan["shard"])) for n in some) for some in (mine, set(mine) - set(todo)))
     bad = 0
     with progress.bar(f"{split.dataset} {split.name}", total, done=ready) as advance:
-        for number, items, rows in _forward(job, tuple(missing), todo, plan, advance):
-            bad += len(items) - len(rows[0][1])
+        for number, unreadable, kept, rows in _forward(job, tuple(missing), todo, plan, advance):
+            bad += len(unreadable)
             if bad > how.skip_bad_images:
-                name, message = next((split.image_id(i), m) for i, p, m in items if p is None)
-                raise _too_many(split, bad, how.skip_bad_images, name, message)
-            for entry, (x, kept) in zip(missing.values(), rows, strict=True):
-                entry.write_shard(number, x, kept)
+                index, message = unreadable[0]
+                raise _too_many(split, bad, how.skip_bad_images, split.image_id(index), message)
+            for entry, x in zip(missing.values(), rows, strict=True):
+                entry.write_shard(number, x, kept, job.indices(number, plan["shard"]))
     distributed.barrier()
     if distributed.is_main():
         for entry in missing.values():
@@ -135,34 +148,44 @@ def _fill(job: _Job, missing: dict[Recipe, Entry]) -> None:
 
 def _forward(
     job: _Job, recipes: tuple[Recipe, ...], todo: list[int], plan: dict[str, int], advance: progress.Advance
-) -> Iterator[tuple[int, list[Item], list[tuple[np.ndarray, np.ndarray]]]]:
-    """For each shard in `todo`: its number, its items (without pixels) and, a recipe, (x [n, D], kept [n])."""
-    backbone, split, transform = job.backbone, job.split, job.transform
+) -> Iterator[Shard]:
+    """The shards in `todo`, one after the other."""
     batches, owner = [], []
     for number in todo:
         indices, size = job.indices(number, plan["shard"]), plan["batch_size"]
         parts = [list(indices[i : i + size]) for i in range(0, len(indices), size)]
         batches += parts
         owner += [number] * len(parts)
-    items: list[Item] = []
     chunks: list[list[np.ndarray]] = [[] for _ in recipes]
     kept: list[int] = []
-    for position, batch in enumerate(_loader(job, batches)):
+    unreadable: list[tuple[int, str]] = []
+    for position, batch in enumerate(decoding.batches(job.split, job.transform, batches, job.how.workers)):
         good = [(i, p) for i, p, _ in batch if p is not None]
-        items += [(i, None if p is None else p[:0], message) for i, p, message in batch]
+        unreadable += [(i, message) for i, p, message in batch if p is None]
         if good:
-            pixels = torch.from_numpy(np.stack([p for _, p in good])).to(backbone.device, non_blocking=True)
-            for chunk, x in zip(chunks, backbone.features(transform.normalise(pixels), recipes), strict=True):
-                chunk.append(_finite(x, split, [i for i, _ in good]))
-            kept += [i for i, _ in good]
+            numbers = [i for i, _ in good]
+            for chunk, x in zip(chunks, _features(job, np.stack([p for _, p in good]), recipes), strict=True):
+                chunk.append(_finite(x, job.split, numbers))
+            kept += numbers
         advance(len(batch))
         if position + 1 == len(batches) or owner[position + 1] != owner[position]:
-            width = [c[0].shape[1] if c else 0 for c in chunks]
-            rows = [
-                np.concatenate(c) if c else np.zeros((0, w), np.float32) for c, w in zip(chunks, width, strict=True)
-            ]
-            yield owner[position], items, [(x, np.asarray(kept, dtype=np.int64)) for x in rows]
-            items, chunks, kept = [], [[] for _ in recipes], []
+            rows = [np.concatenate(c) if c else np.zeros((0, 0), np.float32) for c in chunks]
+            yield owner[position], unreadable, np.asarray(kept, dtype=np.int64), rows
+            chunks, kept, unreadable = [[] for _ in recipes], [], []
+
+
+def _features(job: _Job, pixels: np.ndarray, recipes: tuple[Recipe, ...]) -> list[torch.Tensor]:
+    """[B, D] for each recipe, from pixels uint8 [B, crop, crop, 3]. Raises: SettingsError: the device is too small."""
+    try:
+        x = torch.from_numpy(pixels).to(job.backbone.device, non_blocking=True)
+        return job.backbone.features(job.transform.normalise(x), recipes)
+    except torch.OutOfMemoryError as error:
+        raise SettingsError(
+            wanted=f"memory on {job.backbone.device} for {len(pixels)} images at a time",
+            got="less",
+            where="--batch-size",
+            do=f"--batch-size {max(1, len(pixels) // 2)}",
+        ) from error
 
 
 def _finite(x: torch.Tensor, split: Split, indices: list[int]) -> np.ndarray:
@@ -178,35 +201,6 @@ def _finite(x: torch.Tensor, split: Split, indices: list[int]) -> np.ndarray:
     return x.cpu().numpy()
 
 
-class _Images(TorchDataset):
-    """Decoded and cropped images; an unreadable one comes as a message instead of ending the worker."""
-
-    def __init__(self, split: Split, transform: Transform) -> None:
-        self.split, self.transform = split, transform
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def __getitem__(self, index: int) -> Item:
-        try:
-            return index, self.transform.pixels(self.split.open(index)), ""
-        except DataError as error:
-            return index, None, error.got
-
-
-def _as_is(items: list[Item]) -> list[Item]:
-    return items
-
-
-def _loader(job: _Job, batches: list[list[int]]) -> DataLoader:
-    split, workers = job.split, job.how.workers
-    if workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        share = max(1, cores // distributed.world_size())
-        workers = 0 if split.pixels is not None or len(split) < SHARD else min(16, share)
-    return DataLoader(_Images(split, job.transform), batch_sampler=batches, num_workers=workers, collate_fn=_as_is)
-
-
 def auto_batch(backbone: Backbone) -> int:
     """A batch size by the number of tokens an image makes: enough to fill the device, little enough to fit."""
     arch: Arch = backbone.arch
@@ -215,7 +209,10 @@ def auto_batch(backbone: Backbone) -> int:
     return int(max(8, min(512, 2 ** math.floor(math.log2(budget / tokens))))) if tokens < budget else 8
 
 
-def _check_empty(split: Split, allowed: int) -> None:
+def _check_images(split: Split, allowed: int) -> None:
+    if not len(split):
+        where = f"{split.dataset} {split.name}"
+        raise DataError(wanted="at least one image", got="none", where=where, do="add images")
     if len(split.empty) > allowed:
         raise _too_many(split, len(split.empty), allowed, split.empty[0], "an empty file")
 

@@ -5,13 +5,29 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from evaltk.errors import StorageError
+
+# What the operating system says -> (what is wanted, what is there instead, what to do).
+FULL = (
+    "room to write",
+    "no space left on the disk",
+    "free some space or choose another folder, then run the same command again: what was finished is kept",
+)
+DENIED = ("a writable place", "permission denied", "choose a folder you may write to")
+BLOCKED = ("a folder to write into", "", "choose another path")
+BROKEN = ("a disk that can be written", "", "check the disk or choose another folder")
+REASONS = (
+    dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), FULL)
+    | dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), DENIED)
+    | dict.fromkeys((errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP), BLOCKED)
+    | dict.fromkeys((errno.EIO, errno.ESTALE), BROKEN)
+)
 
 
 @contextmanager
@@ -19,17 +35,14 @@ def storage_errors(path: Path) -> Iterator[None]:
     """Turn what the operating system says about `path` into one line that a user can act on."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            do = "free some space or choose another folder, then run the same command again: what was finished is kept"
-            raise StorageError(wanted="room to write", got="no space left on the disk", where=path, do=do) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            do = "choose a folder you may write to"
-            raise StorageError(wanted="a writable place", got="permission denied", where=path, do=do) from error
-        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
-            do = "choose another path"
-            raise StorageError(wanted="a folder to write into", got=str(error), where=path, do=do) from error
-        raise
+    except (OSError, RuntimeError) as error:
+        # torch.save reports a write that failed as an error of its own, with the system's as its context.
+        system = error if isinstance(error, OSError) else error.__context__
+        reason = REASONS.get(system.errno or 0) if isinstance(system, OSError) else None
+        if reason is None:
+            raise
+        wanted, got, do = reason
+        raise StorageError(wanted=wanted, got=got or str(system), where=path, do=do) from error
 
 
 def make_folder(path: Path) -> Path:
@@ -45,17 +58,19 @@ def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     Raises: StorageError: no room, or no right to write there; `path` is then as it was.
     """
     make_folder(path.parent)
+    # Cut, so that a name near the longest allowed one leaves room for what is added.
+    part = path.with_name(f".{path.name[:32]}.{secrets.token_hex(8)}.part")
     with storage_errors(path):
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         try:
-            with os.fdopen(handle, "wb") as stream:
+            # Opened with the mode that the user's umask makes of 0o666, not tempfile's private one.
+            with os.fdopen(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666), "wb") as stream:
                 fill(stream)
                 stream.flush()
                 os.fsync(stream.fileno())
-            Path(name).chmod(0o666 & ~_umask())
-            Path(name).replace(path)
+            part.replace(path)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
             raise
 
 
@@ -68,9 +83,3 @@ def sha256(path: Path) -> str:
     """sha256 in hex of the file's bytes, read once in order."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from PIL import Image
 from evaltk.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's ImageFolder
+SAMPLED = 32  # images a split whose bytes are part of its fingerprint
+TAIL = 65_536  # bytes of each, from its end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -24,7 +27,7 @@ class Split:
     Attributes:
         dataset, name: e.g. ``cifar10``, ``test``. classes: names, in the order of their ids.
         labels: [N] int64. files: N paths under `root`, or None where `pixels` [N, H, W, 3] uint8 holds the images.
-        fingerprint: of names, sizes and labels (or of the pixels): the same on every machine.
+        fingerprint: of names, sizes, labels and the bytes of some images (or of all pixels): the same on every machine.
         stamp: of the files' modification times: what makes a local cache forget a file changed in place.
         empty: files of no bytes.
     """
@@ -55,7 +58,7 @@ class Split:
         try:
             with path.open("rb") as stream, Image.open(stream) as image:
                 return image.convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
             got = "an empty file" if path.exists() and not path.stat().st_size else f"{type(error).__name__}: {error}"
             raise DataError(
                 wanted="an image that can be decoded",
@@ -98,7 +101,7 @@ class Dataset:
 
 def from_arrays(dataset: str, name: str, pixels: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Split:
     """A split of images in memory: pixels [N, H, W, 3] uint8, labels [N]."""
-    labels = np.asarray(labels, dtype=np.int64)
+    labels = np.ascontiguousarray(labels, dtype=np.int64)
     state = hashlib.sha256(repr((pixels.shape, tuple(classes))).encode())
     state.update(np.ascontiguousarray(pixels).data)
     state.update(labels.data)
@@ -111,7 +114,10 @@ def class_folders(folder: Path, *, get: str) -> list[str]:
     """Names of the class folders under `folder`, sorted. Raises: DataError: no such folder, or none inside."""
     if not folder.is_dir():
         raise DataError(wanted="a folder of class folders", got="no such folder", where=folder, do=get)
-    names = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
+    try:
+        names = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
+    except OSError as error:
+        raise DataError(wanted="a folder that can be read", got=str(error), where=folder, do=get) from error
     if not names:
         files = sum(1 for _ in os.scandir(folder))
         raise DataError(
@@ -143,16 +149,16 @@ def from_folder(dataset: str, name: str, root: Path, classes: Sequence[str], *, 
     files: list[str] = []
     labels: list[int] = []
     empty: list[str] = []
-    prints, stamps = hashlib.sha256("\0".join(classes).encode()), hashlib.sha256()
+    prints, stamps = hashlib.sha256("\0".join(classes).encode(errors="surrogateescape")), hashlib.sha256()
     for cls in there:
         start = len(files)
         for path, size, modified in _walk(folder / cls):
-            relative = os.path.relpath(path, root)
+            relative = f"{name}/{cls}/{path}".replace(os.sep, "/")
             files.append(relative)
             labels.append(number[cls])
             if not size:
                 empty.append(relative)
-            prints.update(f"{relative}\0{size}\0{number[cls]}\n".encode())
+            prints.update(f"{relative}\0{size}\0{number[cls]}\n".encode(errors="surrogateescape"))
             stamps.update(modified.to_bytes(16, "big", signed=True))
         if len(files) == start:
             raise DataError(
@@ -161,6 +167,8 @@ def from_folder(dataset: str, name: str, root: Path, classes: Sequence[str], *, 
                 where=folder / cls,
                 do="add images, or remove the folder",
             )
+    for index in np.linspace(0, len(files) - 1, min(SAMPLED, len(files))).astype(int):
+        prints.update(_tail(root / files[index]))
     return Split(
         dataset=dataset,
         name=name,
@@ -174,17 +182,43 @@ def from_folder(dataset: str, name: str, root: Path, classes: Sequence[str], *, 
     )
 
 
+def _tail(path: Path) -> bytes:
+    """The last bytes of a file: two data sets may share names and sizes (uncompressed images) and nothing else."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(max(0, os.fstat(stream.fileno()).st_size - TAIL))
+            return stream.read()
+    except OSError:
+        return b""  # it is named as unreadable when its turn comes
+
+
 def _walk(folder: Path) -> list[tuple[str, int, int]]:
-    """(path, bytes, modified in ns) of the images below `folder`, in torchvision's order."""
+    """(path below `folder`, bytes, modified in ns) of its images, in torchvision's order: by folder, then by name.
+
+    Raises: DataError: a folder that cannot be read, a link that leads nowhere or back up.
+    """
+    below: list[tuple[str, list[str]]] = []
     found: list[tuple[str, int, int]] = []
-    below: list[str] = []
-    with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda e: e.name):
-            if entry.is_dir():
-                below.append(entry.path)
-            elif entry.name.lower().endswith(EXTENSIONS):
-                stat = entry.stat()
-                found.append((entry.path, stat.st_size, stat.st_mtime_ns))
-    for path in below:
-        found += _walk(Path(path))
+    try:
+        for here, _, names in os.walk(folder, onerror=_raise, followlinks=True):
+            real = Path(here).resolve()
+            if here != str(folder) and Path(here).parent.resolve().is_relative_to(real):
+                raise OSError(errno.ELOOP, "a link back to a folder above it", here)
+            below.append((here, sorted(n for n in names if n.lower().endswith(EXTENSIONS))))
+        for here, names in sorted(below):
+            for name in names:
+                path = f"{here}{os.sep}{name}"
+                stat = Path(path).stat()
+                found.append((path[len(str(folder)) + 1 :], stat.st_size, stat.st_mtime_ns))
+    except OSError as error:
+        raise DataError(
+            wanted="folders and files that can be read",
+            got=str(error.strerror),
+            where=error.filename or folder,
+            do="restore it, or remove it (is it a broken link?)",
+        ) from error
     return found
+
+
+def _raise(error: OSError) -> None:
+    raise error

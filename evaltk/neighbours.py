@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
@@ -15,6 +16,7 @@ Metric = Literal["cosine", "dot"]
 BANK_BLOCK = 32_768  # rows of the bank at a time; with QUERY_BLOCK it bounds the scratch memory (268 MB of float32)
 QUERY_BLOCK = 2_048
 GROUP = 32  # columns whose largest similarity decides whether they are looked at one by one
+SMALLEST_NORM = 1e-15  # below it squares leave float32's range, and a direction would be made of rounding errors
 
 
 def search(
@@ -38,37 +40,53 @@ def search(
     Returns: similarity [Q, k] float32, falling; index [Q, k] int64. Equal similarities stand in order of the index.
     Raises: SettingsError: k out of range. DataError: rows that are zero (cosine) or not finite.
     """
-    if not 1 <= k <= len(bank):
-        raise SettingsError(
-            wanted=f"1 <= k <= {len(bank)}, the size of the bank",
-            got=f"k = {k}",
-            where="neighbours",
-            do="ask for fewer",
-        )
+    _check(queries, bank, k, metric, backend)
     if backend == "faiss":
         from evaltk import neighbours_faiss
 
         return neighbours_faiss.search(queries, bank, k, metric=metric, bank_block=bank_block)
     q = prepare(queries, metric, "queries", device=device)
-    parts = [_Best(len(part), k, q.device) for part in q.split(query_block)]
-    scratch = torch.empty(min(query_block, len(q)) * min(bank_block, len(bank)), device=q.device)
-    for start, block_rows in blocks(bank, metric, bank_block, device):
-        for best, part in zip(parts, q.split(query_block), strict=True):
-            block = scratch[: len(part) * len(block_rows)].view(len(part), len(block_rows))
-            best.fold(torch.mm(part, block_rows.T, out=block), start)
+    if not len(q):
+        return torch.empty(0, k), torch.empty(0, k, dtype=torch.int64)
+    parts = [_Best(part, k) for part in q.split(query_block)]
+    scratch = torch.empty(max(2, min(query_block, len(q))) * block_size(len(bank), bank_block), device=q.device)
+    for start, block_rows, again in blocks(bank, metric, bank_block, device):
+        for best in parts:
+            best.fold(products(best.queries, block_rows, scratch), start, again)
     return torch.cat([b.similarity for b in parts]).cpu(), torch.cat([b.index for b in parts]).cpu()
+
+
+def _check(queries: Array, bank: Array, k: int, metric: str, backend: str) -> None:
+    if queries.ndim != 2 or bank.ndim != 2 or queries.shape[1] != bank.shape[1]:
+        raise DataError(
+            wanted="queries [Q, D] and bank [N, D]",
+            got=f"{list(queries.shape)} and {list(bank.shape)}",
+            where="neighbours",
+            do="compare features of one checkpoint and recipe",
+        )
+    if not 1 <= k <= len(bank):
+        wanted = f"1 <= k <= {len(bank)}, the size of the bank"
+        raise SettingsError(wanted=wanted, got=f"k = {k}", where="neighbours", do="ask for fewer")
+    if metric not in ("cosine", "dot"):
+        raise SettingsError(wanted="cosine or dot", got=repr(metric), where="metric", do="mend the setting")
+    if backend not in ("torch", "faiss"):
+        raise SettingsError(wanted="torch or faiss", got=repr(backend), where="backend", do="mend the setting")
 
 
 class _Best:
     """The best neighbours so far of one block of queries, in order of (similarity falling, index rising)."""
 
-    def __init__(self, num_queries: int, k: int, device: torch.device) -> None:
-        self.k = k
-        self.similarity = torch.empty(num_queries, 0, device=device)
-        self.index = torch.empty(num_queries, 0, dtype=torch.int64, device=device)
+    def __init__(self, queries: torch.Tensor, k: int) -> None:
+        self.queries, self.k = queries, k
+        self.similarity = torch.empty(len(queries), 0, device=queries.device)
+        self.index = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
 
-    def fold(self, block: torch.Tensor, start: int) -> None:
-        """Take in similarities [q, n] to the bank's rows from `start` on; blocks come in order of their rows."""
+    def fold(self, block: torch.Tensor, start: int, again: int) -> None:
+        """Take in similarities [q, n] to the bank's rows from `start` on; blocks come in order of their rows.
+
+        The first `again` columns were in the block before; they are overwritten.
+        """
+        block[:, :again] = -torch.inf
         columns = None
         if self.similarity.shape[1] == self.k:
             # Only what beats the k-th so far can enter: an equal one further down the bank comes after it.
@@ -124,24 +142,61 @@ def top(block: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     return values, columns
 
 
-def blocks(bank: Array, metric: Metric, size: int, device: str) -> Iterator[tuple[int, torch.Tensor]]:
-    """(first row, rows [<= size, D]) over the bank, prepared and on the device."""
-    for start in range(0, len(bank), size):
-        yield start, prepare(rows(bank, start, min(start + size, len(bank))), metric, "bank", start, device)
+def products(part: torch.Tensor, block_rows: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:
+    """part [q, D] @ block_rows.T [D, n] in the memory of `scratch`."""
+    # One row would go through a matrix-vector product, which rounds equal rows of the bank by where they stand.
+    wide = part if len(part) > 1 else part.repeat(2, 1)
+    out = scratch[: len(wide) * len(block_rows)].view(len(wide), len(block_rows))
+    return torch.mm(wide, block_rows.T, out=out)[: len(part)]
+
+
+def block_size(num_rows: int, size: int) -> int:
+    """How many rows of the bank each block has: at most `size`, and few rows are left over."""
+    even = math.ceil(num_rows / math.ceil(num_rows / size))
+    return min(num_rows, size, math.ceil(even / GROUP) * GROUP) if size >= GROUP else even
+
+
+def blocks(bank: Array, metric: Metric, size: int, device: str) -> Iterator[tuple[int, torch.Tensor, int]]:
+    """(first row, rows [n, D], how many of them the block before had) over the bank, prepared and on the device.
+
+    All blocks have one size, and the last reaches back for it: products of other shapes may round equal rows
+    differently, and ties would then not stand in order of the index.
+    """
+    each = block_size(len(bank), size)
+    for first in range(0, len(bank), each):
+        start = min(first, len(bank) - each)
+        yield start, prepare(rows(bank, start, start + each), metric, "bank", start, device), first - start
 
 
 def rows(bank: Array, start: int, stop: int) -> torch.Tensor:
     """Rows of the bank as a tensor. A memory-mapped file is read: mapped pages would count as our memory."""
     if isinstance(bank, torch.Tensor):
         return bank[start:stop]
-    if isinstance(bank, np.memmap) and bank.flags["C_CONTIGUOUS"] and bank.ndim == 2:
-        base = bank.base if isinstance(bank.base, np.memmap) else bank
-        if base is bank and bank.filename is not None:
-            width = bank.shape[1]
-            skip = bank.offset + start * width * bank.dtype.itemsize
-            flat = np.fromfile(bank.filename, dtype=bank.dtype, count=(stop - start) * width, offset=skip)
-            return torch.from_numpy(flat.reshape(-1, width))
-    return torch.from_numpy(np.array(bank[start:stop], dtype=np.float32))
+    found = _read(bank, start, stop) if isinstance(bank, np.memmap) else None
+    return torch.from_numpy(np.array(bank[start:stop], dtype=np.float32) if found is None else found)
+
+
+def _read(bank: np.memmap, start: int, stop: int) -> np.ndarray | None:
+    """Rows of a mapped file by reading it; None where only the mapping tells them.
+
+    A view has its parent's offset, a copy-on-write array may have been changed, and the file may have been removed.
+    """
+    whole = not isinstance(bank.base, np.ndarray) and bank.flags["C_CONTIGUOUS"] and bank.dtype == np.float32
+    if not whole or bank.filename is None or bank.mode == "c":
+        return None
+    skip = bank.offset + start * bank.shape[1] * bank.itemsize
+    try:
+        flat = np.fromfile(bank.filename, dtype=np.float32, count=(stop - start) * bank.shape[1], offset=skip)
+    except OSError:
+        return None
+    if flat.size != (stop - start) * bank.shape[1]:
+        raise DataError(
+            wanted=f"{len(bank)} rows of features",
+            got="a file that ends before",
+            where=bank.filename,
+            do="make the features again: the file was changed while it was read",
+        )
+    return flat.reshape(-1, bank.shape[1])
 
 
 def prepare(x: Array, metric: Metric, what: str, first: int = 0, device: str = "cpu") -> torch.Tensor:
@@ -149,13 +204,11 @@ def prepare(x: Array, metric: Metric, what: str, first: int = 0, device: str = "
     if not isinstance(x, torch.Tensor):
         x = rows(x, 0, len(x))
     x = x.to(device=device, dtype=torch.float32)
-    if metric not in ("cosine", "dot"):
-        raise SettingsError(wanted="cosine or dot", got=repr(metric), where="metric", do="mend the setting")
     norms = torch.linalg.vector_norm(x, dim=1, keepdim=True)  # [n, 1]
-    bad = ~torch.isfinite(norms) if metric == "dot" else ~(torch.isfinite(norms) & (norms > 0))
+    bad = ~torch.isfinite(norms) if metric == "dot" else ~(torch.isfinite(norms) & (norms > SMALLEST_NORM))
     if bool(bad.any()):
         row = int(bad.flatten().nonzero()[0])
-        kind = "zero, so that it has no direction" if float(norms[row]) == 0 else "not finite"
+        kind = "zero, so that it has no direction" if float(norms[row]) <= SMALLEST_NORM else "not finite"
         raise DataError(
             wanted="features that are finite" + ("" if metric == "dot" else " and not zero"),
             got=f"{int(bad.sum())} rows, the first of them {kind}",

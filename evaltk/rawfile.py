@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import pickle
 import re
 import struct
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,19 +13,17 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from evaltk import files, plain_pickle
-from evaltk.errors import CheckpointError
+from evaltk import files, torchfile
+from evaltk.errors import CheckpointError, SettingsError
 from evaltk.types import Arch, HeadWeights
 
-# What a checkpoint may hold besides tensors and plain containers. Closed: nothing here runs code of the file.
-# numpy's own dtype is left out on purpose (see plain_pickle); its numbers, which DINO logs into its optimizer state,
-# come as Python's.
-ALLOWED_GLOBALS = [
-    argparse.Namespace,  # `args` of DINO and iBOT
-    (plain_pickle.DType, "numpy.dtype"),
-    (plain_pickle.scalar, "numpy.core.multiarray.scalar"),
-    (plain_pickle.scalar, "numpy._core.multiarray.scalar"),
-]
+WANTED = "a weight file (.pth, .pt, .pth.tar, .safetensors)"
+# How files start that are something else: (first bytes, what they are, what to do).
+IMPOSTORS = (
+    (b"<", "a web page", "download the file itself, not the page about it"),
+    (b"version https://git-lfs", "a Git LFS pointer", "run `git lfs pull` to get the file itself"),
+)
+MAX_DEPTH = 64  # of dicts and lists in dicts and lists; a file that holds itself has no end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,31 +78,52 @@ class Converted:
     notes: tuple[str, ...] = ()
 
 
+def check_options(options: ReadOptions) -> None:
+    """Refuse what no file could mean. Raises: SettingsError."""
+
+    def refuse(wanted: str, got: object, flag: str) -> None:
+        raise SettingsError(wanted=wanted, got=str(got), where=flag, do="mend the flag")
+
+    if options.num_heads is not None and options.num_heads < 1:
+        refuse("at least 1 attention head", options.num_heads, "--num-heads")
+    if options.norm_eps is not None and not 0 < options.norm_eps < 1:
+        refuse("an epsilon in (0, 1)", options.norm_eps, "--norm-eps")
+    if options.mean is not None and not (len(options.mean) == 3 and all(0 <= v <= 1 for v in options.mean)):
+        refuse("a mean R G B, each in [0, 1] (divide by 255)", options.mean, "--mean")
+    if options.std is not None and not (len(options.std) == 3 and all(0 < v <= 1 for v in options.std)):
+        refuse("a standard deviation R G B, each in (0, 1] (divide by 255)", options.std, "--std")
+
+
+def exists(path: Path) -> bool:
+    """Whether there is such a file or folder; a name that no file can have is none."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 def check_path(path: Path) -> None:
     """Refuse what cannot be a weight file before any work. Raises: CheckpointError."""
-    wanted = "a weight file (.pth, .pt, .pth.tar, .safetensors)"
-    if path.is_dir():
-        inside = sorted(p.name for p in path.iterdir())[:5]
-        raise CheckpointError(wanted=wanted, got=f"a folder holding {inside}", where=path, do="name one file inside it")
-    if not path.is_file():
-        raise CheckpointError(
-            wanted=wanted,
-            got="no such file",
-            where=path,
-            do="check the path; `evaltk ls checkpoints` shows the names that can be fetched",
-        )
-    with path.open("rb") as stream:
-        start = stream.read(512)
+    try:
+        if path.is_dir():
+            inside = sorted(p.name for p in path.iterdir())[:5]
+            do = "name one file inside it"
+            raise CheckpointError(wanted=WANTED, got=f"a folder holding {inside}", where=path, do=do)
+        if not path.is_file():
+            got = "something that is no plain file" if path.exists() else "no such file"
+            do = "check the path; `evaltk ls checkpoints` shows the names that can be fetched"
+            raise CheckpointError(wanted=WANTED, got=got, where=path, do=do)
+        with path.open("rb") as stream:
+            start = stream.read(512)
+    except OSError as error:
+        raise _unreadable(path, error) from error
     if not start:
-        raise CheckpointError(wanted=wanted, got="an empty file", where=path, do="download it again")
-    if start.lstrip()[:1] == b"<":
-        title = re.sub(rb"\s+", b" ", start)[:60].decode(errors="replace")
-        raise CheckpointError(
-            wanted=wanted,
-            got=f"a web page ({title!r})",
-            where=path,
-            do="download the file itself, not the page about it",
-        )
+        raise CheckpointError(wanted=WANTED, got="an empty file", where=path, do="download it again")
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    for first, what, do in IMPOSTORS:
+        if text.startswith(first):
+            title = re.sub(rb"\s+", b" ", text)[:60].decode(errors="replace")
+            raise CheckpointError(wanted=WANTED, got=f"{what} ({title!r})", where=path, do=do)
 
 
 def read(path: Path) -> RawFile:
@@ -115,11 +132,23 @@ def read(path: Path) -> RawFile:
     Raises: CheckpointError: no weight file, damaged, or holding objects other than tensors and plain values.
     """
     check_path(path)
-    tree, metadata = _read_safetensors(path) if _is_safetensors(path) else (_read_torch(path), {})
+    tree, metadata = _read_safetensors(path) if _is_safetensors(path) else (torchfile.read(path), {})
     if not isinstance(tree, Mapping):
         got = f"a {type(tree).__name__}"
         raise CheckpointError(wanted="a dict of tensors", got=got, where=path, do="save model.state_dict() instead")
-    return RawFile(path=path, sha256=files.sha256(path), tree=tree, metadata=metadata)
+    for key, tensor in walk(tree):
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+            got = f"{key}, {'quantized' if tensor.is_quantized else f'{tensor.layout} on {tensor.device}'}"
+            raise CheckpointError(wanted="dense tensors", got=got, where=path, do="save plain float tensors")
+    try:
+        return RawFile(path=path, sha256=files.sha256(path), tree=tree, metadata=metadata)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> CheckpointError:
+    do = "check the path and your right to read it"
+    return CheckpointError(wanted=WANTED, got=error.strerror or str(error), where=str(path)[:200], do=do)
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -137,36 +166,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, object], dict[str, str]]:
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
         raise CheckpointError(
-            wanted="a whole safetensors file", got=_one_line(error), where=path, do="download or save it again"
+            wanted="a whole safetensors file", got=torchfile.one_line(error), where=path, do="download or save it again"
         ) from error
-
-
-def _read_torch(path: Path) -> object:
-    try:
-        with torch.serialization.safe_globals(ALLOWED_GLOBALS):
-            # Memory-mapping reads only what is used of the file, but needs the zip layout (torch >= 1.6).
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        blocked = re.search(r"GLOBAL ([\w.]+)", str(error))
-        inner = re.search(r"WeightsUnpickler error: *(.+)", str(error))
-        got = f"the object {blocked.group(1)}" if blocked else (inner.group(1)[:120] if inner else _one_line(error))
-        raise CheckpointError(
-            wanted="tensors and plain values only",
-            got=f"{got}, which was not loaded",
-            where=path,
-            do="save a plain state_dict with torch.save, or as safetensors, where you trust the file",
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, OSError) as error:
-        raise CheckpointError(
-            wanted="a whole file written by torch.save",
-            got=_one_line(error),
-            where=path,
-            do="download or save it again",
-        ) from error
-
-
-def _one_line(error: BaseException) -> str:
-    return re.sub(r"\s+", " ", str(error)).strip()[:160] or type(error).__name__
 
 
 def tensors(tree: object) -> dict[str, torch.Tensor]:
@@ -175,15 +176,24 @@ def tensors(tree: object) -> dict[str, torch.Tensor]:
 
 
 def walk(tree: object, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor in the tree with its dotted path."""
+    """Every tensor in the tree with its dotted path; a container that is held twice is walked once.
+
+    Raises: CheckpointError: a tree without end.
+    """
+    return _walk(tree, prefix, 0, set())
+
+
+def _walk(tree: object, prefix: str, depth: int, walked: set[int]) -> Iterator[tuple[str, torch.Tensor]]:
     if isinstance(tree, torch.Tensor):
         yield prefix, tree
-    elif isinstance(tree, Mapping):
-        for key, value in tree.items():
-            yield from walk(value, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(tree, list | tuple):
-        for i, value in enumerate(tree):
-            yield from walk(value, f"{prefix}.{i}")
+    elif isinstance(tree, Mapping | list | tuple | argparse.Namespace) and id(tree) not in walked:
+        walked.add(id(tree))
+        if depth == MAX_DEPTH:
+            wanted = f"a tree of at most {MAX_DEPTH} levels"
+            raise CheckpointError(wanted=wanted, got="more", where=prefix[:80], do="save a plain state_dict")
+        inner = vars(tree) if isinstance(tree, argparse.Namespace) else tree
+        for key, value in inner.items() if isinstance(inner, Mapping) else enumerate(inner):
+            yield from _walk(value, f"{prefix}.{key}" if prefix else str(key), depth + 1, walked)
 
 
 def strip(items: Mapping[str, torch.Tensor], *prefixes: str) -> dict[str, torch.Tensor]:
@@ -211,8 +221,16 @@ def pattern(key: str) -> str:
 
 
 def rest_rules(tree: Mapping[str, object], rules: Mapping[str, str], taken: Iterable[str]) -> tuple[dict, dict]:
-    """Sort a file's other top-level entries: ({key: rule that drops it}, {key: tensor} no rule names)."""
+    """Sort a file's other top-level entries: ({key: rule that drops it}, {key: tensor} no rule names).
+
+    Args:
+        taken: entries whose own tensors are used; what lies deeper in them is reported as unnamed.
+    """
     used = set(taken)
     dropped = {key: rules[key] for key in tree if key in rules and key not in used}
-    unknown = {k: t for key in tree if key not in rules and key not in used for k, t in walk(tree[key], key)}
+    unknown = {k: t for key in tree if key not in rules and key not in used for k, t in walk(tree[key], str(key))}
+    for key in used:
+        inner = tree[key]
+        deep = inner.items() if isinstance(inner, Mapping) else []
+        unknown |= {k: t for k, v in deep if not isinstance(v, torch.Tensor) for k, t in walk(v, f"{key}.{k}")}
     return dropped, unknown

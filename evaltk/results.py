@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -17,30 +19,56 @@ from evaltk.errors import StorageError
 from evaltk.types import Result, Score
 
 FORMAT = 1
+LONGEST = 100  # characters of a name that become part of a path
+OURS = re.compile(r"-[0-9a-f]{12}\.json$")
 
 
 def path_of(out: Path, checkpoint: str, protocol: str, dataset: str, request: str) -> Path:
     """Where a result lies: ``OUT/CHECKPOINT/PROTOCOL-DATASET-REQUEST.json``; other settings make another file."""
-    return out / _slug(checkpoint) / f"{protocol}-{_slug(dataset)}-{request[:12]}.json"
+    return out / slug(checkpoint) / f"{protocol}-{slug(dataset)}-{request[:12]}.json"
 
 
-def _slug(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "unnamed"
+def slug(name: str) -> str:
+    """`name` as the name of a file or folder."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.")[:LONGEST] or "unnamed"
+
+
+def prepare(path: Path) -> None:
+    """Make sure, before hours of work, that a result can be written to `path`. Raises: StorageError."""
+    files.make_folder(path.parent)
+    if not os.access(path.parent, os.W_OK):
+        do = "choose a folder you may write to"
+        raise StorageError(wanted="a writable place", got="permission denied", where=path.parent, do=do)
 
 
 def write(path: Path, result: Result, predictions: Mapping[str, np.ndarray]) -> None:
-    """Write predictions first, then the result: a result file means that all of it is there.
+    """Write a result and its predictions: the file appears last, so that it means that all of it is there.
 
-    Raises: StorageError: no room, no right to write. ValueError: a score that is no finite number.
+    Raises: StorageError: no room, no right to write; a result that was there before is kept.
+    ValueError: a score that is no finite number.
     """
     for score in result.scores:
         if not math.isfinite(score.value):
             raise ValueError(f"{result.protocol}: {score.metric} is {score.value}")
-    if predictions:
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **predictions)  # type: ignore[arg-type]
-        files.write(predictions_path(path), lambda stream: stream.write(buffer.getbuffer()))
-    files.write_text(path, json.dumps({"format": FORMAT} | asdict(result), indent=1, allow_nan=False) + "\n")
+    text = json.dumps({"format": FORMAT} | asdict(result), indent=1, allow_nan=False) + "\n"
+    beside = predictions_path(path)
+    # All that needs room comes first. Then the old result goes before the new predictions take the place of its own.
+    new_text, new_beside = path.with_name(path.name + ".new"), beside.with_name(beside.name + ".new")
+    try:
+        files.write_text(new_text, text)
+        if predictions:
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, **predictions)  # type: ignore[arg-type]
+            files.write(new_beside, lambda stream: stream.write(buffer.getbuffer()))
+        with files.storage_errors(path):
+            path.unlink(missing_ok=True)
+            beside.unlink(missing_ok=True)
+            if predictions:
+                new_beside.replace(beside)
+            new_text.replace(path)
+    finally:
+        new_text.unlink(missing_ok=True)
+        new_beside.unlink(missing_ok=True)
 
 
 def predictions_path(path: Path) -> Path:
@@ -57,6 +85,8 @@ def read(path: Path) -> Result:
         scores = tuple(
             Score(**(s | {"interval": tuple(s["interval"]) if s["interval"] else None})) for s in found.pop("scores")
         )
+        if not all(math.isfinite(score.value) for score in scores):
+            raise ValueError("a score that is no finite number")
         return Result(scores=scores, **found)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise StorageError(
@@ -72,12 +102,20 @@ def read_predictions(path: Path) -> dict[str, np.ndarray]:
     beside = predictions_path(path)
     if not beside.exists():
         return {}
-    with np.load(beside, allow_pickle=False) as found:
-        return dict(found)
+    try:
+        with np.load(beside, allow_pickle=False) as found:
+            return dict(found)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise StorageError(
+            wanted="the predictions of a result", got=str(error)[:100], where=beside, do="run again with --again"
+        ) from error
 
 
 def find(out: Path) -> Iterator[tuple[Path, Result]]:
-    """Every result under `out`, in order of path. Raises: StorageError: no such folder, or a damaged file."""
+    """Every result under `out`, in order of path; other JSON files that lie there are passed over.
+
+    Raises: StorageError: no such folder, or a damaged result.
+    """
     if not out.is_dir():
         raise StorageError(
             wanted="a folder of results",
@@ -86,4 +124,14 @@ def find(out: Path) -> Iterator[tuple[Path, Result]]:
             do="run `evaltk run ... --out` first, or name it",
         )
     for path in sorted(out.rglob("*.json")):
-        yield path, read(path)
+        if OURS.search(path.name) or _looks_ours(path):
+            yield path, read(path)
+
+
+def _looks_ours(path: Path) -> bool:
+    """Whether a file of another name than ours holds a result; the feature cache, for one, keeps JSON of its own."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and {"format", "protocol", "scores"} <= found.keys()

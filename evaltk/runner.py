@@ -1,162 +1,26 @@
-"""Run protocols on checkpoints and data sets: skip what is done, extract once for all that is left, write each result.
-
-What identifies a run (`request`) is made without torch, so that a finished run is recognised in a blink.
-"""
+"""Run protocols on checkpoints and data sets: skip what is done, extract once for all else, write each result."""
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import protocols
-from evaltk import datasets, files, results
-from evaltk.bench import AnyDataset, Bench, ImageOptions, Need, Outcome
-from evaltk.errors import SettingsError, nearest
+from evaltk import results
+from evaltk.bench import Bench, Need, Outcome
+from evaltk.errors import CheckpointError
+from evaltk.planning import Job, Plan, identify, jobs, known_protocol, stamp
 from evaltk.progress import log
-from evaltk.provenance import provenance, version
-from evaltk.types import EXTRACTION_VERSION, PositionRule, Precision, Result, digest
+from evaltk.provenance import provenance
+from evaltk.types import Result, digest
 
 if TYPE_CHECKING:
     from evaltk.types import Checkpoint
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What `evaltk run` was asked for.
-
-    Attributes:
-        checkpoints: paths or names. protocols: {name: settings}. data: words of ``--data``.
-        read: what the user says of the files (keyword arguments of `load_checkpoint`), without those left unsaid.
-    """
-
-    checkpoints: tuple[str, ...]
-    protocols: Mapping[str, Any]
-    data: tuple[str, ...]
-    out: Path
-    cache: Path
-    again: bool = False
-    seed: int = 0
-    device: str = "cpu"
-    precision: Precision = "fp32"
-    position: PositionRule = "dino"
-    read: Mapping[str, Any] = field(default_factory=dict)
-    images: ImageOptions = field(default_factory=ImageOptions)
-    batch_size: int | None = None
-    workers: int | None = None
-    skip_bad_images: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """One result to be: a checkpoint, a protocol, a data set, and the file it goes into."""
-
-    checkpoint: str
-    name: str
-    protocol: str
-    settings: Any
-    dataset: AnyDataset
-    asked: Mapping[str, Any]
-    path: Path
-
-    def done(self) -> bool:
-        """Whether the result is there, and of the data set's files as they are now."""
-        return self.path.exists() and results.read(self.path).made.get("stamp") == stamp(self.dataset)
-
-
-def stamp(dataset: AnyDataset) -> str:
-    """Digest of the modification times: a file changed in place makes a result stale."""
-    return digest(dataset.stamp)[:16]
-
-
-def known_protocol(name: str) -> ModuleType:
-    """The protocol called `name`. Raises: SettingsError: there is none."""
-    registry = protocols.registry()
-    if name not in registry:
-        raise SettingsError(wanted="a protocol", got=repr(name), where="--protocols", do=nearest(name, registry))
-    return registry[name]
-
-
-def jobs(plan: Plan) -> list[Job]:
-    """Every result asked for, in order of checkpoints, data sets, protocols; nothing is run or loaded.
-
-    Raises: SettingsError, DataError, CheckpointError: a name, layout or file that will not do.
-    """
-    modules = {name: known_protocol(name) for name in plan.protocols}
-    found = [datasets.load(word) for word in plan.data]
-    _check_kinds(modules, found)
-    made = []
-    for checkpoint in plan.checkpoints:
-        name, identity = identify(checkpoint, plan.read)
-        for dataset in found:
-            for protocol, settings in plan.protocols.items():
-                if modules[protocol].KIND != dataset.KIND:
-                    continue
-                asked = {
-                    "checkpoint": identity,
-                    "protocol": protocol,
-                    "version": modules[protocol].VERSION,
-                    "settings": asdict(settings),
-                    "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint},
-                    "images": asdict(plan.images),
-                    "precision": plan.precision,
-                    "position": plan.position,
-                    "extraction": EXTRACTION_VERSION,
-                    "seed": plan.seed,
-                    "skip_bad_images": plan.skip_bad_images,
-                }
-                path = results.path_of(plan.out, name, protocol, dataset.name, digest(asked))
-                made.append(
-                    Job(
-                        checkpoint=checkpoint,
-                        name=name,
-                        protocol=protocol,
-                        settings=settings,
-                        dataset=dataset,
-                        asked=asked,
-                        path=path,
-                    )
-                )
-    return made
-
-
-def _check_kinds(modules: Mapping[str, ModuleType], found: Sequence[AnyDataset]) -> None:
-    """Every protocol has a data set of its kind, and every data set a protocol. Raises: SettingsError."""
-    for name, module in modules.items():
-        if all(module.KIND != dataset.KIND for dataset in found):
-            got = ", ".join(f"{d.name} ({d.KIND})" for d in found) or "none"
-            raise SettingsError(
-                wanted=f"a data set of {module.KIND} for {name}", got=got, where="--data", do="evaltk ls datasets"
-            )
-    for dataset in found:
-        if all(module.KIND != dataset.KIND for module in modules.values()):
-            raise SettingsError(
-                wanted=f"a protocol for {dataset.KIND}, as {dataset.name} has",
-                got=", ".join(modules),
-                where="--protocols",
-                do="evaltk ls protocols",
-            )
-
-
-def identify(checkpoint: str, read: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """(short name, what fixes the weights) of a checkpoint without opening it: sha256 of the file, or the name."""
-    from evaltk import catalog
-
-    path = Path(checkpoint)
-    if not path.exists() and checkpoint in (known := catalog.load()):
-        path = catalog.local_path(known[checkpoint])
-    said = {k: list(v) if isinstance(v, tuple) else v for k, v in sorted(read.items())}
-    if path.is_file():
-        stem = path.name
-        for end in (".pth.tar", ".pth", ".pt", ".tar", ".safetensors", ".bin", ".ckpt"):
-            stem = stem.removesuffix(end)
-        name = checkpoint if path != Path(checkpoint) else stem
-        return name, {"sha256": files.sha256(path), "read": said}
-    versions = {"timm": version("timm")} if checkpoint.startswith("timm:") else {}
-    return checkpoint, {"name": checkpoint, "read": said} | versions
+__all__ = ["Job", "Plan", "identify", "jobs", "known_protocol", "run", "stamp"]
 
 
 def run(plan: Plan, *, report: Callable[[Job, Result, bool], None]) -> None:
@@ -165,27 +29,52 @@ def run(plan: Plan, *, report: Callable[[Job, Result, bool], None]) -> None:
     Raises: EvaltkError: the first thing a user must mend; results written before it stay.
     """
     todo = jobs(plan)
-    for checkpoint in plan.checkpoints:
+    for checkpoint in dict.fromkeys(job.checkpoint for job in todo):
         mine = [job for job in todo if job.checkpoint == checkpoint]
-        left = [job for job in mine if plan.again or not job.done()]
-        for job in mine:
-            if job not in left:
-                report(job, results.read(job.path), True)
-        if left:
-            _run_checkpoint(plan, checkpoint, left, report)
+        left = _agreed([plan.again or not job.done() for job in mine])
+        todo_here = [job for job, wanted in zip(mine, left, strict=True) if wanted]
+        for job in todo_here:
+            results.prepare(job.path)
+        made = _run_checkpoint(plan, todo_here)
+        for job, wanted in zip(mine, left, strict=True):
+            result = next(made) if wanted else results.read(job.path)
+            if result is not None and _is_main():
+                report(job, result, not wanted)
 
 
-def _run_checkpoint(
-    plan: Plan, checkpoint: str, left: Sequence[Job], report: Callable[[Job, Result, bool], None]
-) -> None:
+def _agreed(value: list[bool]) -> list[bool]:
+    """Rank 0's `value` on every process: each looks at another moment, and rank 0 may have written a result since."""
+    if "torch" not in sys.modules:  # then there is one process, and no need to wait for the import
+        return value
+    from evaltk import distributed
+
+    return list(distributed.broadcast_object(value))  # type: ignore[call-overload]
+
+
+def _is_main() -> bool:
+    if "torch" not in sys.modules:
+        return True
+    from evaltk import distributed
+
+    return distributed.is_main()
+
+
+def _run_checkpoint(plan: Plan, left: Sequence[Job]) -> Iterator[Result | None]:
+    """The results of jobs on one checkpoint, one by one and written; None on processes other than the main one."""
+    if not left:
+        return
     from evaltk import distributed
     from evaltk.backbone import build_backbone
     from evaltk.checkpoint import load_checkpoint
     from evaltk.features import Extraction
 
-    loaded = load_checkpoint(checkpoint, **plan.read)
+    loaded = load_checkpoint(left[0].checkpoint, **plan.read)
+    _check_unchanged(left[0], loaded)
     for note in loaded.notes:
         log.info("%s: %s", left[0].name, note)
+    for job in left:
+        if fits := getattr(protocols.registry()[job.protocol], "check_checkpoint", None):
+            fits(loaded)
     bench = Bench(
         checkpoint=loaded,
         backbone=build_backbone(loaded, device=plan.device, precision=plan.precision, position=plan.position),
@@ -201,11 +90,25 @@ def _run_checkpoint(
         started = time.perf_counter()
         for split in dataset.splits:
             bench.prepare(split, tuple(dict.fromkeys(wanted)))
+        for job in here:
+            if ahead := getattr(protocols.registry()[job.protocol], "prepare", None):
+                ahead(bench, dataset, job.settings)
         extracting = time.perf_counter() - started
         for job in here:
-            if distributed.is_main():
-                report(job, _run_job(plan, job, bench, extracting), False)
+            result = _run_job(plan, job, bench, extracting) if distributed.is_main() else None
             distributed.barrier()
+            yield result
+
+
+def _check_unchanged(job: Job, loaded: Checkpoint) -> None:
+    known = job.asked["checkpoint"].get("sha256", loaded.sha256)
+    if known != loaded.sha256:
+        raise CheckpointError(
+            wanted=f"the file that was there at the start (sha256 {known[:12]})",
+            got=f"another ({loaded.sha256[:12]})",
+            where=job.checkpoint,
+            do="run again once nothing writes to it",
+        )
 
 
 def _run_job(plan: Plan, job: Job, bench: Bench, extracting: float) -> Result:
@@ -219,6 +122,7 @@ def _run_job(plan: Plan, job: Job, bench: Bench, extracting: float) -> Result:
         settings={
             **job.asked["settings"],
             "dataset": job.asked["dataset"],
+            "images": {k: v for k, v in asdict(plan.images).items() if v is not None},
             "transforms": {n.view: bench.transform(n.view).text() for n in _needs(job)},
             "precision": plan.precision,
             "position": plan.position,

@@ -73,11 +73,15 @@ class HeadWeights:
         tensors: MLP keys (``mlp.0.weight`` ...), ``prototypes.weight_g|weight_v|weight`` and, for iBOT,
             ``patch_prototypes.*`` where they are not shared.
         center: the training centre of the logits [K], or None where the file has none.
+        scoring: ``linear`` | ``cosine`` | ``vmf`` where the file says what it was trained with, else None.
+        centering: ``logit`` | ``probability``, the space of the centre, likewise.
     """
 
     kind: str
     tensors: Mapping[str, torch.Tensor]
     center: torch.Tensor | None = None
+    scoring: str | None = None
+    centering: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,13 +224,17 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One cell of a table; value and published in the table's unit (percent, unless the column says otherwise)."""
+    """One cell of a table; value and published in the table's unit (percent, unless the column says otherwise).
+
+    `digits`: decimals of this cell, None: the table's.
+    """
 
     value: float | None = None
     interval: tuple[float, float] | None = None
     published: float | None = None
     verdict: str = ""
     note: str = ""
+    digits: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

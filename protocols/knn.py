@@ -5,6 +5,7 @@ Protocol: PROTOCOLS 1; dino/eval_knn.py:126-183. Every k and temperature comes f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 VERSION = 1
 KIND = "images"
 TITLE = "k-NN"
-CHUNK = 1024  # queries whose votes exist at a time
+VOTES = 1 << 22  # votes (queries x classes) that exist at a time, for each k
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,7 @@ class Settings:
             raise SettingsError(
                 wanted="numbers of neighbours >= 1", got=str(self.k), where="--knn.k", do="mend the flag"
             )
-        if not self.temperature or min(self.temperature) <= 0:
+        if not self.temperature or not all(0 < t < math.inf for t in self.temperature):
             got = str(self.temperature)
             raise SettingsError(wanted="temperatures > 0", got=got, where="--knn.temperature", do="mend the flag")
         if self.choose < 0:
@@ -56,6 +57,11 @@ def needs(settings: Settings) -> tuple[Need, ...]:
     return (Need(recipe=Recipe(), view="eval"),)
 
 
+def check(dataset: Dataset, settings: Settings) -> None:
+    """What can be told before any work. Raises: SettingsError: k larger than the bank."""
+    _check_k(settings, len(dataset.train), dataset)
+
+
 def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
     """Top-1 and top-5 for every k and temperature, the best k on the reported split (as in the paper), and the k
     chosen on training images.
@@ -64,22 +70,28 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
     """
     (need,) = needs(settings)
     bank, queries = (bench.features(split, need) for split in (dataset.train, dataset.test))
-    if max(settings.k) > len(bank.x):
-        raise SettingsError(
-            wanted=f"k <= {len(bank.x)}, the images of {dataset.name} {dataset.train.name}",
-            got=f"k = {max(settings.k)}",
-            where="--knn.k",
-            do=f"--knn.k {' '.join(str(k) for k in settings.k if k <= len(bank.x)) or 1}",
-        )
+    _check_k(settings, len(bank.x), dataset)
     _check_varied(bank, dataset.name)
     num_classes = len(dataset.train.classes)
     ranks, predictions = classify(bank, queries, settings, num_classes, bench.device)
     scores = _sweep(dataset, ranks, settings) + _best(dataset, ranks, settings)
-    if settings.choose:
-        scores += _chosen(bench, dataset, bank, ranks, settings, num_classes)
-    arrays = {f"k{k}_t{t:g}": p.numpy().astype("int32") for (k, t), p in predictions.items()}
     notes = tuple(f"{len(f.skipped)} unreadable images left out of {f.key.split}" for f in (bank, queries) if f.skipped)
+    if settings.choose and max(settings.k) < len(bank.x):
+        scores += _chosen(bench, dataset, bank, ranks, settings, num_classes)
+    elif settings.choose:
+        notes += (f"k was not chosen on training images: k = {max(settings.k)} needs more than {len(bank.x)}",)
+    arrays = {f"k{k}_t{t!r}": p.numpy().astype("int32") for (k, t), p in predictions.items()}
     return Outcome(scores=scores, predictions={"target": queries.y} | arrays, notes=notes)
+
+
+def _check_k(settings: Settings, num_bank: int, dataset: Dataset) -> None:
+    if max(settings.k) > num_bank:
+        raise SettingsError(
+            wanted=f"k <= {num_bank}, the images of {dataset.name} {dataset.train.name}",
+            got=f"k = {max(settings.k)}",
+            where="--knn.k",
+            do=f"--knn.k {' '.join(str(k) for k in settings.k if k <= num_bank) or 1}",
+        )
 
 
 def knn_votes(
@@ -91,6 +103,8 @@ def knn_votes(
     num_classes: int,
 ) -> dict[int, torch.Tensor]:
     """Votes of the neighbours: {k: [N, C] float64}, sum over the k nearest of exp(cosine / temperature) by class.
+
+    Each row is divided by its largest weight, a factor that changes no prediction: exp(1 / temperature) may overflow.
 
     Args:
         bank: [M, D]; labels: [M] int64 in [0, C); queries: [N, D]. Rows are L2-normalised here.
@@ -146,9 +160,10 @@ def rank_neighbours(
 
     ranks: dict[tuple[int, float], list[torch.Tensor]] = {}
     predictions: dict[tuple[int, float], list[torch.Tensor]] = {}
-    for start in range(0, len(similarity), CHUNK):
-        rows = slice(start, start + CHUNK)
-        for t in settings.temperature:
+    chunk = max(1, VOTES // num_classes)
+    for start in range(0, len(similarity), chunk):
+        rows = slice(start, start + chunk)
+        for t in dict.fromkeys(settings.temperature):
             votes = count_votes(similarity[rows], labels[rows], settings.k, t, num_classes)
             for k, v in votes.items():
                 ranks.setdefault((k, t), []).append(rank_of_label(v, targets[rows]))
@@ -157,8 +172,8 @@ def rank_neighbours(
 
 
 def _check_varied(bank: Features, name: str) -> None:
-    first = bank.x[:1]
-    if abs(bank.x[:2048] - first).max() <= 1e-6 * abs(first).max():
+    some = bank.x[:: max(1, len(bank.x) // 2048)]  # of all classes, which stand one after the other
+    if len(some) > 1 and abs(some - some[:1]).max() <= 1e-6 * abs(some[:1]).max():
         raise DataError(
             wanted="features that differ between images",
             got="the same feature for all",
@@ -210,8 +225,6 @@ def _chosen(
 
     from evaltk import neighbours
 
-    if max(settings.k) >= len(bank.x):
-        return ()
     drawn = torch.randperm(len(bank.x), generator=bench.generator("knn", "choose", dataset.name))[: settings.choose]
     held = np.sort(drawn.numpy())
     similarity, index = neighbours.search(

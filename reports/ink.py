@@ -20,6 +20,7 @@ def ink(table: Table, form: str) -> str:
 def _value(cell: Cell, digits: int) -> str:
     if cell.value is None:
         return "-"
+    digits = digits if cell.digits is None else cell.digits
     text = f"{cell.value:.{digits}f}"
     if cell.note:
         text += f" ({cell.note})"

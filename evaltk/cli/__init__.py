@@ -6,6 +6,7 @@ import ast
 import importlib
 import os
 import pkgutil
+import select
 import sys
 from pathlib import Path
 
@@ -18,6 +19,8 @@ def commands() -> dict[str, str]:
     """{command: its one-line help}, read from the files' docstrings without importing them."""
     found = {}
     for module in pkgutil.iter_modules(__path__):
+        if module.name.startswith("_"):
+            continue
         source = (Path(__file__).parent / f"{module.name}.py").read_text(encoding="utf-8")
         found[module.name] = (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
     return found
@@ -49,7 +52,9 @@ def main(argv: list[str] | None = None) -> int:
         if name not in commands():
             print(f"evaltk: wanted a command; got {name!r}; do: {nearest(name, commands())}", file=sys.stderr)
             return 2
-        return int(importlib.import_module(f"evaltk.cli.{name}").main(args[1:]))
+        code = int(importlib.import_module(f"evaltk.cli.{name}").main(args[1:]))
+        sys.stdout.flush()  # here, where a reader that has gone is known for what it is
+        return code
     except EvaltkError as error:
         print(f"evaltk: {error}", file=sys.stderr)
         return error.exit_code
@@ -57,6 +62,16 @@ def main(argv: list[str] | None = None) -> int:
         print("evaltk: interrupted; finished shards and results are kept, the same command goes on", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader of our output has gone (`| head`): not an error of ours. Keep the interpreter from flushing again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not _reader_gone():
+            raise
         return 0
+
+
+def _reader_gone() -> bool:
+    """Whether the reader of our output has gone (`| head`), which is no error of ours; other pipes may break too."""
+    watch = select.poll()
+    watch.register(sys.stdout.fileno(), 0)
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in watch.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter would flush what is left
+    return True

@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from evaltk import files
 from evaltk.errors import SettingsError
 
 
@@ -27,7 +28,7 @@ class Options:
 
     Attributes:
         action: ls or prune.
-        entries: beginnings of the names of entries to remove.
+        entries: beginnings of the names of entries to list or remove.
         older_than: remove entries last written more than so many days ago.
         all: remove every entry.
         cache: folder of the cache (default: $EVALTK_HOME or ~/.cache/evaltk).
@@ -51,17 +52,29 @@ def main(argv: list[str]) -> int:
         raise SettingsError(
             wanted="what to remove", got="nothing", where="evaltk cache prune", do="name entries, --older-than or --all"
         )
+    unknown = [e for e in options.entries if not any(_name(folder).startswith(e) for folder in found)]
+    if unknown:
+        got = ", ".join(unknown)
+        raise SettingsError(wanted="beginnings of entries", got=got, where=root, do="evaltk cache ls shows them")
     for folder in found:
+        named = any(_name(folder).startswith(e) for e in options.entries)
         size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
         days = (time.time() - folder.stat().st_mtime) / 86400
         if options.action == "prune":
-            named = any(e and folder.name.startswith(e) for e in options.entries)
             old = options.older_than is not None and days > options.older_than
             if not (options.all or named or old):
                 continue
-            shutil.rmtree(folder)
-        print(f"{folder.name[:12]}  {size / 2**20:9.1f} MiB  {days:6.1f} days  {_describe(folder)}")
+            with files.storage_errors(folder):
+                shutil.rmtree(folder)
+        elif options.entries and not named:
+            continue
+        print(f"{_name(folder)[:12]}  {size / 2**20:9.1f} MiB  {days:6.1f} days  {_describe(folder)}")
     return 0
+
+
+def _name(folder: Path) -> str:
+    """The entry's name, also of one that was being joined when its run was killed."""
+    return folder.name.lstrip(".")
 
 
 def _describe(folder: Path) -> str:

@@ -38,7 +38,8 @@ class Reading:
     Attributes:
         branch: which copy of the net: teacher, student, target_encoder, encoder (default: the one its paper evaluates).
         family: read the file as dino, ibot, msn, timm or own, where two could.
-        num_heads: attention heads. norm_eps: epsilon of the LayerNorms.
+        num_heads: attention heads.
+        norm_eps: epsilon of the LayerNorms.
         mean: pixel mean, R G B of [0, 1].
         std: pixel standard deviation, R G B of [0, 1].
     """
@@ -92,11 +93,16 @@ def options_type() -> type:
     """`Options` with a field for the settings of each protocol, so that `--knn.k` and its help come from them."""
     import protocols
 
+    # The field has another name than its flags: a protocol called `precision` stands beside the option --precision.
     fields = [
-        (name, module.Settings, field(default_factory=module.Settings))
+        (_settings(name), Annotated[module.Settings, tyro.conf.arg(name=name)], field(default_factory=module.Settings))
         for name, module in sorted(protocols.registry().items())
     ]
     return dataclasses.make_dataclass("RunOptions", fields, bases=(Options,), frozen=True, kw_only=True)
+
+
+def _settings(protocol: str) -> str:
+    return f"{protocol}_settings"
 
 
 def plan_of(options: Any) -> Plan:
@@ -117,7 +123,7 @@ def plan_of(options: Any) -> Plan:
         known_protocol(name)
     return Plan(
         checkpoints=options.checkpoints,
-        protocols={name: getattr(options, name) for name in options.protocols},
+        protocols={name: getattr(options, _settings(name)) for name in options.protocols},
         data=options.data,
         out=options.out,
         cache=options.cache or catalog.home(),

@@ -34,7 +34,7 @@ def parse(text: str) -> tuple[str, str, Path | None]:
             wanted="a data set",
             got=repr(name),
             where="--data",
-            do=f"{nearest(name, registry())}; your own folder: --data {name or 'NAME'}:imagefolder=PATH",
+            do=f"{nearest(name, registry())}; your own folder: --data LABEL:imagefolder=PATH",
         )
     if registry()[name].NEEDS_PATH and not path:
         raise SettingsError(
@@ -43,6 +43,12 @@ def parse(text: str) -> tuple[str, str, Path | None]:
             where="--data",
             do=f"--data {left}=PATH; {registry()[name].WHERE}",
         )
+    if path and not registry()[name].NEEDS_PATH:
+        do = f"--data {left}, or for your own files --data LABEL:imagefolder={path}"
+        raise SettingsError(wanted=f"no path for {name}", got=path, where="--data", do=do)
+    if label != name and label in registry():  # tables put published numbers beside a data set's name
+        do = f"--data my-{label}:{name}={path}"
+        raise SettingsError(wanted="a label that is no data set's name", got=repr(label), where="--data", do=do)
     return label or name, name, Path(path).expanduser() if path else None
 
 

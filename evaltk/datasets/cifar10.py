@@ -31,7 +31,7 @@ def load(root: Path, label: str = "cifar10") -> Dataset:
             wanted=f"the ten classes {', '.join(CLASSES)}",
             got=", ".join(found[:12]),
             where=root / "train",
-            do=f"for other classes use --data {label}:imagefolder=PATH",
+            do=f"for other classes use --data my-{label}:imagefolder=PATH",
         )
     return Dataset(
         name=label,

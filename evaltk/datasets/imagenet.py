@@ -29,7 +29,7 @@ def load(root: Path, label: str = "imagenet") -> Dataset:
             wanted="1000 class folders named nXXXXXXXX",
             got=f"{len(classes)}, the first {classes[0]}",
             where=root / "train",
-            do=f"{WHERE}; for a subset use --data {label}:imagefolder=PATH",
+            do=f"{WHERE}; for a subset use --data my-{label}:imagefolder=PATH",
         )
     train = images.from_folder(label, "train", root, classes, get=WHERE)
     val = images.from_folder(label, "val", root, classes, get=WHERE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -41,10 +42,13 @@ class Transform:
             raise SettingsError(
                 wanted="bicubic or bilinear", got=self.interpolation, where="--interpolation", do="mend the flag"
             )
+        if not (min(self.std) > 0 and all(map(math.isfinite, (*self.mean, *self.std)))):
+            got = f"mean {self.mean}, std {self.std}"
+            raise SettingsError(wanted="numbers, std > 0", got=got, where="--mean, --std", do="mend the flags")
 
     def text(self) -> str:
         """All that pixels depend on, in one line; part of the cache key."""
-        mean, std = (" ".join(f"{v:.6g}" for v in values) for values in (self.mean, self.std))
+        mean, std = (" ".join(f"{float(v)!r}" for v in values) for values in (self.mean, self.std))
         sizes = f"resize {self.resize} {self.interpolation} (Pillow), centre crop {self.crop}"
         return f"{sizes}, RGB/255, mean {mean}, std {std}"
 
@@ -86,10 +90,11 @@ def view(
             sizes in proportion. Nets for images below 96 px see the whole image: resized to their size, no margin.
         resize, crop, interpolation: what the user sets instead.
     """
-    crop = crop or (resize if resize and resize < img_size else img_size)
+    if crop is None:
+        crop = img_size if resize is None else min(resize, img_size)
     margin = name != "ssl" and img_size >= SMALL
     return Transform(
-        resize=resize or (int(crop * RESIZE_PER_CROP) if margin else crop),
+        resize=resize if resize is not None else (int(crop * RESIZE_PER_CROP) if margin else crop),
         crop=crop,
         interpolation=interpolation or ("bilinear" if name == "msn" else "bicubic"),
         mean=mean,

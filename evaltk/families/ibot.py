@@ -5,12 +5,13 @@ Layouts: PROTOCOLS C.4 item 3; ibot/main_ibot.py:212-215, ibot/extract_backbone_
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
 from evaltk.families import dino
+from evaltk.models import layout
 from evaltk.rawfile import Converted, RawFile, ReadOptions, rest_rules, strip, tensors
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD
 
@@ -19,47 +20,53 @@ del REST["dino_loss"]
 
 
 def claims(raw: RawFile) -> bool:
-    """{state_dict: backbone}, a flat backbone with a mask token, or a full checkpoint with iBOT's loss or head."""
+    """{state_dict: backbone}, a flat file with a mask token or iBOT's head, or a full one with its loss or head."""
     if raw.metadata.get("evaltk") or "evaltk_format" in raw.tree:
         return False
     if "teacher" in raw.tree or "student" in raw.tree:
         return not dino.claims(raw)
-    flat = strip(tensors(_flat(raw.tree)), "module.", "backbone.")
-    return "blocks.0.attn.qkv.weight" in flat and ("state_dict" in raw.tree or "masked_embed" in flat)
+    under = _under(raw.tree)
+    flat = strip(tensors(raw.tree if under is None else raw.tree[under]), "module.", "backbone.")
+    ours = "masked_embed" in flat or any(k.startswith(dino.HEAD_LAST2) for k in flat)
+    nested = under is not None and not any(k in flat for k in dino.CLASS_HEADS)
+    return layout.kind_of(flat) is not None and (ours or nested)
 
 
 def convert(raw: RawFile, options: ReadOptions) -> Converted:
     """The chosen branch (teacher unless said otherwise) in our key names; `masked_embed` becomes `mask_token`."""
-    fixed: dict[str, Any] = {"norm_eps": dino.NORM_EPS, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     if not any(branch in raw.tree for branch in dino.BRANCHES):
-        dropped, unknown = rest_rules(raw.tree, REST, ["state_dict", *tensors(raw.tree)])
-        flat = strip(tensors(_flat(raw.tree)), "module.")
-        weights, head, extra = dino.split_head(flat, "ibot", None)
-        return Converted(
-            weights=_mask(weights), branch="backbone", head=head, dropped=dropped, unexpected=unknown | extra, **fixed
-        )
+        found = dino.flat_file(raw.tree, "ibot", REST, _under(raw.tree))
+        return dataclasses.replace(found, weights=_mask(found.weights))
     branch = dino.layout_branch(raw, options, dino.BRANCHES)
     rules = REST | {b: "the other branch" for b in dino.BRANCHES if b != branch}
     dropped, unknown = rest_rules(raw.tree, rules, [branch])
     flat = strip(tensors(raw.tree[branch]), "module.")
     weights, head, extra = dino.split_head(flat, "ibot", dino.center(raw.tree.get("ibot_loss"), "center"))
-    args = getattr(raw.tree.get("args"), "__dict__", {})
+    notes: tuple[str, ...] = ()
+    act = dino.settings(raw.tree).get("act_in_head", "gelu")
+    if head and act != "gelu":
+        # The activation has no tensors: rebuilt with another one, the head would give wrong numbers in silence.
+        notes = (f"the head has the activation {str(act)[:20]!r}, which is not rebuilt here: head left out",)
+        dropped |= {key: "head with another activation" for key in flat if key.startswith("head.")}
+        head = None
     return Converted(
         weights=_mask(weights),
         branch=branch,
         head=head,
         dropped=dropped,
         unexpected=unknown | extra,
-        hint_arch=args.get("arch"),
-        hint_patch=args.get("patch_size"),
-        epoch=dino._int(raw.tree.get("epoch")),
-        **fixed,
+        epoch=dino.whole(raw.tree.get("epoch")),
+        notes=notes,
+        norm_eps=dino.NORM_EPS,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        **dino.hints(raw.tree),
     )
 
 
-def _flat(tree: Mapping[str, object]) -> object:
-    return tree.get("state_dict", tree)
+def _under(tree: Mapping[str, object]) -> str | None:
+    return "state_dict" if "state_dict" in tree else None
 
 
-def _mask(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _mask(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {("mask_token" if key == "masked_embed" else key): tensor for key, tensor in weights.items()}

@@ -5,6 +5,9 @@ Layout: PROTOCOLS C.4 item 4; msn/src/msn_train.py:284-295. The encoder's `fc.*`
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+
 import torch
 
 from evaltk.families import dino
@@ -12,6 +15,7 @@ from evaltk.rawfile import Converted, RawFile, ReadOptions, rest_rules, strip, t
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, HeadWeights
 
 BRANCHES = ("target_encoder", "encoder")
+PROJECTOR = re.compile(r"fc\.(fc|bn)\d\.")
 REST = {"opt": "optimizer state"} | dict.fromkeys(
     ("epoch", "loss", "batch_size", "world_size", "lr", "temperature", "scaler", "amp"), "bookkeeping"
 )
@@ -19,29 +23,33 @@ REST = {"opt": "optimizer state"} | dict.fromkeys(
 
 def claims(raw: RawFile) -> bool:
     """An encoder, a target encoder and prototypes side by side."""
-    return "evaltk_format" not in raw.tree and "target_encoder" in raw.tree
+    return "evaltk_format" not in raw.tree and isinstance(raw.tree.get("target_encoder"), Mapping)
 
 
 def convert(raw: RawFile, options: ReadOptions) -> Converted:
     """The target encoder (unless `branch` says encoder) without its projector, which becomes the head."""
     branch = dino.layout_branch(raw, options, BRANCHES)
     rules = REST | {b: "the other branch" for b in BRANCHES if b != branch}
-    dropped, unknown = rest_rules(raw.tree, rules, [branch, "prototypes"])
-    flat = strip(tensors(raw.tree[branch]), "module.", "encoder.")
-    weights = {key: tensor for key, tensor in flat.items() if not key.startswith("fc.")}
-    head: dict[str, torch.Tensor] = {k.removeprefix("fc."): t for k, t in flat.items() if k.startswith("fc.")}
     prototypes = raw.tree.get("prototypes")
-    if isinstance(prototypes, torch.Tensor):
-        head["prototypes.weight"] = prototypes
-    complete = "fc3.weight" in head and "prototypes.weight" in head
+    taken = [branch, "prototypes"] if isinstance(prototypes, torch.Tensor) else [branch]
+    dropped, unknown = rest_rules(raw.tree, rules, taken)
+    flat = strip(tensors(raw.tree[branch]), "module.", "encoder.")
+    projector = {key.removeprefix("fc."): t for key, t in flat.items() if PROJECTOR.match(key)}
+    head = None
+    if projector and isinstance(prototypes, torch.Tensor):
+        head = HeadWeights(kind="msn", tensors=projector | {"prototypes.weight": prototypes})
+    elif projector:
+        dropped |= {f"fc.{key}": "projector without prototypes" for key in projector}
+    elif "prototypes" in taken:
+        dropped |= {"prototypes": "prototypes without a projector"}
     return Converted(
-        weights=weights,
+        weights={key: tensor for key, tensor in flat.items() if not PROJECTOR.match(key)},
         branch=branch,
-        head=HeadWeights(kind="msn", tensors=head) if complete else None,
-        dropped=dropped | ({} if complete else dict.fromkeys(head, "incomplete projector")),
+        head=head,
+        dropped=dropped,
         unexpected=unknown,
         norm_eps=dino.NORM_EPS,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
-        epoch=dino._int(raw.tree.get("epoch")),
+        epoch=dino.whole(raw.tree.get("epoch")),
     )

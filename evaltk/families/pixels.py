@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from evaltk.errors import SettingsError
 from evaltk.rawfile import Converted, ReadOptions
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, Arch
@@ -11,7 +13,7 @@ SCHEME = "pixels"
 
 def from_name(rest: str, options: ReadOptions) -> Converted:
     """A checkpoint without weights. Raises: SettingsError: SIZE is no number of pixels."""
-    if not rest.isdigit() or int(rest) < 1:
+    if not re.fullmatch(r"[0-9]{1,4}", rest) or int(rest) < 1:
         raise SettingsError(wanted="a side in pixels", got=repr(rest), where="pixels:SIZE", do="e.g. pixels:32")
     size = int(rest)
     arch = Arch(

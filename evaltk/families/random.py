@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import torch
@@ -13,8 +14,10 @@ from evaltk.seeding import derive, generator
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, Arch
 
 SCHEME = "random"
-SPELLED = re.compile(r"vit_patch(\d+)_dim(\d+)_depth(\d+)_heads(\d+)_img(\d+)")
-STANDARD = re.compile(r"vit_(tiny|small|base|large)_patch(\d+)_(\d+)")
+NUMBER = "([0-9]{1,5})"
+SPELLED = re.compile(f"vit_patch{NUMBER}_dim{NUMBER}_depth{NUMBER}_heads{NUMBER}_img{NUMBER}")
+STANDARD = re.compile(f"vit_(tiny|small|base|large)_patch{NUMBER}_{NUMBER}")
+LARGEST = 4e9  # parameters, of what is drawn; ViT-G has 1.8e9
 FORM = "vit_{tiny,small,base,large}_patchP_IMG, vit_patchP_dimD_depthL_headsH_imgI, or a ResNet or XCiT of timm"
 
 
@@ -34,6 +37,8 @@ def parse(name: str) -> Arch | None:
             where="random:ARCH",
             do="mend the name",
         )
+    if 12 * depth * dim**2 + dim * (img // patch) ** 2 + 3 * dim * patch**2 > LARGEST:
+        raise SettingsError(wanted="a net that fits", got=name, where="random:ARCH", do="spell a smaller one")
     return Arch(
         name=layout.vit_name(dim, depth, heads, patch, img),
         patch_size=patch,
@@ -51,14 +56,16 @@ def from_name(rest: str, options: ReadOptions) -> Converted:
 
     Source: dino/vision_transformer.py:160-172. Raises: SettingsError: a name that spells no net.
     """
-    name, _, seed = rest.partition("@")
-    if seed and not seed.isdigit():
+    name, seeded, seed = rest.partition("@")
+    if seeded and not re.fullmatch("[0-9]{1,18}", seed):
         raise SettingsError(wanted="a whole number after @", got=repr(seed), where=f"random:{rest}", do="mend the seed")
     fixed = {"norm_eps": 1e-6, "mean": options.mean or IMAGENET_MEAN, "std": options.std or IMAGENET_STD}
     arch = parse(name)
     if arch:
         draw = generator(int(seed or 0), "random", arch.name)
         weights = {key: _draw(key, shape, draw) for key, shape in layout.vit_shapes(arch).items()}
+        # The name says nothing of eps: the flag may.
+        arch = dataclasses.replace(arch, norm_eps=options.norm_eps or arch.norm_eps)
         return Converted(branch="backbone", weights=weights, arch=arch, **fixed)  # type: ignore[arg-type]
     from evaltk.models import timm_nets
 

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from evaltk.errors import CheckpointError, SettingsError, nearest
-from evaltk.models import layout
-from evaltk.rawfile import Converted, RawFile, ReadOptions, strip, tensors
-from evaltk.types import IMAGENET_MEAN, IMAGENET_STD
+from evaltk.families.dino import CLASS_HEADS
+from evaltk.models import difference, layout, timm_nets, vit
+from evaltk.rawfile import Converted, RawFile, ReadOptions, rest_rules, strip, tensors
+from evaltk.seeding import generator
+from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, Arch
 
 SCHEME = "timm"
-HEADS = ("head.weight", "head.bias", "fc.weight", "fc.bias", "head.fc.weight", "head.fc.bias")
+REST = dict.fromkeys(("optimizer", "amp_scaler"), "optimizer state") | dict.fromkeys(
+    ("epoch", "arch", "args", "version", "metric"), "bookkeeping"
+)
+MASKS = ("mask_token", "masked_embed")
+TOLERANCE = 1e-4  # of the rebuilt net's features against timm's own, relative
 
 
 def claims(raw: RawFile) -> bool:
-    """A flat net that still has its class head."""
+    """A net that still has its class head, flat or in the entry `state_dict`."""
     if raw.metadata.get("evaltk") or "evaltk_format" in raw.tree:
         return False
-    flat = strip(tensors(raw.tree), "module.")
-    return layout.kind_of(flat) is not None and any(key in flat for key in HEADS)
+    flat = strip(tensors(_net(raw)), "module.")
+    return layout.kind_of(flat) is not None and any(key in flat for key in CLASS_HEADS)
 
 
 def convert(raw: RawFile, options: ReadOptions) -> Converted:
@@ -28,14 +36,21 @@ def convert(raw: RawFile, options: ReadOptions) -> Converted:
 
     Nothing in such a file fixes LayerNorm's eps or the pixel statistics: the caller must, or loading says so.
     """
-    flat = strip(tensors(raw.tree), "module.")
-    convolutional = layout.kind_of(flat) != "vit"
+    under = "state_dict" if "state_dict" in raw.tree else None
+    dropped, unknown = rest_rules(raw.tree, REST, [under] if under else tensors(raw.tree))
+    flat = strip(tensors(_net(raw)), "module.")
+    rules = dict.fromkeys(CLASS_HEADS, "class head") | dict.fromkeys(MASKS, "mask token of another training")
     return Converted(
-        weights={k: t for k, t in flat.items() if k not in HEADS},
+        weights={k: t for k, t in flat.items() if k not in rules},
         branch="backbone",
-        dropped={k: "class head" for k in flat if k in HEADS},
-        norm_eps=1e-6 if convolutional else None,
+        dropped=dropped | {k: rules[k] for k in flat if k in rules},
+        unexpected=unknown,
+        norm_eps=None if layout.kind_of(flat) == "vit" else 1e-6,
     )
+
+
+def _net(raw: RawFile) -> object:
+    return raw.tree.get("state_dict", raw.tree)
 
 
 def from_name(name: str, options: ReadOptions) -> Converted:
@@ -45,12 +60,10 @@ def from_name(name: str, options: ReadOptions) -> Converted:
     """
     import timm
 
-    known = timm.list_models(name.split(".")[0]) and (
-        "." not in name or name in timm.list_pretrained(f"{name.split('.')[0]}*")
-    )
-    if not known:
+    base, tagged, _ = name.partition(".")
+    if not timm.is_model(base) or (tagged and name not in timm.list_pretrained(f"{base}*")):
         raise SettingsError(
-            wanted="a timm model", got=repr(name), where="timm:NAME", do=nearest(name, timm.list_models())[:300]
+            wanted="a timm model", got=repr(name), where="timm:NAME", do=nearest(base, timm.list_models())[:300]
         )
     try:
         model: Any = timm.create_model(name, pretrained=True, num_classes=0)
@@ -75,14 +88,43 @@ def from_model(model: Any, name: str) -> Converted:
             where=f"timm:{name}",
             do="name another model",
         )
+    found = Converted(weights=weights, branch="backbone", norm_eps=1e-6)
+    where = Path(f"timm:{name}")
+    if kind == "vit":
+        attention = model.blocks[0].attn
+        found = dataclasses.replace(found, norm_eps=getattr(model.norm, "eps", 1e-6), num_heads=attention.num_heads)
+        arch = layout.read_vit(found, ReadOptions(), where)[0]
+        difference.check(weights, layout.vit_shapes(arch), {}, where)
+    else:
+        arch = timm_nets.read_resnet(weights, where) if kind == "resnet" else timm_nets.read_xcit(weights, where)
+        difference.check(weights, timm_nets.shapes(arch.name), {}, where)
+    _verify(model, arch, weights, where)
     config = model.pretrained_cfg
-    eps = model.norm.eps if kind == "vit" and isinstance(model.norm, torch.nn.LayerNorm) else 1e-6
-    heads = model.blocks[0].attn.num_heads if kind == "vit" else 0
-    return Converted(
-        weights=weights,
-        branch="backbone",
-        norm_eps=eps,
-        mean=tuple(config.get("mean", IMAGENET_MEAN)),  # type: ignore[arg-type]
-        std=tuple(config.get("std", IMAGENET_STD)),  # type: ignore[arg-type]
-        num_heads=heads or None,
-    )
+    mean, std = tuple(config.get("mean", IMAGENET_MEAN)), tuple(config.get("std", IMAGENET_STD))
+    # The architecture is stated in full, so that flags cannot contradict the model.
+    return dataclasses.replace(found, arch=arch, mean=mean, std=std)
+
+
+def _verify(model: Any, arch: Arch, weights: dict[str, torch.Tensor], where: Path) -> None:
+    """The net as it is rebuilt here gives timm's own features. Raises: CheckpointError: it is a net of another kind.
+
+    Names and shapes do not tell everything: another activation or a blurred pooling has the same tensors.
+    """
+    size = arch.img_size if arch.kind == "vit" else 2 * arch.patch_size
+    images = torch.randn(1, 3, size, size, generator=generator(0, "timm", arch.name))
+    with torch.inference_mode():
+        wanted = model.eval().forward_features(images)
+        if arch.kind == "vit":
+            net = vit.build(arch, weights).eval()
+            got = net.norm(net.last_blocks(images)[0])
+        else:
+            other: Any = timm_nets.build(arch, weights).eval()
+            got = other.forward_features(images)
+            got = other.final_norm(got) if arch.kind == "xcit" else got
+    if got.shape != wanted.shape or float((got - wanted).abs().max()) > TOLERANCE * float(wanted.abs().max()):
+        raise CheckpointError(
+            wanted="a ViT, ResNet or XCiT of the standard kind",
+            got=f"{type(model).__name__}, whose features differ from such a net's with the same weights",
+            where=where,
+            do="name another model",
+        )

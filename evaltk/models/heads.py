@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from evaltk.errors import CheckpointError
+from evaltk.models import difference, head_layout
 from evaltk.types import HeadWeights
 
 NORM_EPS = 1e-12  # torch's default in F.normalize, which all three use
@@ -26,19 +27,21 @@ class Head(nn.Module):
 
     prototypes: torch.Tensor
     patch_prototypes: torch.Tensor
+    center: torch.Tensor | None
 
     def __init__(self, weights: HeadWeights) -> None:
         super().__init__()
         self.kind = weights.kind
         found = {k: t.float() if t.is_floating_point() else t for k, t in weights.tensors.items()}
-        self.mlp = _msn_projector(found) if weights.kind == "msn" else _dino_mlp(found)
+        self.mlp = _mlp(found, check(weights))
         w = effective(found, "prototypes.")
         patch = effective(found, "patch_prototypes.") if any(k.startswith("patch_prototypes.") for k in found) else w
         if weights.kind == "msn":
             w = patch = F.normalize(w, dim=1, eps=NORM_EPS)
         self.register_buffer("prototypes", w, persistent=False)
         self.register_buffer("patch_prototypes", patch, persistent=False)
-        self.center = None if weights.center is None else weights.center.float()
+        center = None if weights.center is None else weights.center.float()
+        self.register_buffer("center", center, persistent=False)
         self.eval().requires_grad_(False)
 
     def project(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -60,27 +63,44 @@ def effective(found: Mapping[str, torch.Tensor], prefix: str) -> torch.Tensor:
 
     Source: PROTOCOLS C.5; torch's weight_norm over dim 0.
     """
-    v, g = found.get(f"{prefix}weight_v"), found.get(f"{prefix}weight_g")
-    if v is not None and g is not None:
-        norms = v.norm(dim=1, keepdim=True)
-        if bool((norms == 0).any()):
-            row = int((norms == 0).flatten().nonzero()[0])
-            raise CheckpointError(
-                wanted="prototypes with a direction",
-                got=f"weight_v row {row} is zero",
-                where=f"head.{prefix}weight_v",
-                do="use another checkpoint",
-            )
-        return g.reshape(-1, 1) * v / norms
     plain = found.get(f"{prefix}weight")
-    if plain is None:
+    if plain is not None:
+        return plain
+    v, g = found[f"{prefix}weight_v"], found[f"{prefix}weight_g"]
+    norms = v.norm(dim=1, keepdim=True)
+    if bool((norms == 0).any()):
+        row = int((norms == 0).flatten().nonzero()[0])
         raise CheckpointError(
-            wanted=f"{prefix}weight, or weight_g with weight_v",
-            got=f"{sorted(found)[:6]}",
-            where="head",
-            do="use a full checkpoint",
+            wanted="prototypes with a direction",
+            got=f"weight_v row {row} is zero",
+            where=f"head.{prefix}weight_v",
+            do="use another checkpoint",
         )
-    return plain
+    return g.reshape(-1, 1) * v / norms
+
+
+def check(weights: HeadWeights, where: object = "head", *, width: int | None = None) -> tuple[str, ...]:
+    """The head's layers in their order, once its tensors are found to be exactly a head's, each in its shape.
+
+    Args:
+        width: of the tokens that enter, or None where it does not matter.
+
+    Returns: prefixes of the MLP's layers, e.g. ``("mlp.0.", "mlp.2.", "mlp.4.")``.
+    Raises: CheckpointError: a tensor that is missing, left over or of another shape.
+    """
+    shapes = {key: tuple(tensor.shape) for key, tensor in weights.tensors.items()}
+    order = head_layout.msn(shapes) if weights.kind == "msn" else head_layout.dino(shapes)
+    faults = head_layout.faults(shapes, order, width=width, patches=weights.kind == "ibot")
+    if weights.center is not None and not faults and weights.center.numel() != head_layout.rows(shapes, "prototypes."):
+        faults = [f"a centre of {weights.center.numel()} for {head_layout.rows(shapes, 'prototypes.')} prototypes"]
+    if faults:
+        raise CheckpointError(
+            wanted=f"the whole projection head of {weights.kind}, and nothing else",
+            got=difference.some(faults),
+            where=where,
+            do="use the whole training checkpoint, or a file of the backbone alone",
+        )
+    return order
 
 
 def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
@@ -91,41 +111,21 @@ def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
 
 
 def _batch_norm(found: Mapping[str, torch.Tensor], prefix: str) -> nn.BatchNorm1d:
-    width = found[f"{prefix}weight"].shape[0]
-    layer = nn.BatchNorm1d(width, eps=BN_EPS)
-    names = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-    layer.load_state_dict({n: found[f"{prefix}{n}"] for n in names if f"{prefix}{n}" in found}, strict=False)
+    layer = nn.BatchNorm1d(found[f"{prefix}weight"].shape[0], eps=BN_EPS)
+    given = {name: found[f"{prefix}{name}"] for name in head_layout.BATCH_NORM}
+    # The count of batches is absent from old files and takes no part in evaluation.
+    layer.load_state_dict(given | {"num_batches_tracked": torch.tensor(0)}, strict=True)
     return layer
 
 
-def _dino_mlp(found: Mapping[str, torch.Tensor]) -> nn.Module:
-    """Linear [BN] GELU ... Linear, as the keys tell (dino/vision_transformer.py:257-291)."""
-    if "mlp.weight" in found:  # one layer
-        return _linear(found["mlp.weight"], found.get("mlp.bias"))
-    indices = sorted({int(k.split(".")[1]) for k in found if k.startswith("mlp.")})
-    if not indices:
-        raise CheckpointError(
-            wanted="the head's MLP (mlp.0.weight ...)", got="none", where="head", do="use a full checkpoint"
-        )
+def _mlp(found: Mapping[str, torch.Tensor], order: tuple[str, ...]) -> nn.Sequential:
+    """Linear [BN] GELU ... Linear: dino/vision_transformer.py:257-291; msn/src/deit.py, msn_train.py:380-392."""
     layers: list[nn.Module] = []
-    for i in indices:
-        prefix = f"mlp.{i}."
+    for prefix in order:
         if f"{prefix}running_mean" in found:
             layers.append(_batch_norm(found, prefix))
             continue
         if layers:
             layers.append(nn.GELU())
         layers.append(_linear(found[f"{prefix}weight"], found.get(f"{prefix}bias")))
-    return nn.Sequential(*layers)
-
-
-def _msn_projector(found: Mapping[str, torch.Tensor]) -> nn.Module:
-    """fc1 BN GELU fc2 BN GELU fc3 (msn/src/deit.py; msn_train.py:380-392)."""
-    layers: list[nn.Module] = []
-    for i in (1, 2):
-        layers += [_linear(found[f"fc{i}.weight"], found.get(f"fc{i}.bias"))]
-        if f"bn{i}.weight" in found:
-            layers.append(_batch_norm(found, f"bn{i}."))
-        layers.append(nn.GELU())
-    layers.append(_linear(found["fc3.weight"], found.get("fc3.bias")))
     return nn.Sequential(*layers)

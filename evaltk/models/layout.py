@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import torch
 
 from evaltk.errors import CheckpointError
-from evaltk.rawfile import Converted, ReadOptions, pattern
+from evaltk.rawfile import Converted, ReadOptions
 from evaltk.types import Arch
 
 # Width -> heads of the published ViTs (ViT paper table 1; DINO vision_transformer.py:243-254). Only these widths have
@@ -47,25 +46,15 @@ def read_vit(found: Converted, options: ReadOptions, path: Path) -> tuple[Arch, 
     Raises: CheckpointError: shapes that fit no ViT; or heads or LayerNorm eps that nothing fixes (names the flag).
     """
     w = found.weights
-    patch_embed, position = w["patch_embed.proj.weight"], w["pos_embed"]
-    if patch_embed.ndim != 4 or patch_embed.shape[1] != 3 or patch_embed.shape[2] != patch_embed.shape[3]:
-        got = f"patch_embed.proj.weight {tuple(patch_embed.shape)}"
-        raise CheckpointError(
-            wanted="a square patch embedding [D,3,P,P]", got=got, where=path, do="see PROTOCOLS of the net"
-        )
-    dim, patch = patch_embed.shape[0], patch_embed.shape[2]
-    registers = w["reg_token"].shape[1] if "reg_token" in w else 0
-    rows = position.shape[1] if position.ndim == 3 else 0
-    class_position = math.isqrt(max(rows, 0)) ** 2 != rows or rows == 1
-    grid = math.isqrt(max(rows - int(class_position), 0))
-    if rows < 1 or grid**2 + int(class_position) != rows:
-        got = f"pos_embed {tuple(position.shape)}"
-        raise CheckpointError(
-            wanted="positions of a square grid, [1,1+g*g,D]", got=got, where=path, do="use square images"
-        )
-    depth = 1 + max((int(k.split(".")[1]) for k in w if k.startswith("blocks.")), default=0)
-    heads, note = _heads(found, options, dim, path)
-    eps = options.norm_eps or found.norm_eps
+    dim, patch = _patches(w["patch_embed.proj.weight"], path)
+    reg = w.get("reg_token")
+    registers = reg.shape[1] if reg is not None and reg.ndim == 3 else 0
+    grid, class_position = _grid(w["pos_embed"], registers, path)
+    fc1 = w.get("blocks.0.mlp.fc1.weight")
+    hidden = fc1.shape[0] if fc1 is not None and fc1.ndim == 2 else 4 * dim
+    depth = _depth(w)
+    heads, notes = _heads(found, options, dim, path)
+    eps = found.norm_eps if options.norm_eps is None else options.norm_eps
     if eps is None:
         raise CheckpointError(
             wanted="the epsilon of the net's LayerNorms",
@@ -73,9 +62,8 @@ def read_vit(found: Converted, options: ReadOptions, path: Path) -> tuple[Arch, 
             where=path,
             do="pass --norm-eps (1e-6 for timm's and DINO's ViTs, 1e-5 for torch's default)",
         )
-    hidden = w["blocks.0.mlp.fc1.weight"].shape[0] if "blocks.0.mlp.fc1.weight" in w else 0
     arch = Arch(
-        name=vit_name(dim, depth, heads, patch, grid * patch),
+        name=vit_name(dim, depth, heads, patch, grid * patch, hidden / dim),
         patch_size=patch,
         embed_dim=dim,
         depth=depth,
@@ -87,13 +75,62 @@ def read_vit(found: Converted, options: ReadOptions, path: Path) -> tuple[Arch, 
         layer_scale="blocks.0.ls1.gamma" in w,
         class_position=class_position,
     )
-    return arch, note
+    if found.hint_patch not in (None, patch):
+        notes += (f"the file says patch {found.hint_patch}, its tensors {patch}: hint set aside",)
+    return arch, notes
 
 
-def vit_name(dim: int, depth: int, heads: int, patch: int, img_size: int) -> str:
+def _patches(weight: torch.Tensor, path: Path) -> tuple[int, int]:
+    """(width, patch) of a patch embedding [D,3,P,P]."""
+    shape = tuple(weight.shape)
+    if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or min(shape) < 1:
+        raise CheckpointError(
+            wanted="a patch embedding of square RGB patches, [D,3,P,P]",
+            got=f"patch_embed.proj.weight {shape}",
+            where=path,
+            do="use a ViT for RGB images",
+        )
+    return shape[0], shape[2]
+
+
+def _grid(table: torch.Tensor, registers: int, path: Path) -> tuple[int, bool]:
+    """(side of the grid of patches, whether the class token has a row) of a position table [1,rows,D]."""
+    rows = table.shape[1] if table.ndim == 3 else 0
+    side = math.isqrt(rows)
+    if rows > 0 and not (registers and _square(rows - 1 - registers)):
+        if side**2 == rows:
+            return side, False
+        if _square(rows - 1):
+            return math.isqrt(rows - 1), True
+    more = f" with {registers} registers, which have rows of their own" if registers else ""
+    raise CheckpointError(
+        wanted="positions of a square grid, with or without a row for the class token: [1,g*g,D] or [1,1+g*g,D]",
+        got=f"pos_embed {tuple(table.shape)}{more}",
+        where=path,
+        do="use a net for square images",
+    )
+
+
+def _square(number: int) -> bool:
+    return number > 0 and math.isqrt(number) ** 2 == number
+
+
+def _depth(weights: Mapping[str, torch.Tensor]) -> int:
+    """Blocks that the keys number; a number far off is left to be an unexpected key."""
+    return count(weights, "blocks.", limit=len(weights))
+
+
+def count(weights: Mapping[str, torch.Tensor], prefix: str, *, limit: int = 1000) -> int:
+    """One more than the highest number below `limit` that follows `prefix` in a key."""
+    found = (k.removeprefix(prefix).split(".")[0] for k in weights if k.startswith(prefix))
+    numbers = (int(n) for n in found if n.isascii() and n.isdigit() and len(n) < 6)
+    return 1 + max((n for n in numbers if n < limit), default=-1)
+
+
+def vit_name(dim: int, depth: int, heads: int, patch: int, img_size: int, mlp_ratio: float = 4.0) -> str:
     """timm's name for a standard ViT, else one that spells the sizes out."""
     size = STANDARD_NAMES.get((dim, depth))
-    if size and STANDARD_HEADS[dim] == heads:
+    if size and STANDARD_HEADS[dim] == heads and mlp_ratio == 4.0:
         return f"vit_{size}_patch{patch}_{img_size}"
     return f"vit_patch{patch}_dim{dim}_depth{depth}_heads{heads}_img{img_size}"
 
@@ -107,6 +144,8 @@ def _heads(found: Converted, options: ReadOptions, dim: int, path: Path) -> tupl
         )
         hint = None
     heads = options.num_heads or found.num_heads or (hint and hint[1])
+    if hint and heads != hint[1]:
+        notes += (f"the file calls itself {found.hint_arch} ({hint[1]} heads), --num-heads says {heads}: taken",)
     if not heads and dim in STANDARD_HEADS:
         heads = STANDARD_HEADS[dim]
         notes += (f"heads are not stored: {heads}, as in the published nets {dim} wide",)
@@ -153,46 +192,3 @@ def vit_shapes(arch: Arch) -> dict[str, tuple[int, ...]]:
             block |= {"ls1.gamma": (d,), "ls2.gamma": (d,)}
         shapes |= {f"blocks.{i}.{key}": shape for key, shape in block.items()}
     return shapes | {"norm.weight": (d,), "norm.bias": (d,)}
-
-
-def check(
-    weights: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]], extra: Mapping, path: Path
-) -> None:
-    """Every expected tensor is there in its shape, and no other. `extra`: tensors that no rule of the family names.
-
-    Raises: CheckpointError: listing what is missing, left over and of another shape, with the nearest names.
-    """
-    missing = [key for key in shapes if key not in weights]
-    left = {k: tuple(t.shape) for k, t in (*weights.items(), *extra.items()) if k not in shapes}
-    wrong = [
-        f"{key} {tuple(weights[key].shape)} for {shape}"
-        for key, shape in shapes.items()
-        if key in weights and tuple(weights[key].shape) != tuple(shape)
-    ]
-    if not (missing or left or wrong):
-        return
-    parts = []
-    if missing:
-        near = {key: difflib.get_close_matches(key, list(left), n=1, cutoff=0.6) for key in missing}
-        names = [f"{k} {tuple(shapes[k])}" + (f" (nearest there: {near[k][0]})" if near[k] else "") for k in missing]
-        parts.append(f"missing {_some(names)}")
-    if left:
-        parts.append(f"unexpected {_some([f'{k} {shape}' for k, shape in left.items()])}")
-    if wrong:
-        parts.append(f"other shapes: {_some(wrong)}")
-    raise CheckpointError(
-        wanted=f"exactly the {len(shapes)} tensors of the net",
-        got="; ".join(parts),
-        where=path,
-        do="name the right --branch or --family, or save the net's own state_dict",
-    )
-
-
-def similarity(keys: list[str], arch_keys: list[str]) -> tuple[int, int]:
-    """How many key patterns of a known layout a file shares: (shared, patterns of the layout)."""
-    known = {pattern(k) for k in arch_keys}
-    return len(known & {pattern(k) for k in keys}), len(known)
-
-
-def _some(items: list[str], limit: int = 6) -> str:
-    return ", ".join(items[:limit]) + (f" and {len(items) - limit} more" if len(items) > limit else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from evaltk.errors import CheckpointError
+from evaltk.models.layout import count
 from evaltk.types import Arch
 
 RESNETS: dict[tuple[tuple[int, ...], bool], str] = {  # block counts, bottleneck -> name
@@ -32,37 +34,39 @@ XCITS = {  # (width, depth) -> name; the XCiT paper's table 1
 
 def read_resnet(weights: Mapping[str, torch.Tensor], path: Path) -> Arch:
     """The ResNet these torchvision-style keys belong to. Raises: CheckpointError: none of the standard five."""
-    counts = tuple(
-        1 + max((int(k.split(".")[1]) for k in weights if k.startswith(f"layer{i}.")), default=-1) for i in (1, 2, 3, 4)
-    )
-    name = RESNETS.get((counts, "layer1.0.conv3.weight" in weights))
+    counts = tuple(count(weights, f"layer{i}.") for i in (1, 2, 3, 4))
+    bottleneck = "layer1.0.conv3.weight" in weights
+    name = RESNETS.get((counts, bottleneck))
     if name is None:
-        raise CheckpointError(
-            wanted=f"blocks of {', '.join(sorted(RESNETS.values()))}",
-            got=f"{counts}",
-            where=path,
-            do="name another file",
-        )
-    width = 2048 if "layer1.0.conv3.weight" in weights else 512
-    return _arch(name, "resnet", patch=32, dim=width, depth=sum(counts), heads=0)
+        wanted = f"blocks of {', '.join(sorted(RESNETS.values()))}"
+        raise CheckpointError(wanted=wanted, got=f"{counts}", where=path, do="name another file")
+    return _arch(name, "resnet", patch=32, dim=2048 if bottleneck else 512, depth=sum(counts), heads=0)
 
 
 def read_xcit(weights: Mapping[str, torch.Tensor], path: Path) -> Arch:
     """The XCiT these keys belong to. Raises: CheckpointError: none of the published sizes."""
-    dim = weights["cls_token"].shape[-1]
-    depth = 1 + max((int(k.split(".")[1]) for k in weights if k.startswith("blocks.")), default=-1)
-    stages = sum(1 for k in weights if k.startswith("patch_embed.proj.") and k.endswith(".0.weight"))
-    patch = 2**stages
+    token, temperature = weights.get("cls_token"), weights.get("blocks.0.attn.temperature")
+    dim = token.shape[-1] if token is not None and token.ndim else 0
+    depth = count(weights, "blocks.")
+    stages = (1 + count(weights, "patch_embed.proj.")) // 2  # convolutions, with activations between them
     size = XCITS.get((dim, depth))
-    if size is None or patch not in (8, 16):
+    if size is None or stages not in (3, 4) or temperature is None or not temperature.ndim:
         raise CheckpointError(
             wanted="a published XCiT",
-            got=f"width {dim}, depth {depth}, patch {patch}",
+            got=f"width {dim}, depth {depth}, {stages} stages of patch embedding",
             where=path,
             do="name another file",
         )
-    heads = weights["blocks.0.attn.temperature"].shape[0]
-    return _arch(f"xcit_{size}_p{patch}_224", "xcit", patch=patch, dim=dim, depth=depth, heads=heads)
+    patch = 2**stages
+    return _arch(f"xcit_{size}_p{patch}_224", "xcit", patch=patch, dim=dim, depth=depth, heads=len(temperature))
+
+
+def same(stated: Arch | None, told: Arch, path: Path) -> Arch:
+    """The architecture that the tensors tell. Raises: CheckpointError: the file states another one."""
+    if stated not in (None, told):
+        got = f"{stated.name} stated, {told.name} in the tensors" if stated else ""
+        raise CheckpointError(wanted="one architecture", got=got, where=path, do="convert the original file again")
+    return told
 
 
 def _arch(name: str, kind: str, *, patch: int, dim: int, depth: int, heads: int) -> Arch:
@@ -86,27 +90,41 @@ def shapes(name: str) -> dict[str, tuple[int, ...]]:
         return {k: tuple(t.shape) for k, t in _create(name).state_dict().items()}
 
 
-def rename_xcit(weights: Mapping[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
-    """The original XCiT's key names (facebookresearch/xcit, as in DINO's files) in timm's; timm's own stay."""
-    from timm.models.xcit import checkpoint_filter_fn
+def rename_xcit(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The original XCiT's key names (facebookresearch/xcit, as in DINO's files) in timm's; timm's own stay.
 
-    return dict(checkpoint_filter_fn(dict(weights), _create(name)))
+    Positions are called `pos_embeder` there, and class attention has one matrix for query, key and value.
+    """
+    out: dict[str, torch.Tensor] = {}
+    for key, tensor in weights.items():
+        joint = re.fullmatch(r"(cls_attn_blocks\.\d+\.attn\.)qkv\.(weight|bias)", key)
+        if joint and tensor.ndim and tensor.shape[0] % 3 == 0:
+            parts = zip("qkv", tensor.chunk(3), strict=True)
+            out |= {f"{joint[1]}{part}.{joint[2]}": t for part, t in parts}
+        else:
+            out[re.sub(r"^pos_embeder\.", "pos_embed.", key)] = tensor
+    return out
 
 
 def random_weights(name: str, seed: int) -> dict[str, torch.Tensor] | None:
-    """Untrained weights of a ResNet or XCiT in timm's own initialisation, or None where the name is neither's."""
-    import timm
-
-    if not name.startswith(("resnet", "xcit_")) or not timm.list_models(name):
+    """Untrained weights of a ResNet or XCiT, in timm's own initialisation; None for names that no file is read as."""
+    if name not in RESNETS.values() and name not in {f"xcit_{s}_p{p}_224" for s in XCITS.values() for p in (8, 16)}:
         return None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return {k: t.clone() for k, t in _create(name).state_dict().items()}
 
 
-def build(arch: Arch) -> nn.Module:
-    """timm's net, without a class head."""
-    return _create(arch.name)
+def build(arch: Arch, weights: Mapping[str, torch.Tensor]) -> nn.Module:
+    """timm's net with exactly these weights, without a class head.
+
+    XCiT's `forward_features` ends before the final norm, as a ViT's blocks do; the norm is its `final_norm`.
+    """
+    net = _create(arch.name)
+    net.load_state_dict(dict(weights), strict=True)
+    if arch.kind == "xcit":
+        net.final_norm, net.norm = net.norm, nn.Identity()
+    return net
 
 
 def _create(name: str) -> nn.Module:

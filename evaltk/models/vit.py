@@ -52,6 +52,7 @@ class ViT(VisionTransformer):
     """
 
     def __init__(self, arch: Arch, *, position: PositionRule = "dino", drop_path: float = 0.0) -> None:
+        hidden = round(arch.embed_dim * arch.mlp_ratio)
         super().__init__(
             img_size=arch.img_size,
             patch_size=arch.patch_size,
@@ -60,7 +61,7 @@ class ViT(VisionTransformer):
             embed_dim=arch.embed_dim,
             depth=arch.depth,
             num_heads=arch.num_heads,
-            mlp_ratio=arch.mlp_ratio,
+            mlp_ratio=(hidden + 0.5) / arch.embed_dim,  # timm cuts the product, which can come out just below `hidden`
             qkv_bias=True,
             init_values=1.0 if arch.layer_scale else None,
             class_token=True,
@@ -69,6 +70,9 @@ class ViT(VisionTransformer):
             drop_path_rate=drop_path,
             norm_layer=partial(nn.LayerNorm, eps=arch.norm_eps),
         )
+        if arch.class_position and arch.registers:
+            # timm gives registers rows of the table; in DINOv2's files only the class token has one.
+            self.pos_embed = nn.Parameter(self.get_parameter("pos_embed").detach()[:, arch.registers :].clone())
         self.arch = arch
         self.position = position
         self.mask_token = nn.Parameter(torch.zeros(1, arch.embed_dim))

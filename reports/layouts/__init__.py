@@ -5,38 +5,52 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 from evaltk.errors import SettingsError, nearest
+
+Unit = Literal["%", "count"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extra:
-    """A column beside the sweep: title, metric, the setting named in its cells, and its published twin."""
+    """A column beside the sweep: title, metric, the setting named in its cells, and its published twin.
+
+    `published` has task, metric, variant and, where it is not ImageNet, dataset: {our name: the paper's}. Of unit
+    ``count`` the value is shown as it is, else in percent; `digits` None: the table's.
+    """
 
     title: str
     metric: str
     show: str = ""
     footnote: str = ""
-    published: dict[str, str] = field(default_factory=dict)
+    published: dict[str, Any] = field(default_factory=dict)
+    unit: Unit = "%"
+    digits: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """How results of one protocol become a table: `metric` swept over the setting `sweep`, then the extra columns."""
+    """How results of one protocol become a table: `metric` swept over the setting `sweep`, then the extra columns.
+
+    Without a sweep there are the extra columns alone.
+    """
 
     name: str
     title: str
     protocol: str
-    metric: str
-    sweep: str
+    metric: str = ""
+    sweep: str = ""
     also: str = ""
+    unit: Unit = "%"
     digits: int = 2
     extra: tuple[Extra, ...] = ()
 
 
 def names() -> list[str]:
-    """The layouts there are."""
-    return sorted(p.stem for p in Path(__file__).parent.glob("*.toml"))
+    """The layouts there are; those in a folder have its name before theirs (``paper/table4``)."""
+    here = Path(__file__).parent
+    return sorted(p.relative_to(here).with_suffix("").as_posix() for p in here.rglob("*.toml"))
 
 
 def load(name: str) -> Layout:

@@ -92,18 +92,6 @@ def test_table_7_is_the_mean_of_j_and_f() -> None:
         assert abs((j + f) / 2 - both) <= 0.05 + 1e-9
 
 
-def test_more_labels_and_more_scales_never_hurt() -> None:
-    for arch, method in {(row.arch, row.method) for row in select(table=3)}:
-        shots = [
-            one(table="3", arch=arch, method=method, variant=v).value
-            for v in ("1 img/cls", "2 imgs/cls", "5 imgs/cls", "1% imgs")
-        ]
-        assert shots == sorted(shots)
-    for row in select(table=6, variant="Hard"):
-        medium = one(table="6", arch=row.arch, method=row.method, dataset=row.dataset, variant="Medium")
-        assert row.value < medium.value
-
-
 def test_void_prototypes_are_the_share_that_was_printed() -> None:
     row = one(table="4", method="DINO", arch="ViT-B/16", metric="largest_duplicate_set")
     assert round(100 * row.value / 65536, 1) == 83.7
@@ -187,25 +175,19 @@ def test_select_takes_any_fields() -> None:
     [
         ("vit_small_patch16_224", "ViT-S/16"),
         ("vit_base_patch8_224.dino", "ViT-B/8"),
-        ("vit_large_patch7_224", "ViT-L/7"),
         ("vit_tiny_patch16_384", "ViT-Ti/16"),
         ("vit_small_patch14_reg4_dinov2.lvd142m", "ViT-S/14 reg4"),
         ("vit_giant_patch14_518", "ViT-g/14"),
         ("xcit_small_12_p16_224", "XCiT-S12/16"),
-        ("xcit_medium_24_p8_224", "XCiT-M24/8"),
         ("resnet50", "ResNet-50"),
         ("ViT-S/16", "ViT-S/16"),
         ("vit_patch4_dim128_depth4_heads4_img32", "vit_patch4_dim128_depth4_heads4_img32"),
         ("vit_medium_patch16_224", "vit_medium_patch16_224"),
-        ("pixels", "pixels"),
     ],
 )
 def test_arch_labels(name: str, label: str) -> None:
     assert arch_label(name) == label
     assert arch_label(label) == label
-
-
-def test_registers_are_part_of_the_label() -> None:
     assert arch_label("vit_base_patch14_518", registers=4) == "ViT-B/14 reg4"
 
 
@@ -224,7 +206,6 @@ HEADER = ",".join(published.COLUMNS)
         (f"{HEADER}\n{GOOD.replace('0.1', 'x')}", 2, "'x'"),
         (f"{HEADER}\n{GOOD.replace('%', 'percent')}", 2, "'percent'"),
         (f"{HEADER}\n{GOOD.replace('%', 'count')}", 2, "'74.44'"),
-        (f"{HEADER}\n{GOOD.replace('somewhere', '')}", 2, "nothing"),
         (f"{HEADER}\n{GOOD}\n{GOOD}", 3, "the one of line 2 again"),
         (f"{HEADER}\n{GOOD},more", 2, "13"),
         (f"{HEADER}\n{GOOD}\n2,imagenet_knn", 3, "2"),
@@ -264,5 +245,5 @@ def test_folders_without_numbers_and_files_of_other_bytes_are_named(tmp_path: Pa
 
 
 def test_import_needs_no_torch() -> None:
-    code = "import sys, reports.published as p; p.load(); sys.exit('torch' in sys.modules)"
+    code = "import sys, evaltk.metrics.statistics, reports.published as p; p.load(); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,1 @@
+"""The subjects of `evaltk score`, one file each. The folder is the registry."""

@@ -1,0 +1,65 @@
+"""What the subjects of `evaltk score` share: arrays from files, tables and differences to the terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from evaltk.errors import DataError
+from evaltk.types import Cell, Table
+
+
+def read_array(path: Path, name: str) -> np.ndarray:
+    """An array from .npy, .npz (its entry `name`, or its only one) or .json. Raises: DataError."""
+    try:
+        if path.suffix == ".json":
+            return np.asarray(json.loads(path.read_text(encoding="utf-8")))
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return found
+        with found:
+            names = list(found)
+            return found[name if name in names or len(names) != 1 else names[0]]
+    except (OSError, ValueError, EOFError, KeyError) as error:
+        raise DataError(
+            wanted=f"an array `{name}` as .npy, .npz or .json",
+            got=f"{type(error).__name__}: {error}"[:160],
+            where=path,
+            do="mend the path or save it so",
+        ) from error
+
+
+def show(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[float]], notes: Sequence[str] = ()) -> None:
+    """Print fractions as a table in percent; NaN stays empty."""
+    show_table(
+        Table(
+            title=title,
+            columns=tuple(columns),
+            rows=tuple(
+                (label, tuple(Cell(value=None if np.isnan(v) else 100 * v) for v in values))
+                for label, values in rows.items()
+            ),
+            footnotes=tuple(notes),
+        )
+    )
+
+
+def show_table(table: Table) -> None:
+    """Print a table as Markdown."""
+    from reports import ink
+
+    sys.stdout.write(ink.ink(table, "md"))
+
+
+def show_difference(largest: float) -> None:
+    """Say how far ours and the official numbers are apart."""
+    print(f"official code: largest difference {largest:.3g}", file=sys.stderr)
+
+
+def defined(values: np.ndarray) -> list[float | None]:
+    """A list for JSON, where NaN is null."""
+    return [None if np.isnan(v) else float(v) for v in values]

@@ -1,0 +1,52 @@
+"""Count near-copies in a matrix of prototypes: four readings, any thresholds, and what the weights alone tell.
+
+Examples:
+    evaltk score prototypes --matrix W.npy
+    evaltk score prototypes --matrix dino_deitsmall16_pretrain_full_checkpoint.pth --thresholds 0.9 --json
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from evaltk.cli.run import Reading
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Reading):
+    """Count near-copies in a matrix of prototypes.
+
+    Attributes:
+        matrix: .npy [K, p], one prototype a row; or a checkpoint with its projection head.
+        threshold: cosine above which two are near-copies, for the verdict (0.9, Table 4 of the DINO-vMF paper).
+        thresholds: the sweep.
+        device: cpu, cuda or cuda:N.
+        json: print one JSON line.
+    """
+
+    matrix: Path
+    threshold: float = 0.9
+    thresholds: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+    device: str = "cpu"
+    json: bool = False
+
+
+def main(argv: list[str]) -> int:
+    """Parse, count, print. Raises: DataError, CheckpointError: a file that will not do. SettingsError: a threshold."""
+    import tyro
+
+    options = tyro.cli(Options, args=argv, prog="evaltk score prototypes", description=__doc__)
+    from evaltk import prototype_report
+
+    told = prototype_report.score_matrix(
+        options.matrix,
+        thresholds=options.thresholds,
+        threshold=options.threshold,
+        device=options.device,
+        read={f.name: getattr(options, f.name) for f in dataclasses.fields(Reading)},
+    )
+    print(json.dumps(told) if options.json else prototype_report.text(told))
+    return 0

@@ -1,0 +1,66 @@
+"""Draw the figures that a folder of results gives, and those of the vMF distribution, as SVG, PDF or PNG.
+
+Examples:
+    evaltk figures --runs runs --out figures
+    evaltk figures --runs runs --format svg pdf --no-theory
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from evaltk.errors import StorageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Draw figures.
+
+    Attributes:
+        runs: folder that `evaltk run --out` wrote.
+        out: folder of the figures.
+        format: svg (with text that stays text), pdf, png.
+        theory: draw densities and the log-normaliser of the vMF distribution too.
+    """
+
+    runs: Path = Path("runs")
+    out: Path = Path("figures")
+    format: tuple[Literal["svg", "pdf", "png"], ...] = ("svg", "pdf")
+    theory: bool = True
+
+
+def main(argv: list[str]) -> int:
+    """Write them and print their paths. Raises: StorageError: no results that have figures, or no room to write."""
+    import tyro
+
+    options = tyro.cli(Options, args=argv, prog="evaltk figures", description=__doc__)
+    from evaltk import results
+    from reports import figure_style, figures
+
+    written: list[Path] = []
+    for drawn in figures.of_results(results.find(options.runs)):
+        written += figure_style.save(drawn.figure, options.out / drawn.name, options.format, title=drawn.title)
+    if not written:
+        raise StorageError(
+            wanted="results that have figures (prototypes, precision)",
+            got="none",
+            where=options.runs,
+            do="evaltk run CKPT --protocols prototypes precision --data ...",
+        )
+    if options.theory:
+        written += _theory(options)
+    print("\n".join(map(str, written)))
+    return 0
+
+
+def _theory(options: Options) -> list[Path]:
+    from evaltk import vmf_curves
+    from reports import figure_style, vmf_figures
+
+    circle = vmf_figures.circle(vmf_curves.circle_densities())
+    normalizer = vmf_figures.normalizer(vmf_curves.normalizer_curves())
+    written = figure_style.save(circle, options.out / "vmf-circle", options.format, title="vMF density on the circle")
+    title = "log-normaliser of the vMF distribution"
+    return written + figure_style.save(normalizer, options.out / "vmf-normalizer", options.format, title=title)

@@ -1,0 +1,72 @@
+"""Images of a split, decoded and cropped by other processes, in the batches asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from evaltk import distributed
+from evaltk.datasets.transforms import Transform
+from evaltk.errors import DataError, SettingsError
+from evaltk.images import Split
+
+Item = tuple[int, np.ndarray | None, str]  # index, pixels uint8 [crop, crop, 3] or None, what was wrong
+FEW = 1024  # images below which starting processes takes longer than they save
+
+
+def batches(
+    split: Split, transform: Transform, indices: list[list[int]], workers: int | None = None
+) -> Iterator[list[Item]]:
+    """The images `indices` name, batch by batch and in order; an unreadable one comes as a message.
+
+    Args:
+        workers: decoding processes; None: by the machine.
+
+    Raises: SettingsError: a decoding process was killed, mostly for want of memory.
+    """
+    count = _workers(split) if workers is None else workers
+    loader = DataLoader(_Images(split, transform), batch_sampler=indices, num_workers=count, collate_fn=_as_is)
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise SettingsError(
+            wanted="decoding processes that stay alive",
+            got=str(error).splitlines()[0],
+            where="--workers",
+            do="use fewer (--workers 0: none beside this one); finished shards are kept",
+        ) from error
+
+
+class _Images(TorchDataset):
+    """Decoded and cropped images; an unreadable one comes as a message instead of ending the worker."""
+
+    def __init__(self, split: Split, transform: Transform) -> None:
+        self.split, self.transform = split, transform
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> Item:
+        try:
+            return index, self.transform.pixels(self.split.open(index)), ""
+        except DataError as error:
+            return index, None, error.got
+        except (MemoryError, OSError, OverflowError, ValueError) as error:  # e.g. a strip too long to be resized
+            return index, None, f"{type(error).__name__}: {error}"
+
+
+def _as_is(items: list[Item]) -> list[Item]:
+    return items
+
+
+def _workers(split: Split) -> int:
+    if split.pixels is not None or len(split) < FEW:
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(16, max(1, cores // distributed.world_size()))

@@ -1,0 +1,228 @@
+"""L2-regularised softmax regression to the optimum: one strength, a path of strengths, or cross-validation over one.
+
+The objective is sum_i CE_i + l2 / 2 ||W||^2 with a free intercept, scikit-learn's at C = 1 / l2. It is minimised by
+L-BFGS in rotated coordinates (`logistic_problem`) with the Hessian's diagonal there as first guess. Paths run from
+strong to weak; each strength starts from the parabola through the three before it and keeps what L-BFGS learnt of the
+Hessian. Features and products are float32 (float64 where the features are), sums over rows and weights float64.
+
+A fit has converged when ||gradient|| <= tolerance * sqrt(sum_i (1 - p_i)^2 ||x_i||^2 + ||l2 W||^2), p_i the probability
+of row i's own class: the gradient against the terms that cancel in it. Unlike the gradient at zero weights, this scale
+shrinks with the residuals, so that weak strengths on separable data are solved as truly as strong ones. Without
+intercept, objective - optimum <= ||gradient||^2 / (2 l2), the duality gap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from evaltk.errors import DataError, SettingsError
+from evaltk.lbfgs import Limits, Solution
+from evaltk.logistic_inputs import READ_ROWS, Array, check_finite, check_settings, read
+from evaltk.logistic_path import solve
+from evaltk.logistic_problem import Problem, pose
+
+TOLERANCE, MAX_ITERATIONS = 1e-5, 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogisticModel:
+    """A fitted softmax regression.
+
+    Attributes:
+        weight: [C, D] in the features' type. bias: [C], or None without intercept; -inf for a class without rows, the
+            limit that its optimum tends to.
+        l2: the strength. objective: sum of cross-entropies + l2 / 2 ||W||^2.
+        gradient_norm: of the objective; the intercept counts as the weight of one more feature, which is centred like
+            the others and has their root-mean-square norm. relative_gradient: that over the scale of the tolerance.
+        iterations: of L-BFGS. converged: whether the tolerance was reached; relative_gradient says how nearly.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    l2: float
+    objective: float
+    gradient_norm: float
+    relative_gradient: float
+    iterations: int
+    converged: bool
+
+    def scores(self, x: Array) -> torch.Tensor:
+        """Logits [M, C] of features [M, D]. Raises: DataError: features of other dimensions, or not finite."""
+        return torch.cat([self.weight.new_empty(0, len(self.weight)), *self._logits(x)])
+
+    def predict(self, x: Array) -> torch.Tensor:
+        """Classes [M] int64 of features [M, D]. Raises: DataError: features of other dimensions, or not finite."""
+        none = torch.empty(0, dtype=torch.int64, device=self.weight.device)
+        return torch.cat([none, *(logits.argmax(1) for logits in self._logits(x))])
+
+    def _logits(self, x: Array) -> Iterator[torch.Tensor]:
+        """Logits [<= READ_ROWS, C], block by block."""
+        if x.ndim != 2 or x.shape[1] != self.weight.shape[1]:
+            raise DataError(
+                wanted=f"features [M, {self.weight.shape[1]}], as the model was fitted on",
+                got=f"features {list(x.shape)}",
+                where="LogisticModel",
+                do="give the features of the same net and recipe",
+            )
+        for start, rows in read(x, self.weight.device, self.weight.dtype):
+            check_finite(rows, start)
+            logits = rows @ self.weight.T
+            yield logits if self.bias is None else logits + self.bias
+
+
+def fit(
+    x: Array,
+    y: Array,
+    *,
+    l2: float,
+    num_classes: int,
+    intercept: bool,
+    tolerance: float = TOLERANCE,
+    max_iterations: int = MAX_ITERATIONS,
+    device: str | None = None,
+    block: int | None = None,
+) -> LogisticModel:
+    """The softmax regression that minimises sum_i CE_i + l2 / 2 ||W||^2; arguments and errors as `fit_path`."""
+    path = fit_path(
+        x,
+        y,
+        l2s=[l2],
+        num_classes=num_classes,
+        intercept=intercept,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+        device=device,
+        block=block,
+    )
+    return path[0][0]
+
+
+@torch.no_grad()
+def fit_path(
+    x: Array,
+    y: Array,
+    *,
+    l2s: Sequence[float],
+    num_classes: int,
+    intercept: bool,
+    folds: Array | None = None,
+    tolerance: float = TOLERANCE,
+    max_iterations: int = MAX_ITERATIONS,
+    device: str | None = None,
+    block: int | None = None,
+) -> tuple[tuple[LogisticModel, ...], ...]:
+    """The softmax regressions at many strengths, for each fold.
+
+    Args:
+        x: [N, D] features, float32 (float64 is kept, anything else becomes float32); an array may be memory-mapped.
+        y: [N] integer classes in [0, num_classes). Classes without rows are allowed.
+        l2s: strengths, each > 0, in any order. intercept: whether there is a bias, unpenalised.
+        folds: [K, N] bool, True for the rows that fold trains on; None for one fold of all rows.
+        tolerance: of the gradient, relative as told above; below 1e-6 only float64 features allow.
+        max_iterations: of L-BFGS, for each strength. device: where to compute; x's own, or the CPU, by default.
+        block: rows at a time; changes speed and rounding, not the optimum.
+
+    Returns: [fold][strength, in the order of l2s]. A model that has not converged says so.
+    Raises: DataError: features or labels that nothing can be fitted to. SettingsError: strengths, folds, limits.
+    """
+    limits = Limits(tolerance=tolerance, max_iterations=max_iterations)
+    check_settings(l2s, limits)
+    problem, masks = pose(x, y, folds, num_classes=num_classes, intercept=intercept, device=device, block=block)
+    models: list[dict[float, LogisticModel]] = [{} for _ in masks]
+    for fold, l2, solution in solve(problem, l2s, limits):
+        models[fold][l2] = _model(problem, fold, l2, solution)
+    return tuple(tuple(found[l2] for l2 in l2s) for found in models)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrossValidation:
+    """What `cross_validate` found; choosing is left to the caller.
+
+    Attributes:
+        l2s: the strengths. scores: [L, K] float64, fractions, of strength l on the rows that fold k left out.
+        mean: [L] over folds. relative_gradients: [L, K] float64. converged: [L, K] bool.
+    """
+
+    l2s: tuple[float, ...]
+    scores: torch.Tensor
+    mean: torch.Tensor
+    relative_gradients: torch.Tensor
+    converged: torch.Tensor
+
+
+@torch.no_grad()
+def cross_validate(
+    x: Array,
+    y: Array,
+    *,
+    l2s: Sequence[float],
+    num_classes: int,
+    intercept: bool,
+    folds: Array,
+    metric: Literal["top1", "mean_per_class"],
+    tolerance: float = 1e-4,
+    max_iterations: int = MAX_ITERATIONS,
+    device: str | None = None,
+    block: int | None = None,
+) -> CrossValidation:
+    """Score every strength on the rows that each fold does not train on.
+
+    Args:
+        metric: ``top1``, or ``mean_per_class``: the mean recall over the classes that the left-out rows have.
+        Others as `fit_path`; the tolerance is wider because the models serve for their scores alone.
+
+    Raises: as `fit_path`. SettingsError: also an unknown metric, or a fold that leaves no row out.
+    """
+    if metric not in ("top1", "mean_per_class"):
+        raise SettingsError(wanted="top1 or mean_per_class", got=repr(metric), where="metric", do="mend the setting")
+    limits = Limits(tolerance=tolerance, max_iterations=max_iterations)
+    check_settings(l2s, limits)
+    problem, masks = pose(x, y, folds, num_classes=num_classes, intercept=intercept, device=device, block=block)
+    if bool(masks.all(dim=1).any()):
+        raise SettingsError(
+            wanted="folds that leave rows out",
+            got="a fold that trains on all rows",
+            where="folds",
+            do="make other folds",
+        )
+    scores = torch.zeros(len(l2s), len(masks), dtype=torch.float64)
+    relative, converged = torch.zeros_like(scores), torch.zeros_like(scores, dtype=torch.bool)
+    for fold, l2, solution in solve(problem, l2s, limits):
+        at = [i for i, other in enumerate(l2s) if other == l2]
+        left_out = problem.place[~masks[fold].to(problem.place.device)]
+        predicted = torch.cat([(problem.z[r] @ solution.point.w.T).argmax(1) for r in left_out.split(READ_ROWS)])
+        scores[at, fold] = _score(predicted, problem.y[left_out], metric, num_classes)
+        relative[at, fold], converged[at, fold] = solution.relative, solution.converged
+    return CrossValidation(
+        l2s=tuple(l2s), scores=scores, mean=scores.mean(1), relative_gradients=relative, converged=converged
+    )
+
+
+def _model(problem: Problem, fold: int, l2: float, solution: Solution) -> LogisticModel:
+    weight, bias = problem.coordinates.plain(solution.point.w)
+    if bias is not None:
+        bias = bias.masked_fill(~problem.present[fold], -torch.inf)
+    return LogisticModel(
+        weight=weight,
+        bias=bias,
+        l2=l2,
+        objective=solution.point.objective,
+        gradient_norm=solution.point.gradient_norm,
+        relative_gradient=solution.relative,
+        iterations=solution.iterations,
+        converged=solution.converged,
+    )
+
+
+def _score(predicted: torch.Tensor, y: torch.Tensor, metric: str, num_classes: int) -> float:
+    """Accuracy, or the mean over the classes that y has of their recalls."""
+    right = predicted == y
+    if metric == "top1":
+        return float(right.double().mean())
+    rows = y.bincount(minlength=num_classes)
+    recall = y[right].bincount(minlength=num_classes) / rows.double()
+    return float(recall[rows > 0].mean())

@@ -1,0 +1,70 @@
+"""Softmax regressions along paths of strengths, one path a fold, all folds answered by the same products."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterator, Sequence
+from functools import partial
+
+import torch
+
+from evaltk.lbfgs import Limits, Memory, Solution, Value, minimise, point_at
+from evaltk.logistic_problem import Problem
+
+PAIRS, PAIR_BYTES = 60, 2**30  # pairs of L-BFGS; fewer where those of all folds would take more memory than this
+ABSENT_LOGIT = (
+    -1e4
+)  # of a class without rows, with intercept: its exponential is zero, so that it takes part in nothing
+
+
+def solve(problem: Problem, l2s: Sequence[float], limits: Limits) -> Iterator[tuple[int, float, Solution]]:
+    """(fold, strength, solution) for each fold and each strength of l2s, as they are found."""
+    done: list[tuple[int, float, Solution]] = []
+    paths = [_path(problem, fold, l2s, limits, done) for fold in range(len(problem.present))]
+    asked = {fold: next(path) for fold, path in enumerate(paths)}
+    while asked:
+        values = problem.values(list(asked.items()))
+        for fold, value in zip(list(asked), values, strict=True):
+            try:
+                asked[fold] = paths[fold].send(value)
+            except StopIteration:
+                del asked[fold]
+        yield from done
+        done.clear()
+
+
+def _path(
+    problem: Problem, fold: int, l2s: Sequence[float], limits: Limits, done: list[tuple[int, float, Solution]]
+) -> Generator[torch.Tensor, Value, None]:
+    """One fold from the strongest penalty to the weakest: yields weights [C, R], wants their `Value` sent back."""
+    penalised = problem.z.new_ones(problem.z.shape[1])
+    w = problem.z.new_zeros(problem.num_classes, len(penalised))
+    if problem.coordinates.constant:
+        penalised[-1] = 0.0
+        w[~problem.present[fold], -1] = ABSENT_LOGIT / problem.coordinates.constant
+    memory = Memory(_num_pairs(problem), w)
+    value = yield w
+    nodes: list[tuple[float, torch.Tensor]] = []
+    for l2 in sorted(set(l2s), reverse=True):
+        point = point_at(w, value, l2 * penalised)
+        if len(nodes) > 1 and not point.gradient_norm <= limits.tolerance * point.scale:
+            guess = extrapolate(nodes, math.log(l2))
+            ahead = point_at(guess, (yield guess), l2 * penalised)
+            point = ahead if ahead.objective < point.objective else point
+        solution = yield from minimise(point, partial(problem.curvature, fold), memory, limits)
+        done.append((fold, l2, solution))
+        w, value = solution.point.w, solution.point.value
+        nodes = [*nodes[-2:], (math.log(l2), w)]
+
+
+def _num_pairs(problem: Problem) -> int:
+    pair = 2 * problem.num_classes * problem.z.shape[1] * problem.z.element_size()
+    return max(5, min(PAIRS, PAIR_BYTES // (pair * len(problem.present))))
+
+
+def extrapolate(nodes: Sequence[tuple[float, torch.Tensor]], at: float) -> torch.Tensor:
+    """The polynomial through nodes (place, tensor), of distinct places, at another place (Lagrange)."""
+    terms = [
+        w * math.prod((at - other) / (place - other) for other, _ in nodes if other != place) for place, w in nodes
+    ]
+    return torch.stack(terms).sum(0)

@@ -1,0 +1,186 @@
+"""Prototypes as a mixture on the sphere: which prototype an image falls to, and how likely the image is.
+
+The score of component k is that of the method (its softmax is the responsibility), after division by tau:
+
+    linear   <w_k, y>/tau                     DINO, iBOT; cosine the same with unit w_k, as MSN has
+    vmf      <w_k, y>/tau + log C_p(kappa_k)  kappa_k = ||w_k||/tau
+
+and, where asked for, less the teacher's centre: c_k/tau where it is one of undivided logits (linear, Eq. 8), else c_k.
+With b_k all of it but <w_k, y>/tau, these are responsibilities of the mixture with weights pi_k ~ exp(b_k - log C_p):
+equal weights for vmf without centre, weights that undo C_p for linear. Its density is what the log-likelihood is of.
+
+Source: Govindarajan et al., ICLR 2023 (arXiv 2405.10939), Eq. 2 to 8; PROTOCOLS 8.b, 9.b.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+
+from evaltk import neighbours, vmf
+from evaltk.errors import DataError, SettingsError
+from evaltk.models.heads import Head
+
+Scoring = Literal["linear", "cosine", "vmf"]
+SCORINGS: tuple[Scoring, ...] = get_args(Scoring)
+BLOCK_ELEMENTS = 2**24  # scores that exist at a time: 64 MiB of float32, and as much again for their exponentials
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mixture:
+    """Components and how they are scored.
+
+    Attributes:
+        rows: w [K, p] float32 (unit rows for cosine). temperature: tau.
+        bias: b [K] float64, what is added to <w, y>/tau. kappa: [K] float64, ||w||/tau.
+        offset: log p(y) = logsumexp_k(score_k) + offset, in nats.
+        scoring, centred: what was asked for.
+    """
+
+    rows: torch.Tensor
+    temperature: float
+    bias: torch.Tensor
+    kappa: torch.Tensor
+    offset: float
+    scoring: Scoring
+    centred: bool
+
+    def scores(self, y: torch.Tensor) -> torch.Tensor:
+        """[B, K] float32 (float64 for y float64) of unit y [B, p]."""
+        return self.from_products(y @ self.rows.to(y.dtype).T)
+
+    def from_products(self, products: torch.Tensor) -> torch.Tensor:
+        """The scores from <w, y> [B, K]."""
+        return torch.add(self.bias.to(products), products, alpha=1.0 / self.temperature)
+
+    def at(self) -> dict[str, object]:
+        """What names it in a score."""
+        return {
+            "formulation": self.scoring,
+            "temperature": self.temperature,
+            "centre": "with" if self.centred else "without",
+        }
+
+
+def mixture(
+    head: Head, *, scoring: Scoring, temperature: float, centred: bool = False, centering: str | None = None
+) -> Mixture:
+    """The mixture of a head.
+
+    Args:
+        temperature: tau > 0. centred: less the head's centre.
+        centering: ``logit`` or ``probability``, the space of the centre; None: logit, but probability for vmf.
+
+    Raises: SettingsError: a temperature <= 0. DataError: fewer than 3 dimensions, a centre that the file lacks.
+    """
+    if not temperature > 0:
+        raise SettingsError(wanted="a temperature > 0", got=str(temperature), where="temperature", do="0.07 is usual")
+    rows = head.prototypes
+    if rows.shape[1] < 3:
+        raise DataError(wanted="prototypes of 3 dimensions or more", got=str(rows.shape[1]), do="use another head")
+    if scoring == "cosine":
+        rows = torch.nn.functional.normalize(rows, dim=1)
+    kappa = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64) / temperature
+    log_c = vmf.log_normalizer(kappa, rows.shape[1])
+    bias = torch.zeros_like(kappa)
+    if scoring == "vmf":
+        bias = vmf.log_normalizer_shifted(kappa, rows.shape[1])
+    if centred:
+        if head.center is None:
+            raise DataError(wanted="the training centre", got="a file without one", do="leave the centred variant out")
+        late = scoring != "vmf" and centering != "probability"  # Eq. 8 centres undivided logits
+        bias = bias - head.center.to(bias) / (temperature if late else 1.0)
+    return Mixture(
+        rows=rows,
+        temperature=temperature,
+        bias=bias,
+        kappa=kappa,
+        offset=-float(torch.logsumexp(bias - log_c, dim=0)),
+        scoring=scoring,
+        centred=centred,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """How N images use a mixture of K components.
+
+    Attributes:
+        assigned: [N] int64, the component of the highest score (the first of equal ones).
+        responsibility: [K] float64, mean over the images; sums to 1.
+        log_likelihood: [N] float64, nats with respect to the surface measure of the sphere.
+        entropy: mean over images of the entropy of their responsibilities, nats.
+    """
+
+    assigned: np.ndarray
+    responsibility: np.ndarray
+    log_likelihood: np.ndarray
+    entropy: float
+
+    def counts(self) -> np.ndarray:
+        """Images assigned to each component [K] int64."""
+        return np.bincount(self.assigned, minlength=len(self.responsibility))
+
+
+def embed(head: Head, x: np.ndarray, size: int) -> Iterator[tuple[slice, torch.Tensor]]:
+    """(images, y [b, p]) block by block: unit y of class-token features x [N, D], which may lie on disk."""
+    device = head.prototypes.device
+    for start in range(0, len(x), size):
+        rows = slice(start, min(start + size, len(x)))
+        yield rows, head.embed(neighbours.rows(x, rows.start, rows.stop).to(device))
+
+
+@torch.inference_mode()
+def use(head: Head, x: np.ndarray, mixtures: Sequence[Mixture], *, block: int = BLOCK_ELEMENTS) -> list[Use]:
+    """What `Use` says, for mixtures of one head that differ in temperature, constant and centre.
+
+    The products <w, y> are made once for all; no more than `block` scores exist at a time, whatever K and N are.
+
+    Args: x: [N, D] class-token features after the final norm.
+    Raises: DataError: no images.
+    """
+    if not len(x):
+        raise DataError(wanted="images", got="none", where="features", do="name a data set with images")
+    parts = [_Part(len(x), m) for m in mixtures]
+    for rows, y in embed(head, x, max(1, block // len(head.prototypes))):
+        products = y @ mixtures[0].rows.T
+        for part in parts:
+            part.add(rows, products)
+    return [part.use() for part in parts]
+
+
+class _Part:
+    """The sums of one mixture while images go by."""
+
+    def __init__(self, num_images: int, mixture: Mixture) -> None:
+        self.mixture = mixture
+        self.assigned = np.empty(num_images, dtype=np.int64)
+        self.log_likelihood = np.empty(num_images, dtype=np.float64)
+        self.responsibility = torch.zeros_like(mixture.bias)
+        self.entropy = 0.0
+
+    def add(self, rows: slice, products: torch.Tensor) -> None:
+        scores = self.mixture.from_products(products)  # [b, K]
+        best, assigned = scores.max(dim=1)
+        scores -= best[:, None]
+        weights = scores.exp()
+        total = weights.sum(dim=1)
+        self.assigned[rows] = assigned.cpu().numpy()
+        self.log_likelihood[rows] = (best.double() + total.double().log()).cpu().numpy() + self.mixture.offset
+        self.responsibility += (total.reciprocal() @ weights).double()
+        # H = log Z - E[score], both less the best score.
+        expected = weights.mul_(scores).sum(dim=1) / total
+        self.entropy += float((total.log() - expected).double().sum())
+
+    def use(self) -> Use:
+        n = len(self.assigned)
+        return Use(
+            assigned=self.assigned,
+            responsibility=(self.responsibility / n).cpu().numpy(),
+            log_likelihood=self.log_likelihood,
+            entropy=self.entropy / n,
+        )

@@ -1,0 +1,94 @@
+"""Components against the images assigned to them: direction, spread, and the images nearest to a component."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from evaltk import vmf
+from evaltk.mixture import Mixture, embed
+from evaltk.models.heads import Head
+
+IMAGES = 8_192  # embedded at a time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """Each component beside its images; NaN where it has none.
+
+    Attributes:
+        counts: [K] int64. cosine: [K], of w_k with the mean of its y.
+        resultant: [K], length of the mean of its y, in [0, 1]; 1 for a single image.
+        spread: [K], the same without the excess that few images have: sqrt((n R^2 - 1)/(n - 1)), 0 where that is
+            negative, NaN for n < 2. Its square is unbiased for the squared length of the true mean.
+        expected: [K], A_p(kappa_k): what the component itself says of `spread`.
+        data_mean: [p], mean of y over all images.
+    """
+
+    counts: np.ndarray
+    cosine: np.ndarray
+    resultant: np.ndarray
+    spread: np.ndarray
+    expected: np.ndarray
+    data_mean: np.ndarray
+
+
+@torch.inference_mode()
+def fit(head: Head, x: np.ndarray, assigned: np.ndarray, mixture: Mixture) -> Fit:
+    """What `Fit` says, of images x [N, D] and their components assigned [N]; sums are float64."""
+    num, dim = head.prototypes.shape
+    sums = torch.zeros(num, dim, dtype=torch.float64, device=head.prototypes.device)
+    for rows, y in embed(head, x, IMAGES):
+        sums.index_add_(0, torch.from_numpy(assigned[rows]).to(y.device), y.double())
+    counts = np.bincount(assigned, minlength=num)
+    lengths = torch.linalg.vector_norm(sums, dim=1)
+    along = torch.empty_like(lengths)
+    for start in range(0, num, IMAGES):  # no float64 copy of all prototypes
+        some = slice(start, start + IMAGES)
+        along[some] = (sums[some] * torch.nn.functional.normalize(mixture.rows[some].double(), dim=1)).sum(dim=1)
+    expected = vmf.mean_resultant_length(mixture.kappa, dim, terms=3)
+    used, many = counts > 0, counts > 1
+    n = np.maximum(counts, 2).astype(np.float64)
+    r = np.where(used, lengths.cpu().numpy() / np.maximum(counts, 1), np.nan)
+    square = np.maximum(0.0, (n * np.where(many, r, 1.0) ** 2 - 1) / (n - 1))
+    cosine = np.where(used, along.cpu().numpy() / np.maximum(lengths.cpu().numpy(), 1e-300), np.nan)
+    return Fit(
+        counts=counts,
+        cosine=cosine,
+        resultant=r,
+        spread=np.where(many, np.sqrt(square), np.nan),
+        expected=expected.cpu().numpy(),
+        data_mean=(sums.sum(dim=0) / len(x)).cpu().numpy(),
+    )
+
+
+@torch.inference_mode()
+def nearest_images(head: Head, x: np.ndarray, components: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(cosine, index) [G, count] of the images x [N, D] whose y is nearest to each component [G], the nearest first."""
+    unit = torch.nn.functional.normalize(
+        head.prototypes[torch.from_numpy(components).to(head.prototypes.device)], dim=1
+    )
+    best = torch.empty(len(components), 0, device=unit.device)
+    index = torch.empty(len(components), 0, dtype=torch.int64, device=unit.device)
+    for rows, y in embed(head, x, IMAGES):
+        cosine = torch.cat([best, unit @ y.T], dim=1)
+        places = torch.arange(rows.start, rows.stop, device=unit.device).expand(len(components), -1)
+        best, at = cosine.topk(min(count, cosine.shape[1]), dim=1)
+        index = torch.cat([index, places], dim=1).gather(1, at)
+    return best.cpu().numpy(), index.cpu().numpy()
+
+
+def projection(unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(places [K, 2], share of the variance [2]) of unit prototypes [K, p] along their two widest directions.
+
+    Principal components, each with its largest loading positive, so that a picture does not turn about by chance.
+    """
+    mean = unit.mean(axis=0, dtype=np.float64)
+    gram = unit.T.astype(np.float64) @ unit / len(unit) - np.outer(mean, mean)  # float64 would double the matrix
+    values, vectors = np.linalg.eigh(gram)
+    axes = vectors[:, ::-1][:, :2]
+    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), [0, 1]])
+    total = max(float(values.clip(0).sum()), np.finfo(np.float64).tiny)
+    return (unit @ axes - mean @ axes).astype(np.float32), values[::-1][:2].clip(0) / total

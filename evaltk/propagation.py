@@ -1,0 +1,155 @@
+"""A video's first mask carried through all of its frames: frames to tokens, tokens to soft labels, labels to masks.
+
+Source: PROTOCOLS 6; dino/eval_video_segmentation.py at 7c446df.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from evaltk import frames as video
+from evaltk.affinity import Contexts, Rules, carry
+from evaltk.backbone import Backbone
+from evaltk.errors import DataError, SettingsError
+from evaltk.frames import VOID, Frame
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """How a video is worked on.
+
+    Attributes:
+        size: shorter side of the frames in pixels. mean, std: of the pixels, RGB in [0, 1].
+        previous: frames before the target that it looks at, beside the first. rules: what it looks at in each.
+    """
+
+    size: int
+    mean: Triple
+    std: Triple
+    previous: int
+    rules: Rules
+
+
+def propagate(backbone: Backbone, frames: Sequence[Frame], first_mask: np.ndarray, course: Course) -> np.ndarray:
+    """Object ids of every frame, uint8 [T, H, W]; arguments and errors are told at `protocols.vos.propagate`."""
+    mask = _checked(backbone, frames, first_mask)
+    height, width = mask.shape
+    done = np.empty((len(frames), height, width), dtype=np.uint8)
+    done[0] = mask
+    contexts, objects = None, np.empty(0, dtype=np.uint8)
+    for t, tokens in enumerate(_tokens(backbone, frames, (width, height), course)):
+        if contexts is None:
+            objects, labels = one_hot(mask, tokens)
+            contexts = Contexts(tokens, labels, previous=course.previous)
+            continue
+        labels = carry(tokens, contexts, course.rules)
+        contexts.push(tokens, labels)
+        done[t] = video.resize_ids(objects[winner(labels, backbone.arch.patch_size).cpu().numpy()], width, height)
+    return done
+
+
+def _checked(backbone: Backbone, frames: Sequence[Frame], first_mask: np.ndarray) -> np.ndarray:
+    """The first mask as uint8 [H, W], of the first frame's size."""
+    if backbone.arch.kind == "pixels":
+        raise SettingsError(
+            wanted="a net with patch tokens", got=backbone.arch.name, where="vos", do="leave it out of --protocols vos"
+        )
+    mask = np.asarray(first_mask)
+    if not len(frames):
+        raise DataError(wanted="at least one frame", got="none", where="propagate", do="give the frames of a video")
+    if mask.ndim != 2 or mask.dtype.kind not in "biu" or mask.min() < 0 or mask.max() > VOID:
+        raise DataError(
+            wanted="object ids 0 to 255 [H, W]",
+            got=f"{mask.dtype} {list(mask.shape)}",
+            where="first mask",
+            do="give an index mask, not colours",
+        )
+    width, height = video.frame_size(frames[0])
+    if mask.shape != (height, width):
+        raise DataError(
+            wanted=f"a first mask of {width} x {height}, as the first frame",
+            got=f"{mask.shape[1]} x {mask.shape[0]}",
+            where=frames[0],
+            do="give frames and masks of one resolution",
+        )
+    return mask.astype(np.uint8)
+
+
+def _tokens(
+    backbone: Backbone, frames: Sequence[Frame], full: tuple[int, int], course: Course
+) -> Iterator[torch.Tensor]:
+    """Patch tokens [h, w, D] of each frame after the final norm; the next frame is decoded meanwhile."""
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (course.mean, course.std))
+    size = video.working_size(*full, course.size)
+
+    def pixels(frame: Frame) -> torch.Tensor:
+        image = video.open_frame(frame)
+        if image.size != full:
+            raise DataError(
+                wanted=f"{full[0]} x {full[1]}, the size of the first frame",
+                got=f"{image.size[0]} x {image.size[1]}",
+                where=frame,
+                do="give frames of one size",
+            )
+        resized = video.resize_bilinear(np.asarray(image), *size)
+        x = torch.from_numpy(np.ascontiguousarray(resized)).permute(2, 0, 1).unsqueeze(0).float() / 255
+        return (x - mean) / std
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        ahead = pool.submit(pixels, frames[0])
+        for t in range(len(frames)):
+            image = ahead.result()
+            if t + 1 < len(frames):
+                ahead = pool.submit(pixels, frames[t + 1])
+            (tokens,) = backbone.tokens(image)
+            if not bool(torch.isfinite(tokens.patches).all()):
+                raise DataError(
+                    wanted="finite tokens",
+                    got="NaN or infinity",
+                    where=frames[t],
+                    do="try --precision fp32; if it stays, the checkpoint is damaged or diverged",
+                )
+            yield tokens.patches[0].view(*tokens.grid, -1)
+
+
+def one_hot(mask: np.ndarray, tokens: torch.Tensor) -> tuple[np.ndarray, torch.Tensor]:
+    """(ids that are left once the mask is as small as the token grid, their one-hot labels [h, w, C]); 0 is first.
+
+    An id between them that no token has would be a channel of zeros, which never wins.
+    """
+    height, width, _ = tokens.shape
+    small = video.resize_ids(np.where(mask == VOID, 0, mask).astype(np.uint8), width, height)
+    objects = np.union1d(small, [0]).astype(np.uint8)
+    one_hot = small[..., None] == objects
+    return objects, torch.from_numpy(one_hot).to(tokens)
+
+
+def winner(labels: torch.Tensor, patch: int) -> torch.Tensor:
+    """Channel that wins at each pixel, int64 [h * patch, w * patch], from soft labels [h, w, C].
+
+    Each channel is enlarged and stretched to [0, 1] by itself; of equal ones the first wins, so channels are compared
+    one after the other. A channel that is the same everywhere becomes 0 / 0 in the reference, which beats all.
+    """
+    best: torch.Tensor | None = None
+    found = torch.zeros(1, dtype=torch.int64, device=labels.device)
+    for channel in range(labels.shape[2]):
+        soft = labels[None, None, :, :, channel]
+        full = F.interpolate(soft, scale_factor=patch, mode="bilinear", align_corners=False)[0, 0]
+        low, high = full.min(), full.max()
+        stretched = torch.where(high > low, (full - low) / (high - low), torch.inf)
+        full = torch.where(high > 0, stretched, full)
+        if best is None:
+            best, found = full, torch.zeros_like(full, dtype=torch.int64)
+        else:
+            better = full > best
+            found[better] = channel
+            best = torch.where(better, full, best)
+    return found

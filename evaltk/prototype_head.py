@@ -1,0 +1,73 @@
+"""Where prototypes come from: a checkpoint's head, that of its other branch, and what the head was trained with."""
+
+from __future__ import annotations
+
+from evaltk import catalog
+from evaltk.backbone import build_head
+from evaltk.checkpoint import load_checkpoint
+from evaltk.errors import CheckpointError, SettingsError, nearest
+from evaltk.mixture import SCORINGS, Scoring
+from evaltk.models.heads import Head
+from evaltk.types import Checkpoint, HeadWeights
+
+OTHER = {"teacher": "student", "student": "teacher"}
+
+
+def head_of(checkpoint: Checkpoint, device: str = "cpu") -> Head:
+    """The head on the device. Raises: CheckpointError: the file has none; it names the public file that has it."""
+    if checkpoint.head is not None:
+        head = build_head(checkpoint).to(device)
+        head.center = None if head.center is None else head.center.to(device)
+        return head
+    full = [e for e in catalog.load().values() if e.kind == "full" and e.family == checkpoint.family]
+    do = "use the full training checkpoint" + (f" ({full[0].name} and others: evaltk ls checkpoints)" if full else "")
+    for entry in full:
+        if entry.arch == checkpoint.arch.name:
+            do = f"use the full training checkpoint: evaltk fetch {entry.name} ({entry.url.rpartition('/')[2]})"
+    if checkpoint.family == "msn":
+        do = "use the whole file that MSN's training writes: it has fc.* and prototypes beside the encoder"
+    raise CheckpointError(
+        wanted="a checkpoint with its projection head and prototypes",
+        got=f"a {checkpoint.family} file of the backbone alone",
+        where=checkpoint.origin,
+        do=do,
+    )
+
+
+def other_branch(checkpoint: Checkpoint) -> tuple[str, Head | None, str]:
+    """(name of the other branch, its head or None, why there is none): the student's beside the teacher's."""
+    name = OTHER.get(checkpoint.branch)
+    if name is None:
+        shared = "both branches share the prototypes" if checkpoint.family == "msn" else "the file has one head"
+        return "", None, shared
+    try:
+        arch = checkpoint.arch
+        found = load_checkpoint(
+            checkpoint.origin,
+            branch=name,
+            num_heads=arch.num_heads,
+            norm_eps=arch.norm_eps,
+            mean=checkpoint.mean,
+            std=checkpoint.std,
+            family=checkpoint.family,
+        )
+        return name, build_head(found), ""
+    except CheckpointError as error:
+        return name, None, f"the {name}'s head could not be read: {error.got}"
+
+
+def formulation(head: HeadWeights, asked: str) -> tuple[Scoring, str]:
+    """(the scoring, a note that says where it comes from). asked: ``auto`` or a scoring.
+
+    Raises: SettingsError: an unknown one.
+    """
+    if asked in SCORINGS:
+        return asked, f"formulation {asked}: as asked for"  # type: ignore[return-value]
+    if asked != "auto":
+        do = nearest(asked, ("auto", *SCORINGS))
+        raise SettingsError(wanted="a formulation", got=repr(asked), where="formulation", do=do)
+    if head.kind == "msn":
+        return "cosine", "formulation cosine: MSN's loss takes unit prototypes"
+    if head.scoring in SCORINGS:
+        return head.scoring, f"formulation {head.scoring}: the file says so"  # type: ignore[return-value]
+    return "linear", f"formulation linear: the file does not say, and published {head.kind} files are linear"

@@ -1,0 +1,144 @@
+"""Rank a database for each query, with distractors counted in a block at a time, and whitening learnt elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from evaltk import neighbours
+from evaltk.errors import DataError, SettingsError
+from evaltk.metrics import retrieval
+
+BLOCK = 32_768  # distractors at a time
+FLAT = 1e-10  # directions with less than this share of the largest variance are noise, not to be blown up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Whitening:
+    """y = (x - mean) @ projection, then unit norm; mean [D], projection [D, d]."""
+
+    mean: torch.Tensor
+    projection: torch.Tensor
+
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        """Unit rows [N, D] -> unit rows [N, d]."""
+        return torch.nn.functional.normalize((x - self.mean) @ self.projection, dim=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Ranking:
+    """What a search found.
+
+    Attributes:
+        order: [Q, N] int64, database images from the best match on, equal ones by index.
+        ahead: [Q, N] int64, how many distractors come before each of them. num_distractors: of all.
+        top: [Q, K] int64, the first of the whole ranking; a distractor is N + its index.
+    """
+
+    order: np.ndarray
+    ahead: np.ndarray
+    num_distractors: int
+    top: np.ndarray
+
+
+def learn_whitening(x: np.ndarray, dims: int | None = None) -> Whitening:
+    """PCA whitening of unit rows from descriptors [N, D] of another set; `dims` of the largest variance are kept.
+
+    Raises: SettingsError: more dims than there are. DataError: rows that are zero or not finite.
+    """
+    rows = neighbours.prepare(x, "cosine", "whitening set").double()
+    mean = rows.mean(dim=0)
+    centred = rows - mean
+    variance, directions = torch.linalg.eigh(centred.T @ centred / len(rows))  # rising
+    there = int((variance > FLAT * variance[-1]).sum())
+    if dims is not None and not 1 <= dims <= there:
+        raise SettingsError(
+            wanted=f"1 to {there} dimensions, as the whitening set has",
+            got=str(dims),
+            where="--retrieval.whiten-dims",
+            do="ask for fewer, or learn on more images",
+        )
+    kept = slice(len(variance) - (dims or there), None)
+    projection = directions[:, kept].flip(1) / variance[kept].flip(0).sqrt()
+    return Whitening(mean=mean.float(), projection=projection.float())
+
+
+def rank(
+    queries: np.ndarray,
+    database: np.ndarray,
+    *,
+    distractors: np.ndarray | None = None,
+    whitening: Whitening | None = None,
+    keep: int = 100,
+    block: int = BLOCK,
+) -> Ranking:
+    """The database in order of (cosine falling, index rising) for each query.
+
+    Args:
+        queries: [Q, D]. database: [N, D]. distractors: [M, D] or None; a memory-mapped array is read block by block.
+            They come after database images of equal similarity. keep: length of the lists `top`.
+
+    Raises: DataError: rows that are zero or not finite, distractors of another width.
+    """
+    if distractors is not None and (distractors.ndim != 2 or distractors.shape[1] != database.shape[1]):
+        raise DataError(
+            wanted=f"distractors [M, {database.shape[1]}]",
+            got=str(list(distractors.shape)),
+            where="--retrieval.distractors",
+            do="extract them with the same checkpoint and settings",
+        )
+    q, x = (neighbours.prepare(rows, "cosine", what) for rows, what in ((queries, "queries"), (database, "database")))
+    if whitening is not None:
+        q, x = whitening.apply(q), whitening.apply(x)
+    similarity, order = _products(q, x).sort(dim=1, descending=True, stable=True)  # [Q, N]
+    ahead = torch.zeros_like(order)
+    best, index = similarity[:, :keep], order[:, :keep]
+    for start, rows in _blocks(distractors, whitening, block):
+        found = _products(q, rows)  # [Q, b]
+        rising = found.sort(dim=1).values
+        ahead += found.shape[1] - torch.searchsorted(rising, similarity, right=True)
+        values, columns = neighbours.top(found, min(keep, found.shape[1]))
+        best, again = torch.cat([best, values], dim=1).sort(dim=1, descending=True, stable=True)
+        index = torch.cat([index, columns + start + len(x)], dim=1).gather(1, again)[:, :keep]
+        best = best[:, :keep]
+    return Ranking(
+        order=order.numpy(),
+        ahead=ahead.numpy(),
+        num_distractors=0 if distractors is None else len(distractors),
+        top=index.numpy(),
+    )
+
+
+def _products(q: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    # Through float64, so that equal images have equal similarities wherever they stand in the product.
+    return (q.double() @ rows.double().T).float()
+
+
+def _blocks(bank: np.ndarray | None, whitening: Whitening | None, size: int) -> Iterator[tuple[int, torch.Tensor]]:
+    for start in range(0, 0 if bank is None else len(bank), size):
+        assert bank is not None
+        rows = neighbours.rows(bank, start, min(start + size, len(bank)))
+        rows = neighbours.prepare(rows, "cosine", "distractors", start)
+        yield start, rows if whitening is None else whitening.apply(rows)
+
+
+def score(ranking: Ranking, gnd: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, np.ndarray]]:
+    """As `metrics.retrieval.per_query`, each [Q], of the ranking with its distractors in it."""
+    num_images, extra = ranking.order.shape[1], ranking.num_distractors
+    if not extra:
+        return retrieval.per_query(ranking.order, gnd, num_database=num_images)
+    parts = []
+    for order, ahead, truth in zip(ranking.order, ranking.ahead, gnd, strict=True):
+        # Which distractor lies where does not matter, so that one full row at a time is all the memory there is.
+        row = np.full(num_images + extra, -1, dtype=np.int64)
+        row[np.arange(num_images) + ahead] = order
+        row[row < 0] = np.arange(num_images, num_images + extra)
+        parts.append(retrieval.per_query(row[None], [truth], num_database=num_images + extra))
+    return {
+        difficulty: {name: np.concatenate([part[difficulty][name] for part in parts]) for name in parts[0][difficulty]}
+        for difficulty in parts[0]
+    }

@@ -1,0 +1,124 @@
+"""J and F of result masks that lie in files, several sequences at a time; and the official tables of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from evaltk import files, frames
+from evaltk.errors import DataError
+from evaltk.metrics import segmentation
+from evaltk.metrics.segmentation import ObjectScores
+
+FEW = 4  # sequences that are not worth the start of other processes
+GLOBAL_COLUMNS = ("J&F-Mean", "J-Mean", "J-Recall", "J-Decay", "F-Mean", "F-Recall", "F-Decay")
+
+
+MEASURES = ("J&F", "J", "F", "J_recall", "J_decay", "F_recall", "F_decay")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One sequence to score.
+
+    Attributes:
+        truth: index masks of all frames. result: index masks, or one .npz file whose `masks` are ids [T, H, W].
+        drop_last: leave the last frame out (the first always is, it was given).
+    """
+
+    name: str
+    truth: tuple[Path, ...]
+    result: tuple[Path, ...] | Path
+    drop_last: bool = True
+
+
+def score(task: Task) -> tuple[ObjectScores, ...]:
+    """J and F of each object of a sequence.
+
+    Raises: DataError: a mask that is missing, unreadable, in colours or of another size (the file is named), an id
+        above the objects of the first annotation.
+    """
+    truth = frames.read_masks(task.truth)
+    if isinstance(task.result, Path):
+        with np.load(task.result, allow_pickle=False) as found:
+            result = found["masks"]
+    else:
+        result = _result(task, truth)
+    if not task.drop_last:  # `evaluate_sequence` drops both ends: give it one more to drop
+        truth, result = (np.concatenate([ids, ids[-1:]]) for ids in (truth, result))
+    return segmentation.evaluate_sequence(truth, result, sequence=task.name)
+
+
+def _result(task: Task, truth: np.ndarray) -> np.ndarray:
+    """Result ids [T, H, W] of the scored frames; those of the others stay 0, for nobody looks at them."""
+    assert not isinstance(task.result, Path)
+    num_objects = int(np.max(truth[0], where=truth[0] != frames.VOID, initial=0))
+    result = np.zeros_like(truth)
+    for t in range(1, len(truth) - task.drop_last):
+        path = task.result[t]
+        ids = frames.read_ids(path)
+        if ids.shape != truth[t].shape:
+            height, width = truth[t].shape
+            raise DataError(
+                wanted=f"a mask of {width} x {height}, as the annotation",
+                got=f"{ids.shape[1]} x {ids.shape[0]}",
+                where=path,
+                do="write masks at the size of the annotations",
+            )
+        if ids.max() > num_objects:
+            raise DataError(
+                wanted=f"object ids 0 to {num_objects}, those of the first annotation",
+                got=f"id {ids.max()}",
+                where=path,
+                do="number objects as in the annotation; void (255) has no place in a result",
+            )
+        result[t] = ids
+    return result
+
+
+def score_all(tasks: Sequence[Task], *, workers: int | None = None) -> list[tuple[ObjectScores, ...]]:
+    """`score` of each task, in order, on all cores where there is enough to do. Raises: as `score`."""
+    if workers is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = cores if len(tasks) > FEW else 1
+    if workers <= 1:
+        return [score(task) for task in tasks]
+    # Forked children of a process that has threads or a GPU can hang; fresh ones cannot.
+    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(score, tasks))
+
+
+def measures(one: ObjectScores) -> tuple[float, ...]:
+    """The values of `MEASURES` for one object, fractions."""
+    of = one.columns()
+    middle = (of["J-Mean"] + of["F-Mean"]) / 2
+    return (middle, of["J-Mean"], of["F-Mean"], of["J-Recall"], of["J-Decay"], of["F-Recall"], of["F-Decay"])
+
+
+def write_tables(folder: Path, split: str, objects: Sequence[ObjectScores]) -> tuple[Path, Path]:
+    """Write the official global and per-object tables (fractions, three digits). Returns: their paths.
+
+    Source: evaluation_method.py:31-68 of davis2017-evaluation at ac7c43f.
+    """
+    means = segmentation.summarise(objects)
+    rows = [(one.name, one.columns()["J-Mean"], one.columns()["F-Mean"]) for one in objects]
+    first, second = (folder / f"{kind}_results-{split}.csv" for kind in ("global", "per-sequence"))
+    _write_csv(first, GLOBAL_COLUMNS, [tuple(means[column] for column in GLOBAL_COLUMNS)])
+    _write_csv(second, ("Sequence", "J-Mean", "F-Mean"), rows)
+    return first, second
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str | float]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([[v if isinstance(v, str) else f"{v:.3f}" for v in row] for row in rows])
+    files.write_text(path, text.getvalue())

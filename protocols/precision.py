@@ -1,0 +1,216 @@
+"""Does a prototype's precision tell how well its images are classified? k-NN top-1 by percentile of kappa (Figure 2).
+
+Protocol: PROTOCOLS 8.b; Govindarajan et al., ICLR 2023 (arXiv 2405.10939), Figure 2. An image has the precision of the
+prototype of its highest score, kappa = ||w||/tau.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from evaltk.bench import Bench, Need, Outcome
+from evaltk.errors import DataError, SettingsError
+from evaltk.images import Dataset
+from evaltk.types import Recipe, Score
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from evaltk.mixture import Mixture
+    from evaltk.types import Checkpoint
+
+VERSION = 1
+KIND = "images"
+TITLE = "precision"
+Formulation = Literal["auto", "linear", "cosine", "vmf"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Settings of Figure 2; the defaults are PROTOCOLS 8.b's.
+
+    Attributes:
+        bins: number of bins of equal percentiles (5; the paper's are not printed).
+        formulation: how an image is scored; auto: as the file says, else linear.
+        temperature: tau; the first is the primary one (0.07, the teacher's last), the others are variants.
+        centre: report the variants with the training centre too, where the file has it.
+        k: numbers of neighbours; the best on the reported split is taken, as in the paper.
+        knn_temperature: temperature of the k-NN votes (0.07).
+        permutations: of the test that the rank correlation is 0.
+    """
+
+    bins: int = 5
+    formulation: Formulation = "auto"
+    temperature: tuple[float, ...] = (0.07, 0.1)
+    centre: bool = True
+    k: tuple[int, ...] = (5, 10, 20, 50, 100, 200)
+    knn_temperature: float = 0.07
+    permutations: int = 9_999
+
+    def __post_init__(self) -> None:
+        if self.bins < 2:
+            raise SettingsError(wanted=">= 2", got=str(self.bins), where="--precision.bins", do="use 5")
+        if not self.temperature or min(*self.temperature, self.knn_temperature) <= 0:
+            got = f"{self.temperature}, {self.knn_temperature}"
+            raise SettingsError(wanted="temperatures > 0", got=got, where="--precision.temperature", do="use 0.07")
+        if not self.k or min(self.k) < 1:
+            got = str(self.k)
+            raise SettingsError(wanted="numbers of neighbours >= 1", got=got, where="--precision.k", do="mend the flag")
+        if self.permutations < 1:
+            got = str(self.permutations)
+            raise SettingsError(wanted=">= 1", got=got, where="--precision.permutations", do="use 9999")
+
+
+def needs(settings: Settings) -> tuple[Need, ...]:
+    """The class token after the final norm, under DINO's evaluation transform."""
+    return (Need(recipe=Recipe(), view="eval"),)
+
+
+def check_checkpoint(checkpoint: Checkpoint) -> None:
+    """Raises: CheckpointError: the file has no head; before any image is looked at."""
+    from evaltk.prototype_head import head_of
+
+    head_of(checkpoint)
+
+
+def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
+    """k-NN top-1 a bin, and Spearman's rho between precision and correctness, for every variant of the scores.
+
+    Raises: CheckpointError: no head in the file. DataError: fewer images than bins. SettingsError: k beyond the bank.
+    """
+    import numpy as np
+
+    from evaltk import mixture
+    from evaltk.prototype_head import head_of
+    from protocols.prototype_use import variants
+
+    (need,) = needs(settings)
+    head = head_of(bench.checkpoint, bench.device)
+    queries = bench.features(dataset.test, need)
+    if len(queries.x) < settings.bins:
+        raise DataError(
+            wanted=f"an image a bin, {settings.bins} or more",
+            got=f"{len(queries.x)} images",
+            where=f"{dataset.name} {dataset.test.name}",
+            do=f"--precision.bins {max(2, len(queries.x))}, or name a larger data set",
+        )
+    mixtures, notes = variants(bench, head, settings.formulation, settings.temperature, settings.centre)
+    correct, k = _correct(bench, dataset, settings)
+    scores: list[Score] = []
+    arrays: dict[str, np.ndarray] = {"correct": correct}
+    for m, used in zip(mixtures, mixture.use(head, queries.x, mixtures), strict=True):
+        kappa = m.kappa.cpu().numpy()[used.assigned]
+        found, told = _variant(bench, dataset, settings, kappa, correct, m, k, len(np.unique(used.assigned)))
+        scores += found
+        notes += (told,) if told and m is mixtures[0] else ()
+        name = f"t{m.temperature:g}_{'with' if m.centred else 'without'}"
+        arrays |= {f"kappa_{name}": kappa.astype(np.float32), f"assigned_{name}": used.assigned.astype(np.int32)}
+    whole = _top1(dataset, correct, {"k": k, "chosen_on": "the reported split"}, "top1_best_k")
+    return Outcome(scores=(whole, *scores), predictions=arrays, notes=tuple(dict.fromkeys(notes)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bins:
+    """Bins of equal percentiles: edges [B + 1], and which bin each value falls into [N] int64."""
+
+    edges: np.ndarray
+    of: np.ndarray
+
+
+def percentile_bins(values: np.ndarray, bins: int) -> Bins | None:
+    """Bins [lo, hi) between linear percentiles, the last one closed; equal values are never parted.
+
+    Ties may leave a bin empty. None where the values [N] do not vary but for rounding: there are no percentiles then.
+    """
+    import numpy as np
+
+    values = np.asarray(values, dtype=np.float64)
+    if values.max() - values.min() <= 1e-5 * abs(values).max():
+        return None
+    edges = np.percentile(values, np.linspace(0, 100, bins + 1))
+    return Bins(edges=edges, of=np.clip(np.searchsorted(edges[:-1], values, side="right") - 1, 0, bins - 1))
+
+
+def _correct(bench: Bench, dataset: Dataset, settings: Settings) -> tuple[np.ndarray, int]:
+    """(whether k-NN on the whole training split is right [N] bool, the k that is best on the reported split)."""
+    from protocols import knn
+
+    (need,) = needs(settings)
+    bank, queries = (bench.features(split, need) for split in (dataset.train, dataset.test))
+    fitting = tuple(k for k in settings.k if k <= len(bank.x))
+    if not fitting:
+        raise SettingsError(
+            wanted=f"k <= {len(bank.x)}, the images of {dataset.name} {dataset.train.name}",
+            got=f"k = {min(settings.k)} at least",
+            where="--precision.k",
+            do="ask for fewer neighbours",
+        )
+    asked = knn.Settings(k=fitting, temperature=(settings.knn_temperature,))
+    ranks, _ = knn.classify(bank, queries, asked, len(dataset.train.classes), bench.device)
+    k, t = max(ranks, key=lambda at: (int((ranks[at] == 0).sum()), -at[0]))
+    return (ranks[k, t] == 0).numpy(), k
+
+
+def _variant(
+    bench: Bench,
+    dataset: Dataset,
+    settings: Settings,
+    kappa: np.ndarray,
+    correct: np.ndarray,
+    mixture: Mixture,
+    k: int,
+    num_used: int,
+) -> tuple[list[Score], str]:
+    """(scores of one variant, a note where it has none)."""
+    import numpy as np
+
+    from evaltk.metrics.statistics import spearman_permutation
+    from evaltk.seeding import derive
+
+    at = mixture.at() | {"k": k}
+    bins = percentile_bins(kappa, settings.bins)
+    if bins is None:
+        why = "the prototypes in use all have the same norm" if num_used > 1 else "all images fall to one prototype"
+        told = f"{why} (kappa {float(kappa[0]):.4g} at tau {mixture.temperature:g})"
+        return [], f"no percentiles of precision: {told}; the published DINO ViT-B/16 has equal norms too"
+    found: list[Score] = []
+    for b in range(settings.bins):
+        inside = bins.of == b
+        if inside.any():
+            low, high = (float(f"{edge:.6g}") for edge in bins.edges[b : b + 2])
+            told = at | {"bin": b + 1, "bins": settings.bins, "kappa_from": low, "kappa_to": high}
+            found.append(_top1(dataset, correct[inside], told, "top1_bin"))
+    note = ""
+    if len(found) < settings.bins:
+        note = f"{settings.bins - len(found)} bins of precision are empty: too many images share a prototype's norm"
+    if 0 < correct.sum() < len(correct):
+        rng = np.random.default_rng(derive(bench.seed, "precision", dataset.name, mixture.temperature, mixture.centred))
+        rank = spearman_permutation(kappa, correct.astype(np.float64), rng=rng, permutations=settings.permutations)
+        told = at | {"p_value": float(f"{rank.p_value:.4g}"), "permutations": settings.permutations}
+        found.append(
+            Score(
+                dataset=dataset.name,
+                split=dataset.test.name,
+                metric="precision_rho",
+                value=rank.rho,
+                n=len(kappa),
+                at=told,
+            )
+        )
+    return found, note
+
+
+def _top1(dataset: Dataset, correct: np.ndarray, at: dict[str, object], metric: str) -> Score:
+    from evaltk.metrics.statistics import wilson_interval
+
+    n, right = len(correct), int(correct.sum())
+    return Score(
+        dataset=dataset.name,
+        split=dataset.test.name,
+        metric=metric,
+        value=right / n,
+        n=n,
+        at=at,
+        interval=wilson_interval(right, n),
+    )

@@ -1,0 +1,160 @@
+"""How images use the prototypes as a mixture: scores, arrays and the verdict on the void set for `prototypes`.
+
+Source: PROTOCOLS 8.b; Govindarajan et al., ICLR 2023 (arXiv 2405.10939), sections 3 and 5.2.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from evaltk.bench import Bench, Outcome
+from evaltk.images import Dataset
+from evaltk.types import Features, Score
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from evaltk.duplicate_graph import Directions
+    from evaltk.duplicates import DuplicateSets
+    from evaltk.metrics.clustering import Agreement
+    from evaltk.mixture import Mixture, Use
+    from evaltk.mixture_fit import Fit
+    from evaltk.models.heads import Head
+    from protocols.prototypes import Settings
+
+
+def use_by_images(
+    bench: Bench,
+    dataset: Dataset,
+    settings: Settings,
+    head: Head,
+    features: Features,
+    sets: DuplicateSets,
+    directions: Directions,
+) -> Outcome:
+    """Measures of the mixture on the images of `features`, for every temperature, without and with the centre."""
+    from evaltk import mixture, mixture_fit, void
+    from evaltk.metrics.clustering import agreement
+
+    mixtures, notes = variants(bench, head, settings.formulation, settings.temperature, settings.centre)
+    used = mixture.use(head, features.x, mixtures)
+    found = [agreement(u.assigned, features.y, len(u.responsibility)) for u in used]
+    scores = [s for m, u, a in zip(mixtures, used, found, strict=True) for s in _shared(dataset, m, u, a)]
+    own = mixture_fit.fit(head, features.x, used[0].assigned, mixtures[0])
+    scores += _fitted(bench, dataset, settings, mixtures[0], own)
+    unit = directions.unit.cpu().numpy()
+    verdict = void.find_void(unit, sets, own.counts, own.data_mean, threshold=settings.void_cosine)
+    at = mixtures[0].at() | {"threshold": settings.threshold, "set": verdict.kind}
+    n = len(features.x)
+    is_void = verdict.kind == "void"
+    scores += [
+        _score(dataset, "void_share", verdict.share if is_void else 0.0, n, at),
+        _score(dataset, "void_cosine", verdict.cosine, n, at),
+        _score(dataset, "void_images_count", max(0, verdict.images), n, at),
+    ]
+    arrays = _arrays(used[0], found[0], own, mixtures[0], unit)
+    arrays["void"] = (sets.owner == verdict.owner) & is_void
+    if settings.gallery:
+        from protocols import prototype_gallery
+
+        arrays |= prototype_gallery.gallery(dataset.train, features, head, own, arrays, sets, settings)
+    return Outcome(scores=tuple(scores), predictions=arrays, notes=(verdict.words, *notes))
+
+
+def variants(
+    bench: Bench, head: Head, asked: str, temperatures: tuple[float, ...], centre: bool
+) -> tuple[list[Mixture], tuple[str, ...]]:
+    """Mixtures under the method's formulation, the primary one first, and notes on what decided it."""
+    from evaltk import mixture
+    from evaltk.prototype_head import formulation
+
+    weights = bench.checkpoint.head
+    assert weights is not None
+    scoring, note = formulation(weights, asked)
+    notes: tuple[str, ...] = (note,)
+    centred = [False, True] if centre and head.center is not None else [False]
+    if centre and head.center is None:
+        notes += ("no variants with the centre: the file has none",)
+    made = [
+        mixture.mixture(head, scoring=scoring, temperature=t, centred=c, centering=weights.centering)
+        for c in centred
+        for t in temperatures
+    ]
+    return made, notes
+
+
+def _score(dataset: Dataset, metric: str, value: float, n: int, at: dict[str, object]) -> Score:
+    return Score(dataset=dataset.name, split=dataset.train.name, metric=metric, value=float(value), n=n, at=at)
+
+
+def _shared(dataset: Dataset, mixture: Mixture, use: Use, agreement: Agreement) -> list[Score]:
+    from evaltk.metrics.clustering import perplexity
+
+    n, num = len(use.assigned), len(use.responsibility)
+    used = int((use.counts() > 0).sum())
+    values = {
+        "used_share": used / num,
+        "used_count": used,
+        "dead_count": num - used,
+        "perplexity_count": perplexity(use.responsibility),
+        "purity": agreement.purity,
+        "nmi": agreement.nmi,
+        "label_entropy_nats": agreement.label_entropy,
+        "responsibility_entropy_nats": use.entropy,
+        "log_likelihood_nats": float(use.log_likelihood.mean()),
+    }
+    return [_score(dataset, metric, value, n, mixture.at()) for metric, value in values.items()]
+
+
+def _fitted(bench: Bench, dataset: Dataset, settings: Settings, mixture: Mixture, fit: Fit) -> list[Score]:
+    """Directions and precisions against the images: means over images, and the rank correlation over prototypes."""
+    import numpy as np
+
+    from evaltk.metrics.statistics import spearman_permutation
+    from evaltk.seeding import derive
+
+    at = mixture.at()
+    n = int(fit.counts.sum())
+    weight = fit.counts / n
+    some = fit.counts >= settings.min_images
+    found = [_score(dataset, "cosine_to_images", float(np.nansum(weight * fit.cosine)), n, at)]
+    if not some.any():
+        return found
+    kappa = mixture.kappa.cpu().numpy()
+    of_some, images = fit.counts[some] / fit.counts[some].sum(), int(fit.counts[some].sum())
+    told = at | {"min_images": settings.min_images, "prototypes": int(some.sum())}
+    found += [
+        _score(dataset, "resultant_length", float(of_some @ fit.spread[some]), images, told),
+        _score(dataset, "resultant_length_by_kappa", float(of_some @ fit.expected[some]), images, told),
+    ]
+    if some.sum() > 2 and varies(kappa[some]) and varies(fit.spread[some]):
+        rng = np.random.default_rng(derive(bench.seed, "prototypes", "precision", dataset.name))
+        rank = spearman_permutation(kappa[some], fit.spread[some], rng=rng, permutations=999)
+        found.append(
+            _score(dataset, "precision_rho", rank.rho, int(some.sum()), told | {"p_value": round(rank.p_value, 6)})
+        )
+    return found
+
+
+def varies(values: np.ndarray) -> bool:
+    """Whether there is more than rounding between the least and the greatest value."""
+    return bool(values.max() - values.min() > 1e-5 * abs(values).max())
+
+
+def _arrays(use: Use, agreement: Agreement, fit: Fit, mixture: Mixture, unit: np.ndarray) -> dict[str, np.ndarray]:
+    """What figures are made of: one row a prototype, but for `assigned` (an image) and `projection_share`."""
+    from evaltk.mixture_fit import projection
+
+    places, share = projection(unit)
+    return {
+        "assigned": use.assigned.astype("int32"),
+        "counts": fit.counts.astype("int32"),
+        "kappa": mixture.kappa.cpu().numpy().astype("float32"),
+        "responsibility": use.responsibility.astype("float32"),
+        "purity": agreement.cluster_purity.astype("float32"),
+        "cosine_to_images": fit.cosine.astype("float32"),
+        "spread": fit.spread.astype("float32"),
+        "expected_spread": fit.expected.astype("float32"),
+        "projection": places,
+        "projection_share": share.astype("float32"),
+    }

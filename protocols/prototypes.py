@@ -1,0 +1,219 @@
+"""What the prototypes tell: near-copies by four readings, the void set, and how images use the mixture.
+
+Protocol: PROTOCOLS 8; Govindarajan et al., ICLR 2023 (arXiv 2405.10939), Table 4, section 5.2, Figures 6 and 7.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from evaltk.bench import Bench, Need, Outcome
+from evaltk.errors import SettingsError
+from evaltk.images import Dataset
+from evaltk.types import Recipe, Score
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from evaltk.duplicate_graph import Directions
+    from evaltk.duplicates import DuplicateSets
+    from evaltk.models.heads import Head
+    from evaltk.types import Checkpoint
+
+VERSION = 1
+KIND = "images"
+TITLE = "prototypes"
+Reading = Literal["leader", "first-seen", "components", "largest-first"]
+Formulation = Literal["auto", "linear", "cosine", "vmf"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Settings of the prototype analyses; the defaults are PROTOCOLS 8's.
+
+    Attributes:
+        threshold: cosine above which two prototypes are near-copies (0.9, Table 4).
+        thresholds: the sweep (Figures 6 and 7; their grid is not printed).
+        readings: ways to count what remains when near-copies are removed; leader is the primary one.
+        other_branch: count the student's prototypes beside the teacher's.
+        permutations: random orders that `leader` is also run in.
+        distance: cosine distance of the follow-up literature's share of unique prototypes (0.025).
+        formulation: how an image is scored; auto: as the file says, else linear.
+        temperature: tau; the first is the primary one (0.07, the teacher's last), the others are variants.
+        centre: report the variants with the training centre too, where the file has it.
+        void_cosine: a void set's mean direction has at most this cosine with the data mean ("exactly -1", section 5.2).
+        min_images: images a prototype must have to count in what compares precisions.
+        gallery: images kept for each prototype shown (0: none).
+    """
+
+    threshold: float = 0.9
+    thresholds: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+    readings: tuple[Reading, ...] = ("leader", "first-seen", "components", "largest-first")
+    other_branch: bool = True
+    permutations: int = 5
+    distance: float = 0.025
+    formulation: Formulation = "auto"
+    temperature: tuple[float, ...] = (0.07, 0.1)
+    centre: bool = True
+    void_cosine: float = -0.99
+    min_images: int = 10
+    gallery: int = 8
+
+    def __post_init__(self) -> None:
+        for name, value in [("threshold", self.threshold), *(("thresholds", t) for t in self.thresholds)]:
+            if not -1 < value < 1:
+                wanted, do = "a cosine in (-1, 1)", "0.9 is the paper's; 0.5 to 0.99 is usual"
+                raise SettingsError(wanted=wanted, got=str(value), where=f"--prototypes.{name}", do=do)
+        if not self.temperature or min(self.temperature) <= 0:
+            got = str(self.temperature)
+            raise SettingsError(wanted="temperatures > 0", got=got, where="--prototypes.temperature", do="use 0.07")
+        if not 0 < self.distance < 2:
+            got = str(self.distance)
+            raise SettingsError(wanted="a distance in (0, 2)", got=got, where="--prototypes.distance", do="use 0.025")
+        for name, value, least in (
+            ("permutations", self.permutations, 0),
+            ("min_images", self.min_images, 2),
+            ("gallery", self.gallery, 0),
+        ):
+            if value < least:
+                where = f"--prototypes.{name}"
+                raise SettingsError(wanted=f">= {least}", got=str(value), where=where, do="mend the flag")
+
+    def sweep(self) -> tuple[float, ...]:
+        """The thresholds, the primary one among them, rising."""
+        return tuple(sorted({*self.thresholds, self.threshold}))
+
+
+def needs(settings: Settings) -> tuple[Need, ...]:
+    """The class token after the final norm, under DINO's evaluation transform."""
+    return (Need(recipe=Recipe(), view="eval"),)
+
+
+def check_checkpoint(checkpoint: Checkpoint) -> None:
+    """Raises: CheckpointError: the file has no head; before any image is looked at."""
+    from evaltk.prototype_head import head_of
+
+    head_of(checkpoint)
+
+
+def duplicate_sets(
+    prototypes: np.ndarray, threshold: float, *, method: Reading = "leader", device: str = "cpu"
+) -> DuplicateSets:
+    """Sets of prototypes [K, p] (array or tensor) whose cosine is greater than the threshold; see
+    `evaltk.duplicates.duplicate_sets`, which this is.
+    """
+    from evaltk import duplicates
+
+    return duplicates.duplicate_sets(prototypes, threshold, method=method, device=device)
+
+
+def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
+    """Near-copies of the prototypes, the verdict on the void set, and the use of the mixture by the training images.
+
+    Raises: CheckpointError: no head in the file. DataError: prototypes without a direction (named by index).
+    """
+    from evaltk.duplicate_graph import Directions
+    from evaltk.prototype_head import head_of, other_branch
+    from protocols import prototype_use
+
+    (need,) = needs(settings)
+    head = head_of(bench.checkpoint, bench.device)
+    directions = Directions(head.prototypes, device=bench.device)
+    counter = _Counter(dataset=dataset.name, settings=settings)
+    scores, sets, arrays = counter.count(directions, bench.checkpoint.branch, bench)
+    notes = _notes_on_head(head, bench)
+    if settings.other_branch:
+        name, other, why = other_branch(bench.checkpoint)
+        notes += (f"no second head counted: {why}",) if other is None else ()
+        if other is not None:
+            scores += counter.count_other(Directions(other.prototypes, device=bench.device), name)
+    features = bench.features(dataset.train, need)
+    used = prototype_use.use_by_images(bench, dataset, settings, head, features, sets, directions)
+    return Outcome(
+        scores=scores + used.scores, predictions=arrays | dict(used.predictions), notes=notes + tuple(used.notes)
+    )
+
+
+def _notes_on_head(head: Head, bench: Bench) -> tuple[str, ...]:
+    import torch
+
+    found = bench.checkpoint.head
+    gains = None if found is None else found.tensors.get("prototypes.weight_g")
+    turned = 0 if gains is None else int((gains < 0).sum())
+    notes: tuple[str, ...] = (
+        (f"{turned:,} prototypes have a negative gain g: w = g v/||v|| points against v",) if turned else ()
+    )
+    if not torch.equal(head.patch_prototypes, head.prototypes):
+        notes += ("the head has patch prototypes of its own; the class prototypes are what is counted here",)
+    return notes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Counter:
+    """Counts near-copies and makes scores of them."""
+
+    dataset: str
+    settings: Settings
+
+    def count(
+        self, directions: Directions, branch: str, bench: Bench
+    ) -> tuple[tuple[Score, ...], DuplicateSets, dict[str, np.ndarray]]:
+        """(scores, the primary sets, arrays for figures) of the evaluated head, the primary numbers first."""
+        from evaltk import duplicates
+
+        s = self.settings
+        found = duplicates.readings(directions, s.sweep(), methods=("leader", *s.readings), device=bench.device)
+        close = duplicates.readings(directions, (1 - s.distance,), methods=("leader",), device=bench.device)
+        primary = found["leader", s.threshold]
+        num = len(primary.owner)
+        at = {"threshold": s.threshold, "reading": "leader", "branch": branch}
+        scores = [
+            self.score("unique_share", primary.num_unique / num, num, at),
+            self.score("largest_share", primary.largest / num, num, at),
+            self.score(f"unique_at_{s.threshold:g}_count", primary.num_unique, num, at),
+            self.score(f"largest_at_{s.threshold:g}_count", primary.largest, num, at),
+            self.score(
+                "unique_share_by_distance",
+                next(iter(close.values())).num_unique / num,
+                num,
+                at | {"threshold": 1 - s.distance, "distance": s.distance},
+            ),
+        ]
+        arrays = {"owner": primary.owner.astype("int32")}
+        for method in dict.fromkeys(("leader", *s.readings)):
+            for t in s.sweep():
+                scores += self.counts(found[method, t], num, {"threshold": t, "reading": method, "branch": branch})
+                arrays[f"sizes_{method}_{t:g}"] = found[method, t].sizes.astype("int32")
+        if s.permutations:
+            stream = bench.generator("prototypes", "order")
+            unique, largest = duplicates.order_sensitivity(
+                directions, s.threshold, generator=stream, permutations=s.permutations
+            )
+            for name, values in (("unique_count", unique), ("largest_count", largest)):
+                for end, value in (("min", values.min()), ("max", values.max())):
+                    told = at | {"orders": s.permutations}
+                    scores.append(self.score(f"{name}_any_order_{end}", float(value), num, told))
+        return tuple(scores), primary, arrays
+
+    def count_other(self, directions: Directions, branch: str) -> tuple[Score, ...]:
+        """The same counts of the other branch's prototypes; its metrics end with the branch's name."""
+        from evaltk import duplicates
+
+        s = self.settings
+        scores: list[Score] = []
+        for (method, t), sets in duplicates.readings(directions, s.sweep(), methods=s.readings).items():
+            at: dict[str, object] = {"threshold": t, "reading": method, "branch": branch}
+            scores += self.counts(sets, len(sets.owner), at, f"_{branch}")
+        return tuple(scores)
+
+    def counts(self, sets: DuplicateSets, num: int, at: dict[str, object], end: str = "") -> list[Score]:
+        """Unique rows and the largest set: `unique_count` for leader, `unique_count_components` and so on."""
+        by = "" if at["reading"] == "leader" else "_" + str(at["reading"]).replace("-", "_")
+        return [
+            self.score(f"unique_count{by}{end}", sets.num_unique, num, at),
+            self.score(f"largest_count{by}{end}", sets.largest, num, at),
+        ]
+
+    def score(self, metric: str, value: float, num: int, at: dict[str, object]) -> Score:
+        return Score(dataset=self.dataset, split="weights", metric=metric, value=float(value), n=num, at=at)

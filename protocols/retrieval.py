@@ -1,0 +1,231 @@
+"""Image retrieval on revisited Oxford and Paris: the database ranked by the similarity of frozen features.
+
+Protocol: PROTOCOLS 5; dino/eval_image_retrieval.py at 7c446df, scored as by revisitop at be39832.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from evaltk import datasets
+from evaltk.bench import Bench, Need, Outcome
+from evaltk.errors import DataError, SettingsError
+from evaltk.galleries import Gallery, Photographs, folder_of_images
+from evaltk.types import Score
+
+if TYPE_CHECKING:
+    from evaltk.descriptors import Pooling, Thumbnail
+    from evaltk.ranking import Ranking, Whitening
+
+VERSION = 1
+KIND = "retrieval"
+TITLE = "retrieval"
+# {benchmark: (longest side in px, scales)}; dino README, image retrieval: Paris 512 multi-scale, Oxford 224 without.
+RECIPES: dict[str, tuple[int, tuple[float, ...]]] = {
+    "rparis6k": (512, (1.0, 1 / math.sqrt(2), 0.5)),
+    "roxford5k": (224, (1.0,)),
+}
+DIFFICULTIES = ("medium", "hard", "easy")
+MEASURES = {"ap": "mAP", "p@1": "mP@1", "p@5": "mP@5", "p@10": "mP@10"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Settings of retrieval; the defaults are DINO's.
+
+    Attributes:
+        preset: dino (whole query images) or official (queries cropped to their box, as revisitop asks).
+        imsize: longest side in pixels; default: 512 for Paris, 224 for Oxford (dino README).
+        scales: factors by which images are resized; default: 1 0.7071 0.5 for Paris, 1 for Oxford (dino README).
+        crop: crop queries to their box; default: by the preset.
+        pooling: cls (class token), gem (generalised mean of patches) or cls+gem (both).
+        gem_power: power of that mean (4, dino/eval_copy_detection.py).
+        whiten: data set to learn PCA whitening on, NAME=PATH (retrieval: its database images); default: none.
+        whiten_dims: dimensions kept by the whitening; default: all.
+        distractors: folder of images, or .npy of features [M, D] made with the same net; default: none.
+        keep: length of the ranked lists kept for pictures.
+    """
+
+    preset: Literal["dino", "official"] = "dino"
+    imsize: int | None = None
+    scales: tuple[float, ...] | None = None
+    crop: bool | None = None
+    pooling: Literal["cls", "gem", "cls+gem"] = "cls"
+    gem_power: float = 4.0
+    whiten: str | None = None
+    whiten_dims: int | None = None
+    distractors: str | None = None
+    keep: int = 100
+
+    def __post_init__(self) -> None:
+        wrong = {
+            "preset": (self.preset not in ("dino", "official"), "dino or official"),
+            "imsize": (self.imsize is not None and self.imsize < 1, "at least 1"),
+            "scales": (self.scales is not None and not (self.scales and min(self.scales) > 0), "factors > 0"),
+            "pooling": (self.pooling not in ("cls", "gem", "cls+gem"), "cls, gem or cls+gem"),
+            "gem_power": (not self.gem_power > 0, "a power > 0"),
+            "keep": (self.keep < 1, "at least 1"),
+        }
+        for name, (bad, wanted) in wrong.items():
+            if bad:
+                got, where = str(getattr(self, name)), f"--retrieval.{name.replace('_', '-')}"
+                raise SettingsError(wanted=wanted, got=got, where=where, do="mend the flag")
+
+    def cropped(self) -> bool:
+        """Whether queries are cropped to their boxes."""
+        return self.preset == "official" if self.crop is None else self.crop
+
+    def recipe(self, benchmark: str) -> tuple[int, tuple[float, ...]]:
+        """(longest side, scales) for a benchmark."""
+        imsize, scales = RECIPES.get(benchmark, RECIPES["roxford5k"])
+        return self.imsize or imsize, self.scales or scales
+
+
+def needs(settings: Settings) -> tuple[Need, ...]:
+    """None: images have individual sizes here, see `prepare`."""
+    return ()
+
+
+def prepare(bench: Bench, dataset: Gallery, settings: Settings) -> None:
+    """Extract all descriptors, every process its share. Raises: as `run`."""
+    for split in _splits(dataset, settings).values():
+        _describe(bench, dataset, split, settings, together=True)
+
+
+def run(bench: Bench, dataset: Gallery, settings: Settings) -> Outcome:
+    """mAP and mP@1, 5, 10 for medium, hard and easy, with intervals over queries; ranked lists and each query's values.
+
+    Raises: DataError: an image that cannot be read, features that cannot be compared. SettingsError: a data set or
+        number of dimensions that will not do.
+    """
+    from evaltk import ranking
+
+    x = {
+        name: _describe(bench, dataset, split, settings, together=False)
+        for name, split in _splits(dataset, settings).items()
+    }
+    whitening, notes = _whitening(x.get("whiten"), settings)
+    distractors = x["distractors"] if "distractors" in x else _mapped(settings)
+    found = ranking.rank(x["queries"], x["database"], distractors=distractors, whitening=whitening, keep=settings.keep)
+    values = ranking.score(found, dataset.truth.gnd)
+    imsize, scales = settings.recipe(dataset.truth.name)
+    at = {"imsize": imsize, "scales": " ".join(f"{s:.4g}" for s in scales), "crop": settings.cropped()}
+    if found.num_distractors:
+        at["distractors"] = found.num_distractors
+    scores = tuple(
+        _score(bench, dataset, values[difficulty][key], f"{difficulty}_{name}", at)
+        for difficulty in DIFFICULTIES
+        for key, name in MEASURES.items()
+        if not np.isnan(values[difficulty][key]).all()
+    )
+    return Outcome(scores=scores, predictions=_predictions(dataset, found, values), notes=notes)
+
+
+def _splits(dataset: Gallery, settings: Settings) -> dict[str, Photographs]:
+    """What is to be extracted. Raises: DataError, SettingsError: before any image is read."""
+    found = {
+        "database": dataset.database,
+        "queries": dataset.cropped_queries() if settings.cropped() else dataset.queries,
+    }
+    if settings.whiten is not None:
+        other = datasets.load(settings.whiten)
+        if other.KIND != KIND:
+            raise SettingsError(
+                wanted=f"a data set of {KIND}", got=other.KIND, where="--retrieval.whiten", do="evaltk ls datasets"
+            )
+        if other.fingerprint == dataset.fingerprint:
+            got = f"{dataset.name} itself"
+            where = "--retrieval.whiten"
+            raise SettingsError(wanted="another data set than the one reported on", got=got, where=where, do="name it")
+        found["whiten"] = other.database
+    if settings.distractors is not None and not settings.distractors.endswith(".npy"):
+        folder = Path(settings.distractors).expanduser()
+        if not folder.is_dir():
+            where = "--retrieval.distractors"
+            raise DataError(
+                wanted="a folder of images or a .npy file", got=str(folder), where=where, do="mend the path"
+            )
+        found["distractors"] = folder_of_images(folder)
+    return found
+
+
+def _describe(bench: Bench, dataset: Gallery, split: Photographs, settings: Settings, *, together: bool) -> np.ndarray:
+    from evaltk import descriptors
+
+    imsize, scales = settings.recipe(dataset.truth.name)
+    mean, std = bench.checkpoint.mean, bench.checkpoint.std
+    transform: Thumbnail = descriptors.Thumbnail(resize=imsize, crop=imsize, mean=mean, std=std)
+    pooling: Pooling = descriptors.Pooling(kind=settings.pooling, power=settings.gem_power, scales=scales)
+    # Rows must be the ground truth's images; a distractor more or less is of no account.
+    allowed = bench.extraction.skip_bad_images if split.name == "distractors" else 0
+    how = replace(bench.extraction, skip_bad_images=allowed)
+    return descriptors.describe(
+        bench.backbone, split, transform, pooling, cache=bench.cache, how=how, together=together
+    )
+
+
+def _whitening(x: np.ndarray | None, settings: Settings) -> tuple[Whitening | None, tuple[str, ...]]:
+    from evaltk import ranking
+
+    if x is None:
+        return None, ()
+    learnt = ranking.learn_whitening(x, settings.whiten_dims)
+    name = str(settings.whiten).partition("=")[0]
+    return learnt, (f"PCA whitening to {learnt.projection.shape[1]} dimensions, learnt on {len(x):,} images of {name}",)
+
+
+def _mapped(settings: Settings) -> np.ndarray | None:
+    """The distractors' features, memory-mapped. Raises: DataError."""
+    if settings.distractors is None:
+        return None
+    path = Path(settings.distractors).expanduser()
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(
+            wanted="features [M, D] as .npy", got=str(error)[:120], where=path, do="mend the path"
+        ) from error
+    if found.ndim != 2 or found.dtype.kind != "f" or not len(found):
+        got = f"{found.dtype} {list(found.shape)}"
+        raise DataError(wanted="features [M, D], float", got=got, where=path, do="save them as float32")
+    return found
+
+
+def _score(bench: Bench, dataset: Gallery, values: np.ndarray, metric: str, at: dict[str, object]) -> Score:
+    from evaltk.metrics.statistics import bootstrap_interval
+    from evaltk.seeding import derive
+
+    known = values[~np.isnan(values)]  # queries without a positive of this difficulty have no value
+    interval = None
+    if len(known) > 1:
+        rng = np.random.default_rng(derive(bench.seed, "retrieval", dataset.name, metric))
+        estimate = bootstrap_interval(known, rng=rng)
+        interval = (float(estimate.low), float(estimate.high))
+    return Score(
+        dataset=dataset.name,
+        split="queries",
+        metric=metric,
+        value=float(known.mean()),
+        n=len(known),
+        at=at,
+        interval=interval,
+    )
+
+
+def _predictions(dataset: Gallery, found: Ranking, values: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """A row a query: its name, its values, the ranked database, and the first of the list with distractors in it."""
+    arrays = {
+        f"{difficulty}_{key}": array for difficulty, measures in values.items() for key, array in measures.items()
+    }
+    return {
+        "query": np.array(dataset.truth.qimlist),
+        "database": np.array(dataset.truth.imlist),
+        "ranks": found.order.astype(np.int32),
+        "top": found.top.astype(np.int32),
+        **arrays,
+    }

@@ -1,0 +1,103 @@
+"""One look for all figures: colours the colour-blind can tell apart, text that stays text, files without a date."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from evaltk import files
+from evaltk.errors import SettingsError, nearest
+
+# Okabe and Ito's palette without its yellow, which is too light for lines on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", "--", "-.", ":")
+GREY = "#767676"
+WIDTH = 6.4  # inches, two panels side by side
+FORMATS = ("svg", "pdf", "png")
+STYLE = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    "legend.fontsize": 7.5,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "svg.fonttype": "none",  # text, not outlines: it can be searched, read aloud and restyled
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "evaltk",  # the same figure gives the same bytes
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Make figures inside with the house's settings; matplotlib's own are as before afterwards."""
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
+        yield
+
+
+def panels(count: int = 1, *, height: float = 2.6, width: float | None = None) -> tuple[Figure, list[Axes]]:
+    """A figure with panels side by side; sizes in inches."""
+    figure = Figure(figsize=(width or (WIDTH if count > 1 else 0.6 * WIDTH), height), layout="constrained")
+    return figure, [figure.add_subplot(1, count, n + 1) for n in range(count)]
+
+
+def line(index: int) -> dict[str, str]:
+    """Colour, marker and dash of the series `index`: they differ in more than colour."""
+    dash = DASHES[index % len(DASHES)]
+    return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)], "linestyle": dash}
+
+
+def legend_below(figure: Figure, axes: Axes, columns: int = 3) -> None:
+    """One legend for all panels, under them; none for a single series."""
+    handles, labels = axes.get_legend_handles_labels()
+    if len(labels) > 1:
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)))
+
+
+def render(figure: Figure, form: str, *, title: str = "", dpi: int = 150) -> bytes:
+    """The figure's bytes. Raises: SettingsError: another format than svg, pdf or png."""
+    if form not in FORMATS:
+        raise SettingsError(wanted="a format", got=repr(form), where="--format", do=nearest(form, FORMATS))
+    stamp = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[form]
+    buffer = io.BytesIO()
+    with style():
+        figure.savefig(buffer, format=form, dpi=dpi, metadata=stamp | ({"Title": title} if title else {}))
+    return buffer.getvalue()
+
+
+def save(figure: Figure, path: Path, forms: Sequence[str], *, title: str = "") -> list[Path]:
+    """Write the figure as `path` with each format's ending, whole or not at all. Raises: as `render`; StorageError."""
+    written = []
+    for form in forms:
+        target = path.with_name(f"{path.name}.{form}")
+        files.write(target, functools.partial(_put, data=render(figure, form, title=title)))
+        written.append(target)
+    return written
+
+
+def _put(stream: BinaryIO, data: bytes) -> None:
+    stream.write(data)

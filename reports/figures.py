@@ -1,0 +1,141 @@
+"""Results -> figures: which figures a folder of results gives. Files are drawn one at a time; torch is not needed.
+
+Figures that compare checkpoints hold those of one data set and one protocol version; the others are one a checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from evaltk import results
+from evaltk.types import Result, Score
+from reports import prototype_figures as draw
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """A figure with the name its files get and a title in words."""
+
+    name: str
+    title: str
+    figure: Figure
+
+
+def of_results(found: Iterable[tuple[Path, Result]]) -> Iterator[Drawn]:
+    """Every figure that these results give, in order of data set; nothing for protocols that have no figures."""
+    groups: dict[tuple[str, str], list[tuple[str, Path, Result]]] = {}
+    for path, result in found:
+        data = result.settings.get("dataset")
+        if result.protocol in ("prototypes", "precision") and isinstance(data, Mapping):
+            told = f"{data['name']} {str(data.get('fingerprint'))[:12]} v{result.version}"
+            groups.setdefault((result.protocol, told), []).append(("", path, result))
+    names = [key[1].split()[0] for key in groups]
+    for (protocol, told), members in groups.items():
+        short = told.split()[0]
+        alone = names.count(short) <= len({key[0] for key in groups if key[1].split()[0] == short})
+        end = results.slug(short if alone else "-".join(told.split()[:2]))
+        labelled = _labelled([(path, result) for _, path, result in members])
+        yield from (_prototypes if protocol == "prototypes" else _precision)(labelled, end)
+
+
+def _labelled(members: Sequence[tuple[Path, Result]]) -> dict[str, tuple[Path, Result]]:
+    """By checkpoint name; where two are alike, with the request that tells them apart."""
+    names = [str(result.checkpoint["name"]) for _, result in members]
+    return {
+        name if names.count(name) == 1 else f"{name} ({result.request[:6]})": (path, result)
+        for name, (path, result) in zip(names, members, strict=True)
+    }
+
+
+def _precision(members: Mapping[str, tuple[Path, Result]], end: str) -> Iterator[Drawn]:
+    """k-NN top-1 by precision, of the first variant of each checkpoint that has percentiles."""
+    lines = {label: made for label, (_, result) in members.items() if (made := _bins(result.scores)) is not None}
+    if lines:
+        yield Drawn(name=f"precision-{end}", title="k-NN top-1 by precision", figure=draw.precision(lines))
+
+
+def _bins(scores: Sequence[Score]) -> draw.BinLine | None:
+    found = [s for s in scores if s.metric == "top1_bin"]
+    variant = ("temperature", "centre")
+    found = [s for s in found if all(s.at[key] == found[0].at[key] for key in variant)]
+    if not found:
+        return None
+    low, high = np.array([s.interval or (s.value, s.value) for s in found]).T
+    return draw.BinLine(
+        bin=np.array([s.at["bin"] for s in found]),
+        value=np.array([s.value for s in found]),
+        low=low,
+        high=high,
+        count=np.array([s.n for s in found]),
+        bins=int(str(found[0].at["bins"])),
+    )
+
+
+def _prototypes(members: Mapping[str, tuple[Path, Result]], end: str) -> Iterator[Drawn]:
+    sweeps = {label: _sweep(result) for label, (_, result) in members.items()}
+    yield Drawn(name=f"thresholds-{end}", title="near-copies against threshold", figure=draw.thresholds(sweeps))
+    arrays = {label: results.read_predictions(path) for label, (path, _) in members.items()}
+    arrays = {label: found for label, found in arrays.items() if found}
+    if not arrays:
+        return
+    kappas = {label: found["kappa"] for label, found in arrays.items()}
+    yield Drawn(name=f"kappa-{end}", title="precisions of the prototypes", figure=draw.kappa_histogram(kappas))
+    first = next(iter(members.values()))[1].settings
+    threshold = float(str(first["threshold"]))
+    sizes = {k: found[key] for k, found in arrays.items() if (key := f"sizes_leader_{threshold:g}") in found}
+    if sizes:
+        title = "sizes of the sets of near-copies"
+        yield Drawn(name=f"set-sizes-{end}", title=title, figure=draw.set_sizes(sizes, threshold))
+    counts = {label: found["counts"] for label, found in arrays.items()}
+    yield Drawn(name=f"usage-{end}", title="use of the prototypes", figure=draw.usage(counts))
+    for label, found in arrays.items():
+        yield from _one(label, found, end)
+
+
+def _one(label: str, found: Mapping[str, np.ndarray], end: str) -> Iterator[Drawn]:
+    """Figures of one checkpoint."""
+    name = results.slug(label)
+    yield Drawn(
+        name=f"projection-{name}-{end}",
+        title=f"prototypes of {label}",
+        figure=draw.projection(
+            found["projection"], found["projection_share"], found["counts"], found["void"], title=label
+        ),
+    )
+    if "gallery_images" in found:
+        captions = [_caption(found, int(k)) for k in found["gallery_prototype"]]
+        kinds = [str(kind) for kind in found["gallery_kind"]]
+        figure = draw.gallery(kinds, captions, found["gallery_images"])
+        yield Drawn(name=f"gallery-{name}-{end}", title=f"images nearest to prototypes of {label}", figure=figure)
+
+
+def _caption(found: Mapping[str, np.ndarray], prototype: int) -> str:
+    purity = 100 * float(found["purity"][prototype])
+    return (
+        f"prototype {prototype:,}: {int(found['counts'][prototype]):,} images\n"
+        f"κ {float(found['kappa'][prototype]):.3g}, purity {purity:.0f} %"
+    )
+
+
+def _sweep(result: Result) -> draw.Sweep:
+    """Counts of the evaluated head by `leader`, by rising threshold."""
+    of: dict[str, dict[float, float]] = {"unique_count": {}, "largest_count": {}}
+    num = 0
+    for score in result.scores:
+        if score.metric in of:
+            at: Any = score.at["threshold"]
+            of[score.metric].setdefault(float(at), score.value)
+            num = score.n
+    at_all = sorted(of["unique_count"])
+    return draw.Sweep(
+        threshold=np.array(at_all),
+        unique=np.array([of["unique_count"][t] for t in at_all]),
+        largest=np.array([of["largest_count"][t] for t in at_all]),
+        num=num,
+    )

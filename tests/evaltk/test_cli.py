@@ -1,0 +1,307 @@
+"""The command line: quick where nothing is computed, one line for what the user can mend, tables on stdout."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from evaltk import __version__, cli, results
+from evaltk.cli import cache, demo, run
+
+Build = Callable[..., Path]
+SMALL = ["--knn.k", "1", "5", "--knn.choose", "20"]
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Flags that keep a run's files in the test's own folder."""
+    monkeypatch.setenv("EVALTK_HOME", str(tmp_path / "home"))
+    return ["--out", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]
+
+
+def said(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of one command in this process."""
+    try:
+        code = cli.main(list(argv))
+    except SystemExit as exit_:
+        code = int(exit_.code or 0)
+    return (code, *capsys.readouterr())
+
+
+def test_without_and_with_an_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = said(capsys)
+    assert code == 2 and out.startswith("usage: evaltk COMMAND") and not err
+    for word in ("-h", "--help", "help"):
+        code, out, err = said(capsys, word)
+        assert code == 0 and not err
+        assert all(f"\n  {name}" in out for name in ("run", "ls", "table", "inspect", "demo", "cache", "fetch"))
+    code, out, err = said(capsys, "tabel")
+    assert code == 2 and not out and err.count("\n") == 1
+    assert err.startswith("evaltk: wanted a command; got 'tabel'; do: did you mean 'table'?")
+    assert said(capsys, "--version") == (0, f"{__version__}\n", "")
+
+
+def test_run_writes_skips_and_prints_a_table(
+    tmp_path: Path, folders: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["run", "pixels:8", "--data", "digits", *SMALL, *folders]
+    code, out, err = said(capsys, *command)
+    assert code == 0 and "wrote" in err
+    lines = out.splitlines()
+    assert lines[0] == "### k-NN top-1 (%) on digits test, n = 797"
+    assert [cell.strip() for cell in lines[2].split("|")[1:-1]] == ["checkpoint", "k=1", "k=5", "best k", "chosen k"]
+    code, again, err = said(capsys, *command)
+    assert code == 0 and again == out and "done before:" in err
+    code, _, _ = said(capsys, *command, "--knn.temperature", "0.2")
+    assert code == 0 and len(list(results.find(tmp_path / "runs"))) == 2
+    code, third, err = said(capsys, *command, "--again")
+    assert code == 0 and third == out and "wrote" in err
+    assert said(capsys, "table", "--runs", str(tmp_path / "runs"))[0] == 0
+    assert len(list(results.find(tmp_path / "runs"))) == 2
+
+
+def test_json_is_for_machines(tmp_path: Path, folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["run", "pixels:8", "pixels:4", "--data", "digits", *SMALL, *folders, "--json"]
+    code, out, _ = said(capsys, *command)
+    found = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and [f["checkpoint"]["name"] for f in found] == ["pixels:8", "pixels:4"]
+    assert [f["skipped"] for f in found] == [False, False] and all(Path(f["path"]).exists() for f in found)
+    assert {s["metric"] for s in found[0]["scores"]} == {"top1", "top5", "top1_best_k", "top1_chosen_k"}
+
+
+def test_flags_reach_the_plan() -> None:
+    import tyro
+
+    argv = "a.pth b.pth --protocols knn --data digits --knn.k 3 4 --knn.temperature 0.1 0.2 --knn.backend faiss"
+    argv += " --resize 40 --crop 36 --interpolation bilinear --precision bf16 --position timm --seed 7 --workers 3"
+    argv += " --batch-size 12 --skip-bad-images 2 --device cuda:1 --num-heads 4 --norm-eps 1e-5 --mean .1 .2 .3"
+    plan = run.plan_of(tyro.cli(run.options_type(), args=argv.split()))
+    settings = plan.protocols["knn"]
+    assert (settings.k, settings.temperature, settings.backend) == ((3, 4), (0.1, 0.2), "faiss")
+    assert (plan.images.resize, plan.images.crop, plan.images.interpolation) == (40, 36, "bilinear")
+    assert plan.read == {"num_heads": 4, "norm_eps": 1e-5, "mean": (0.1, 0.2, 0.3)}
+    assert (plan.precision, plan.position, plan.seed, plan.device) == ("bf16", "timm", 7, "cuda:1")
+    assert (plan.batch_size, plan.workers, plan.skip_bad_images) == (12, 3, 2)
+    auto = run.plan_of(tyro.cli(run.options_type(), args=["a.pth", "--data", "digits"]))
+    assert auto.batch_size is None and auto.read == {} and auto.checkpoints == ("a.pth",)
+
+
+ERRORS = {
+    "no checkpoints": (["run", "--data", "digits"], "wanted checkpoints to evaluate"),
+    "no data": (["run", "pixels:8"], "wanted data sets to evaluate on"),
+    "protocol": (["run", "pixels:8", "--data", "digits", "--protocols", "kn"], "did you mean 'knn'?"),
+    "data set": (["run", "pixels:8", "--data", "digit"], "did you mean 'digits'?"),
+    "data path": (["run", "pixels:8", "--data", "imagenet"], "got no path; where: --data; do: --data imagenet=PATH"),
+    "file": (["run", "no/such.pth", "--data", "digits"], "where: no/such.pth"),
+    "catalogue": (["run", "dino_vits61", "--data", "digits"], "did you mean 'dino_vits16'?"),
+    "fetch first": (["run", "dino_vits16", "--data", "digits"], "run: evaltk fetch dino_vits16"),
+    "k": (["run", "pixels:8", "--data", "digits", "--knn.k", "2000"], "k <= 1000"),
+    "k of zero": (["run", "pixels:8", "--data", "digits", "--knn.k", "0"], "--knn.k"),
+    "crop": (["run", "pixels:8", "--data", "digits", "--crop", "9", "--resize", "8"], "1 <= crop <= resize"),
+    "device": (["run", "pixels:8", "--data", "digits", "--device", "gpu"], "where: --device"),
+    "batch": (["run", "pixels:8", "--data", "digits", "--batch-size", "0"], "where: --batch-size"),
+    "workers": (["run", "pixels:8", "--data", "digits", "--workers", "-1"], "where: --workers"),
+    "skipping": (["run", "pixels:8", "--data", "digits", "--skip-bad-images", "-1"], "where: --skip-bad-images"),
+    "no results": (["table", "--runs", "/no/such/folder"], "got no such folder"),
+    "layout": (["table", "--runs", ".", "--layout", "kn"], "did you mean 'knn'?"),
+    "prune what": (["cache", "prune"], "name entries, --older-than or --all"),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_what_the_user_can_mend_is_one_line(
+    name: str, folders: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    argv, says = ERRORS[name]
+    code, out, err = said(capsys, *argv, *(folders if argv[0] == "run" else []))
+    assert code == 2 and out == "" and err.count("\n") == 1 and err.startswith("evaltk: wanted "), err
+    assert says in err
+    assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["run", "pixels:8", "--data", "digits", "--precision", "fp16"],
+        ["run", "pixels:8", "--data", "digits", "--knn.k", "ten"],
+        ["run", "pixels:8", "--nothing"],
+        ["table", "--format", "word"],
+        ["ls", "protocol"],
+        ["cache", "clear"],
+    ],
+)
+def test_flags_that_do_not_parse(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = said(capsys, *argv)
+    assert code == 2 and out == "" and "Traceback" not in err and err
+
+
+def test_a_folder_that_cannot_be_written(
+    tmp_path: Path, folders: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    for flag in ("--out", "--cache"):
+        code, _, err = said(capsys, "run", "pixels:8", "--data", "digits", *folders, flag, str(tmp_path / "file" / "x"))
+        assert code == 2 and "wanted a folder to write into" in err and err.splitlines()[-1].startswith("evaltk: ")
+
+
+def test_a_corrupt_image_is_named(image_tree: Build, folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    root = image_tree({"train/a": 6, "train/b": 6, "test/a": 2, "test/b": 3})
+    (root / "test/b/001.png").write_bytes(b"")
+    command = ["run", "pixels:4", "--data", f"pets:imagefolder={root}", *SMALL, *folders]
+    code, out, err = said(capsys, *command)
+    assert code == 2 and not out and "test/b/001.png" in err and "--skip-bad-images N" in err
+    code, out, err = said(capsys, *command, "--skip-bad-images", "1")
+    assert code == 0 and "n = 4" in out and "- 1 unreadable images left out of test" in out
+
+
+def test_a_bug_is_a_traceback(folders: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from protocols import knn
+
+    def broken(*given: object) -> None:
+        raise KeyError("ours")
+
+    monkeypatch.setattr(knn, "run", broken)
+    with pytest.raises(KeyError):
+        cli.main(["run", "pixels:8", "--data", "digits", *SMALL, *folders])
+
+
+def test_an_interrupt_and_a_pipe_of_our_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from evaltk.cli import ls
+
+    def interrupted(argv: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ls, "main", interrupted)
+    code, _, err = said(capsys, "ls", "tables")
+    assert code == 130 and "the same command goes on" in err
+
+    def broken(argv: list[str]) -> int:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(ls, "main", broken)
+    monkeypatch.setattr(cli, "_reader_gone", lambda: False)
+    with pytest.raises(BrokenPipeError):  # e.g. to a decoding process: not the end of a `| head`
+        cli.main(["ls", "tables"])
+
+
+@pytest.mark.parametrize("argv", [["ls", "checkpoints"], ["run", "--help"]])
+def test_a_reader_that_has_gone(argv: list[str]) -> None:
+    with subprocess.Popen([sys.executable, "-m", "evaltk", *argv], stdout=-1, stderr=-1) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == (b"", 0)
+
+
+QUICK = """
+import json, sys
+from evaltk import cli
+for argv in json.loads(sys.argv[1]):
+    try:
+        code = cli.main(argv)
+    except SystemExit as exit_:
+        code = exit_.code
+    heavy = [name for name in ("torch", "torchvision", "timm", "matplotlib") if name in sys.modules]
+    if code or heavy:
+        sys.exit(f"{argv}: code {code}, imported {heavy}")
+"""
+
+
+def test_what_computes_nothing_does_not_import_torch(
+    tmp_path: Path, folders: list[str], capsys: pytest.CaptureFixture[str], image_tree: Build
+) -> None:
+    root = image_tree({"train/a": 6, "train/b": 6, "test/a": 2, "test/b": 3})
+    second_run = ["run", "pixels:4", "--data", "digits", f"pets:imagefolder={root}", *SMALL, *folders]
+    assert said(capsys, *second_run)[0] == 0
+    commands = [["--help"], ["--version"], ["run", "--help"], ["table", "--help"], ["cache", "--help"]]
+    commands += [["ls", kind] for kind in ("protocols", "datasets", "checkpoints", "tables")]
+    commands += [["table", "--runs", str(tmp_path / "runs")], second_run, [*second_run, "--json"]]
+    commands += [["cache", "ls", "--cache", str(tmp_path / "cache")]]
+    ended = subprocess.run([sys.executable, "-c", QUICK, json.dumps(commands)], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "### k-NN" in ended.stdout and "done before:" in ended.stderr
+
+
+def test_ls(capsys: pytest.CaptureFixture[str], folders: list[str]) -> None:
+    expected = {
+        "protocols": "knn ",
+        "datasets": "imagefolder ",
+        "checkpoints": "dino_vits16 ",
+        "tables": "knn ",
+    }
+    for kind, name in expected.items():
+        code, out, err = said(capsys, "ls", kind)
+        assert code == 0 and not err and any(line.startswith(name) for line in out.splitlines()), out
+    assert "bundled with scikit-learn" in said(capsys, "ls", "datasets")[1]
+    assert "not fetched" in said(capsys, "ls", "checkpoints")[1]
+
+
+def test_table_forms(tmp_path: Path, folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    said(capsys, "run", "pixels:8", "pixels:4", "--data", "digits", "small:digits", *SMALL, *folders)
+    runs = ["--runs", str(tmp_path / "runs")]
+    code, markdown, _ = said(capsys, "table", *runs, "--layout", "knn")
+    assert code == 0 and markdown.count("### ") == 2
+    code, text, _ = said(capsys, "table", *runs, "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert code == 0 and len(rows) == 2 * 2 * 4 and text.count("checkpoint,column") == 1
+    for _, result in results.find(tmp_path / "runs"):
+        for score in result.scores:
+            if score.metric != "top1":
+                continue
+            (row,) = [
+                r
+                for r in rows
+                if r["checkpoint"] == result.checkpoint["name"]
+                and r["column"] == f"k={score.at['k']}"
+                and f" on {score.dataset} " in r["table"]
+            ]
+            assert float(row["value"]) == 100 * score.value and row["published"] == ""
+    code, _, err = said(capsys, "table", "--runs", str(tmp_path / "cache"))
+    assert code == 2 and "evaltk run first" in err
+
+
+def test_table_beside_the_cache_of_a_demo(
+    tmp_path: Path, folders: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    said(capsys, "run", "pixels:8", "--data", "digits", *SMALL, *folders, "--cache", str(tmp_path / "runs" / "cache"))
+    code, out, _ = said(capsys, "table", "--runs", str(tmp_path / "runs"))  # the cache has JSON files of its own
+    assert code == 0 and "pixels:8" in out
+
+
+def test_cache(tmp_path: Path, folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    at = ["--cache", str(tmp_path / "cache")]
+    assert said(capsys, "cache", "ls", *at) == (0, "", "")
+    said(capsys, "run", "pixels:8", "--data", "digits", *SMALL, *folders)
+    root = tmp_path / "cache" / "features"
+    (root / f"{'a' * 64}.partial").mkdir()
+    (root / f".{'b' * 64}.left").mkdir()  # what a run that was killed while it joined shards leaves
+    code, out, _ = said(capsys, "cache", "ls", *at)
+    assert code == 0 and len(out.splitlines()) == 4 and out.count("unfinished") == 2
+    assert "train, cls/last1/normed, resize 8 bicubic" in out and "test, cls" in out
+    (one,) = [p.name for p in root.iterdir() if (p / "key.json").exists() and "test" in (p / "key.json").read_text()]
+    code, out, _ = said(capsys, "cache", "prune", one[:12], "b" * 12, *at)
+    assert code == 0 and len(out.splitlines()) == 2 and not (root / one).exists()
+    code, out, err = said(capsys, "cache", "prune", "cccc", *at)
+    assert code == 2 and "evaltk cache ls shows them" in err and len(list(root.iterdir())) == 2
+    assert said(capsys, "cache", "prune", "--older-than", "1", *at) == (0, "", "")
+    assert said(capsys, "cache", "prune", "--all", *at)[0] == 0 and not list(root.iterdir())
+    assert cache.Options(action="ls").cache is None
+
+
+def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "NET", "vit_patch8_dim64_depth1_heads1_img32")
+    code, out, err = said(capsys, "demo", "--out", str(tmp_path / "demo"))
+    assert code == 0 and "### k-NN top-1 (%) on digits test, n = 797" in out
+    assert "pixels:8" in out and "untrained_vit" in out and "print them again" in err
+    code, again, _ = said(capsys, "demo", "--out", str(tmp_path / "demo"))
+    assert code == 0 and again == out
+    code, out, _ = said(capsys, "inspect", str(tmp_path / "demo" / "untrained_vit.pth"))
+    assert code == 0 and "dino, branch teacher" in out

@@ -1,0 +1,376 @@
+"""Every layout that weight files come in: what is used, what is dropped by name, and what is an error."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from layouts import (
+    WIDE,
+    Weights,
+    branch,
+    dino_full,
+    gap,
+    ibot_full,
+    images,
+    msn_full,
+    msn_projector,
+    save,
+    under,
+    vit,
+)
+
+import evaltk
+from evaltk import families, rawfile
+from evaltk.errors import CheckpointError, SettingsError
+from evaltk.types import Checkpoint
+
+STATS: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+CLASS_HEAD = {"head.weight": torch.ones(10, 24), "head.bias": torch.zeros(10)}
+
+
+def load(tree: object, tmp_path: Path, **said: Any) -> Checkpoint:
+    return evaltk.load_checkpoint(save(tree, tmp_path / "net.pth"), **({"num_heads": 3} | said))
+
+
+def refused(tree: object, tmp_path: Path, *words: str, kind: type = CheckpointError, **said: Any) -> str:
+    with pytest.raises(kind) as caught:
+        load(tree, tmp_path, **said)
+    for word in words:
+        assert word in str(caught.value), str(caught.value)
+    return str(caught.value)
+
+
+def without(items: Weights, *keys: str) -> Weights:
+    return {k: t for k, t in items.items() if k not in keys}
+
+
+IBOT_FLAT = vit() | {"masked_embed": torch.ones(1, 24)}
+LAYOUTS: dict[str, tuple[Any, str]] = {
+    "dino flat": (vit(), "dino"),
+    "dino flat under module": (under("module.", vit()), "dino"),
+    "dino flat under module.backbone": (under("module.backbone.", vit()), "dino"),
+    "dino teacher saved alone": (branch(), "dino"),
+    "dino full": (dino_full(), "dino"),
+    "dino full, teacher under DDP": (dino_full(teacher=branch("module.")), "dino"),
+    "dino full of an older script": ({"teacher": branch()}, "dino"),
+    "ibot teacher only": ({"state_dict": vit()}, "ibot"),
+    "ibot teacher only, keys under backbone, with head": ({"state_dict": ibot_full()["teacher"]}, "ibot"),
+    "ibot for fine-tuning, flat": (IBOT_FLAT, "ibot"),
+    "ibot 22k student only": ({"state_dict": under("module.backbone.", IBOT_FLAT)}, "ibot"),
+    "ibot full": (ibot_full(), "ibot"),
+    "ibot full without the loss": (without(ibot_full(), "ibot_loss"), "ibot"),
+    "msn": (msn_full(), "msn"),
+    "msn without module": (msn_full(target_encoder=vit() | under("fc.", msn_projector())), "msn"),
+    "msn under module.encoder": (msn_full(target_encoder=under("module.encoder.", vit())), "msn"),
+    "timm flat": (vit() | CLASS_HEAD, "timm"),
+    "timm training": ({"state_dict": vit() | CLASS_HEAD, "epoch": 3, "arch": "x", "optimizer": {}}, "timm"),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_layout_gives_the_same_net(name: str, tmp_path: Path) -> None:
+    tree, family = LAYOUTS[name]
+    found = load(tree, tmp_path, **({"norm_eps": 1e-6} | STATS if family == "timm" else {}))
+    assert found.family == family
+    assert without(dict(found.weights), "mask_token").keys() == vit().keys()
+    assert all(torch.equal(found.weights[k], t) for k, t in vit().items())
+    assert found.digest == load(vit(), tmp_path).digest
+    assert (found.arch.depth, found.arch.patch_size, found.arch.img_size, found.arch.mlp_ratio) == (2, 8, 32, 2.0)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_exactly_one_family_claims_it(name: str, tmp_path: Path) -> None:
+    tree, family = LAYOUTS[name]
+    raw = rawfile.read(save(tree, tmp_path / "net.pth"))
+    claims = [n for n, m in families.load().items() if hasattr(m, "claims") and m.claims(raw)]
+    assert claims == [family]
+
+
+def test_branches(tmp_path: Path) -> None:
+    assert load(dino_full(), tmp_path).branch == "teacher"
+    student = load(dino_full(), tmp_path, branch="student")
+    assert student.branch == "student"
+    assert torch.equal(student.weights["norm.bias"], vit(seed=5)["norm.bias"])
+    assert student.dropped["teacher"] == "the other branch"
+    assert load(msn_full(), tmp_path).branch == "target_encoder"
+    assert torch.equal(load(msn_full(), tmp_path, branch="encoder").weights["norm.bias"], vit(seed=5)["norm.bias"])
+    ibot = load(ibot_full(), tmp_path, branch="student")
+    assert "mask_token" in ibot.weights
+    assert "mask_token" not in load(ibot_full(), tmp_path).weights
+    refused(dino_full(), tmp_path, "teacher, student", "--branch", branch="encoder")
+    refused({"teacher": branch()}, tmp_path, "a branch of this file (teacher)", branch="student")
+    # A file of one net does not tell which it is: what is asked for cannot be had from it.
+    for tree in (vit(), {"state_dict": vit()}, IBOT_FLAT):
+        refused(tree, tmp_path, "holds one net only", "leave --branch out", branch="student")
+
+
+def test_every_entry_is_named(tmp_path: Path) -> None:
+    found = load(dino_full(fp16_scaler={"scale": 2.0}), tmp_path)
+    assert set(found.dropped) == {"student", "optimizer", "epoch", "args", "dino_loss", "fp16_scaler"}
+    assert found.epoch == 7
+    assert set(load(msn_full(), tmp_path).dropped) == {
+        "encoder", "opt", "epoch", "loss", "batch_size", "world_size", "lr", "temperature",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("tree", "key"),
+    [
+        (dino_full(ema={"w": torch.ones(1)}), "ema.w"),
+        (dino_full(teacher=branch() | {"extra": torch.ones(3)}), "extra (3,)"),
+        (dino_full(teacher=branch() | {"deep": {"w": torch.ones(3)}}), "teacher.deep.w"),  # type: ignore[operator]
+        (dino_full(teacher=branch() | {"head.predictor.weight": torch.ones(3)}), "head.predictor.weight"),
+        (vit() | {"nested": {"w": torch.ones(2)}}, "nested.w"),
+        (vit() | {"norm": {"weight": torch.ones(24)}}, "norm.weight"),
+        (vit() | {"blocks.9.extra": torch.ones(2)}, "blocks.9.extra"),
+        ({"state_dict": vit(), "ema": {"w": torch.ones(2)}}, "ema.w"),
+        ({"state_dict": vit() | {"deep": [torch.ones(2)]}}, "state_dict.deep.0"),
+        (msn_full(prototypes={"w": torch.ones(2)}), "prototypes.w"),
+        (msn_full(target_encoder=vit() | {"fc.weight": torch.ones(3, 3)}), "fc.weight"),
+        (msn_full(momentum=torch.ones(2)), "momentum"),
+    ],
+)
+def test_a_tensor_that_no_rule_names_is_an_error(tree: object, key: str, tmp_path: Path) -> None:
+    refused(tree, tmp_path, "unexpected", key)
+
+
+def test_missing_keys_are_listed_with_near_names(tmp_path: Path) -> None:
+    weights = vit()
+    weights["blocks.1.norm2.wieght"] = weights.pop("blocks.1.norm2.weight")
+    line = refused(weights, tmp_path, "missing blocks.1.norm2.weight (24,) (nearest there: blocks.1.norm2.wieght)")
+    assert "unexpected blocks.1.norm2.wieght (24,)" in line
+    gone = [k for k in vit() if k.startswith("blocks.1.") and k != "blocks.1.norm1.bias"]
+    refused(without(vit(), *gone), tmp_path, "missing blocks.1.norm1.weight", "and 5 more")
+    refused(dino_full(teacher=without(branch(), "backbone.cls_token")), tmp_path, "lacking cls_token")
+
+
+def test_a_block_with_a_number_far_off(tmp_path: Path) -> None:
+    far = {"blocks.999999999.norm1.weight": torch.ones(24), "blocks.x.norm1.weight": torch.ones(24)}
+    refused(vit() | far, tmp_path, "unexpected blocks.999999999.norm1.weight (24,), blocks.x.norm1.weight")
+
+
+@pytest.mark.parametrize(
+    ("key", "shape"),
+    [
+        ("blocks.0.norm1.weight", (25,)),
+        ("blocks.1.mlp.fc1.weight", (48, 25)),
+        ("cls_token", (24,)),
+        ("blocks.0.attn.qkv.weight", (24, 24)),
+        ("blocks.0.mlp.fc1.weight", (48,)),
+        ("norm.bias", ()),
+        ("pos_embed", (2, 17, 24)),
+    ],
+)
+def test_wrong_shapes_are_listed(key: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    refused(vit() | {key: torch.ones(shape)}, tmp_path, "other shapes:", f"{key} {shape} for")
+
+
+@pytest.mark.parametrize(
+    ("key", "shape", "words"),
+    [
+        ("patch_embed.proj.weight", (24, 1, 8, 8), "square RGB patches"),
+        ("patch_embed.proj.weight", (24, 3, 8, 16), "square RGB patches"),
+        ("patch_embed.proj.weight", (24, 192), "square RGB patches"),
+        ("patch_embed.proj.weight", (0, 3, 8, 8), "square RGB patches"),
+        ("pos_embed", (1, 20, 24), "square grid"),
+        ("pos_embed", (1, 0, 24), "square grid"),
+        ("pos_embed", (17, 24), "square grid"),
+    ],
+)
+def test_shapes_that_no_vit_has(key: str, shape: tuple[int, ...], words: str, tmp_path: Path) -> None:
+    refused(vit() | {key: torch.ones(shape)}, tmp_path, words, str(shape))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
+def test_weights_that_are_not_finite(value: float, tmp_path: Path) -> None:
+    """1e300 is finite in float64 only: as float32 it would be infinite."""
+    bad = vit()["norm.bias"].double()
+    bad[3] = value
+    refused(vit() | {"norm.bias": bad}, tmp_path, "1 of 24 values NaN or infinite in norm.bias")
+    head = branch()
+    head["head.last_layer.weight_v"][2, 1] = float("nan")
+    refused(dino_full(teacher=head), tmp_path, "head.prototypes.weight_v")
+    refused(dino_full(dino_loss={"center": torch.full((1, 10), float("nan"))}), tmp_path, "centre")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+def test_weights_that_are_no_floats(dtype: torch.dtype, tmp_path: Path) -> None:
+    refused(vit() | {"norm.bias": torch.ones(24, dtype=dtype)}, tmp_path, f"{dtype} in norm.bias")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_float_types_become_float32(dtype: torch.dtype, tmp_path: Path) -> None:
+    found = load({k: t.to(dtype) for k, t in vit().items()}, tmp_path)
+    assert {t.dtype for t in found.weights.values()} == {torch.float32}
+    assert found.digest == load({k: t.to(dtype).float() for k, t in vit().items()}, tmp_path).digest
+
+
+def test_weights_that_are_no_layout(tmp_path: Path) -> None:
+    """As torch's own attention names them: says what was seen and what is nearest."""
+    names = {
+        "attn.qkv.": "attn.in_proj_", "attn.proj.": "attn.out_proj.", "mlp.fc1.": "mlp.0.", "mlp.fc2.": "mlp.3.",
+    }  # fmt: skip
+    theirs = {}
+    for key, tensor in vit().items():
+        for ours, other in names.items():
+            key = key.replace(ours, other)
+        theirs[key] = tensor
+    line = refused(
+        theirs | CLASS_HEAD, tmp_path, "32 tensors", "blocks.N.attn.in_proj_weight (72, 24)", "nearest is a flat ViT"
+    )
+    assert "10 of 18 kinds of key shared" in line
+    assert "lacking blocks.N.attn.proj.bias, blocks.N.attn.proj.weight, blocks.N.attn.qkv.bias" in line
+    refused({"model": vit(), "optimizer": {}}, tmp_path, "a whole ViT lies under 'model'")
+    refused({"w": torch.ones(2)}, tmp_path, "nothing in it resembles")
+    linear = {"module.linear.weight": torch.ones(10, 24), "module.linear.bias": torch.ones(10)}
+    refused({"state_dict": linear, "epoch": 1}, tmp_path, "a linear classifier")
+
+
+def test_a_file_that_two_families_could_claim(tmp_path: Path) -> None:
+    tree = IBOT_FLAT | CLASS_HEAD  # a mask token as iBOT's, a class head as timm's
+    refused(tree, tmp_path, "ibot and timm", "--family ibot or --family timm")
+    ibot = load(tree, tmp_path, family="ibot")
+    assert ibot.family == "ibot"
+    assert ibot.dropped == dict.fromkeys(CLASS_HEAD, "class head")
+    assert "mask_token" in ibot.weights
+    other = load(tree, tmp_path, family="timm", norm_eps=1e-6, **STATS)
+    assert other.mean == STATS["mean"]
+    assert set(other.dropped) == {"head.weight", "head.bias", "masked_embed"}
+    assert other.digest == ibot.digest
+    dino = load(vit() | CLASS_HEAD, tmp_path, family="dino")
+    assert dino.arch.norm_eps == 1e-6
+    refused(tree, tmp_path, "did you mean 'ibot'", kind=SettingsError, family="iobt")
+    for family in ("msn", "own"):
+        refused(vit(), tmp_path, kind=CheckpointError, family=family)
+    refused(msn_full() | dino_full(), tmp_path, "dino and msn")
+
+
+def test_heads_of_attention(tmp_path: Path) -> None:
+    line = refused(vit(), tmp_path, "24 wide, which is no standard width", "pass --num-heads", num_heads=None)
+    assert "number of attention heads" in line
+    for wrong in (5, 7, 48):
+        refused(vit(), tmp_path, "divides the width 24", "--num-heads", num_heads=wrong)
+    assert load(vit(), tmp_path, num_heads=6).digest != load(vit(), tmp_path).digest
+    standard = load(vit(WIDE), tmp_path, num_heads=None)
+    assert standard.arch.num_heads == 3
+    assert any("heads are not stored: 3" in note for note in standard.notes)
+    assert load(vit(WIDE), tmp_path, num_heads=6).arch.num_heads == 6
+
+
+def test_the_hint_of_the_file(tmp_path: Path) -> None:
+    def full(**args: Any) -> dict[str, Any]:
+        return {"teacher": under("backbone.", vit(WIDE)), "args": argparse.Namespace(**args)}
+
+    agrees = load(full(arch="vit_tiny", patch_size=8), tmp_path, num_heads=None)
+    assert (agrees.arch.num_heads, agrees.notes) == (3, ())
+    as_dict = load(full() | {"args": {"arch": "vit_tiny"}}, tmp_path, num_heads=None)
+    assert as_dict.notes == ()
+    other_width = load(full(arch="vit_small"), tmp_path, num_heads=None)
+    assert "calls itself vit_small (384 wide) but its tensors are 192 wide" in other_width.notes[0]
+    other_patch = load(full(arch="vit_tiny", patch_size=16), tmp_path, num_heads=None)
+    assert other_patch.notes == ("the file says patch 16, its tensors 8: hint set aside",)
+    overruled = load(full(arch="vit_tiny"), tmp_path, num_heads=6)
+    assert overruled.arch.num_heads == 6
+    assert "--num-heads says 6" in overruled.notes[0]
+    for odd in (["vit_tiny"], 5, None, torch.ones(2)):
+        assert load(full(arch=odd, patch_size=odd), tmp_path, num_heads=None).arch.num_heads == 3
+    refused(dino_full(args=argparse.Namespace(arch="vit_small")), tmp_path, "--num-heads", "384 wide", num_heads=None)
+
+
+def test_a_timm_file_needs_what_nothing_fixes(tmp_path: Path) -> None:
+    tree = vit() | CLASS_HEAD
+    refused(tree, tmp_path, "pass --norm-eps")
+    refused(tree, tmp_path, "pass --mean R G B and --std R G B", norm_eps=1e-5)
+    refused(tree, tmp_path, "--std", norm_eps=1e-5, mean=(0.5, 0.5, 0.5))
+    found = load(tree, tmp_path, norm_eps=1e-5, **STATS)
+    assert (found.arch.norm_eps, found.mean, found.std) == (1e-5, STATS["mean"], STATS["std"])
+    assert found.dropped == {"head.weight": "class head", "head.bias": "class head"}
+
+
+def test_what_the_user_says_completes_a_family(tmp_path: Path) -> None:
+    plain = load(vit(), tmp_path)
+    assert (plain.arch.norm_eps, plain.mean[0], plain.std[0]) == (1e-6, 0.485, 0.229)
+    assert "ImageNet mean and std" in plain.notes[0]
+    said = load(vit(), tmp_path, norm_eps=1e-5, **STATS)
+    assert (said.arch.norm_eps, said.mean, said.std) == (1e-5, STATS["mean"], STATS["std"])
+    x = images(2, 3, 32, 32)
+    a, b = (evaltk.build_backbone(c).tokens(x)[0].cls for c in (plain, said))
+    assert 1e-7 < gap(a, b) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("said", "flag"),
+    [
+        ({"num_heads": 0}, "--num-heads"),
+        ({"num_heads": -3}, "--num-heads"),
+        ({"norm_eps": 0.0}, "--norm-eps"),
+        ({"norm_eps": -1e-6}, "--norm-eps"),
+        ({"norm_eps": float("nan")}, "--norm-eps"),
+        ({"norm_eps": float("inf")}, "--norm-eps"),
+        ({"std": (0.0, 0.2, 0.2)}, "--std"),
+        ({"std": (0.2, -0.2, 0.2)}, "--std"),
+        ({"std": (58.4, 57.1, 57.4)}, "--std"),
+        ({"std": (float("nan"), 0.2, 0.2)}, "--std"),
+        ({"std": (0.2, 0.2)}, "--std"),
+        ({"mean": (123.7, 116.3, 103.5)}, "--mean"),
+        ({"mean": (-0.1, 0.5, 0.5)}, "--mean"),
+        ({"mean": (float("nan"), 0.5, 0.5)}, "--mean"),
+    ],
+)
+def test_flags_that_no_net_has(said: dict[str, Any], flag: str, tmp_path: Path) -> None:
+    refused(vit(), tmp_path, flag, kind=SettingsError, **said)
+    with pytest.raises(SettingsError, match=flag):
+        evaltk.load_checkpoint("pixels:8", **said)
+
+
+def test_a_catalogue_name_that_is_mistyped_or_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVALTK_HOME", str(tmp_path))
+    with pytest.raises(CheckpointError, match="did you mean 'dino_vits16'"):
+        evaltk.load_checkpoint("dino_vits61")
+    with pytest.raises(CheckpointError, match="evaltk fetch dino_vits16"):
+        evaltk.load_checkpoint("dino_vits16")
+
+
+def test_ibot_heads_with_another_activation_are_left_out(tmp_path: Path) -> None:
+    found = load(ibot_full(args=argparse.Namespace(act_in_head="relu")), tmp_path)
+    assert found.head is None
+    assert found.dropped["head.mlp.0.weight"] == "head with another activation"
+    assert any("'relu'" in note for note in found.notes)
+
+
+def test_msn_with_half_a_head(tmp_path: Path) -> None:
+    alone = load(without(msn_full(), "prototypes"), tmp_path)
+    assert alone.head is None
+    assert alone.dropped["fc.fc1.weight"] == "projector without prototypes"
+    bare = load(msn_full(target_encoder=vit()), tmp_path)
+    assert bare.head is None
+    assert bare.dropped["prototypes"] == "prototypes without a projector"
+
+
+def test_digests_tell_nets_apart(tmp_path: Path) -> None:
+    base = load(vit(), tmp_path)
+    nudged = vit()
+    nudged["norm.bias"][0] = torch.nextafter(nudged["norm.bias"][0], torch.tensor(9.0))
+    transposed = vit()
+    transposed["blocks.0.attn.proj.weight"] = transposed["blocks.0.attn.proj.weight"].T.contiguous()
+    others = [
+        load(nudged, tmp_path),
+        load(transposed, tmp_path),
+        load(vit(), tmp_path, num_heads=6),
+        load(vit(), tmp_path, norm_eps=1e-5),
+        load(vit(seed=1), tmp_path),
+    ]
+    assert len({base.digest, *(c.digest for c in others)}) == 6
+    strided = {k: t.t().contiguous().t() if t.ndim == 2 else t for k, t in vit().items()}
+    assert load(strided, tmp_path).digest == base.digest
+    assert load(vit(), tmp_path, **STATS).digest == base.digest  # pixel statistics are part of the transform
+
+
+def test_a_file_may_be_called_like_a_scheme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save(vit(), Path("random:mine"))
+    assert evaltk.load_checkpoint("random:mine", num_heads=3).family == "dino"

@@ -1,0 +1,268 @@
+"""Nearest neighbours against a full sort, with exact ties, for any block sizes and any way the rows are stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evaltk import neighbours
+from evaltk.errors import DataError, SettingsError
+from evaltk.neighbours import block_size, blocks, rows, search
+
+BLOCKS = [(2048, 32768), (1, 1), (3, 7), (2, 32), (5, 64), (16, 33), (1, 100)]
+
+
+def integers(num_rows: int, dim: int, seed: int, *, levels: int = 2) -> torch.Tensor:
+    """Small whole numbers: their dot products are exact in float32, so that equal ones are equal to the bit."""
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randint(-levels, levels + 1, (num_rows, dim), generator=draw).float()
+
+
+def full_sort(queries: torch.Tensor, bank: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """By the definition: all dot products in float64, sorted by (similarity falling, index rising)."""
+    s = queries.double() @ bank.double().T
+    values, index = s.sort(dim=1, descending=True, stable=True)
+    return values[:, :k].float(), index[:, :k]
+
+
+def check(queries: torch.Tensor, bank: torch.Tensor, k: int, **how: object) -> None:
+    expected_s, expected_i = full_sort(queries, bank, k)
+    s, i = search(queries, bank, k, metric="dot", **how)
+    assert s.dtype == torch.float32 and i.dtype == torch.int64
+    assert torch.equal(s, expected_s) and torch.equal(i, expected_i)
+
+
+@pytest.mark.parametrize(("query_block", "bank_block"), BLOCKS)
+@pytest.mark.parametrize("k", [1, 5, 32, 99, 100])
+def test_full_sort_with_ties(query_block: int, bank_block: int, k: int) -> None:
+    queries, bank = integers(17, 3, 0), integers(100, 3, 1)  # 125 different rows at most: ties everywhere
+    check(queries, bank, k, query_block=query_block, bank_block=bank_block)
+
+
+@pytest.mark.parametrize("num_queries", [1, 2, 33])
+@pytest.mark.parametrize("num_bank", [1, 2, 31, 32, 33, 64, 257])
+def test_any_number_of_rows(num_queries: int, num_bank: int) -> None:
+    queries, bank = integers(num_queries, 4, 2, levels=1), integers(num_bank, 4, 3, levels=1)
+    for bank_block in (32, 50, 64, 1024):
+        for k in {1, (num_bank + 1) // 2, num_bank}:
+            check(queries, bank, k, bank_block=bank_block, query_block=32)
+
+
+def test_constant_blocks_and_repeated_rows() -> None:
+    bank = torch.cat([torch.ones(70, 4), integers(30, 4, 4), torch.ones(70, 4), 2 * torch.ones(3, 4), torch.ones(9, 4)])
+    queries = torch.cat([torch.ones(2, 4), integers(5, 4, 5), torch.zeros(1, 4)])
+    for bank_block in (32, 35, 64, 1000):
+        for k in (1, 3, 64, 150, 182):
+            check(queries, bank, k, bank_block=bank_block)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_property(data: st.DataObject) -> None:
+    num_bank = data.draw(st.integers(1, 150), label="bank")
+    queries = integers(data.draw(st.integers(1, 9)), data.draw(st.integers(1, 5), label="dim"), 0)
+    bank = integers(num_bank, queries.shape[1], data.draw(st.integers(0, 10)), levels=data.draw(st.integers(0, 3)))
+    k = data.draw(st.integers(1, num_bank), label="k")
+    sizes = {"query_block": data.draw(st.integers(1, 12)), "bank_block": data.draw(st.integers(1, 160))}
+    check(queries, bank, k, **sizes)
+    size = sizes["bank_block"]
+    met = [range(start + again, start + len(part)) for start, part, again in blocks(bank, "dot", size, "cpu")]
+    assert [row for rows_ in met for row in rows_] == list(range(num_bank))  # each row once, in order
+    assert block_size(num_bank, size) <= size
+
+
+def test_cosine_is_the_dot_product_of_unit_rows() -> None:
+    draw = torch.Generator().manual_seed(0)
+    queries, bank = (torch.randn(n, 24, generator=draw) * 10 ** torch.randn(n, 1, generator=draw) for n in (40, 500))
+    unit_q, unit_b = (x.double() / x.double().norm(dim=1, keepdim=True) for x in (queries, bank))
+    s, i = search(queries, bank, 50, bank_block=64)
+    values, index = (unit_q @ unit_b.T).sort(dim=1, descending=True)
+    torch.testing.assert_close(s, values[:, :50].float(), rtol=0, atol=1e-6)
+    assert (i == index[:, :50]).float().mean() > 0.999
+    assert (s[:, :-1] >= s[:, 1:]).all()
+
+
+@pytest.mark.parametrize("dim", [7, 48, 384])
+@pytest.mark.parametrize("num_queries", [1, 2, 7, 34])
+def test_equal_rows_stand_in_order_whatever_the_blocks(dim: int, num_queries: int) -> None:
+    """Products round by the shape of the block and the place in it; equal rows must not be told apart by that."""
+    draw = torch.Generator().manual_seed(dim)
+    bank = torch.randn(50, dim, generator=draw).repeat(21, 1)
+    queries = torch.randn(num_queries, dim, generator=draw)
+    for query_block, bank_block in ((2048, 32768), (7, 129), (33, 1000), (1, 997), (16, 37)):
+        _, index = search(queries, bank, 63, query_block=query_block, bank_block=bank_block)
+        groups = index.view(num_queries, 3, 21)
+        assert (groups % 50 == groups[..., :1] % 50).all() and (groups.diff(dim=2) > 0).all(), (query_block, bank_block)
+
+
+@pytest.mark.parametrize("bank_block", [32768, 64, 129, 37])
+@pytest.mark.parametrize("num_queries", [1, 40])
+def test_faiss_gives_the_same(num_queries: int, bank_block: int) -> None:
+    pytest.importorskip("faiss")
+    queries, bank = integers(num_queries, 3, 6), integers(300, 3, 7)
+    for k in (1, 10, 299, 300):
+        check(queries, bank, k, backend="faiss", bank_block=bank_block)
+    bank = torch.cat([torch.randn(100, 16, generator=torch.Generator().manual_seed(1))] * 3)
+    queries = torch.randn(num_queries, 16, generator=torch.Generator().manual_seed(2))
+    (s, i), (other_s, other_i) = (
+        search(queries, bank, 20, backend=backend, bank_block=bank_block) for backend in ("torch", "faiss")
+    )
+    assert torch.equal(i, other_i)
+    torch.testing.assert_close(s, other_s, rtol=0, atol=1e-6)
+
+
+def test_no_queries() -> None:
+    bank = torch.randn(10, 4)
+    s, i = search(torch.empty(0, 4), bank, 3)
+    assert s.shape == i.shape == (0, 3) and i.dtype == torch.int64
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> np.ndarray:
+    """[90, 6], rising, in an .npy file; the parent of every view below."""
+    x = np.arange(540, dtype=np.float32).reshape(90, 6) % 37 - 11
+    np.save(tmp_path / "bank.npy", x)
+    return x
+
+
+def views(x: np.ndarray) -> dict[str, np.ndarray]:
+    return {
+        "whole": x,
+        "from row 5": x[5:],
+        "from row 5, twice": x[2:][3:],
+        "to row 40": x[:40],
+        "every second row": x[::2],
+        "backwards": x[::-1],
+        "columns": x[:, 1:4],
+        "one column less": x[:, :-1],
+        "another shape": x.reshape(180, 3),
+        "transposed": x.T,
+        "rows by number": x[[7, 3, 80]],
+        "a view of all": x[:],
+        "as an array": np.asarray(x),
+        "as an array from row 9": np.asarray(x)[9:],
+    }
+
+
+@pytest.mark.parametrize("name", list(views(np.zeros((90, 6)))))
+@pytest.mark.parametrize("mode", ["r", "r+", "c"])
+def test_a_mapped_file_and_its_views(stored: np.ndarray, tmp_path: Path, name: str, mode: str) -> None:
+    mapped = views(np.load(tmp_path / "bank.npy", mmap_mode=mode))[name]
+    expected = views(stored)[name]
+    for start, stop in ((0, len(expected)), (1, 3), (len(expected) - 1, len(expected))):
+        assert np.array_equal(rows(mapped, start, stop).numpy(), expected[start:stop])
+    queries = torch.from_numpy(expected[:3].copy())
+    check_s, check_i = search(queries, torch.from_numpy(expected.copy()), 2, metric="dot")
+    s, i = search(queries, mapped, 2, metric="dot", bank_block=16)
+    assert torch.equal(s, check_s) and torch.equal(i, check_i)
+
+
+def test_mapped_files_with_an_offset_and_of_other_kinds(tmp_path: Path, stored: np.ndarray) -> None:
+    (tmp_path / "raw").write_bytes(b"head" * 5 + stored.tobytes())
+    mapped = np.memmap(tmp_path / "raw", dtype=np.float32, mode="r", offset=20, shape=(90, 6))
+    assert np.array_equal(rows(mapped, 10, 20).numpy(), stored[10:20])
+    assert np.array_equal(rows(mapped[4:], 10, 20).numpy(), stored[14:24])
+    for kind in (">f4", "<f8", "<f2", "<i4", "u1"):
+        x = np.abs(stored).astype(kind)
+        np.save(tmp_path / "other.npy", x)
+        for found in (x, np.load(tmp_path / "other.npy", mmap_mode="r")):
+            assert np.array_equal(rows(found, 3, 9).numpy(), x[3:9].astype(np.float32)), kind
+    np.save(tmp_path / "columns.npy", np.asfortranarray(stored))
+    assert np.array_equal(rows(np.load(tmp_path / "columns.npy", mmap_mode="r"), 3, 9).numpy(), stored[3:9])
+
+
+def test_changes_that_are_not_in_the_file_are_seen(stored: np.ndarray, tmp_path: Path) -> None:
+    mapped = np.load(tmp_path / "bank.npy", mmap_mode="c")  # copy on write
+    mapped[4] = 100
+    assert (rows(mapped, 4, 5) == 100).all()
+
+
+def test_a_file_that_is_gone_or_shorter(stored: np.ndarray, tmp_path: Path) -> None:
+    mapped = np.load(tmp_path / "bank.npy", mmap_mode="r")
+    (tmp_path / "bank.npy").unlink()
+    assert np.array_equal(rows(mapped, 0, 90).numpy(), stored)  # the mapping still holds it
+    (tmp_path / "bank.npy").write_bytes(b"x" * 400)
+    with pytest.raises(DataError, match="a file that ends before"):
+        rows(mapped, 0, 90)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.bfloat16, torch.int64])
+def test_other_number_types(dtype: torch.dtype) -> None:
+    queries, bank = integers(5, 8, 8), integers(60, 8, 9)
+    expected = search(queries, bank, 7, metric="dot")
+    for found in (
+        search(queries.to(dtype), bank.to(dtype), 7, metric="dot"),
+        search(queries, bank.to(dtype), 7, metric="dot"),
+    ):
+        assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+    if dtype != torch.bfloat16:
+        found = search(queries.to(dtype).numpy(), bank.to(dtype).numpy(), 7, metric="dot")
+        assert torch.equal(found[1], expected[1])
+
+
+@pytest.mark.parametrize("backend", ["torch", "faiss"])
+def test_rows_without_a_direction_are_named(backend: str) -> None:
+    bank = torch.randn(80, 6, generator=torch.Generator().manual_seed(0))
+    for value, says in (
+        (0.0, "zero, so that it has no direction"),
+        (torch.nan, "not finite"),
+        (torch.inf, "not finite"),
+    ):
+        spoilt = bank.clone()
+        spoilt[70] = value
+        spoilt[77] = value
+        with pytest.raises(DataError, match=rf"the first of them {says}; where: bank, row 70"):
+            search(bank[:4], spoilt, 3, bank_block=32, backend=backend)
+        with pytest.raises(DataError, match=rf"2 rows.*{says}; where: queries, row 70"):
+            search(spoilt, bank, 3, backend=backend)
+    spoilt = bank.clone()
+    spoilt[70] = 0
+    assert search(bank[:4], spoilt, 3, metric="dot", backend=backend)[1].shape == (4, 3)  # a product has no such need
+    spoilt[70] *= torch.nan
+    with pytest.raises(DataError, match="bank, row 70"):
+        search(bank[:4], spoilt, 3, metric="dot", backend=backend)
+    with pytest.raises(DataError, match="no direction"):
+        search(bank[:4], bank * 1e-25, 3)  # squares that underflow would make a wrong direction
+
+
+@pytest.mark.parametrize("k", [0, -1, 11])
+def test_k_out_of_range(k: int) -> None:
+    with pytest.raises(SettingsError, match=rf"1 <= k <= 10, the size of the bank; got k = {k}"):
+        search(torch.ones(2, 3), torch.ones(10, 3), k)
+
+
+def test_shapes_and_names_that_will_not_do() -> None:
+    bank = torch.ones(10, 3)
+    for queries in (torch.ones(2, 4), torch.ones(3), torch.ones(1, 2, 3)):
+        with pytest.raises(DataError, match=r"queries \[Q, D\] and bank \[N, D\]"):
+            search(queries, bank, 1)
+    with pytest.raises(SettingsError, match="cosine or dot"):
+        search(bank, bank, 1, metric="euclid")
+    with pytest.raises(SettingsError, match="torch or faiss"):
+        search(bank, bank, 1, backend="annoy")
+
+
+def test_without_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(SettingsError, match=r"pip install 'evaltk\[faiss\]'"):
+        search(torch.ones(2, 3), torch.ones(10, 3), 1, backend="faiss")
+
+
+def test_scratch_memory_is_bounded_by_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    real = neighbours.products
+
+    def watched(part: torch.Tensor, block_rows: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:
+        seen.append(scratch.numel())
+        return real(part, block_rows, scratch)
+
+    monkeypatch.setattr(neighbours, "products", watched)
+    search(torch.randn(100, 4), torch.randn(1000, 4), 5, query_block=10, bank_block=64)
+    assert max(seen) == 640 and len(seen) == 10 * 16

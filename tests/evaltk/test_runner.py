@@ -1,0 +1,292 @@
+"""The runner: what is done is skipped, what differs is run, and everything wrong is told before the work."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import protocols
+from evaltk import checkpoint as checkpoints
+from evaltk import load_checkpoint, results, runner
+from evaltk.bench import ImageOptions
+from evaltk.errors import CheckpointError, DataError, SettingsError, StorageError
+from evaltk.runner import Plan
+from evaltk.types import Result
+from protocols import knn
+
+NET = "vit_patch4_dim32_depth2_heads2_img16"
+Build = Callable[..., Path]
+Ran = list[tuple[str, Result, bool]]
+
+
+def plan_for(tmp_path: Path, **given: Any) -> Plan:
+    settings = knn.Settings(k=(1, 5), choose=20)
+    base = {"checkpoints": ("pixels:8",), "protocols": {"knn": settings}, "data": ("digits",)}
+    return Plan(**(base | {"out": tmp_path / "runs", "cache": tmp_path / "cache"} | given))
+
+
+def ran(plan: Plan) -> Ran:
+    seen: Ran = []
+    runner.run(plan, report=lambda job, result, skipped: seen.append((job.name, result, skipped)))
+    return seen
+
+
+def skipped(plan: Plan) -> list[bool]:
+    return [skip for _, _, skip in ran(plan)]
+
+
+@pytest.fixture
+def pictures(image_tree: Build) -> Path:
+    return image_tree({"train/a": 6, "train/b": 6, "test/a": 2, "test/b": 3})
+
+
+@pytest.fixture
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading a checkpoint is an error from now on."""
+
+    def load(*given: object, **named: object) -> object:
+        raise AssertionError("a checkpoint was loaded")
+
+    monkeypatch.setattr(checkpoints, "load_checkpoint", load)
+
+
+def save_net(path: Path, seed: int = 0) -> Path:
+    weights = load_checkpoint(f"random:{NET}@{seed}").weights
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"teacher": {f"backbone.{k}": v for k, v in weights.items()}, "epoch": 3}, path)
+    return path
+
+
+def test_one_result_a_checkpoint_protocol_and_data_set(tmp_path: Path, pictures: Path) -> None:
+    net = save_net(tmp_path / "net.pth")
+    plan = plan_for(tmp_path, checkpoints=(str(net), "pixels:8"), data=("digits", f"pets:imagefolder={pictures}"))
+    plan = dataclasses.replace(plan, read={"num_heads": 2})
+    seen = ran(plan)
+    assert [(name, r.settings["dataset"]["name"], skip) for name, r, skip in seen] == [
+        ("net", "digits", False), ("net", "pets", False), ("pixels:8", "digits", False), ("pixels:8", "pets", False),
+    ]  # fmt: skip
+    files = sorted(str(path.relative_to(plan.out)).rpartition("-")[0] for path, _ in results.find(plan.out))
+    assert files == ["net/knn-digits", "net/knn-pets", "pixels-8/knn-digits", "pixels-8/knn-pets"]
+    result = seen[1][1]
+    assert result.checkpoint["sha256"] == load_checkpoint(net, num_heads=2).sha256
+    assert (result.checkpoint["family"], result.checkpoint["branch"]) == ("dino", "teacher")
+    assert {s.n for s in result.scores} == {5} and {s.split for s in result.scores} == {"test"}
+    assert result.settings["k"] == (1, 5) and result.settings["images"] == {}
+    assert result.settings["transforms"]["eval"].startswith("resize 16 bicubic")
+    assert set(result.made) >= {"versions", "git", "device", "seconds", "date", "stamp"}
+    assert set(result.made["versions"]) >= {"evaltk", "torch", "numpy", "pillow", "python"}
+    assert json.loads(json.dumps(dataclasses.asdict(result)))["scores"][0]["metric"] == "top1"
+
+
+def test_what_is_done_is_skipped_and_again_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_for(tmp_path)
+    (first,) = ran(plan)
+    with monkeypatch.context() as patch:
+        patch.setattr(knn, "run", None)
+        (again,) = ran(plan)
+    assert again[2] is True and again[1].scores == first[1].scores
+    (third,) = ran(dataclasses.replace(plan, again=True))
+    assert third[2] is False and third[1].scores == first[1].scores
+    assert len(list(results.find(plan.out))) == 1
+
+
+def test_a_second_run_loads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_for(tmp_path)
+    ran(plan)
+
+    def load(*given: object, **named: object) -> object:
+        raise AssertionError("a checkpoint was loaded")
+
+    monkeypatch.setattr(checkpoints, "load_checkpoint", load)
+    assert skipped(plan) == [True]
+
+
+CHANGES: list[dict[str, Any]] = [
+    {"protocols": {"knn": knn.Settings(k=(1, 4), choose=20)}},
+    {"protocols": {"knn": knn.Settings(k=(1, 5), choose=21)}},
+    {"protocols": {"knn": knn.Settings(k=(1, 5), choose=20, temperature=(0.1,))}},
+    {"data": ("mine:digits",)},
+    {"seed": 1},
+    {"precision": "bf16"},
+    {"position": "timm"},
+    {"read": {"mean": (0.5, 0.5, 0.5)}},
+    {"read": {"norm_eps": 1e-5}},
+    {"images": ImageOptions(resize=9)},
+    {"images": ImageOptions(crop=7)},
+    {"images": ImageOptions(interpolation="bilinear")},
+    {"skip_bad_images": 1},
+    {"checkpoints": ("pixels:7",)},
+]
+
+
+def test_what_changes_a_number_makes_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plans = [plan_for(tmp_path, **change) for change in ({}, *CHANGES)]
+    paths = [job.path for plan in plans for job in runner.jobs(plan)]
+    assert len(set(paths)) == len(plans)
+    alike = [{"device": "cuda"}, {"batch_size": 3}, {"workers": 1}, {"again": True}, {"cache": tmp_path}]
+    assert {job.path for change in alike for job in runner.jobs(plan_for(tmp_path, **change))} == {paths[0]}
+    monkeypatch.setattr(knn, "VERSION", knn.VERSION + 1)
+    assert runner.jobs(plans[0])[0].path not in paths
+
+
+def test_every_part_of_a_plan_is_in_the_request_or_changes_no_number() -> None:
+    changing = {key for change in CHANGES for key in change}
+    changing_nothing = {"out", "cache", "again", "device", "batch_size", "workers"}
+    assert {f.name for f in dataclasses.fields(Plan)} == changing | changing_nothing
+
+
+def test_other_weights_under_the_same_name(tmp_path: Path) -> None:
+    first, second = save_net(tmp_path / "a" / "net.pth"), save_net(tmp_path / "b" / "net.pth", seed=1)
+    plan = plan_for(tmp_path, checkpoints=(str(first), str(second)), read={"num_heads": 2})
+    seen = ran(plan)
+    assert [name for name, _, _ in seen] == ["net", "net"] and len(list(results.find(plan.out))) == 2
+    assert seen[0][1].scores != seen[1][1].scores
+    shutil.copy(second, first)
+    assert skipped(plan) == [True, True]  # known by content, not by path
+    save_net(first, seed=2)
+    assert skipped(plan) == [False, True]
+
+
+def test_a_file_touched_in_the_data_set_is_read_again(tmp_path: Path, pictures: Path) -> None:
+    plan = plan_for(tmp_path, data=(f"pets:imagefolder={pictures}",))
+    (first,) = ran(plan)
+    assert skipped(plan) == [True]
+    os.utime(pictures / "train/a/001.png", (1, 1))
+    (again,) = ran(plan)
+    assert again[2] is False and again[1].made["stamp"] != first[1].made["stamp"]
+    assert skipped(plan) == [True] and len(list(results.find(plan.out))) == 1
+
+
+def test_a_result_of_another_request_is_not_taken_for_ours(tmp_path: Path) -> None:
+    plan = plan_for(tmp_path)
+    other = dataclasses.replace(plan, seed=5)
+    ran(other)
+    shutil.copy(runner.jobs(other)[0].path, runner.jobs(plan)[0].path)
+    assert skipped(plan) == [False]
+
+
+def test_a_damaged_result_is_named(tmp_path: Path) -> None:
+    plan = plan_for(tmp_path)
+    ran(plan)
+    path = runner.jobs(plan)[0].path
+    path.write_text("{")
+    with pytest.raises(StorageError, match=rf"{path.name}.*remove it and run again"):
+        ran(plan)
+    assert skipped(dataclasses.replace(plan, again=True)) == [False]
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize(
+    ("given", "kind", "says"),
+    [
+        ({"protocols": {"kn": knn.Settings()}}, SettingsError, "did you mean 'knn'"),
+        ({"data": ("digit",)}, SettingsError, "did you mean 'digits'"),
+        ({"data": ("imagefolder=/nowhere",)}, DataError, "no such folder"),
+        (
+            {"checkpoints": ("pixels:8", "no/such.pth")},
+            CheckpointError,
+            r"a weight file or a catalogue name.*such\.pth",
+        ),
+        ({"checkpoints": ("dino_vits61",)}, CheckpointError, r"did you mean 'dino_vits16"),
+        ({"protocols": {"knn": knn.Settings(k=(2000,))}}, SettingsError, "k <= 1000, the images of digits train"),
+    ],
+)
+def test_what_is_wrong_is_told_before_any_work(tmp_path: Path, given: dict, kind: type[Exception], says: str) -> None:
+    with pytest.raises(kind, match=says):
+        ran(plan_for(tmp_path, **given))
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "cache").exists()
+
+
+@pytest.mark.usefixtures("no_work")
+def test_a_catalogued_checkpoint_that_was_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVALTK_HOME", str(tmp_path / "home"))
+    with pytest.raises(CheckpointError, match="run: evaltk fetch dino_vits16"):
+        ran(plan_for(tmp_path, checkpoints=("dino_vits16",)))
+
+
+@pytest.mark.usefixtures("no_work")
+def test_a_folder_that_cannot_be_written_is_told_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="a folder to write into"):
+        ran(plan_for(tmp_path, out=tmp_path / "file" / "runs"))
+
+
+def test_a_checkpoint_that_changes_while_it_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, real = save_net(tmp_path / "net.pth"), checkpoints.load_checkpoint
+
+    def load(*given: Any, **named: Any) -> object:
+        save_net(net, seed=1)  # training goes on
+        return real(*given, **named)
+
+    monkeypatch.setattr(checkpoints, "load_checkpoint", load)
+    with pytest.raises(CheckpointError, match="the file that was there at the start"):
+        ran(plan_for(tmp_path, checkpoints=(str(net),), read={"num_heads": 2}))
+
+
+def test_the_same_word_twice_is_one_job(tmp_path: Path) -> None:
+    seen = ran(plan_for(tmp_path, checkpoints=("pixels:8", "pixels:8"), data=("digits", "digits")))
+    assert len(seen) == 1
+
+
+def test_results_come_in_the_order_asked_for(tmp_path: Path) -> None:
+    ran(plan_for(tmp_path, data=("b:digits",)))
+    seen = ran(plan_for(tmp_path, data=("a:digits", "b:digits", "c:digits")))
+    assert [(r.settings["dataset"]["name"], skip) for _, r, skip in seen] == [("a", False), ("b", True), ("c", False)]
+
+
+def test_results_before_an_error_stay(tmp_path: Path, pictures: Path) -> None:
+    (pictures / "test/b/000.png").write_bytes(b"broken")
+    plan = plan_for(tmp_path, data=("digits", f"pets:imagefolder={pictures}"))
+    with pytest.raises(DataError, match=r"test/b/000\.png"):
+        ran(plan)
+    assert [result.settings["dataset"]["name"] for _, result in results.find(plan.out)] == ["digits"]
+
+
+def test_images_left_out_are_told(tmp_path: Path, pictures: Path) -> None:
+    (pictures / "test/b/000.png").write_bytes(b"broken")
+    plan = plan_for(tmp_path, data=(f"pets:imagefolder={pictures}",), skip_bad_images=2)
+    ((_, result, _),) = ran(plan)
+    assert "1 unreadable images left out of test" in result.settings["notes"]
+    assert {s.n for s in result.scores} == {4}
+    path = runner.jobs(plan)[0].path
+    assert results.read_predictions(path)["target"].tolist() == [0, 0, 1, 1]
+
+
+def test_predictions_are_what_the_scores_say(tmp_path: Path) -> None:
+    plan = plan_for(tmp_path)
+    ((_, result, _),) = ran(plan)
+    found = results.read_predictions(runner.jobs(plan)[0].path)
+    for score in result.scores:
+        if score.metric == "top1":
+            predicted = found[f"k{score.at['k']}_t{score.at['temperature']}"]
+            assert float((predicted == found["target"]).mean()) == pytest.approx(score.value, abs=1e-12)
+            assert predicted.dtype == np.int32 and len(predicted) == score.n == 797
+
+
+def test_one_pass_over_the_images_serves_all_protocols(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from evaltk.backbone import Backbone
+
+    twin = type(knn)("twin")
+    twin.__dict__.update({k: v for k, v in vars(knn).items() if not k.startswith("__")})
+    both = {**protocols.registry(), "twin": twin}
+    monkeypatch.setattr(protocols, "registry", lambda: both)
+    passed: list[int] = []
+    real = Backbone.features
+
+    def counted(self: Backbone, x: torch.Tensor, recipes: tuple) -> list[torch.Tensor]:
+        passed.append(len(x))
+        return real(self, x, recipes)
+
+    monkeypatch.setattr(Backbone, "features", counted)
+    settings = knn.Settings(k=(1,), choose=0)
+    assert len(ran(plan_for(tmp_path, protocols={"knn": settings, "twin": settings}))) == 2
+    assert sum(passed) == 1797
