@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-SCRATCH = {"cpu": 8 << 20, "cuda": 256 << 20}  # bytes of similarities at a time; it changes no result
+SCRATCH = {"cpu": 9 << 20, "cuda": 256 << 20}  # bytes of similarities at a time; it changes no result
 TILE = 20  # target rows at a time at most: more make better products, fewer waste less on rows outside the window
 
 
@@ -96,43 +96,34 @@ class _Block:
         self.width, self.height, self.num_frames, _ = contexts.tokens.shape
         self.first_row = max(0, top - rules.radius)
         last_row = min(self.height, bottom + rules.radius)
-        self.left, self.groups = left, (last_row - self.first_row) * self.num_frames
-        span = min(2 * rules.radius + 1, self.width)
-        sources = contexts.tokens[:, self.first_row : last_row].flatten(1, 2)  # [w, R * S, D], a view
-        targets = columns[left:right, top:bottom]  # [c, t, D]
-        shape = (right - left, span, self.groups, bottom - top)
-        self.similarity = torch.empty(shape, device=columns.device, dtype=columns.dtype)
-        # Windows at the border are moved inwards, so that all are `span` wide; what is outside is masked.
-        starts = [self._start(j) for j in range(left, right)]
-        self.maxima = torch.empty(right - left, self.groups, bottom - top, device=columns.device, dtype=columns.dtype)
-        for c, start in enumerate(starts):
-            here = self.similarity[c]
-            torch.bmm(sources[start : start + span], targets[c].T.expand(span, -1, -1), out=here)
-            self._mask_columns(here, start, left + c)
-            torch.amax(here, dim=0, out=self.maxima[c])
+        self.groups = (last_row - self.first_row) * self.num_frames
+        self.span, self.left = 2 * rules.radius + 1, left
+        # Windows lie side by side in memory, each one column further: one product makes all. Columns that the frame
+        # does not have are zeros there, and masked.
+        sources = contexts.tokens[max(0, left - rules.radius) : right + rules.radius, self.first_row : last_row]
+        before, after = max(0, rules.radius - left), max(0, right + rules.radius - self.width)
+        sources = F.pad(sources, (0, 0, 0, 0, 0, 0, before, after)).contiguous()  # [c + 2 * radius, R, S, D]
+        num, dim = right - left, sources.shape[3]
+        step = self.groups * dim
+        windows = sources.as_strided((num, self.span * self.groups, dim), (step, dim, 1))
+        similarity = torch.bmm(windows, columns[left:right, top:bottom].mT)
+        self.similarity = similarity.view(num, self.span, self.groups, -1)
+        column = torch.arange(left, right, device=columns.device)[:, None]
+        column = column + torch.arange(-rules.radius, rules.radius + 1, device=columns.device)  # [c, O]
+        missing = (column < 0) | (column >= self.width)
+        for part in (slice(0, before), slice(max(before, num - after), None)):
+            self.similarity[part].masked_fill_(missing[part, :, None, None], -torch.inf)
         rows = torch.arange(self.first_row, last_row, device=columns.device)
         far = (rows[:, None] - torch.arange(top, bottom, device=columns.device)).abs() > rules.radius  # [R, t]
         self.far = far.repeat_interleave(self.num_frames, dim=0)  # [R * S, t]
-        self.maxima.masked_fill_(self.far, -torch.inf)
-        self.starts = torch.tensor(starts, device=columns.device)
-
-    def _start(self, column: int) -> int:
-        return max(0, min(column - self.rules.radius, self.width - 2 * self.rules.radius - 1))
-
-    def _mask_columns(self, here: torch.Tensor, start: int, column: int) -> None:
-        low, high = column - self.rules.radius - start, column + self.rules.radius + 1 - start
-        if low > 0:
-            here[:low] = -torch.inf
-        if high < len(here):
-            here[max(0, high) :] = -torch.inf
+        self.maxima = self.similarity.amax(dim=1).masked_fill_(self.far, -torch.inf)  # [c, R * S, t]
 
     def labels(self) -> torch.Tensor:
         """Soft labels [c, t, C] of the targets."""
         k = self.rules.topk
         best, group = self.maxima.transpose(1, 2).topk(min(k + 1, self.groups), dim=2)  # [c, t, k + 1]
         kept, missed = group[..., :k], best[..., k:]
-        span = self.similarity.shape[1]
-        index = kept.transpose(1, 2).unsqueeze(1).expand(-1, span, -1, -1)
+        index = kept.transpose(1, 2).unsqueeze(1).expand(-1, self.span, -1, -1)
         values = self.similarity.gather(2, index).permute(0, 3, 1, 2)  # [c, t, O, k]
         values = values.masked_fill(best[:, :, None, :k] == -torch.inf, -torch.inf).flatten(2)  # [c, t, O * k]
         top, at = values.topk(min(k + 1, values.shape[2]), dim=2)
@@ -143,7 +134,8 @@ class _Block:
         weights = ((top - top[..., :1]) / self.rules.temperature).exp_()
         weights /= weights.sum(dim=2, keepdim=True)
         offset, which = at // kept.shape[2], at % kept.shape[2]
-        column = self.starts[:, None, None] + offset
+        column = self.left - self.rules.radius + torch.arange(len(at), device=at.device)[:, None, None] + offset
+        column = column.clamp(0, self.width - 1)  # a missing one may be among the best of a small window, and weighs 0
         source = column * self.height * self.num_frames + self.first_row * self.num_frames + kept.gather(2, which)
         flat = self.contexts.labels.flatten(0, 2)  # [w * h * S, C]
         found = (flat[source.flatten()].view(*source.shape, -1) * weights.unsqueeze(3)).sum(dim=2)
@@ -155,12 +147,11 @@ class _Block:
         """Labels of the targets whose last kept neighbour has equals that were left out: from all of the window."""
         last_row = self.first_row + self.groups // self.num_frames
         values = self.contexts.labels[:, self.first_row : last_row].flatten(1, 2)  # [w, R * S, C]
-        span = self.similarity.shape[1]
         for c in tied.any(dim=1).nonzero().flatten().tolist():
-            start = int(self.starts[c])
-            near = self.similarity[c].masked_fill(self.far, -torch.inf)  # [O, R * S, t]
-            weights = ((near - self.maxima[c].amax(dim=0)) / self.rules.temperature).exp_()
+            first = self.left + c - self.rules.radius
+            kept = slice(max(0, first), first + self.span)
+            near = self.similarity[c, kept.start - first : self.width - first].masked_fill(self.far, -torch.inf)
+            weights = ((near - self.maxima[c].amax(dim=0)) / self.rules.temperature).exp_()  # [O, R * S, t]
             weights.masked_fill_(near < threshold[c, :, 0], 0.0)
-            sums = weights.sum(dim=(0, 1))[:, None]
-            dense = torch.bmm(weights.mT, values[start : start + span]).sum(dim=0) / sums  # [t, C]
+            dense = torch.bmm(weights.mT, values[kept]).sum(dim=0) / weights.sum(dim=(0, 1))[:, None]  # [t, C]
             found[c] = torch.where(tied[c, :, None], dense, found[c])

@@ -59,7 +59,11 @@ def load_checkpoint(
             wanted=f"a file with the branch {branch!r}", got=f"a file that holds one net only ({found.branch})",
             where=where, do="leave --branch out, or name the full training checkpoint",
         )  # fmt: skip
-    return _finish(name, found, options, where, sha256=raw.sha256, name=_name(path))
+    checkpoint = _finish(name, found, options, where, sha256=raw.sha256, name=_name(path))
+    if where != Path(path) and checkpoint.arch.name != (arch := catalog.load()[str(path)].arch):
+        wanted, do = f"{arch}, as the catalogue says of {path}", "leave the flags out, or delete the file and fetch it"
+        raise CheckpointError(wanted=wanted, got=checkpoint.arch.name, where=where, do=do)
+    return checkpoint
 
 
 def resolve(path: str | Path) -> Path:

@@ -137,18 +137,11 @@ def from_folder(dataset: str, name: str, root: Path, classes: Sequence[str], *, 
     """
     folder = root / name
     there = class_folders(folder, get=get)
-    unknown = sorted(set(there) - set(classes))
-    if unknown:
-        raise DataError(
-            wanted=f"the {len(classes)} classes of the training split",
-            got=f"{len(unknown)} more: {', '.join(unknown[:5])}",
-            where=folder,
-            do="remove them, or add them to the training split",
-        )
+    _check_known(there, classes, folder)
     number = {c: i for i, c in enumerate(classes)}
     files: list[str] = []
     labels: list[int] = []
-    empty: list[str] = []
+    sizes: list[int] = []
     prints, stamps = hashlib.sha256("\0".join(classes).encode(errors="surrogateescape")), hashlib.sha256()
     for cls in there:
         start = len(files)
@@ -156,8 +149,7 @@ def from_folder(dataset: str, name: str, root: Path, classes: Sequence[str], *, 
             relative = f"{name}/{cls}/{path}".replace(os.sep, "/")
             files.append(relative)
             labels.append(number[cls])
-            if not size:
-                empty.append(relative)
+            sizes.append(size)
             prints.update(f"{relative}\0{size}\0{number[cls]}\n".encode(errors="surrogateescape"))
             stamps.update(modified.to_bytes(16, "big", signed=True))
         if len(files) == start:
@@ -178,8 +170,19 @@ def from_folder(dataset: str, name: str, root: Path, classes: Sequence[str], *, 
         files=files,
         fingerprint=prints.hexdigest(),
         stamp=stamps.hexdigest(),
-        empty=tuple(empty),
+        empty=tuple(file for file, size in zip(files, sizes, strict=True) if not size),
     )
+
+
+def _check_known(there: Sequence[str], classes: Sequence[str], folder: Path) -> None:
+    unknown = sorted(set(there) - set(classes))
+    if unknown:
+        raise DataError(
+            wanted=f"the {len(classes)} classes of the training split",
+            got=f"{len(unknown)} more: {', '.join(unknown[:5])}",
+            where=folder,
+            do="remove them, or add them to the training split",
+        )
 
 
 def _tail(path: Path) -> bytes:

@@ -159,6 +159,8 @@ def identify(checkpoint: str, read: Mapping[str, Any]) -> tuple[str, dict[str, A
         close = difflib.get_close_matches(checkpoint, known, n=1)
         do = f"did you mean {close[0]!r}?" if close else "check the path; `evaltk ls checkpoints` shows other names"
         raise CheckpointError(wanted="a weight file or a catalogue name", got="neither", where=checkpoint, do=do)
+    if path.is_dir():
+        raise CheckpointError(wanted="a weight file", got="a folder", where=path, do="name one file inside it")
     said = {k: list(v) if isinstance(v, tuple) else v for k, v in sorted(read.items())}
     if path.is_file():
         stem = path.name

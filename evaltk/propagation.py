@@ -99,8 +99,8 @@ def _tokens(
                 where=frame,
                 do="give frames of one size",
             )
-        resized = video.resize_bilinear(np.asarray(image), *size)
-        x = torch.from_numpy(np.ascontiguousarray(resized)).permute(2, 0, 1).unsqueeze(0).float() / 255
+        resized = video.resize_bilinear(np.array(image), *size)
+        x = torch.from_numpy(resized).permute(2, 0, 1).unsqueeze(0).float() / 255
         return (x - mean) / std
 
     with ThreadPoolExecutor(max_workers=1) as pool:

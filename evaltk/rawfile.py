@@ -171,8 +171,12 @@ def _read_safetensors(path: Path) -> tuple[dict[str, object], dict[str, str]]:
 
 
 def tensors(tree: object) -> dict[str, torch.Tensor]:
-    """The tensors directly under `tree` ({} where it is no dict)."""
-    return {str(k): v for k, v in tree.items() if isinstance(v, torch.Tensor)} if isinstance(tree, Mapping) else {}
+    """The tensors directly under `tree` ({} where it is no dict). Raises: CheckpointError: keys that read the same."""
+    found = [(str(k), v) for k, v in tree.items() if isinstance(v, torch.Tensor)] if isinstance(tree, Mapping) else []
+    if len(dict(found)) < len(found):
+        do = "save it with text for keys"
+        raise CheckpointError(wanted="one tensor a key", got="a number and its text as keys", where="file", do=do)
+    return dict(found)
 
 
 def walk(tree: object, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:

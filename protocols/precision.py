@@ -172,8 +172,8 @@ def _variant(
     bins = percentile_bins(kappa, settings.bins)
     if bins is None:
         why = "the prototypes in use all have the same norm" if num_used > 1 else "all images fall to one prototype"
-        told = f"{why} (kappa {float(kappa[0]):.4g} at tau {mixture.temperature:g})"
-        return [], f"no percentiles of precision: {told}; the published DINO ViT-B/16 has equal norms too"
+        value = f"kappa {float(kappa[0]):.4g} at tau {mixture.temperature:g}"
+        return [], f"no percentiles of precision: {why} ({value}); the published DINO ViT-B/16 has equal norms too"
     found: list[Score] = []
     for b in range(settings.bins):
         inside = bins.of == b

@@ -1,10 +1,13 @@
-"""What several test files share: folders of small images."""
+"""What several test files share: folders of small images, and processes of their own that start in no time."""
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,3 +38,75 @@ def image_tree(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / name
 
     return build
+
+
+SERVER = """
+import json, os, sys, traceback
+import evaltk.cli, evaltk.features, evaltk.models.vit, evaltk.runner  # once, not once a process
+
+for line in sys.stdin:
+    asked = json.loads(line)
+    if "wait" in asked:
+        print(os.waitstatus_to_exitcode(os.waitpid(asked["wait"], 0)[1]), flush=True)
+        continue
+    pid = os.fork()
+    if pid:
+        print(pid, flush=True)
+        continue
+    for stream, path in ((1, asked["out"]), (2, asked["err"])):
+        os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), stream)
+    os.environ.update(asked["env"])
+    sys.argv, code = ["script", *asked["argv"]], 0
+    try:
+        exec(compile(asked["script"], "script", "exec"), {"__name__": "__main__"})
+    except SystemExit as exit_:
+        code = exit_.code or 0
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+"""
+
+
+class Forks:
+    """Runs scripts, each in a process of its own, forked from one that has imported torch but done nothing with it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.count = folder, 0
+        self.server = subprocess.Popen(
+            [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def _ask(self, **asked: object) -> int:
+        assert self.server.stdin is not None and self.server.stdout is not None
+        self.server.stdin.write(json.dumps(asked) + "\n")
+        self.server.stdin.flush()
+        return int(self.server.stdout.readline())
+
+    def start(self, script: str, argv: Sequence[object] = (), env: Mapping[str, object] | None = None) -> int:
+        """The number of a process that runs the script."""
+        told = {name: str(value) for name, value in (env or {}).items()}
+        out, err = (str(self.folder / f"{self.count}.{stream}") for stream in ("out", "err"))
+        pid = self._ask(script=script, argv=[str(a) for a in argv], env=told, out=out, err=err)
+        (self.folder / str(pid)).write_text(str(self.count))
+        self.count += 1
+        return pid
+
+    def ended(self, pid: int) -> tuple[int, str, str]:
+        """(exit code, stdout, stderr) of a process, once it has ended; the code is -9 where it was killed."""
+        number = (self.folder / str(pid)).read_text()
+        code = self._ask(wait=pid)
+        out, err = ((self.folder / f"{number}.{stream}").read_text() for stream in ("out", "err"))
+        return code, out, err
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Processes of their own."""
+    made = Forks(tmp_path_factory.mktemp("forks"))
+    yield made
+    assert made.server.stdin is not None
+    made.server.stdin.close()
+    made.server.wait()

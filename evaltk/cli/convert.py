@@ -22,7 +22,8 @@ class Options(Reading):
     """Turn a checkpoint into safetensors.
 
     Attributes:
-        checkpoint: the file to convert. out: the file to write, ending in .safetensors.
+        checkpoint: the file to convert.
+        out: the file to write, ending in .safetensors.
         force: overwrite a file that is there.
     """
 

@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from evaltk.cli.run import Reading
+from evaltk.errors import printable
 
 if TYPE_CHECKING:
     from evaltk.types import Checkpoint
+
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of BatchNorm: measured, not learnt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +58,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "branch": checkpoint.branch,
         "epoch": checkpoint.epoch,
         "arch": dataclasses.asdict(checkpoint.arch),
-        "parameters": sum(t.numel() for t in checkpoint.weights.values()),
+        "parameters": sum(t.numel() for k, t in checkpoint.weights.items() if not k.endswith(STATISTICS)),
         "mean": list(checkpoint.mean),
         "std": list(checkpoint.std),
         "head": _head(checkpoint),
@@ -112,7 +115,7 @@ def text(told: dict[str, Any]) -> str:
         *((f"  {rule}", ", ".join(keys)) for rule, keys in _by_rule(told["dropped"]).items()),
         *(("note", note) for note in told["notes"]),
     ]
-    return "\n".join(f"{name:<20} {value}" for name, value in lines)
+    return "\n".join(printable(f"{name:<20} {value}") for name, value in lines)
 
 
 def _numbers(values: list[float]) -> str:

@@ -297,7 +297,7 @@ def test_cache(tmp_path: Path, folders: list[str], capsys: pytest.CaptureFixture
 
 
 def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "NET", "vit_patch8_dim64_depth1_heads1_img32")
+    monkeypatch.setattr(demo, "NET", "vit_patch16_dim192_depth1_heads3_img32")
     code, out, err = said(capsys, "demo", "--out", str(tmp_path / "demo"))
     assert code == 0 and "### k-NN top-1 (%) on digits test, n = 797" in out
     assert "pixels:8" in out and "untrained_vit" in out and "print them again" in err

@@ -66,7 +66,7 @@ def test_names(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "- (no file)" in out
     assert "none" in out
     if "resnet" in name:
-        assert "11,176,512 parameters" in out  # as in the ResNet paper's net less its classifier; no running statistics
+        assert "11,176,512 parameters" in out  # without running statistics
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def test_imagefolder_reads_test_before_val(image_tree: Build) -> None:
 
 def test_order_is_torchvisions(image_tree: Build) -> None:
     below = ["train/cat", "train/cat/a", "train/cat/a/c", "train/cat/a-b", "train/cat/a b", "train/cat/Z", "train/Dog"]
-    root = image_tree({folder: 2 for folder in below} | {"test/cat": 1, "test/Dog": 1})
+    root = image_tree(dict.fromkeys(below, 2) | {"test/cat": 1, "test/Dog": 1})
     image_tree({"train/cat/b": 1}, form="JPG")
     (root / "train/cat/notes.txt").write_text("no image")
     found = datasets.load(f"imagefolder={root}").train

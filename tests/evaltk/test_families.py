@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from layouts import (
 )
 
 import evaltk
-from evaltk import families, rawfile
+from evaltk import catalog, families, files, rawfile
 from evaltk.errors import CheckpointError, SettingsError
 from evaltk.types import Checkpoint
 
@@ -333,6 +335,26 @@ def test_a_catalogue_name_that_is_mistyped_or_not_fetched(tmp_path: Path, monkey
         evaltk.load_checkpoint("dino_vits61")
     with pytest.raises(CheckpointError, match="evaltk fetch dino_vits16"):
         evaltk.load_checkpoint("dino_vits16")
+
+
+def test_a_fetched_file_is_what_the_catalogue_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVALTK_HOME", str(tmp_path))
+    entry = dataclasses.replace(catalog.find("dino_vits16"), arch="vit_patch8_dim192_depth1_heads3_img16")
+    monkeypatch.setattr(catalog, "load", lambda: {"dino_vits16": entry})
+    path = catalog.local_path(entry)
+    path.parent.mkdir(parents=True)
+
+    def fetched(weights: Weights, **said: Any) -> Checkpoint:
+        path.unlink(missing_ok=True)
+        save(weights, path)
+        (tmp_path / "pins.json").write_text(json.dumps({"dino_vits16": {"sha256": files.sha256(path)}}))
+        return evaltk.load_checkpoint("dino_vits16", **said)
+
+    found = fetched(vit(WIDE))
+    assert (found.name, found.arch.num_heads, found.origin) == ("dino_vits16", 3, str(path))
+    for weights, said in ((vit(), {"num_heads": 3}), (vit(WIDE), {"num_heads": 6})):
+        with pytest.raises(CheckpointError, match=r"wanted vit_patch8_dim192.*, as the catalogue says of dino_vits16"):
+            fetched(weights, **said)
 
 
 def test_ibot_heads_with_another_activation_are_left_out(tmp_path: Path) -> None:

@@ -8,11 +8,10 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -169,9 +168,8 @@ def test_decoding_processes_change_nothing(
 
 
 KILLED = """
-import os, sys, time
+import sys, time
 from pathlib import Path
-import evaltk.models.vit  # slow to import: once, not once a run
 from evaltk import build_backbone, images, load_checkpoint
 from evaltk.backbone import Backbone
 from evaltk.datasets import transforms
@@ -184,22 +182,16 @@ def slow(self, x, recipes):
     return real(self, x, recipes)
 Backbone.features = slow
 
-for line in sys.stdin:  # each run is a process of its own, forked before torch has done anything
-    pid = os.fork()
-    if not pid:
-        backbone = build_backbone(load_checkpoint("NET"))
-        transform = transforms.view("eval", 16, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
-        split = images.from_folder("data", "train", Path(sys.argv[1]), ["a", "b"], get="")
-        how = Extraction(batch_size=4, shard=8)
-        extract(backbone, split, transform, (Recipe(), Recipe(tokens="mean")), cache=Path(sys.argv[2]), how=how)
-        os._exit(0)
-    print(pid, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+backbone = build_backbone(load_checkpoint("NET"))
+transform = transforms.view("eval", 16, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+split = images.from_folder("data", "train", Path(sys.argv[1]), ["a", "b"], get="")
+how = Extraction(batch_size=4, shard=8)
+extract(backbone, split, transform, (Recipe(), Recipe(tokens="mean")), cache=Path(sys.argv[2]), how=how)
 """
 
 
 def test_killed_three_times_gives_the_same_bits(
-    backbone: Backbone, transform: Transform, image_tree: Build, tmp_path: Path, forwards: list[int]
+    backbone: Backbone, transform: Transform, image_tree: Build, tmp_path: Path, forwards: list[int], forks: Any
 ) -> None:
     root, cache = image_tree({"train/a": 30, "train/b": 34}), tmp_path / "cache"
     split = images.from_folder("data", "train", root, ["a", "b"], get="")
@@ -211,22 +203,16 @@ def test_killed_three_times_gives_the_same_bits(
         one, two = ({p.name: p.stat().st_mtime_ns for p in e.partial.glob("shard-*.npz")} for e in entries)
         return {name: [one[name], two[name]] for name in one.keys() & two.keys()}
 
-    command = [sys.executable, "-c", KILLED.replace("NET", NET), str(root), str(cache)]
     before: dict[str, list[int]] = {}
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as runs:
-        assert runs.stdin is not None and runs.stdout is not None
-        for _ in range(3):
-            runs.stdin.write("\n")
-            runs.stdin.flush()
-            pid, deadline = int(runs.stdout.readline()), time.monotonic() + 60
-            while len(shards()) <= len(before) and time.monotonic() < deadline:
-                time.sleep(0.002)
-            os.kill(pid, signal.SIGKILL)
-            assert int(runs.stdout.readline()) == -signal.SIGKILL
-            now = shards()
-            assert before.items() <= now.items() and len(before) < len(now) < 8  # none made twice, none lost
-            before = now
-        runs.stdin.close()
+    for _ in range(3):
+        pid, deadline = forks.start(KILLED.replace("NET", NET), (root, cache)), time.monotonic() + 60
+        while len(shards()) <= len(before) and time.monotonic() < deadline:
+            time.sleep(0.002)
+        os.kill(pid, signal.SIGKILL)
+        assert forks.ended(pid) == (-signal.SIGKILL, "", "")
+        now = shards()
+        assert before.items() <= now.items() and len(before) < len(now) < 8  # none made twice, none lost
+        before = now
     resumed = extract(backbone, split, transform, (CLS, MEAN), cache=cache, how=how)
     assert sum(forwards) == 64 - 8 * len(before)
     undisturbed = extract(backbone, split, transform, (CLS, MEAN), cache=tmp_path / "other", how=how)

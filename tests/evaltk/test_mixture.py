@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from evaltk import vmf
+from evaltk.checkpoint import load_checkpoint
 from evaltk.errors import DataError, SettingsError
 from evaltk.mixture import Mixture, mixture, use
 from evaltk.mixture_fit import fit, nearest_images, projection
 from evaltk.models.heads import Head
-from evaltk.prototype_head import formulation
+from evaltk.prototype_head import formulation, head_of
 from evaltk.types import HeadWeights
 
 N, D, P, K = 60, 6, 5, 9
@@ -75,6 +77,21 @@ def test_use_against_a_loop(head: Head, x: np.ndarray, scoring: str, temperature
         entropy = -(wanted["gamma"] * np.log(wanted["gamma"] + 1e-300)).sum(axis=1).mean()
         assert found.entropy == pytest.approx(entropy, abs=1e-5)
         np.testing.assert_array_equal(found.counts(), np.bincount(wanted["assigned"], minlength=K))
+
+
+@pytest.mark.parametrize("scoring", ["linear", "vmf"])
+@pytest.mark.parametrize("centred", [False, True])
+def test_use_of_a_whole_dino_head(scoring: str, centred: bool) -> None:
+    """The golden head: three layers, 200 prototypes of 32 dimensions, gains that differ, a centre."""
+    golden = Path(__file__).parents[1] / "golden" / "dino_p16_full_checkpoint.pth"
+    whole = head_of(load_checkpoint(golden, num_heads=3))
+    tokens = np.random.default_rng(0).standard_normal((25, 48)).astype(np.float32)
+    m = mixture(whole, scoring=scoring, temperature=0.07, centred=centred)
+    wanted = slow(whole, tokens, m)
+    (found,) = use(whole, tokens, [m], block=1_000)
+    np.testing.assert_array_equal(found.assigned, wanted["assigned"])
+    np.testing.assert_allclose(found.responsibility, wanted["gamma"].mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(found.log_likelihood, wanted["log_likelihood"], atol=2e-4)
 
 
 def test_vmf_responsibilities_are_those_of_vmf(head: Head, x: np.ndarray) -> None:

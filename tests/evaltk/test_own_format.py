@@ -217,7 +217,7 @@ def test_a_statement_that_is_no_object(text: str, tmp_path: Path) -> None:
         ({"arch": arch_of(depth=3)}, "missing blocks.2"),
         ({"arch": arch_of(mlp_ratio=3.0)}, "other shapes: blocks.0.mlp.fc1.weight"),
         ({"arch": arch_of(class_position=False)}, "other shapes: pos_embed"),
-        ({"arch": arch_of(kind="pixels")}, "unexpected cls_token"),
+        ({"arch": arch_of(kind="pixels")}, "unexpected blocks.0"),
         ({"arch": arch_of(kind="resnet", name="hf-hub:someone/net")}, "wanted blocks of resnet101"),
         ({"head": None}, "unexpected head"),
     ],

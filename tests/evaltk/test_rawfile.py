@@ -244,6 +244,12 @@ def test_two_keys_that_are_one_once_prefixes_are_stripped(tmp_path: Path) -> Non
         evaltk.load_checkpoint(path, num_heads=3)
 
 
+def test_a_number_and_its_text_as_keys(tmp_path: Path) -> None:
+    path = save(vit() | {1: torch.zeros(1), "1": torch.ones(1)}, tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match="a number and its text as keys"):
+        evaltk.load_checkpoint(path, num_heads=3)
+
+
 def test_prefixes_are_stripped_from_the_front_only() -> None:
     tree = {"module.module.backbone.a.module.b": torch.zeros(1)}
     assert list(rawfile.strip(tree, "module.", "backbone.")) == ["a.module.b"]

@@ -196,6 +196,7 @@ def test_a_damaged_result_is_named(tmp_path: Path) -> None:
             CheckpointError,
             r"a weight file or a catalogue name.*such\.pth",
         ),
+        ({"checkpoints": ("pixels:8", "/")}, CheckpointError, "got a folder"),
         ({"checkpoints": ("dino_vits61",)}, CheckpointError, r"did you mean 'dino_vits16"),
         ({"protocols": {"knn": knn.Settings(k=(2000,))}}, SettingsError, "k <= 1000, the images of digits train"),
     ],

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +19,7 @@ NET = "random:vit_patch4_dim32_depth2_heads2_img16"
 RUN = ["run", NET, "pixels:8", "--data", "digits", "--knn.k", "1", "5", "--knn.choose", "20", "--json"]
 
 SCRIPT = """
-import os, sys
+import sys
 from pathlib import Path
 from evaltk import build_backbone, cli, datasets, distributed, load_checkpoint
 from evaltk.backbone import Backbone
@@ -48,21 +46,17 @@ sys.exit(code)
 
 
 @pytest.fixture(scope="module")
-def outputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[int, str, str]]]:
+def outputs(forks: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[int, str, str]]]:
     """(folder with `cache` and `runs`, (exit code, stdout, stderr) of each process)."""
     folder = tmp_path_factory.mktemp("two")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    arguments = [*RUN, "--out", str(folder / "runs"), "--cache", str(folder / "cache")]
-    command = [sys.executable, "-c", SCRIPT.replace("ARCH", repr(NET)), str(folder / "cache"), *arguments]
-    started = []
-    for rank in range(2):
-        told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        env = os.environ | {name: str(value) for name, value in told.items()}
-        started.append(subprocess.Popen(command, env=env, stdout=-1, stderr=-1, text=True))
-    ended = [(*process.communicate(timeout=240), process.returncode) for process in started]
-    return folder, [(code, out, err) for out, err, code in ended]
+    argv = [folder / "cache", *RUN, "--out", folder / "runs", "--cache", folder / "cache"]
+    shared = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    script = SCRIPT.replace("ARCH", repr(NET))
+    started = [forks.start(script, argv, shared | {"RANK": rank, "LOCAL_RANK": rank}) for rank in range(2)]
+    return folder, [forks.ended(pid) for pid in started]
 
 
 def test_each_makes_its_share_and_the_bits_are_those_of_one(

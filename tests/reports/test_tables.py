@@ -1,0 +1,217 @@
+"""Tables: values and published numbers in their cells, and results that do not belong together kept apart."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from evaltk.errors import SettingsError
+from evaltk.types import Cell, Result, Score, Table
+from reports import layouts, tables
+from reports.ink import ink
+
+KNN = layouts.load("knn")
+
+
+def a_result(
+    name: str = "net",
+    *,
+    top1: dict[tuple[int, float], float] | None = None,
+    dataset: str = "digits",
+    fingerprint: str = "f" * 64,
+    n: int = 1000,
+    family: str = "timm",
+    arch: str = "vit_tiny_patch16_224",
+    branch: str = "teacher",
+    best: tuple[int, float] | None = (20, 0.5),
+    notes: tuple[str, ...] = (),
+    settings: dict[str, Any] | None = None,
+    **given: Any,
+) -> Result:
+    top1 = top1 or {(10, 0.07): 0.4, (20, 0.07): 0.5}
+    base = {"dataset": dataset, "split": "test", "n": n}
+    scores = [
+        Score(**base, metric="top1", value=v, at={"k": k, "temperature": t}, interval=(v - 0.01, v + 0.01))
+        for (k, t), v in top1.items()
+    ]
+    if best:
+        at = {"k": best[0], "temperature": 0.07, "chosen_on": "the reported split"}
+        scores.append(Score(**base, metric="top1_best_k", value=best[1], at=at))
+    return Result(
+        checkpoint={"name": name, "family": family, "branch": branch, "arch": {"name": arch}},
+        protocol="knn",
+        version=given.pop("version", 1),
+        settings={
+            "dataset": {"name": dataset, "fingerprint": fingerprint},
+            "precision": "fp32",
+            "position": "dino",
+            "images": {},
+            "notes": list(notes),
+        }
+        | (settings or {}),
+        scores=tuple(scores),
+        seed=given.pop("seed", 0),
+        request=given.pop("request", "0123456789ab"),
+        made={},
+    )
+
+
+def cells(text: str) -> list[list[str]]:
+    """The cells of a Markdown table's lines, without the rule."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.split(" | ")] for line in lines if not line.startswith("|-")]
+
+
+def test_markdown() -> None:
+    results = [a_result("a"), a_result("b|c", top1={(20, 0.07): 0.12346, (100, 0.07): 1.0}, best=(20, 0.12346))]
+    (table,) = tables.build(KNN, results)
+    text = ink(table, "md")
+    assert text.startswith("### k-NN top-1 (%) on digits test, n = 1,000\n\n| checkpoint ")
+    assert cells(text) == [
+        ["| checkpoint", "k=10", "k=20", "k=100", "best k |"],
+        ["| a", "40.00", "50.00", "-", "50.00 (k=20) |"],
+        ["| b\\|c", "-", "12.35", "100.00", "12.35 (k=20) |"],
+    ]
+    assert text.rstrip().endswith("- best k: the k that is best on the reported split, as the papers report it")
+    widths = {len(line) for line in text.splitlines() if line.startswith("|")}
+    assert len(widths) == 1  # reads as plain text too
+
+
+def test_csv_keeps_all_digits() -> None:
+    value = 0.123456789012345
+    (table,) = tables.build(KNN, [a_result("a, b", top1={(20, 0.07): value}, best=None)])
+    rows = list(csv.DictReader(io.StringIO(ink(table, "csv"))))
+    assert len(rows) == 1 and rows[0]["checkpoint"] == "a, b" and rows[0]["column"] == "k=20"
+    assert float(rows[0]["value"]) == 100 * value
+    assert (float(rows[0]["low"]), float(rows[0]["high"])) == (100 * (value - 0.01), 100 * (value + 0.01))
+    assert rows[0]["published"] == rows[0]["note"] == ""
+
+
+def imagenet(**given: Any) -> Result:
+    base = {
+        "name": "dino_vits16",
+        "dataset": "imagenet",
+        "family": "dino",
+        "arch": "vit_small_patch16_224",
+        "n": 50_000,
+    }
+    return a_result(**(base | {"top1": {(20, 0.07): 0.745}, "best": (20, 0.745)} | given))
+
+
+def test_published_numbers_stand_beside_ours() -> None:
+    (table,) = tables.build(KNN, [imagenet()])
+    ((label, (swept, best)),) = table.rows
+    assert (label, swept.published, best.published) == ("dino_vits16", None, 74.44)  # the paper tells of its best k
+    assert "74.50 (k=20); published 74.44" in ink(table, "md")
+    assert [r["published"] for r in csv.DictReader(io.StringIO(ink(table, "csv")))] == ["", "74.44"]
+
+
+@pytest.mark.parametrize(
+    ("given", "published"),
+    [
+        ({"arch": "vit_base_patch16_224"}, 76.11),
+        ({"family": "msn", "branch": "target_encoder"}, 74.86),
+        ({"family": "ibot", "arch": "vit_base_patch16_224"}, 77.10),
+        ({"branch": "backbone"}, 74.44),
+        ({"branch": "student"}, None),  # the papers report the teacher
+        ({"family": "msn", "branch": "encoder"}, None),
+        ({"family": "timm"}, None),
+        ({"arch": "vit_p7_d99_l3_h1"}, None),
+        ({"dataset": "my-imagenet"}, None),
+        ({"dataset": "cifar10"}, None),
+        ({"settings": {"images": {"resize": 512}}}, None),  # another measurement than the paper's
+    ],
+)
+def test_which_published_number(given: dict[str, Any], published: float | None) -> None:
+    (table,) = tables.build(KNN, [imagenet(**given)])
+    assert table.rows[0][1][-1].published == published
+
+
+def test_an_incomplete_imagenet_is_not_compared() -> None:
+    note = "val has 1,000 images, ImageNet-1K 50,000: not comparable with published figures"
+    (table,) = tables.build(KNN, [imagenet(notes=(note,))])
+    assert table.rows[0][1][-1].published is None and note in table.footnotes
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"fingerprint": "e" * 64}, "fingerprint eeeeeeeeeeee"),
+        ({"version": 2}, "protocol version 2"),
+        ({"settings": {"precision": "bf16"}}, "precision bf16"),
+        ({"settings": {"position": "timm"}}, "position rule timm"),
+        ({"seed": 1}, "seed 1"),
+        ({"settings": {"images": {"crop": 200}}}, "preprocessing {'crop': 200}"),
+    ],
+)
+def test_results_that_do_not_belong_together_never_share_a_table(other: dict[str, Any], told: str) -> None:
+    made = tables.build(KNN, [a_result("a"), a_result("b", **other), a_result("c")])
+    assert [[label for label, _ in table.rows] for table in made] == [["a", "c"], ["b"]]
+    assert made[1].title.endswith(f"n = 1,000 [{told}]")
+    assert made[0].title != made[1].title and made[0].title.endswith("]")
+
+
+def test_tables_of_other_data_sets_are_told_apart_by_their_title_alone() -> None:
+    made = tables.build(KNN, [a_result("a"), a_result("b", dataset="pets")])
+    assert [t.title for t in made] == [f"k-NN top-1 (%) on {d} test, n = 1,000" for d in ("digits", "pets")]
+
+
+def test_several_temperatures_are_named() -> None:
+    swept = {(20, 0.07): 0.1, (20, 0.2): 0.2, (5, 0.07): 0.3, (100, 0.2): 0.4}
+    (table,) = tables.build(KNN, [a_result(top1=swept, best=None)])
+    titles = ["k=5, temperature 0.07", "k=20, temperature 0.07", "k=20, temperature 0.2", "k=100, temperature 0.2"]
+    assert list(table.columns) == titles
+    assert [cell.value for cell in table.rows[0][1]] == pytest.approx([30, 10, 20, 40])
+    (table,) = tables.build(KNN, [a_result(top1={(20, 0.07): 0.1}), a_result(top1={(20, 0.2): 0.2})])
+    values = [[c.value for c in row[1][:2]] for row in table.rows]
+    assert values == [[pytest.approx(10), None], [None, pytest.approx(20)]]  # never in one column
+
+
+def test_labels_tell_rows_apart() -> None:
+    def labels(*results: Result) -> list[str]:
+        (table,) = tables.build(KNN, results)
+        return [label for label, _ in table.rows]
+
+    assert labels(a_result("a"), a_result("b")) == ["a", "b"]
+    assert labels(a_result("a"), a_result("a", branch="student")) == ["a teacher", "a student"]
+    assert labels(a_result("a", request="1" * 64), a_result("a", request="2" * 64), a_result("b")) == [
+        "a (111111)", "a (222222)", "b",
+    ]  # fmt: skip
+
+
+def test_notes_say_whose_they_are() -> None:
+    (table,) = tables.build(KNN, [a_result("a", notes=("all", "mine")), a_result("b", notes=("all",))])
+    assert table.footnotes[1:] == ("all", "a: mine")
+
+
+def test_other_numbers_of_images_are_told() -> None:
+    (table,) = tables.build(KNN, [a_result("a"), a_result("b", n=998)])
+    assert table.title.endswith("on digits test, n = 998 to 1,000")
+
+
+def test_no_results_no_tables() -> None:
+    assert tables.build(KNN, []) == [] and tables.overview([]) == []
+    assert tables.build(KNN, [replace(a_result(), protocol="linear")]) == []
+    assert tables.overview([replace(a_result(), protocol="a protocol without a layout")]) == []
+    assert len(tables.overview([a_result(), a_result("b")])) == 1
+
+
+def test_results_of_an_older_run_without_preprocessing_are_read() -> None:
+    old = a_result()
+    settings = {k: v for k, v in old.settings.items() if k != "images"}
+    (table,) = tables.build(KNN, [replace(old, settings=settings), a_result("b")])
+    assert len(table.rows) == 2
+
+
+def test_forms_and_layouts_that_are_not_there() -> None:
+    table = Table(title="t", columns=("c",), rows=(("a", (Cell(),)),))
+    with pytest.raises(SettingsError, match=r"there are: .*md"):
+        ink(table, "word")
+    with pytest.raises(SettingsError, match="did you mean 'knn'"):
+        layouts.load("kn")
+    assert cells(ink(table, "md")) == [["| checkpoint", "c |"], ["| a", "- |"]]
+    assert len(ink(table, "csv").splitlines()) == 1
