@@ -14,7 +14,7 @@ import torch
 
 SUFFICIENT_DECREASE, CURVATURE = 1e-4, 0.9  # Nocedal and Wright (2006), equation 3.7
 LINE_TRIALS = 25
-STALL = 100  # iterations without a smaller gradient after which the arithmetic has no more to give
+STALL = 60  # iterations without a smaller objective or gradient, after which the arithmetic has no more to give
 REFRESH = (0, 8, 24, 72, 216)  # iterations at which the diagonal of the Hessian is computed anew
 
 
@@ -161,39 +161,52 @@ def _products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def minimise(
-    start: Point, curvature: Callable[[torch.Tensor], torch.Tensor], memory: Memory, limits: Limits
+    start: Point,
+    *,
+    curvature: Callable[[torch.Tensor], torch.Tensor],
+    project: Callable[[torch.Tensor], torch.Tensor],
+    memory: Memory,
+    limits: Limits,
 ) -> Generator[torch.Tensor, Value, Solution]:
     """Minimise from a point; yields weights, wants their `Value` sent back, returns the `Solution`.
 
     Args:
         curvature: weights [C, D] -> diagonal [C, D] of the loss's Hessian, at least 0.
+        project: direction [C, D] -> its projection on a subspace that holds the start, the gradients and the optimum.
         memory: pairs from before, or empty; holds the pairs of this minimisation afterwards.
     """
     memory.set_penalty(start.penalty)
-    point, best, since = start, _solution(start, 0, limits), 0
+    point, best, lowest, since = start, _solution(start, 0, limits), start.objective, 0
     for iteration in range(limits.max_iterations):
         if best.converged or since > STALL:
             break
         if iteration in REFRESH:
             diagonal = curvature(point.w) + point.penalty
             memory.set_diagonal(diagonal.clamp_min(float(diagonal.max()) * 1e-12))
-        found = yield from _line_search(point, memory.direction(point.gradient))
+        found = yield from _line_search(point, project(memory.direction(point.gradient)))
         if found is None and len(memory):
             memory.clear()
-            found = yield from _line_search(point, memory.direction(point.gradient))
+            found = yield from _line_search(point, project(memory.direction(point.gradient)))
         if found is None:
             break
         memory.add(found.w - point.w, found.gradient - point.gradient)
         point, solution = found, _solution(found, iteration + 1, limits)
-        since = 0 if solution.relative < best.relative else since + 1
+        since += 1
+        if point.objective < lowest - _rounding(point):
+            lowest, since = point.objective, 0
         if solution.relative < best.relative:
-            best = solution
+            best, since = solution, 0
     return best
 
 
 def _solution(point: Point, iterations: int, limits: Limits) -> Solution:
     relative = point.gradient_norm / point.scale if point.scale else 0.0
     return Solution(point=point, relative=relative, iterations=iterations, converged=relative <= limits.tolerance)
+
+
+def _rounding(point: Point) -> float:
+    """How far rounding may move the objective."""
+    return 8 * torch.finfo(point.w.dtype).eps * abs(point.objective)
 
 
 def _line_search(point: Point, direction: torch.Tensor) -> Generator[torch.Tensor, Value, Point | None]:
@@ -205,7 +218,7 @@ def _line_search(point: Point, direction: torch.Tensor) -> Generator[torch.Tenso
     slope, objective = dot(point.gradient, direction), point.objective
     if not slope < 0:
         return None
-    slack = 8 * torch.finfo(point.w.dtype).eps * abs(objective)
+    slack = _rounding(point)
     step, low, low_slope, high, high_slope = 1.0, 0.0, slope, math.inf, math.nan
     for _ in range(LINE_TRIALS):
         w = point.w + step * direction

@@ -38,11 +38,19 @@ def _path(
 ) -> Generator[torch.Tensor, Value, None]:
     """One fold from the strongest penalty to the weakest: yields weights [C, R], wants their `Value` sent back."""
     penalised = problem.z.new_ones(problem.z.shape[1])
+    moving = problem.z.new_ones(problem.num_classes, 1)
     w = problem.z.new_zeros(problem.num_classes, len(penalised))
     if problem.coordinates.constant:
         penalised[-1] = 0.0
-        w[~problem.present[fold], -1] = ABSENT_LOGIT / problem.coordinates.constant
+        moving = problem.present[fold, :, None].to(w)
+        w[:, -1:] = (1 - moving) * (ABSENT_LOGIT / problem.coordinates.constant)
+
+    def balance(direction: torch.Tensor) -> torch.Tensor:
+        # A vector added to all classes changes no probability, and no penalty wants it: the optimum has none of it.
+        return moving * (direction - (moving * direction).sum(0) / moving.sum())
+
     memory = Memory(_num_pairs(problem), w)
+    curvature = partial(problem.curvature, fold)
     value = yield w
     nodes: list[tuple[float, torch.Tensor]] = []
     for l2 in sorted(set(l2s), reverse=True):
@@ -51,7 +59,7 @@ def _path(
             guess = extrapolate(nodes, math.log(l2))
             ahead = point_at(guess, (yield guess), l2 * penalised)
             point = ahead if ahead.objective < point.objective else point
-        solution = yield from minimise(point, partial(problem.curvature, fold), memory, limits)
+        solution = yield from minimise(point, curvature=curvature, project=balance, memory=memory, limits=limits)
         done.append((fold, l2, solution))
         w, value = solution.point.w, solution.point.value
         nodes = [*nodes[-2:], (math.log(l2), w)]

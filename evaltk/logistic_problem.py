@@ -119,8 +119,8 @@ class Problem:
         sums = torch.zeros(2, len(asked), dtype=torch.float64, device=self.z.device)  # losses, squared scales
         for start, end, live in self._live([fold for fold, _ in asked]):
             w = weights[live].flatten(0, 1)  # [L * C, R]
-            for z, y, norms in self._blocks(start, end, len(w)):
-                p, rest, loss = self._softmax(z, y, w, len(live))
+            for z, y, norms in self._blocks(start, end, len(live)):
+                p, rest, loss = self._softmax(z, y, w)
                 p.scatter_(2, y, -rest)  # now the residual; 1 - p of the own class would have lost its digits
                 part = p.flatten(1).T @ z
                 gradient[live] += part.view(len(live), self.num_classes, -1)
@@ -136,8 +136,8 @@ class Problem:
         """Diagonal [C, R] of the Hessian at weights [C, R]: sum_i p_ic (1 - p_ic) z_ir^2."""
         diagonal = torch.zeros_like(w, dtype=torch.float64)
         for start, end, _ in self._live([fold]):
-            for z, y, _ in self._blocks(start, end, len(w)):
-                p, rest, _ = self._softmax(z, y, w, 1)
+            for z, y, _ in self._blocks(start, end, 1):
+                p, rest, _ = self._softmax(z, y, w)
                 own = p.sum(2, keepdim=True).sub_(1).neg_()  # p of the own class is 1 - rest
                 p.mul_(1 - p).scatter_(2, y, rest * own)
                 diagonal += p.flatten(1).T @ z.square()
@@ -149,18 +149,20 @@ class Problem:
             if live := [at for at, fold in enumerate(folds) if fold in members]:
                 yield start, end, live
 
-    def _blocks(self, start: int, end: int, width: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """z [n, R], y [n, 1, 1] and norms [n, 1, 1] of rows start to end, block by block."""
+    def _blocks(
+        self, start: int, end: int, num_folds: int
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """z [n, R], y [n, L, 1] (the same for all L folds) and norms [n, 1, 1] of rows start to end, block by block."""
         most = GPU_LOGITS if self.z.is_cuda else CPU_LOGITS
-        size = self.block or max(256, most // width)
+        size = self.block or max(256, most // (num_folds * self.num_classes))
         for first in range(start, end, size):
             rows = slice(first, min(first + size, end))
-            yield self.z[rows], self.y[rows, None, None], self._norms[rows, None, None]
+            yield self.z[rows], self.y[rows, None, None].expand(-1, num_folds, 1), self._norms[rows, None, None]
 
     def _softmax(
-        self, z: torch.Tensor, y: torch.Tensor, w: torch.Tensor, num_folds: int
+        self, z: torch.Tensor, y: torch.Tensor, w: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """For rows z [n, R] of classes y [n, 1, 1] and weights [L * C, R] of L folds: p [n, L, C] with a zero for the
+        """For rows z [n, R] of classes y [n, L, 1] and weights [L * C, R] of L folds: p [n, L, C] with a zero for the
         own class, rest [n, L, 1] = 1 - p of the own class, and the loss [n, L, 1] float64; p lies in scratch memory.
 
         Rest and loss are made from what the other classes hold, so that both keep their digits when it is little.
@@ -168,9 +170,8 @@ class Problem:
         if self._scratch.numel() < len(z) * len(w):
             self._scratch = z.new_empty(len(z) * len(w))  # fresh memory for each block costs more than the softmax
         p = self._scratch[: len(z) * len(w)].view(len(z), len(w))
-        p = torch.mm(z, w.T, out=p).view(len(z), num_folds, self.num_classes)
+        p = torch.mm(z, w.T, out=p).view(len(z), -1, self.num_classes)
         p.sub_(p.amax(dim=2, keepdim=True))
-        y = y.expand(-1, num_folds, -1)
         own = p.gather(2, y)  # [n, L, 1], at most 0
         p.exp_().scatter_(2, y, 0.0)
         others = p.sum(dim=2, keepdim=True)
