@@ -141,6 +141,7 @@ def _size(part: Path) -> int:
 
 
 def state_path(part: Path) -> Path:
+    """Where it is written down what `part` is the beginning of."""
     return part.with_name(part.name + ".json")
 
 

@@ -14,6 +14,7 @@ import torch
 
 SUFFICIENT_DECREASE, CURVATURE = 1e-4, 0.9  # Nocedal and Wright (2006), equation 3.7
 LINE_TRIALS = 25
+RUN = 8192  # products summed in their own type before the sum goes on in float64
 STALL = 60  # iterations without a smaller objective or gradient, after which the arithmetic has no more to give
 REFRESH = (0, 8, 24, 72, 216)  # iterations at which the diagonal of the Hessian is computed anew
 
@@ -156,8 +157,12 @@ class Memory:
 
 
 def _products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Inner products [m, n] of a [m, C, D] and b [n, C, D], on the CPU; sums over C are made in float64."""
-    return torch.einsum("mcd,ncd->cmn", a, b).sum(0, dtype=torch.float64).cpu()
+    """Inner products [m, n] float64 on the CPU of a [m, C, D] with b [n, C, D]; runs of RUN in their own type."""
+    a, b = a.flatten(1), b.flatten(1)
+    total = torch.zeros(len(a), len(b), dtype=torch.float64, device=a.device)
+    for start in range(0, a.shape[1], RUN):
+        total += a[:, start : start + RUN] @ b[:, start : start + RUN].T
+    return total.cpu()
 
 
 def minimise(

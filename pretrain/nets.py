@@ -76,11 +76,10 @@ class SyncBatchNorm(nn.BatchNorm1d):
         from torch.distributed.nn.functional import all_reduce
 
         x = x.float()
-        sums = torch.cat([x.sum(0), x.square().sum(0), x.new_full((1,), float(len(x)))])
-        total = all_reduce(sums, op=dist.ReduceOp.SUM)
-        width, count = x.shape[1], total[-1]
-        mean = total[:width] / count
-        var = (total[width : 2 * width] / count - mean.square()).clamp(min=0)
+        total = all_reduce(torch.cat([x.sum(0), x.new_full((1,), float(len(x)))]), op=dist.ReduceOp.SUM)
+        mean, count = total[:-1] / total[-1], total[-1].detach()
+        # A second exchange, for mean(x^2) - mean(x)^2 would cancel.
+        var = all_reduce((x - mean).square().sum(0), op=dist.ReduceOp.SUM) / count
         with torch.no_grad():
             momentum = self.momentum or 0.1
             if self.running_mean is not None and self.running_var is not None:

@@ -75,11 +75,7 @@ def evaluate(
     if m.name == "msn":
         return _msn(student, teacher, views, recipe, step)
     num_globals = recipe.views.num_global
-    temperature = schedules.teacher_temperature(
-        epoch, start=m.teacher_temp, end=m.teacher_temp_end, warmup_epochs=m.teacher_temp_warmup
-    )
-    s_score, s_loss = dino.split_temperature(m.student_temp, scoring=m.scoring, centering_kind=m.centering)
-    t_score, t_loss = dino.split_temperature(temperature, scoring=m.scoring, centering_kind=m.centering)
+    (s_score, s_loss), (t_score, t_loss) = _temperatures(m, epoch)
     inner: Network = getattr(student, "module", student)  # DDP keeps the network under `module`
     mask = extra["mask"].flatten(0, 1).to(views[0].device) if m.name == "ibot" else None  # [2 B, h, w]
     with torch.no_grad():
@@ -99,12 +95,7 @@ def evaluate(
             num_globals=num_globals,
         )
         return Outcome(loss=loss, parts={}, sums=sums, teacher=t_cls, divide=t_loss)
-    with torch.no_grad():
-        kept = previous.get("patch")
-        for rows in seen["patch"].split(PATCH_CHUNK):
-            scores = teacher.head.scores(rows, t_score, patch=True)
-            kept = centering.accumulate(scores, kind=m.centering, previous=kept)
-        t_patch = teacher.head.scores(seen["patch"][mask.flatten()], t_score, patch=True)
+    t_patch, patch_sums = _teacher_patches(teacher, seen["patch"], mask, t_score, m, previous.get("patch"))
     settings = ibot.Settings(
         student_temperature=s_loss,
         teacher_temperature=t_loss,
@@ -118,8 +109,31 @@ def evaluate(
         s_cls, t_cls, s_patch, t_patch, mask.flatten(1), centers["cls"], centers["patch"], settings=settings
     )
     parts = {"loss_cls": found.cls.detach(), "loss_patch": found.patch.detach()}
-    assert kept is not None
-    return Outcome(loss=found.total, parts=parts, sums=sums | {"patch": kept}, teacher=t_cls, divide=t_loss)
+    return Outcome(loss=found.total, parts=parts, sums=sums | {"patch": patch_sums}, teacher=t_cls, divide=t_loss)
+
+
+def _temperatures(m: Method, epoch: int) -> tuple[tuple[float, float], tuple[float, float]]:
+    """(what scores are divided by, what the loss divides by) for the student and for the teacher in an epoch."""
+    teacher = schedules.teacher_temperature(
+        epoch, start=m.teacher_temp, end=m.teacher_temp_end, warmup_epochs=m.teacher_temp_warmup
+    )
+    return (
+        dino.split_temperature(m.student_temp, scoring=m.scoring, centering_kind=m.centering),
+        dino.split_temperature(teacher, scoring=m.scoring, centering_kind=m.centering),
+    )
+
+
+@torch.no_grad()
+def _teacher_patches(
+    teacher: Network, y: Tensor, mask: Tensor, temperature: float, method: Method, previous: RowSums | None
+) -> tuple[Tensor, RowSums]:
+    """(scores of the masked patches [M, K], sums over all patches), a chunk of y [2 B N, p] at a time."""
+    for rows in y.split(PATCH_CHUNK):
+        scores = teacher.head.scores(rows, temperature, patch=True)
+        previous = centering.accumulate(scores, kind=method.centering, previous=previous)
+    if previous is None:
+        raise ValueError("wanted at least one patch, got none")
+    return teacher.head.scores(y[mask.flatten()], temperature, patch=True), previous
 
 
 def _msn(student: nn.Module, teacher: Network, views: list[Tensor], recipe: Recipe, step: int) -> Outcome:
