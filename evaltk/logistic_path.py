@@ -12,9 +12,7 @@ from evaltk.lbfgs import Limits, Memory, Solution, Value, minimise, point_at
 from evaltk.logistic_problem import Problem
 
 PAIRS, PAIR_BYTES = 60, 2**30  # pairs of L-BFGS; fewer where those of all folds would take more memory than this
-ABSENT_LOGIT = (
-    -1e4
-)  # of a class without rows, with intercept: its exponential is zero, so that it takes part in nothing
+ABSENT_LOGIT = -1e4  # of a class without rows, with intercept: so low that it takes part in nothing
 
 
 def solve(problem: Problem, l2s: Sequence[float], limits: Limits) -> Iterator[tuple[int, float, Solution]]:

@@ -85,6 +85,8 @@ class SyncBatchNorm(nn.BatchNorm1d):
             if self.running_mean is not None and self.running_var is not None:
                 self.running_mean.lerp_(mean, momentum)
                 self.running_var.lerp_(var * count / (count - 1).clamp(min=1), momentum)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
         return (x - mean) * torch.rsqrt(var + self.eps) * self.weight + self.bias
 
 

@@ -343,14 +343,14 @@ def test_a_quadratic_is_minimised_exactly() -> None:
         curvature=torch.ones_like,
         project=lambda direction: direction,
         memory=lbfgs.Memory(20, start.w),
-        limits=lbfgs.Limits(tolerance=1e-6, max_iterations=500),
+        limits=lbfgs.Limits(tolerance=1e-5, max_iterations=500),
     )
     asked = next(search)
     with pytest.raises(StopIteration) as end:
         while True:
             asked = search.send(value(asked))
     assert end.value.value.converged
-    torch.testing.assert_close(end.value.value.point.w, target, atol=1e-5, rtol=0)
+    torch.testing.assert_close(end.value.value.point.w, target, atol=1e-3, rtol=0)  # 1e-5 over the least curvature
 
 
 def test_extrapolation_is_exact_for_parabolas() -> None:
