@@ -2,7 +2,7 @@
 
 A token takes the labels of its most similar tokens within a window of the context frames. Similarities outside the
 window are never made, and those inside exist for one block of targets at a time.
-Source: PROTOCOLS 6; dino/eval_video_segmentation.py:85-150 at 7c446df.
+Source: dino/eval_video_segmentation.py:85-150 at 7c446df.
 """
 
 from __future__ import annotations

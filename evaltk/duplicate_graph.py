@@ -3,7 +3,7 @@
 Similarities exist one tile at a time. They are float32; a pair that lies within `MARGIN` of a threshold is computed
 again in float64, so that every edge is the one that float64 would give.
 
-Source: PROTOCOLS 8.b.
+Source: Govindarajan et al., ICLR 2023 (arXiv 2405.10939), Table 4, which leaves the reading open.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@
 Always components <= first-seen <= leader in number of unique rows, and leader <= first-seen <= components in the
 largest set.
 
-Source: PROTOCOLS 8.b; Govindarajan et al., ICLR 2023 (arXiv 2405.10939), Table 4, Figures 6 and 7.
+Source: Govindarajan et al., ICLR 2023 (arXiv 2405.10939), Table 4, Figures 6 and 7.
 """
 
 from __future__ import annotations

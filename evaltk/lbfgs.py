@@ -1,14 +1,13 @@
 """L-BFGS for a smooth convex loss plus a quadratic penalty, as a generator that asks its caller for values.
 
-A generator keeps one minimisation readable from top to bottom while its caller answers the questions of many at once,
-in one large matrix product.
+So one minimisation reads from top to bottom, while the caller answers many at once, in one large matrix product.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -16,7 +15,7 @@ SUFFICIENT_DECREASE, CURVATURE = 1e-4, 0.9  # Nocedal and Wright (2006), equatio
 LINE_TRIALS = 25
 RUN = 8192  # products summed in their own type before the sum goes on in float64
 STALL = 60  # iterations without a smaller objective or gradient, after which the arithmetic has no more to give
-REFRESH = (0, 8, 24, 72, 216)  # iterations at which the diagonal of the Hessian is computed anew
+REFRESH = (0, 24, 100)  # iterations at which the diagonal of the Hessian is computed anew
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +28,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Value:
-    """The loss at one point.
-
-    Attributes:
-        loss: without the penalty. gradient: of the loss, the shape of the weights.
-        scale: root sum of squares of the terms that make up the gradient; what a gradient is small against.
-    """
+    """The loss without penalty at one point, its gradient [C, D], and the root sum of squares of the latter's terms."""
 
     loss: float
     gradient: torch.Tensor
@@ -71,12 +65,13 @@ def point_at(w: torch.Tensor, value: Value, penalty: torch.Tensor) -> Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Solution:
-    """Where a minimisation ended. relative: the gradient's norm over the point's scale."""
+    """Where a minimisation ended; relative: the gradient's norm over its scale; stalled: only rounding was left."""
 
     point: Point
     relative: float
     iterations: int
     converged: bool
+    stalled: bool = False
 
 
 def dot(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -105,12 +100,14 @@ class Memory:
         self._inverse = torch.ones_like(like)  # D
         self._penalty = like.new_zeros(())
 
-    def __len__(self) -> int:
-        return len(self._order)
+    def double(self) -> None:
+        """Go on in float64."""
+        self._s, self._y = self._s.double(), self._y.double()
 
-    def clear(self) -> None:
-        """Forget all pairs."""
-        self._order = []
+    def clear(self) -> bool:
+        """Forget all pairs; whether there were any."""
+        had, self._order = bool(self._order), []
+        return had
 
     def set_penalty(self, penalty: torch.Tensor) -> None:
         """Move the pairs to another penalty [D]; `set_diagonal` must follow."""
@@ -183,17 +180,16 @@ def minimise(
     memory.set_penalty(start.penalty)
     point, best, lowest, since = start, _solution(start, 0, limits), start.objective, 0
     for iteration in range(limits.max_iterations):
-        if best.converged or since > STALL:
+        if best.converged:
             break
         if iteration in REFRESH:
             diagonal = curvature(point.w) + point.penalty
             memory.set_diagonal(diagonal.clamp_min(float(diagonal.max()) * 1e-12))
         found = yield from _line_search(point, project(memory.direction(point.gradient)))
-        if found is None and len(memory):
-            memory.clear()
+        if found is None and memory.clear():
             found = yield from _line_search(point, project(memory.direction(point.gradient)))
-        if found is None:
-            break
+        if found is None or since > STALL:
+            return replace(best, stalled=True)
         memory.add(found.w - point.w, found.gradient - point.gradient)
         point, solution = found, _solution(found, iteration + 1, limits)
         since += 1

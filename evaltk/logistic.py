@@ -3,7 +3,8 @@
 The objective is sum_i CE_i + l2 / 2 ||W||^2 with a free intercept, scikit-learn's at C = 1 / l2. It is minimised by
 L-BFGS in rotated coordinates (`logistic_problem`) with the Hessian's diagonal there as first guess. Paths run from
 strong to weak; each strength starts from the parabola through the three before it and keeps what L-BFGS learnt of the
-Hessian. Features and products are float32 (float64 where the features are), sums over rows and weights float64.
+Hessian. Features and products are float32 (float64 where the features are), sums over rows and weights float64; a path
+that float32 cannot follow to the tolerance goes on in float64.
 
 A fit has converged when ||gradient|| <= tolerance * sqrt(sum_i (1 - p_i)^2 ||x_i||^2 + ||l2 W||^2), p_i the probability
 of row i's own class: the gradient against the terms that cancel in it. Unlike the gradient at zero weights, this scale
@@ -122,7 +123,7 @@ def fit_path(
         y: [N] integer classes in [0, num_classes). Classes without rows are allowed.
         l2s: strengths, each > 0, in any order. intercept: whether there is a bias, unpenalised.
         folds: [K, N] bool, True for the rows that fold trains on; None for one fold of all rows.
-        tolerance: of the gradient, relative as told above; below 1e-6 only float64 features allow.
+        tolerance: of the gradient, relative as told above.
         max_iterations: of L-BFGS, for each strength. device: where to compute; x's own, or the CPU, by default.
         block: rows at a time; changes speed and rounding, not the optimum.
 
@@ -194,7 +195,8 @@ def cross_validate(
     for fold, l2, solution in solve(problem, l2s, limits):
         at = [i for i, other in enumerate(l2s) if other == l2]
         left_out = problem.place[~masks[fold].to(problem.place.device)]
-        predicted = torch.cat([(problem.z[r] @ solution.point.w.T).argmax(1) for r in left_out.split(READ_ROWS)])
+        w = solution.point.w.to(problem.z.dtype)
+        predicted = torch.cat([(problem.z[rows] @ w.T).argmax(1) for rows in left_out.split(READ_ROWS)])
         scores[at, fold] = _score(predicted, problem.y[left_out], metric, num_classes)
         relative[at, fold], converged[at, fold] = solution.relative, solution.converged
     return CrossValidation(
@@ -203,11 +205,11 @@ def cross_validate(
 
 
 def _model(problem: Problem, fold: int, l2: float, solution: Solution) -> LogisticModel:
-    weight, bias = problem.coordinates.plain(solution.point.w)
+    weight, bias = problem.coordinates.plain(solution.point.w.double())
     if bias is not None:
-        bias = bias.masked_fill(~problem.present[fold], -torch.inf)
+        bias = bias.masked_fill(~problem.present[fold], -torch.inf).to(problem.z.dtype)
     return LogisticModel(
-        weight=weight,
+        weight=weight.to(problem.z.dtype),
         bias=bias,
         l2=l2,
         objective=solution.point.objective,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from evaltk.lbfgs import Limits, Memory, Solution, Value, minimise, point_at
 from evaltk.logistic_problem import Problem
 
-PAIRS, PAIR_BYTES = 60, 2**30  # pairs of L-BFGS; fewer where those of all folds would take more memory than this
+PAIRS, PAIR_BYTES = 40, 2**30  # pairs of L-BFGS; fewer where those of all folds would take more memory than this
 ABSENT_LOGIT = -1e4  # of a class without rows, with intercept: so low that it takes part in nothing
 
 
@@ -21,12 +22,13 @@ def solve(problem: Problem, l2s: Sequence[float], limits: Limits) -> Iterator[tu
     paths = [_path(problem, fold, l2s, limits, done) for fold in range(len(problem.present))]
     asked = {fold: next(path) for fold, path in enumerate(paths)}
     while asked:
-        values = problem.values(list(asked.items()))
-        for fold, value in zip(list(asked), values, strict=True):
-            try:
-                asked[fold] = paths[fold].send(value)
-            except StopIteration:
-                del asked[fold]
+        for dtype in {w.dtype for w in asked.values()}:
+            together = [(fold, w) for fold, w in asked.items() if w.dtype == dtype]
+            for (fold, _), value in zip(together, problem.values(together), strict=True):
+                try:
+                    asked[fold] = paths[fold].send(value)
+                except StopIteration:
+                    del asked[fold]
         yield from done
         done.clear()
 
@@ -35,20 +37,16 @@ def _path(
     problem: Problem, fold: int, l2s: Sequence[float], limits: Limits, done: list[tuple[int, float, Solution]]
 ) -> Generator[torch.Tensor, Value, None]:
     """One fold from the strongest penalty to the weakest: yields weights [C, R], wants their `Value` sent back."""
-    penalised = problem.z.new_ones(problem.z.shape[1])
-    moving = problem.z.new_ones(problem.num_classes, 1)
-    w = problem.z.new_zeros(problem.num_classes, len(penalised))
-    if problem.coordinates.constant:
-        penalised[-1] = 0.0
-        moving = problem.present[fold, :, None].to(w)
-        w[:, -1:] = (1 - moving) * (ABSENT_LOGIT / problem.coordinates.constant)
+    w, penalised, moving = _start(problem, fold)
 
     def balance(direction: torch.Tensor) -> torch.Tensor:
         # A vector added to all classes changes no probability, and no penalty wants it: the optimum has none of it.
         return moving * (direction - (moving * direction).sum(0) / moving.sum())
 
     memory = Memory(_num_pairs(problem), w)
-    curvature = partial(problem.curvature, fold)
+    search = partial(
+        minimise, curvature=partial(problem.curvature, fold), project=balance, memory=memory, limits=limits
+    )
     value = yield w
     nodes: list[tuple[float, torch.Tensor]] = []
     for l2 in sorted(set(l2s), reverse=True):
@@ -57,10 +55,29 @@ def _path(
             guess = extrapolate(nodes, math.log(l2))
             ahead = point_at(guess, (yield guess), l2 * penalised)
             point = ahead if ahead.objective < point.objective else point
-        solution = yield from minimise(point, curvature=curvature, project=balance, memory=memory, limits=limits)
+        solution = yield from search(point)
+        if solution.stalled and w.dtype != torch.float64:
+            # Float32 has no more to give here, and will have less at weaker penalties: go on in float64.
+            memory.double()
+            penalised, moving, w = penalised.double(), moving.double(), solution.point.w.double()
+            nodes = [(place, node.double()) for place, node in nodes]
+            rest = yield from search(point_at(w, (yield w), l2 * penalised))
+            solution = replace(rest, iterations=solution.iterations + rest.iterations)
         done.append((fold, l2, solution))
         w, value = solution.point.w, solution.point.value
         nodes = [*nodes[-2:], (math.log(l2), w)]
+
+
+def _start(problem: Problem, fold: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Weights to start from [C, R], which columns are penalised [R] and which rows move [C, 1], as ones and zeros."""
+    penalised = problem.z.new_ones(problem.z.shape[1])
+    moving = problem.z.new_ones(problem.num_classes, 1)
+    w = problem.z.new_zeros(problem.num_classes, len(penalised))
+    if problem.coordinates.constant:
+        penalised[-1] = 0.0
+        moving = problem.present[fold, :, None].to(w)
+        w[:, -1:] = (1 - moving) * (ABSENT_LOGIT / problem.coordinates.constant)
+    return w, penalised, moving
 
 
 def _num_pairs(problem: Problem) -> int:

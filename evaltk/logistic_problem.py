@@ -37,12 +37,10 @@ class Coordinates:
         return torch.cat([z, z.new_full((len(z), 1), self.constant)], dim=1) if self.constant else z
 
     def plain(self, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Weight [C, D] and bias [C] or None on the features as they came, for weights [C, R (+ 1)]."""
+        """Weight [C, D] and bias [C] or None on the features as they came, for weights [C, R (+ 1)] in float64."""
         rank = self.basis.shape[1]
-        weight = (w[:, :rank].double() @ self.basis.T).to(w.dtype)
-        if not self.constant:
-            return weight, None
-        return weight, (w[:, rank].double() * self.constant - weight.double() @ self.mean).to(w.dtype)
+        weight = w[:, :rank] @ self.basis.T
+        return weight, w[:, rank] * self.constant - weight @ self.mean if self.constant else None
 
 
 def coordinates(x: Array, *, centre: bool, device: torch.device, dtype: torch.dtype) -> Coordinates:
@@ -115,13 +113,14 @@ class Problem:
         self._scratch = self.z.new_empty(0)
 
     def values(self, asked: Sequence[tuple[int, torch.Tensor]]) -> list[Value]:
-        """The loss of each (fold, weights [C, R]) asked for, all folds in one product."""
+        """The loss of each (fold, weights [C, R]) asked for, all in one product and in the weights' own type."""
         weights = torch.stack([w for _, w in asked])  # [A, C, R]
         gradient = torch.zeros_like(weights, dtype=torch.float64)
         sums = torch.zeros(2, len(asked), dtype=torch.float64, device=self.z.device)  # losses, squared scales
         for start, end, live in self._live([fold for fold, _ in asked]):
             w = weights[live].flatten(0, 1)  # [L * C, R]
             for z, y, norms in self._blocks(start, end, len(live)):
+                z = z.to(w.dtype)
                 p, rest, loss = self._softmax(z, y, w)
                 p.scatter_(2, y, -rest)  # now the residual; 1 - p of the own class would have lost its digits
                 part = p.flatten(1).T @ z
@@ -139,6 +138,7 @@ class Problem:
         diagonal = torch.zeros_like(w, dtype=torch.float64)
         for start, end, _ in self._live([fold]):
             for z, y, _ in self._blocks(start, end, 1):
+                z = z.to(w.dtype)
                 p, rest, _ = self._softmax(z, y, w)
                 own = p.sum(2, keepdim=True).sub_(1).neg_()  # p of the own class is 1 - rest
                 p.mul_(1 - p).scatter_(2, y, rest * own)
@@ -169,7 +169,7 @@ class Problem:
 
         Rest and loss are made from what the other classes hold, so that both keep their digits when it is little.
         """
-        if self._scratch.numel() < len(z) * len(w):
+        if self._scratch.numel() < len(z) * len(w) or self._scratch.dtype != z.dtype:
             self._scratch = z.new_empty(len(z) * len(w))  # fresh memory for each block costs more than the softmax
         p = self._scratch[: len(z) * len(w)].view(len(z), len(w))
         p = torch.mm(z, w.T, out=p).view(len(z), -1, self.num_classes)

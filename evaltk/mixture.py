@@ -9,7 +9,7 @@ and, where asked for, less the teacher's centre: c_k/tau where it is one of undi
 With b_k all of it but <w_k, y>/tau, these are responsibilities of the mixture with weights pi_k ~ exp(b_k - log C_p):
 equal weights for vmf without centre, weights that undo C_p for linear. Its density is what the log-likelihood is of.
 
-Source: Govindarajan et al., ICLR 2023 (arXiv 2405.10939), Eq. 2 to 8; PROTOCOLS 8.b, 9.b.
+Source: Govindarajan et al., ICLR 2023 (arXiv 2405.10939), Eq. 2 to 8.
 """
 
 from __future__ import annotations

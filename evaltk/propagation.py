@@ -1,6 +1,6 @@
 """A video's first mask carried through all of its frames: frames to tokens, tokens to soft labels, labels to masks.
 
-Source: PROTOCOLS 6; dino/eval_video_segmentation.py at 7c446df.
+Source: dino/eval_video_segmentation.py at 7c446df.
 """
 
 from __future__ import annotations

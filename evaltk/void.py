@@ -1,6 +1,6 @@
 """Which set of near-copies is void: prototypes that point away from all data, so that no image is ever assigned to one.
 
-Source: Govindarajan et al., ICLR 2023 (arXiv 2405.10939), section 5.2; PROTOCOLS 8.b (void set).
+Source: Govindarajan et al., ICLR 2023 (arXiv 2405.10939), section 5.2.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from evaltk.duplicates import DuplicateSets
 
 Kind = Literal["void", "unused", "used", "no sets", "weights alone"]
-VOID_COSINE = -0.99  # the paper says "exactly -1"; PROTOCOLS 8.b's tolerance
+VOID_COSINE = -0.99  # the paper says "exactly -1" to two decimals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

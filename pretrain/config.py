@@ -70,7 +70,7 @@ class Data:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Views:
-    """Multi-crop (PROTOCOLS 10.2). Sizes in pixels, scales as shares of the image's area.
+    """Multi-crop (dino/main_dino.py:419-464). Sizes in pixels, scales as shares of the image's area.
 
     Attributes:
         where: workers (Pillow, the reference) or device (the same parameters, batched tensors).

@@ -1,6 +1,6 @@
 """What happens between backward and the next step: parameter groups, clipping, freezing, the teacher's average.
 
-Source: dino main_dino.py:237-350, utils.py:132-143, 632-643; PROTOCOLS 10.5.
+Source: dino main_dino.py:237-350, utils.py:132-143, 632-643.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ CLIP_EPS = 1e-6
 def groups(student: nn.Module) -> list[dict[str, object]]:
     """AdamW's groups: the first is decayed (matrices, also weight_g, positions and class token), the second is not.
 
-    MSN's prototypes are not decayed (PROTOCOLS 10.5.7).
+    MSN's prototypes are not decayed (msn/src/msn_train.py).
     """
     decayed: list[nn.Parameter] = []
     spared: list[nn.Parameter] = []

@@ -7,7 +7,7 @@ from pretrain.config import Recipe
 
 
 def rates_at(recipe: Recipe, step: int, total: int, steps_per_epoch: int) -> dict[str, float]:
-    """lr, weight_decay and the teacher's momentum at a step (PROTOCOLS 10.5.2, 10.5.7)."""
+    """lr, weight_decay and the teacher's momentum at a step (dino/main_dino.py:237-253; MSN stretches them)."""
     o = recipe.optim
     peak = schedules.scaled_learning_rate(o.lr, o.batch) if o.scale_lr else o.lr
     warmup = o.warmup_epochs * steps_per_epoch

@@ -1,6 +1,6 @@
 """Weighted k-nearest-neighbour classification on frozen features, DINO's first figure for a checkpoint.
 
-Protocol: PROTOCOLS 1; dino/eval_knn.py:126-183. Every k and temperature comes from one pass over the bank.
+Protocol: dino/eval_knn.py:126-183. Every k and temperature comes from one pass over the bank.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Does a prototype's precision tell how well its images are classified? k-NN top-1 by percentile of kappa (Figure 2).
 
-Protocol: PROTOCOLS 8.b; Govindarajan et al., ICLR 2023 (arXiv 2405.10939), Figure 2. An image has the precision of the
+Protocol: Govindarajan et al., ICLR 2023 (arXiv 2405.10939), Figure 2. An image has the precision of the
 prototype of its highest score, kappa = ||w||/tau.
 """
 
@@ -28,7 +28,7 @@ Formulation = Literal["auto", "linear", "cosine", "vmf"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Settings of Figure 2; the defaults are PROTOCOLS 8.b's.
+    """Settings of Figure 2; the paper leaves bins and temperature open; five bins, the last teacher temperature.
 
     Attributes:
         bins: number of bins of equal percentiles (5; the paper's are not printed).

@@ -1,6 +1,6 @@
 """How images use the prototypes as a mixture: scores, arrays and the verdict on the void set for `prototypes`.
 
-Source: PROTOCOLS 8.b; Govindarajan et al., ICLR 2023 (arXiv 2405.10939), sections 3 and 5.2.
+Source: Govindarajan et al., ICLR 2023 (arXiv 2405.10939), sections 3 and 5.2.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What the prototypes tell: near-copies by four readings, the void set, and how images use the mixture.
 
-Protocol: PROTOCOLS 8; Govindarajan et al., ICLR 2023 (arXiv 2405.10939), Table 4, section 5.2, Figures 6 and 7.
+Protocol: Govindarajan et al., ICLR 2023 (arXiv 2405.10939), Table 4, section 5.2, Figures 6 and 7.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Formulation = Literal["auto", "linear", "cosine", "vmf"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Settings of the prototype analyses; the defaults are PROTOCOLS 8's.
+    """Settings of the prototype analyses; thresholds: Figures 6 and 7.
 
     Attributes:
         threshold: cosine above which two prototypes are near-copies (0.9, Table 4).

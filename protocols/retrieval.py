@@ -1,6 +1,6 @@
 """Image retrieval on revisited Oxford and Paris: the database ranked by the similarity of frozen features.
 
-Protocol: PROTOCOLS 5; dino/eval_image_retrieval.py at 7c446df, scored as by revisitop at be39832.
+Protocol: dino/eval_image_retrieval.py at 7c446df, scored as by revisitop at be39832.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Video object segmentation on DAVIS-2017: the first frame's masks carried on by the likeness of patch tokens.
 
-Protocol: PROTOCOLS 6; dino/eval_video_segmentation.py at 7c446df, scored as by davis2017-evaluation at ac7c43f.
+Protocol: dino/eval_video_segmentation.py at 7c446df, scored as by davis2017-evaluation at ac7c43f.
 """
 
 from __future__ import annotations

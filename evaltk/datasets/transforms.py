@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 View = Literal["eval", "msn", "ssl"]
 SMALL = 96  # nets for images smaller than this (CIFAR's, digits') are evaluated without a crop margin
-RESIZE_PER_CROP = 256 / 224  # T-eval of PROTOCOLS C.6; dino/eval_knn.py:32-37
+RESIZE_PER_CROP = 256 / 224  # dino/eval_knn.py:32-37
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +83,7 @@ def view(
     crop: int | None = None,
     interpolation: Literal["bicubic", "bilinear"] | None = None,
 ) -> Transform:
-    """The transform a protocol asks for by name (PROTOCOLS C.6), for a net of `img_size` px.
+    """The transform a protocol asks for by name, for a net of `img_size` px.
 
     Args:
         name: ``eval`` (256 -> 224, bicubic), ``msn`` (the same, bilinear) or ``ssl`` (224 -> 224, bicubic); other image

@@ -1,6 +1,6 @@
 """DINO: the backbone-only files and the full training checkpoints of facebookresearch/dino; ViT, ResNet-50, XCiT.
 
-Layouts: PROTOCOLS C.4 items 1 and 2; dino/main_dino.py:278-287 (full), dino/utils.py:71-109 (what its loader strips).
+Layouts: dino/main_dino.py:278-287 (full), dino/utils.py:71-109 (what its loader strips).
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def split_head(
 
 
 def weight_norm_name(name: str) -> str:
-    """torch's newer parametrization names back to weight_g and weight_v (PROTOCOLS C.5)."""
+    """torch's newer parametrization names back to weight_g and weight_v."""
     return {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}.get(
         name, name
     )

@@ -1,6 +1,6 @@
 """iBOT: the teacher-only files and the full training checkpoints of bytedance/ibot.
 
-Layouts: PROTOCOLS C.4 item 3; ibot/main_ibot.py:212-215, ibot/extract_backbone_weights.py.
+Layouts: ibot/main_ibot.py:212-215, ibot/extract_backbone_weights.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """MSN: checkpoints of facebookresearch/msn; the target encoder is what is evaluated.
 
-Layout: PROTOCOLS C.4 item 4; msn/src/msn_train.py:284-295. The encoder's `fc.*` is the projector, not a class head.
+Layout: msn/src/msn_train.py:284-295. The encoder's `fc.*` is the projector, not a class head.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class Head(nn.Module):
 def effective(found: Mapping[str, torch.Tensor], prefix: str) -> torch.Tensor:
     """Effective prototypes w [K, p]: g v/||v|| by rows (the sign of g counts), or the plain weight.
 
-    Source: PROTOCOLS C.5; torch's weight_norm over dim 0.
+    Source: torch's weight_norm over dim 0.
     """
     plain = found.get(f"{prefix}weight")
     if plain is not None:

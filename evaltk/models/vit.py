@@ -28,7 +28,7 @@ def resample_positions(
             antialias) or ``timm`` (bicubic to the size, antialiased).
 
     Returns: [1, prefix + h*w, D], float32.
-    Source: PROTOCOLS C.2; dino/vision_transformer.py:174-194.
+    Source: dino/vision_transformer.py:174-194.
     """
     side = math.isqrt(table.shape[1] - prefix)
     h, w = grid

@@ -14,7 +14,7 @@ from evaltk.affinity import Contexts, Rules, carry
 def plain(
     target: np.ndarray, frames: list[np.ndarray], labels: list[np.ndarray], radius: int, topk: int, temperature: float
 ) -> np.ndarray:
-    """Soft labels [h, w, C] by PROTOCOLS 6.b, one target at a time, from tokens [h, w, D] and labels [h, w, C]."""
+    """Soft labels [h, w, C] by the formula, one target at a time, from tokens [h, w, D] and labels [h, w, C]."""
     h, w, _ = target.shape
     unit = [f.astype(np.float64) / np.linalg.norm(f.astype(np.float64), axis=2, keepdims=True) for f in frames]
     found = np.zeros((h, w, labels[0].shape[2]))

@@ -22,7 +22,7 @@ def around(*degrees: float) -> np.ndarray:
 
 
 def slow(w: np.ndarray, threshold: float) -> dict[str, tuple[int, int]]:
-    """(unique, largest) of each reading from all pairs in float64, as PROTOCOLS 8.b words them."""
+    """(unique, largest) of each reading from all pairs in float64."""
     w = w.astype(np.float64)
     num = len(w)
     norm = np.linalg.norm(w, axis=1)

@@ -61,7 +61,7 @@ def test_the_recorded_few_shot_numbers(shots: str) -> None:
     assert model.converged
     assert model.bias is None
     assert model.objective / len(x) == pytest.approx(expected["objective_half_l2"], rel=1e-6)
-    assert float(model.weight.norm()) == pytest.approx(expected["w_norm"], rel=1e-3)
+    assert float(model.weight.norm()) == pytest.approx(expected["w_norm"], abs=1e-3)
     assert float((model.predict(x).numpy() == y).mean()) == expected["train_acc"]
     test = model.predict(normalised(data["test"])).numpy()
     assert float((test == data["test_labels"]).mean()) == expected["test_acc"] == expected["sk_test_acc"]
@@ -79,6 +79,7 @@ def test_the_conditions_of_the_optimum() -> None:
     assert model.gradient_norm == pytest.approx(np.linalg.norm(w), rel=0.2)
 
 
+@pytest.mark.filterwarnings("ignore:.*[Ll]ine [Ss]earch")  # theirs, asked for more digits than it has
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize("l2", [1e3, 1.0, 1e-3])
 def test_the_optimum_is_scikit_learns(l2: float, intercept: bool) -> None:
@@ -136,12 +137,12 @@ def test_raw_features_converge_in_few_iterations(l2: float) -> None:
 
 def test_a_path_is_its_strengths_and_its_folds_their_rows() -> None:
     x, y = raw_features(400, 24, 6)
-    l2s = [1.0, 300.0, 0.01, 1.0, 30.0]
+    l2s = [1.0, 300.0, 1.0, 30.0]
     folds = np.ones((3, 400), dtype=bool)
     folds[0, :100] = folds[1, 100:250] = False
     path = logistic.fit_path(x, y, l2s=l2s, num_classes=6, intercept=True, folds=folds)
     assert [[m.l2 for m in models] for models in path] == [l2s] * 3
-    assert path[0][0] is path[0][3]
+    assert path[0][0] is path[0][2]
     for models, rows in zip(path, folds, strict=True):
         for model in models:
             alone = logistic.fit(x[rows], y[rows], l2=model.l2, num_classes=6, intercept=True)
@@ -171,19 +172,19 @@ def test_cross_validation_is_the_loop(metric: str) -> None:
 
 
 def test_threads_and_blocks_do_not_change_predictions() -> None:
-    x, y = raw_features(1000, 40, 8)
-    test = raw_features(1000, 40, 8, seed=1)[0]
+    x, y = raw_features(600, 24, 8)
+    test = raw_features(2000, 24, 8, seed=1)[0]
     threads = torch.get_num_threads()
 
     def models(count: int, block: int | None) -> list[logistic.LogisticModel]:
         torch.set_num_threads(count)
         try:
-            return [logistic.fit(x, y, l2=l2, num_classes=8, intercept=True, block=block) for l2 in (1e3, 1.0)]
+            return [logistic.fit(x, y, l2=l2, num_classes=8, intercept=True, block=block) for l2 in (1e3, 1e2)]
         finally:
             torch.set_num_threads(threads)
 
     first = models(1, None)
-    for others in (models(2, None), models(1, 7), models(2, 300)):
+    for others in (models(2, None), models(1, 70), models(2, 300)):
         for one, other in zip(first, others, strict=True):
             assert float((one.weight - other.weight).norm() / one.weight.norm()) < 5e-4
             assert bool((one.predict(test) == other.predict(test)).all())
@@ -219,10 +220,21 @@ def test_what_has_not_converged_says_so() -> None:
     assert not model.converged
     assert model.iterations <= 2
     assert model.relative_gradient > 1e-5
-    # Float32 cannot reach this; the search ends long before the last iteration.
-    model = logistic.fit(x, y, l2=1.0, num_classes=4, intercept=True, tolerance=1e-12, max_iterations=100_000)
+    # Nothing can reach this; the search ends long before the last iteration.
+    model = logistic.fit(x, y, l2=1.0, num_classes=4, intercept=True, tolerance=1e-20, max_iterations=100_000)
     assert not model.converged
-    assert model.relative_gradient < 1e-5
+    assert model.relative_gradient < 1e-9
+    assert model.iterations < 5000
+
+
+def test_what_float32_cannot_reach_goes_on_in_float64() -> None:
+    x, y = raw_features(200, 12, 4)
+    single, double = (
+        logistic.fit(a, y, l2=1e-2, num_classes=4, intercept=True, tolerance=1e-9) for a in (x, x.astype(np.float64))
+    )
+    assert single.converged
+    assert single.weight.dtype == torch.float32
+    torch.testing.assert_close(single.weight.double(), double.weight, rtol=1e-6, atol=1e-6)
 
 
 def test_features_of_zeros_and_a_mapped_file(tmp_path: Path) -> None:

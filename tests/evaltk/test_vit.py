@@ -135,7 +135,7 @@ def test_standard_architectures_have_timms_tensors() -> None:
         count = sum(p.numel() for p in theirs.parameters())
         if ours:
             assert {k: t.shape for k, t in ours.weights.items()} == {k: t.shape for k, t in theirs.state_dict().items()}
-            assert sum(t.numel() for t in ours.weights.values()) == count == 21_665_664  # PROTOCOLS C.1
+            assert sum(t.numel() for t in ours.weights.values()) == count == 21_665_664  # ViT-S/16 without head
         assert theirs.blocks[0].attn.num_heads == {"s": 6, "b": 12}[name[4]]
         assert theirs.norm.eps == 1e-6
 

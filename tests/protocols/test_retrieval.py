@@ -72,7 +72,7 @@ def a_tree(root: Path, name: str = "roxford5k", *, first: int = 0, folder: str =
 
 
 def plain(backbone: Backbone, image: Image.Image, imsize: int, scales: tuple[float, ...]) -> np.ndarray:
-    """The unit descriptor of one image, step by step from PROTOCOLS 5."""
+    """The unit descriptor of one image, step by step."""
     image = image.convert("RGB")
     image.thumbnail((imsize, imsize), Image.Resampling.LANCZOS)
     x = (torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255 - MEAN) / STD
