@@ -48,7 +48,7 @@ def ours(tokens: list[torch.Tensor], labels: list[torch.Tensor]) -> Callable[[],
 
 
 def plain(tokens: list[torch.Tensor], labels: list[torch.Tensor]) -> Callable[[], torch.Tensor]:
-    """The formulas of dino/eval_video_segmentation.py step by step on all pairs; the window's mask is made once, as in the reference."""
+    """dino/eval_video_segmentation.py's formulas step by step on all pairs, with one mask for the window."""
     h, w, _ = tokens[0].shape
     row, column = torch.arange(h * w) // w, torch.arange(h * w) % w
     near = ((row[:, None] - row).abs() <= RADIUS) & ((column[:, None] - column).abs() <= RADIUS)

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import torch
 
-from evaltk import catalog, families, rawfile
+from evaltk import catalog, families, files, rawfile
 from evaltk.errors import CheckpointError, SettingsError, nearest
 from evaltk.models import difference, heads, layout, resemblance, timm_nets
 from evaltk.rawfile import Converted, RawFile, ReadOptions
@@ -59,7 +59,7 @@ def load_checkpoint(
             wanted=f"a file with the branch {branch!r}", got=f"a file that holds one net only ({found.branch})",
             where=where, do="leave --branch out, or name the full training checkpoint",
         )  # fmt: skip
-    checkpoint = _finish(name, found, options, where, sha256=raw.sha256, name=_name(path))
+    checkpoint = _finish(name, found, options, where, sha256=raw.sha256, name=files.weights_name(Path(path)))
     if where != Path(path) and checkpoint.arch.name != (arch := catalog.load()[str(path)].arch):
         wanted, do = f"{arch}, as the catalogue says of {path}", "leave the flags out, or delete the file and fetch it"
         raise CheckpointError(wanted=wanted, got=checkpoint.arch.name, where=where, do=do)
@@ -207,8 +207,3 @@ def weights_digest(weights: Mapping[str, torch.Tensor], arch: Arch) -> str:
         state.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
         state.update(tensor.numpy().reshape(-1).view("uint8").data)
     return state.hexdigest()
-
-
-def _name(path: str | Path) -> str:
-    base = Path(path).name
-    return re.sub(r"(\.pth\.tar|\.pth|\.pt|\.tar|\.safetensors|\.bin|\.ckpt)$", "", base) or base

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -83,3 +84,17 @@ def sha256(path: Path) -> str:
     """sha256 in hex of the file's bytes, read once in order."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+WEIGHTS = re.compile(r"(\.pth\.tar|\.pth|\.pt|\.tar|\.safetensors|\.bin|\.ckpt)$")
+# Names that every run gives its files: only the folder tells them apart.
+OF_ANY_RUN = re.compile(
+    r"(checkpoint|model|pytorch_model|weights|last|latest|best|final|teacher|student)([-_.].*)?", re.I
+)
+
+
+def weights_name(path: Path) -> str:
+    """What a weight file is called in results: its name without the ending, after its folder's where it needs that."""
+    base = WEIGHTS.sub("", path.name) or path.name
+    folder = path.absolute().parent.name
+    return f"{folder}/{base}" if folder and OF_ANY_RUN.fullmatch(base) else base

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from PIL import Image
@@ -18,6 +18,7 @@ from evaltk.errors import DataError
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's ImageFolder
 SAMPLED = 32  # images a split whose bytes are part of its fingerprint
 TAIL = 65_536  # bytes of each, from its end
+Found = tuple[str, int, int, int]  # a file's path below the root, its class id, its bytes, modified in ns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -70,7 +71,12 @@ class Split:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Dataset:
-    """A data set: the split features are learnt from, the split figures are reported on, and notes for the result."""
+    """A data set: the split features are learnt from, the split figures are reported on, and notes for the result.
+
+    Attributes:
+        train: with the official validation images, where there are some; `val`: which of its rows [N] bool they are.
+        metric: what its figures are: ``top1``, or ``mean_per_class``, the mean of the classes' recalls.
+    """
 
     KIND: ClassVar[str] = "images"
 
@@ -78,6 +84,8 @@ class Dataset:
     train: Split
     test: Split
     notes: tuple[str, ...] = field(default=())
+    val: np.ndarray | None = None
+    metric: Literal["top1", "mean_per_class"] = "top1"
 
     def __post_init__(self) -> None:
         if self.train.classes != self.test.classes:
@@ -85,8 +93,10 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """Of both splits, the same on every machine."""
-        return hashlib.sha256(f"{self.train.fingerprint}{self.test.fingerprint}".encode()).hexdigest()
+        """Of both splits and of which images validate, the same on every machine."""
+        state = hashlib.sha256(f"{self.train.fingerprint}{self.test.fingerprint}".encode())
+        state.update(b"" if self.val is None else np.packbits(self.val).tobytes())
+        return state.hexdigest()
 
     @property
     def stamp(self) -> str:
@@ -139,38 +149,39 @@ def from_folder(dataset: str, name: str, root: Path, classes: Sequence[str], *, 
     there = class_folders(folder, get=get)
     _check_known(there, classes, folder)
     number = {c: i for i, c in enumerate(classes)}
-    files: list[str] = []
-    labels: list[int] = []
-    sizes: list[int] = []
-    prints, stamps = hashlib.sha256("\0".join(classes).encode(errors="surrogateescape")), hashlib.sha256()
+    found: list[Found] = []
     for cls in there:
-        start = len(files)
-        for path, size, modified in _walk(folder / cls):
-            relative = f"{name}/{cls}/{path}".replace(os.sep, "/")
-            files.append(relative)
-            labels.append(number[cls])
-            sizes.append(size)
-            prints.update(f"{relative}\0{size}\0{number[cls]}\n".encode(errors="surrogateescape"))
-            stamps.update(modified.to_bytes(16, "big", signed=True))
-        if len(files) == start:
+        inside = _walk(folder / cls)
+        if not inside:
             raise DataError(
                 wanted=f"at least one image ({' '.join(EXTENSIONS)}) a class",
                 got="an empty class folder",
                 where=folder / cls,
                 do="add images, or remove the folder",
             )
-    for index in np.linspace(0, len(files) - 1, min(SAMPLED, len(files))).astype(int):
-        prints.update(_tail(root / files[index]))
+        for path, size, modified in inside:
+            found.append((f"{name}/{cls}/{path}".replace(os.sep, "/"), number[cls], size, modified))
+    return of_files(dataset, name, root, classes, found)
+
+
+def of_files(dataset: str, name: str, root: Path, classes: Sequence[str], found: Sequence[Found]) -> Split:
+    """A split of the files `found` under `root`, in their order."""
+    prints, stamps = hashlib.sha256("\0".join(classes).encode(errors="surrogateescape")), hashlib.sha256()
+    for file, label, size, modified in found:
+        prints.update(f"{file}\0{size}\0{label}\n".encode(errors="surrogateescape"))
+        stamps.update(modified.to_bytes(16, "big", signed=True))
+    for index in np.linspace(0, len(found) - 1, min(SAMPLED, len(found))).astype(int):
+        prints.update(_tail(root / found[index][0]))
     return Split(
         dataset=dataset,
         name=name,
         classes=tuple(classes),
-        labels=np.asarray(labels, dtype=np.int64),
+        labels=np.asarray([label for _, label, _, _ in found], dtype=np.int64),
         root=root,
-        files=files,
+        files=[file for file, _, _, _ in found],
         fingerprint=prints.hexdigest(),
         stamp=stamps.hexdigest(),
-        empty=tuple(file for file, size in zip(files, sizes, strict=True) if not size),
+        empty=tuple(file for file, _, size, _ in found if not size),
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -65,13 +65,12 @@ def point_at(w: torch.Tensor, value: Value, penalty: torch.Tensor) -> Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Solution:
-    """Where a minimisation ended; relative: the gradient's norm over its scale; stalled: only rounding was left."""
+    """Where a minimisation ended; relative: the gradient's norm over its scale."""
 
     point: Point
     relative: float
     iterations: int
     converged: bool
-    stalled: bool = False
 
 
 def dot(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -189,7 +188,7 @@ def minimise(
         if found is None and memory.clear():
             found = yield from _line_search(point, project(memory.direction(point.gradient)))
         if found is None or since > STALL:
-            return replace(best, stalled=True)
+            break  # only rounding is left
         memory.add(found.w - point.w, found.gradient - point.gradient)
         point, solution = found, _solution(found, iteration + 1, limits)
         since += 1

@@ -13,6 +13,7 @@ from evaltk.lbfgs import Limits, Memory, Solution, Value, minimise, point_at
 from evaltk.logistic_problem import Problem
 
 PAIRS, PAIR_BYTES = 40, 2**30  # pairs of L-BFGS; fewer where those of all folds would take more memory than this
+SINGLE = 1e-6  # relative gradient that float32 can be asked for
 ABSENT_LOGIT = -1e4  # of a class without rows, with intercept: so low that it takes part in nothing
 
 
@@ -44,9 +45,7 @@ def _path(
         return moving * (direction - (moving * direction).sum(0) / moving.sum())
 
     memory = Memory(_num_pairs(problem), w)
-    search = partial(
-        minimise, curvature=partial(problem.curvature, fold), project=balance, memory=memory, limits=limits
-    )
+    search = partial(minimise, curvature=partial(problem.curvature, fold), project=balance, memory=memory)
     value = yield w
     nodes: list[tuple[float, torch.Tensor]] = []
     for l2 in sorted(set(l2s), reverse=True):
@@ -55,13 +54,16 @@ def _path(
             guess = extrapolate(nodes, math.log(l2))
             ahead = point_at(guess, (yield guess), l2 * penalised)
             point = ahead if ahead.objective < point.objective else point
-        solution = yield from search(point)
-        if solution.stalled and w.dtype != torch.float64:
+        single = w.dtype != torch.float64
+        nearly = replace(limits, tolerance=max(limits.tolerance, SINGLE)) if single else limits
+        solution = yield from search(point, limits=nearly)
+        left = replace(limits, max_iterations=limits.max_iterations - solution.iterations)
+        if single and solution.relative > limits.tolerance and left.max_iterations:
             # Float32 has no more to give here, and will have less at weaker penalties: go on in float64.
             memory.double()
             penalised, moving, w = penalised.double(), moving.double(), solution.point.w.double()
             nodes = [(place, node.double()) for place, node in nodes]
-            rest = yield from search(point_at(w, (yield w), l2 * penalised))
+            rest = yield from search(point_at(w, (yield w), l2 * penalised), limits=left)
             solution = replace(rest, iterations=solution.iterations + rest.iterations)
         done.append((fold, l2, solution))
         w, value = solution.point.w, solution.point.value

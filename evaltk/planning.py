@@ -109,6 +109,8 @@ def jobs(plan: Plan) -> list[Job]:
                     "seed": plan.seed,
                     "skip_bad_images": plan.skip_bad_images,
                 }
+                if hasattr(modules[protocol], "identity"):
+                    asked |= modules[protocol].identity(settings)
                 path = results.path_of(plan.out, name, protocol, dataset.name, digest(asked))
                 made.append(
                     Job(
@@ -163,10 +165,7 @@ def identify(checkpoint: str, read: Mapping[str, Any]) -> tuple[str, dict[str, A
         raise CheckpointError(wanted="a weight file", got="a folder", where=path, do="name one file inside it")
     said = {k: list(v) if isinstance(v, tuple) else v for k, v in sorted(read.items())}
     if path.is_file():
-        stem = path.name
-        for end in (".pth.tar", ".pth", ".pt", ".tar", ".safetensors", ".bin", ".ckpt"):
-            stem = stem.removesuffix(end)
-        name = checkpoint if path != Path(checkpoint) else stem
+        name = checkpoint if path != Path(checkpoint) else files.weights_name(path)
         try:
             return name, {"sha256": files.sha256(path), "read": said}
         except OSError as error:

@@ -8,7 +8,7 @@ import math
 import os
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from evaltk.types import Result, Score
 
 FORMAT = 1
 LONGEST = 100  # characters of a name that become part of a path
+CACHE_KEY = "key.json"  # of an entry of the feature cache
 OURS = re.compile(r"-[0-9a-f]{12}\.json$")
 
 
@@ -80,13 +81,15 @@ def read(path: Path) -> Result:
     """A result file. Raises: StorageError: unreadable, or of another format."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if found.pop("format") != FORMAT:
-            raise ValueError("another format")
+        if (version := found.pop("format")) != FORMAT:
+            raise ValueError(f"format {version!r:.20}")
         scores = tuple(
             Score(**(s | {"interval": tuple(s["interval"]) if s["interval"] else None})) for s in found.pop("scores")
         )
         if not all(math.isfinite(score.value) for score in scores):
             raise ValueError("a score that is no finite number")
+        if not all(isinstance(found[name], dict) for name in ("checkpoint", "settings", "made")):
+            raise ValueError("a field of another kind")
         return Result(scores=scores, **found)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise StorageError(
@@ -97,24 +100,31 @@ def read(path: Path) -> Result:
         ) from error
 
 
-def read_predictions(path: Path) -> dict[str, np.ndarray]:
-    """The per-image arrays beside the result file `path`, {} where it has none."""
+def read_predictions(path: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The per-image arrays beside the result file `path` ({} where it has none), or those of them that are named.
+
+    Raises: StorageError: a damaged file.
+    """
     beside = predictions_path(path)
     if not beside.exists():
         return {}
     try:
         with np.load(beside, allow_pickle=False) as found:
-            return dict(found)
+            return {name: found[name] for name in found.files if names is None or name in names}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise StorageError(
             wanted="the predictions of a result", got=str(error)[:100], where=beside, do="run again with --again"
         ) from error
 
 
-def find(out: Path) -> Iterator[tuple[Path, Result]]:
+def find(out: Path, *, skip: Callable[[Path, str], object] | None = None) -> Iterator[tuple[Path, Result]]:
     """Every result under `out`, in order of path; other JSON files that lie there are passed over.
 
-    Raises: StorageError: no such folder, or a damaged result.
+    Args:
+        skip: is told of each JSON file that is no result that can be read, and why; the feature cache's own are no
+            news. Without it foreign files are passed over in silence, and a damaged result is an error.
+
+    Raises: StorageError: no such folder, or (without `skip`) a damaged result.
     """
     if not out.is_dir():
         raise StorageError(
@@ -124,8 +134,16 @@ def find(out: Path) -> Iterator[tuple[Path, Result]]:
             do="run `evaltk run ... --out` first, or name it",
         )
     for path in sorted(out.rglob("*.json")):
-        if OURS.search(path.name) or _looks_ours(path):
+        if not (OURS.search(path.name) or _looks_ours(path)):
+            if skip and path.name != CACHE_KEY and path.is_file():
+                skip(path, "no result of evaltk")
+            continue
+        try:
             yield path, read(path)
+        except StorageError as error:
+            if not skip:
+                raise
+            skip(path, error.got)
 
 
 def _looks_ours(path: Path) -> bool:

@@ -18,6 +18,7 @@ from evaltk.provenance import provenance
 from evaltk.types import Result, digest
 
 if TYPE_CHECKING:
+    from evaltk.images import Split
     from evaltk.types import Checkpoint
 
 __all__ = ["Job", "Plan", "identify", "jobs", "known_protocol", "run", "stamp"]
@@ -86,10 +87,9 @@ def _run_checkpoint(plan: Plan, left: Sequence[Job]) -> Iterator[Result | None]:
     )
     for dataset in {id(job.dataset): job.dataset for job in left}.values():
         here = [job for job in left if job.dataset is dataset]
-        wanted: list[Need] = [n for job in here for n in protocols.registry()[job.protocol].needs(job.settings)]
         started = time.perf_counter()
-        for split in dataset.splits:
-            bench.prepare(split, tuple(dict.fromkeys(wanted)))
+        for split, wanted in _wanted(here, plan.seed):
+            bench.prepare(split, wanted)
         for job in here:
             if ahead := getattr(protocols.registry()[job.protocol], "prepare", None):
                 ahead(bench, dataset, job.settings)
@@ -98,6 +98,16 @@ def _run_checkpoint(plan: Plan, left: Sequence[Job]) -> Iterator[Result | None]:
             result = _run_job(plan, job, bench, extracting) if distributed.is_main() else None
             distributed.barrier()
             yield result
+
+
+def _wanted(here: Sequence[Job], seed: int) -> list[tuple[Split, tuple[Need, ...]]]:
+    """Each split of a data set with all that its protocols need of it, so that one pass serves all of them."""
+    found: dict[tuple[str, str], tuple[Split, list[Need]]] = {}
+    for job in here:
+        some = getattr(protocols.registry()[job.protocol], "splits", None)
+        for split in some(job.dataset, job.settings, seed) if some else job.dataset.splits:
+            found.setdefault((split.name, split.fingerprint), (split, []))[1].extend(_needs(job))
+    return [(split, tuple(dict.fromkeys(needs))) for split, needs in found.values()]
 
 
 def _check_unchanged(job: Job, loaded: Checkpoint) -> None:

@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from evaltk.table import Cell as Cell
+from evaltk.table import Table as Table
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -220,29 +223,3 @@ class Result:
     seed: int
     request: str
     made: Mapping[str, object]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
-    """One cell of a table; value and published in the table's unit (percent, unless the column says otherwise).
-
-    `digits`: decimals of this cell, None: the table's.
-    """
-
-    value: float | None = None
-    interval: tuple[float, float] | None = None
-    published: float | None = None
-    verdict: str = ""
-    note: str = ""
-    digits: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """A table before ink: titles of its columns, and rows of (label, cells)."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
-    digits: int = 2
-    footnotes: tuple[str, ...] = ()

@@ -24,7 +24,7 @@ class Options:
 
     Attributes:
         recipe: a bundled recipe (an unknown name lists them) or a .toml file.
-        data: images to learn from, NAME=PATH as for evaltk run, or zip=FILE (default: the recipe's).
+        data: images to learn from, NAME=PATH as for evaltk run, folder=DIR or zip=FILE (default: the recipe's).
         out: folder of checkpoints and log (default: runs/RECIPE).
         set: section.key=value, instead of what the recipe says.
         resume: auto, never, or a checkpoint to go on from.

@@ -55,7 +55,9 @@ class Net:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Data:
-    """Images to learn from: a word as of ``evaltk run --data``, or ``zip=FILE``; labels are not used.
+    """Images to learn from: a word as of ``evaltk run --data``, ``folder=DIR`` or ``zip=FILE``.
+
+    Labels, where there are any, serve only the k-NN that watches the run.
 
     Attributes:
         skip_bad_images: how many unreadable images may be replaced by another before the run stops.
@@ -100,7 +102,8 @@ class Optim:
 
     Attributes:
         batch: images a step over all processes. lr: peak; with scale_lr it is multiplied by batch/256.
-        clip: 0 is off; clip_kind: parameter (each tensor's own norm, DINO) or global. freeze_last_layer: in epochs.
+        warmup_epochs: of the learning rate; may be a fraction. freeze_last_layer: in whole epochs.
+        clip: 0 is off; clip_kind: parameter (each tensor's own norm, DINO) or global.
         momentum, momentum_end: of the teacher. stretch: schedules are laid out for so many times the run (MSN: 1.25).
     """
 
@@ -110,7 +113,7 @@ class Optim:
     scale_lr: bool = True
     start_lr: float = 0.0
     min_lr: float = 1e-6
-    warmup_epochs: int = 10
+    warmup_epochs: float = 10
     weight_decay: float = 0.04
     weight_decay_end: float = 0.4
     clip: float = 3.0

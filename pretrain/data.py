@@ -2,96 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import os
-import threading
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from evaltk import datasets
 from evaltk.errors import DataError, SettingsError
-from evaltk.images import EXTENSIONS
 from evaltk.seeding import generator
 from pretrain import masks, signals, views
 from pretrain.config import Recipe, Views
 from pretrain.nets import parse
-
-
-class Source(Protocol):
-    """Images by number. Labels, where there are any, serve only the k-NN that watches the run."""
-
-    labels: np.ndarray | None
-
-    def __len__(self) -> int: ...
-    def open(self, index: int) -> Image.Image: ...
-    def image_id(self, index: int) -> str: ...
-
-
-class ZipSource:
-    """The images of a zip file, read without unpacking; class folders, where all images have one, give labels."""
-
-    def __init__(self, path: Path) -> None:
-        try:
-            with zipfile.ZipFile(path) as archive:
-                self.names = sorted(n for n in archive.namelist() if n.lower().endswith(EXTENSIONS))
-        except (OSError, zipfile.BadZipFile) as error:
-            raise DataError(wanted="a zip file of images", got=str(error), where=path, do="mend data.source") from error
-        if not self.names:
-            raise DataError(wanted="images in the zip file", got="none", where=path, do="mend data.source")
-        self.path = path
-        folders = [str(Path(n).parent) for n in self.names]
-        classes = {c: i for i, c in enumerate(sorted(set(folders)))}
-        self.labels = np.array([classes[f] for f in folders]) if len(classes) > 1 else None
-        self._own = threading.local()  # a handle may not be shared between threads or forked processes
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def image_id(self, index: int) -> str:
-        """The image's name in the zip file."""
-        return self.names[index]
-
-    def open(self, index: int) -> Image.Image:
-        """The image as RGB. Raises: DataError: it cannot be decoded."""
-        if getattr(self._own, "process", None) != os.getpid():
-            self._own.archive, self._own.process = zipfile.ZipFile(self.path), os.getpid()
-        try:
-            with Image.open(io.BytesIO(self._own.archive.read(self.names[index]))) as image:
-                return image.convert("RGB")
-        except (OSError, ValueError, SyntaxError, zipfile.BadZipFile) as error:
-            raise DataError(
-                wanted="an image that can be decoded", got=str(error)[:100], where=f"{self.path}:{self.names[index]}",
-                do="restore it, or allow some with data.skip_bad_images",
-            ) from error  # fmt: skip
-
-
-def open_source(word: str) -> Source:
-    """The images a recipe's ``data.source`` names: the training split of a data set, or ``zip=FILE``.
-
-    Raises: SettingsError, DataError: nothing named, or not there.
-    """
-    if not word:
-        raise SettingsError(
-            wanted="images to learn from", got="none", where="data.source",
-            do="--data NAME=PATH, --data photos:imagefolder=PATH or --data zip=FILE",
-        )  # fmt: skip
-    kind, _, path = word.partition("=")
-    if kind == "zip":
-        return ZipSource(Path(path).expanduser())
-    found = datasets.load(word)
-    if found.KIND != "images":
-        raise SettingsError(wanted="a data set of images", got=found.KIND, where="data.source", do="name another")
-    source: Source = found.train
-    return source
+from pretrain.sources import Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

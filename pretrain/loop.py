@@ -20,7 +20,7 @@ from evaltk.errors import SettingsError
 from evaltk.progress import log
 from evaltk.seeding import derive
 from evaltk.types import Arch
-from pretrain import data, nets, objective, optim, saving, signals
+from pretrain import data, nets, objective, optim, saving, signals, sources
 from pretrain.config import Recipe
 from pretrain.monitor import Monitor
 from pretrain.rates import rates_at
@@ -44,7 +44,7 @@ def run(recipe: Recipe, *, out: Path, device: str, resume: str = "auto") -> int:
     Raises: EvaltkError: settings, data or a checkpoint that will not do. Diverged: a value that is not finite.
     """
     with distributed.process_group(device):
-        source = data.open_source(recipe.data.source)
+        source = sources.open_source(recipe.data.source)
         world = distributed.world_size()
         data.check_order(len(source), recipe.optim.batch, world, recipe.run.accumulate)
         arch = nets.parse(recipe.net.arch)
@@ -70,7 +70,7 @@ class _Loop:
     """One run; `train` returns when it is over."""
 
     def __init__(
-        self, recipe: Recipe, arch: Arch, source: data.Source, state: State, monitor: Monitor, out: Path
+        self, recipe: Recipe, arch: Arch, source: sources.Source, state: State, monitor: Monitor, out: Path
     ) -> None:
         self.recipe, self.arch, self.source, self.state, self.monitor, self.out = (
             recipe,
@@ -153,11 +153,12 @@ class _Loop:
             for name, value in found.parts.items():
                 parts[name] = parts.get(name, 0.0) + value / len(batches)
         norms = self._update(epoch, rates["momentum"])
+        centers = state.centers
         state.centers = objective.update_centers(state.centers, sums, recipe.method)
         joint = distributed.all_reduce(torch.stack([loss, loss.new_tensor(float(self.stop))]), op="mean")
         self.stop = bool(joint[1] > 0)  # all processes stop at the same step
         self._check_finite(joint[0], norms, found, batches)
-        self.monitor.step(step, epoch, float(joint[0]), parts, rates, found, norms, state)
+        self.monitor.step(step, epoch, float(joint[0]), parts, rates, found, norms, state, centers)
 
     def _forward_backward(
         self, epoch: int, step: int, batch: dict[str, Any], sums: dict[str, Any], last: bool

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from evaltk import distributed, files
+from evaltk import distributed, duplicates, files
 from evaltk.datasets import transforms
 from evaltk.progress import log
 from evaltk.seeding import generator
 from evaltk.types import Arch
-from pretrain import data, objective
+from pretrain import objective, sources
 from pretrain.config import Recipe
 from pretrain.methods import dino
 from pretrain.nets import Network
@@ -28,14 +29,13 @@ if TYPE_CHECKING:
 
 LOG = "log.jsonl"
 DUPLICATE = 0.9  # cosine above which prototypes count as the same (paper, Table 4)
-MOST_FOR_DUPLICATES = 8192  # prototypes compared with all others; of more, the first so many
 NEIGHBOURS = 20
 
 
 class Monitor:
     """Writes a line every `log_every` steps, with k-NN and the prototypes every `monitor_every`."""
 
-    def __init__(self, recipe: Recipe, source: data.Source, out: Path, arch: Arch, *, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, source: sources.Source, out: Path, arch: Arch, *, device: torch.device) -> None:
         self.recipe, self.source, self.out, self.arch, self.device = recipe, source, out, arch, device
         self.won = torch.zeros(recipe.method.num_prototypes, dtype=torch.bool, device=device)
         self.images, self.since = 0, time.perf_counter()
@@ -68,17 +68,19 @@ class Monitor:
         found: objective.Outcome,
         norms: Tensor,
         state: State,
+        centers: Mapping[str, Tensor],
     ) -> None:
-        """Take note of a step; every so often, write what was seen."""
+        """Take note of a step; every so often, write what was seen. `centers`: as they were in the loss."""
         self.images += self.recipe.optim.batch
         if found.teacher is not None:
-            self.won[found.teacher.argmax(dim=1)] = True
+            center = centers.get("cls")
+            self.won[(found.teacher if center is None else found.teacher - center).argmax(dim=1)] = True
         if step % self.recipe.run.log_every:
             return
         line: dict[str, Any] = {"step": step, "epoch": epoch, "loss": loss}
         line |= {name: float(value) for name, value in parts.items()} | rates
         line["log_k"] = math.log(self.recipe.method.num_prototypes)
-        line |= self._distributions(found, loss, state)
+        line |= self._distributions(found, centers)
         line["grad_norm_max"] = float(norms.max())
         line |= self._kappa(state.teacher)
         if step % self.recipe.run.monitor_every == 0:
@@ -94,7 +96,8 @@ class Monitor:
     def end(self, state: State) -> None:
         """A last line with everything."""
         if distributed.is_main():
-            line = {"step": state.position.step, "epoch": state.position.epoch} | self._kappa(state.teacher)
+            line: dict[str, Any] = {"step": state.position.step, "epoch": state.position.epoch}
+            line |= {"log_k": math.log(self.recipe.method.num_prototypes)} | self._kappa(state.teacher)
             self._write(line | self._costly(state.teacher))
 
     def _write(self, line: dict[str, Any]) -> None:
@@ -113,18 +116,18 @@ class Monitor:
         log.info("step %d: %s", line["step"], ", ".join(f"{k} {line[k]:.4g}" for k in shown if k in line))
 
     @torch.no_grad()
-    def _distributions(self, found: objective.Outcome, loss: float, state: State) -> dict[str, float]:
+    def _distributions(self, found: objective.Outcome, centers: Mapping[str, Tensor]) -> dict[str, float]:
         if found.teacher is None:
             return {}
-        center = state.centers.get("cls")
+        center = centers.get("cls")
         center = torch.zeros(found.teacher.shape[1], device=found.teacher.device) if center is None else center
         q = dino.teacher_probabilities(found.teacher, center, temperature=found.divide)
         entropy = float(dino.mean_entropy(q))
         told = {"teacher_entropy": entropy, "won_share": float(self.won.float().mean())}
-        if "cls" in state.centers:
+        if "cls" in centers:
             told["center_entropy"] = float(torch.special.entr(torch.softmax(center, 0)).sum())
             if self.recipe.method.name == "dino":
-                told["kl"] = loss - entropy  # cross-entropy = entropy + KL
+                told["kl"] = float(found.loss) - entropy  # cross-entropy = entropy + KL, of the same images
         return told
 
     def _kappa(self, teacher: Network) -> dict[str, float]:
@@ -143,7 +146,8 @@ class Monitor:
         if not distributed.is_main():
             return {}
         w = teacher.prototypes if self.recipe.method.name == "msn" else teacher.head.last_layer.weight
-        told = duplicates(w.detach()[:MOST_FOR_DUPLICATES])
+        sets = duplicates.duplicate_sets(w.detach(), DUPLICATE, device=self.device.type)
+        told: dict[str, float] = {"unique_prototypes": len(sets.sizes), "largest_duplicate_set": sets.largest}
         if self.source.labels is not None and self.recipe.run.knn:
             told |= self._watch(teacher)
         return told
@@ -176,21 +180,6 @@ class Monitor:
         }
 
 
-@torch.no_grad()
-def duplicates(w: Tensor, threshold: float = DUPLICATE) -> dict[str, float]:
-    """Unique prototypes and the largest duplicate set of rows w [K, p], scanning in order (the paper's Table 4)."""
-    unit = F.normalize(w.float(), dim=1)
-    free = torch.ones(len(unit), dtype=torch.bool, device=unit.device)
-    unique, largest = 0, 0
-    for k in range(len(unit)):
-        if free[k]:
-            taken = free & (unit @ unit[k] > threshold)
-            taken[k] = True
-            free &= ~taken
-            unique, largest = unique + 1, max(largest, int(taken.sum()))
-    return {"unique_prototypes": unique, "largest_duplicate_set": largest, "prototypes_compared": len(unit)}
-
-
 def alarms(line: dict[str, Any]) -> list[str]:
     """What a log line says of collapse, in words."""
     found = []
@@ -200,9 +189,9 @@ def alarms(line: dict[str, Any]) -> list[str]:
             found.append(f"collapse: the teacher is uniform (entropy {entropy:.3f} of ln K = {log_k:.3f})")
         if entropy < 0.01 and line.get("won_share", 1.0) * math.exp(log_k) <= 2:
             found.append("collapse: one prototype takes every image")
-    compared = line.get("prototypes_compared", 0)
-    if compared and line["largest_duplicate_set"] > compared / 2:
-        found.append(f"void set: {line['largest_duplicate_set']} of {compared} prototypes point the same way")
+    if log_k and line.get("largest_duplicate_set", 0) > math.exp(log_k) / 2:
+        of = round(math.exp(log_k))
+        found.append(f"void set: {line['largest_duplicate_set']} of {of} prototypes point the same way")
     return found
 
 

@@ -93,6 +93,7 @@ def evaluate(
             student_temperature=s_loss,
             teacher_temperature=t_loss,
             num_globals=num_globals,
+            overwrite=True,
         )
         return Outcome(loss=loss, parts={}, sums=sums, teacher=t_cls, divide=t_loss)
     t_patch, patch_sums = _teacher_patches(teacher, seen["patch"], mask, t_score, m, previous.get("patch"))
@@ -106,7 +107,15 @@ def evaluate(
     )
     s_patch = inner.head.scores(made["patch"], s_score, patch=True)
     found = ibot.loss(
-        s_cls, t_cls, s_patch, t_patch, mask.flatten(1), centers["cls"], centers["patch"], settings=settings
+        s_cls,
+        t_cls,
+        s_patch,
+        t_patch,
+        mask.flatten(1),
+        centers["cls"],
+        centers["patch"],
+        settings=settings,
+        overwrite=True,
     )
     parts = {"loss_cls": found.cls.detach(), "loss_patch": found.patch.detach()}
     return Outcome(loss=found.total, parts=parts, sums=sums | {"patch": patch_sums}, teacher=t_cls, divide=t_loss)

@@ -10,7 +10,7 @@ def rates_at(recipe: Recipe, step: int, total: int, steps_per_epoch: int) -> dic
     """lr, weight_decay and the teacher's momentum at a step (dino/main_dino.py:237-253; MSN stretches them)."""
     o = recipe.optim
     peak = schedules.scaled_learning_rate(o.lr, o.batch) if o.scale_lr else o.lr
-    warmup = o.warmup_epochs * steps_per_epoch
+    warmup = round(o.warmup_epochs * steps_per_epoch)
     if recipe.method.name == "msn":
         return {
             "lr": schedules.msn_learning_rate(

@@ -2,9 +2,11 @@
 
 A protocol module has `VERSION`, a frozen `Settings` with the paper's defaults, `needs(settings)` (the features it will
 ask for) and `run(bench, dataset, settings) -> Outcome`; also `check(dataset, settings)` where settings can be refused
-before any work, `check_checkpoint(checkpoint)` where it needs more of a file than the net, and
-`prepare(bench, dataset, settings)` where its data sets have no splits: every process calls it before `run`, to share
-the extraction. It imports torch only inside functions, so that help and settings are quick.
+before any work, `check_checkpoint(checkpoint)` where it needs more of a file than the net,
+`splits(dataset, settings, seed)` where it looks at a part of the images alone, `identity(settings)` where settings name
+files whose content is part of what was asked ({name: sha256}), and `prepare(bench, dataset, settings)`
+where its data sets have no splits: every process calls it before `run`, to share the extraction. It imports torch only
+inside functions, so that help and settings are quick.
 """
 
 from __future__ import annotations

@@ -1,64 +1,108 @@
-"""Tables -> text: Markdown and CSV. Percent becomes digits only here."""
+"""Tables -> text: Markdown, CSV, HTML, LaTeX, or for a terminal. Names are escaped: they are shown, never run."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 
-from evaltk.errors import SettingsError, nearest
+from evaltk.errors import SettingsError, nearest, printable
 from evaltk.types import Cell, Table
+from reports import html_table, latex, terminal, wording
+
+CSV_COLUMNS = (
+    "table", "checkpoint", "column", "unit", "value", "low", "high", "bold", "published", "published_std", "verdict",
+    "why", "note", "remark",
+)  # fmt: skip
+# Of Markdown's punctuation, what starts markup inside a name: `_` only at the edge of a word, `(` only after `]`.
+MARKUP = re.compile(r"[\\|*`~$]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|(?<=\])\(|(?<!\w)_|_(?!\w)")
 
 
 def ink(table: Table, form: str) -> str:
-    """The table in a form (``md``, ``csv``), ending with a newline. Raises: SettingsError: another form."""
+    """The table in a form (``md``, ``csv``, ``html``, ``latex``, ``terminal``), ending with a newline.
+
+    Raises: SettingsError: another form.
+    """
     if form not in FORMS:
         raise SettingsError(wanted="a format", got=repr(form), where="--format", do=nearest(form, FORMS))
     return FORMS[form](table)
 
 
-def _value(cell: Cell, digits: int) -> str:
-    if cell.value is None:
-        return "-"
-    digits = digits if cell.digits is None else cell.digits
-    text = f"{cell.value:.{digits}f}"
-    if cell.note:
-        text += f" ({cell.note})"
-    if cell.published is not None:
-        text += f"; published {cell.published:.{digits}f}"
-    return text
+def join(tables: Sequence[Table], form: str) -> str:
+    """Several tables one after the other; as CSV under one header. Raises: SettingsError: another form."""
+    texts = [ink(table, form) for table in tables]
+    if form == "csv":
+        return "".join([*texts[:1], *(_without_header(text) for text in texts[1:])])
+    return "\n".join(texts)
 
 
 def markdown(table: Table) -> str:
     """A GitHub-style table, columns padded so that it also reads as plain text; footnotes below."""
-    head = ["checkpoint", *table.columns]
-    body = [[label.replace("|", "\\|"), *(_value(c, table.digits) for c in cells)] for label, cells in table.rows]
-    widths = [max(len(row[i]) for row in [head, *body]) for i in range(len(head))]
+    letters = wording.lettered(table)
+    bare = not wording.mixed(table)
+
+    def cell(one: Cell) -> str:
+        found = wording.pieces(one, table, letters)
+        text = escaped(wording.plain(found, bare=bare))
+        return text.replace(found.value, f"**{found.value}**", 1) if one.bold and found.value else text
+
+    head = [escaped(title) for title in (table.stub, *table.columns)]
+    body = [[escaped(label), *map(cell, cells)] for label, cells in table.rows]
+    widths = [max(3, *(len(row[i]) for row in [head, *body])) for i in range(len(head))]
 
     def line(row: list[str]) -> str:
         first, *rest = row
-        cells = [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:], strict=True))]
-        return "| " + " | ".join(cells) + " |"
+        return (
+            "| "
+            + " | ".join([first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:], strict=True))])
+            + " |"
+        )
 
     rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (w + 1) + ":" for w in widths[1:])]) + "|"
-    notes = [f"- {note}" for note in table.footnotes]
-    parts = [f"### {table.title}", "", line(head), rule, *map(line, body), *([""] if notes else []), *notes]
-    return "\n".join(parts) + "\n"
+    notes = [f"- {f'[{a}] ' if a else ''}{escaped(text)}" for a, text in wording.footnotes(table, letters)]
+    parts = [f"### {escaped(table.title)}", "", line(head), rule, *map(line, body)]
+    return "\n".join([*parts, *([""] if notes else []), *notes]) + "\n"
+
+
+def escaped(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    return MARKUP.sub(lambda m: f"\\{m[0]}", printable(text))
 
 
 def tidy_csv(table: Table) -> str:
-    """One line a cell: table, checkpoint, column, value, low, high (95 %), published, note; numbers in full."""
+    """One line a cell: numbers of ours in full, published ones as printed, intervals of 95 %."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["table", "checkpoint", "column", "value", "low", "high", "published", "note"])
+    writer.writerow(CSV_COLUMNS)
     for label, cells in table.rows:
         for column, cell in zip(table.columns, cells, strict=True):
-            if cell.value is None:
-                continue
-            low, high = cell.interval or ("", "")
-            known = "" if cell.published is None else cell.published
-            writer.writerow([table.title, label, column, cell.value, low, high, known, cell.note])
+            if cell.value is not None or cell.published is not None:
+                writer.writerow([table.title, label, column, *_fields(cell)])
     return stream.getvalue()
 
 
-FORMS: dict[str, Callable[[Table], str]] = {"md": markdown, "csv": tidy_csv}
+def _fields(cell: Cell) -> list[object]:
+    low, high = cell.interval or ("", "")
+    digits = cell.published_digits
+
+    def printed(number: float | None) -> object:
+        return "" if number is None else number if digits is None else f"{number:.{digits}f}"
+
+    value = "" if cell.value is None else cell.value
+    bold = "bold" if cell.bold else ""
+    numbers = [value, low, high, bold, printed(cell.published), printed(cell.published_spread)]
+    return [cell.unit, *numbers, cell.verdict, cell.why, cell.note, cell.remark]
+
+
+def _without_header(text: str) -> str:
+    return text.partition("\n")[2]
+
+
+FORMS: dict[str, Callable[[Table], str]] = {
+    "md": markdown,
+    "csv": tidy_csv,
+    "html": html_table.html,
+    "latex": latex.latex,
+    "terminal": terminal.terminal,
+}

@@ -17,10 +17,10 @@ PACKAGES = ("evaltk", "pretrain", "protocols", "reports")
 # From the ground up, one line a floor. A name that ends in / is a whole folder, whose files may see each other; names
 # joined by + are one thing in several files, which may see each other too; all others on a line do not.
 FLOORS = """
-evaltk/errors evaltk/types evaltk/vmf evaltk/seeding evaltk/progress evaltk/provenance evaltk/plain_pickle \
+evaltk/errors evaltk/types+evaltk/table evaltk/vmf evaltk/seeding evaltk/progress evaltk/provenance evaltk/plain_pickle \
     evaltk/affinity
 evaltk/files evaltk/distributed evaltk/images evaltk/vmf_curves evaltk/torchfile evaltk/official evaltk/metrics/
-evaltk/results evaltk/rawfile evaltk/download evaltk/frames evaltk/duplicates+evaltk/duplicate_graph \
+evaltk/results evaltk/shots evaltk/rawfile evaltk/download evaltk/frames evaltk/duplicates+evaltk/duplicate_graph \
     evaltk/datasets/revisitop
 evaltk/models/ evaltk/catalog evaltk/galleries
 evaltk/families/ evaltk/datasets/
@@ -29,7 +29,8 @@ evaltk/backbone
 evaltk/features evaltk/neighbours+evaltk/neighbours_faiss evaltk/propagation evaltk/sequence_scores evaltk/void
 evaltk/logistic+evaltk/logistic_inputs+evaltk/logistic_path+evaltk/logistic_problem+evaltk/lbfgs \
     evaltk/mixture+evaltk/mixture_fit
-evaltk/descriptors evaltk/ranking evaltk/prototype_head
+evaltk/descriptors evaltk/ranking evaltk/prototype_head evaltk/linear_heads \
+    evaltk/probe+evaltk/probe_batches+evaltk/probe_store+evaltk/probe_training
 evaltk/bench evaltk/prototype_report
 protocols/ pretrain/
 evaltk/planning
@@ -39,8 +40,9 @@ evaltk/cli/
 """
 # What each package may see of evaltk besides.
 ONLY = {
+    # duplicates: what a run tells of its prototypes is what is reported of them later.
     # families.random: how an architecture is spelled; rawfile: a training checkpoint is read as any foreign file is.
-    "pretrain": "models vmf datasets seeding distributed types errors files images progress families.random rawfile",
+    "pretrain": "models vmf datasets seeding distributed types errors files images progress duplicates families.random rawfile",
     "reports": "results types errors files metrics.statistics",
 }
 NEVER = {"protocols": ("evaltk.runner", "evaltk.planning", "evaltk.cli", "reports", "pretrain")}

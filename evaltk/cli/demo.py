@@ -1,70 +1,92 @@
-"""The whole pipeline on bundled data (scikit-learn's digits), offline, on a laptop CPU: checkpoint to table.
+"""The whole pipeline on bundled data (scikit-learn's digits), offline, on a laptop CPU: pretrain, evaluate, tables.
 
 Examples:
     evaltk demo
-    evaltk demo --out /tmp/demo --again
+    evaltk demo --out /tmp/demo --epochs 2
 """
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
-NET = "vit_patch4_dim192_depth4_heads3_img32"
+if TYPE_CHECKING:
+    from pretrain.config import Recipe
+
+RECIPES = ("digits_dino", "digits_dino_vmf")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The whole pipeline on bundled data.
+    """The whole pipeline on bundled data: pretrain DINO and DINO-vMF, compare them with raw pixels and a random net.
 
     Attributes:
-        out: folder for the demo's checkpoint, cache and results.
-        again: run again what is done.
+        out: folder for the demo's checkpoints, cache and results.
+        epochs: of the two pretraining runs (default: the recipes').
+        again: run the evaluations again.
     """
 
     out: Path = Path("runs/demo")
+    epochs: int | None = None
     again: bool = False
 
 
 def main(argv: list[str]) -> int:
-    """Save an untrained ViT in DINO's layout, read it back, and compare it with raw pixels by k-NN on digits."""
+    """Pretrain where that is not done, then k-NN of all and the prototypes of what was trained. Returns: 0, or 75."""
     from evaltk import runner
     from evaltk.progress import log
-    from protocols import knn
+    from protocols import knn, prototypes
     from reports import ink, tables
 
     options = tyro.cli(Options, args=argv, prog="evaltk demo", description=__doc__)
-    untrained = options.out / "untrained_vit.pth"
-    if not untrained.exists():
-        from evaltk.checkpoint import load_checkpoint
-
-        write_dino_layout(load_checkpoint(f"random:{NET}").weights, untrained)
-    log.info("an untrained ViT in DINO's layout: %s (look at it: evaltk inspect %s)", untrained, untrained)
+    recipes = [_recipe(name, options.epochs) for name in RECIPES]
+    for recipe in recipes:
+        code = _pretrain(recipe, options.out / recipe.name)
+        if code:
+            return code
+    trained = tuple(str(options.out / recipe.name / "checkpoint.pth") for recipe in recipes)
     plan = runner.Plan(
-        checkpoints=("pixels:8", str(untrained)),
+        checkpoints=("pixels:8", f"random:{recipes[0].net.arch}", *trained),
         protocols={"knn": knn.Settings()},
         data=("digits",),
         out=options.out / "results",
         cache=options.out / "cache",
         again=options.again,
     )
+    heads = dataclasses.replace(plan, checkpoints=trained, protocols={"prototypes": prototypes.Settings()})
     shown: list = []
-    runner.run(plan, report=lambda job, result, skipped: shown.append(result))
-    for table in tables.overview(shown):
-        sys.stdout.write(ink.ink(table, "md"))
+    for part in (plan, heads):
+        runner.run(part, report=lambda job, result, skipped: shown.append(result))
+    sys.stdout.write("\n".join(ink.ink(table, "md") for table in tables.overview(shown)))
+    log.info("look at a checkpoint: evaltk inspect %s", trained[-1])
     log.info("results: %s (print them again: evaltk table --runs %s)", plan.out, plan.out)
     return 0
 
 
-def write_dino_layout(weights: object, path: Path) -> None:
-    """Save backbone weights as DINO's training does: the teacher of a full checkpoint, keys under ``backbone.``."""
-    import torch
+def _recipe(name: str, epochs: int | None) -> Recipe:
+    from pretrain import recipe_file
 
-    from evaltk import files
+    if epochs is None:
+        return recipe_file.load(name)
+    return recipe_file.load(name, [f"optim.epochs={epochs}", f"optim.warmup_epochs={min(1, epochs)}"])
 
-    assert isinstance(weights, dict)
-    tree = {"teacher": {f"backbone.{k}": t for k, t in weights.items()}, "epoch": 0}
-    files.write(path, lambda stream: torch.save(tree, stream))
+
+def _pretrain(recipe: Recipe, out: Path) -> int:
+    """Train unless the folder holds the end of this run. Returns: 0, or 75 where a signal stopped it."""
+    from evaltk.progress import log
+    from pretrain import loop, saving
+
+    found = saving.newest(out)
+    if found is not None:
+        path, tree = found
+        saving.check_same(tree, recipe, path)
+        if tree["epoch"] == recipe.optim.epochs:
+            log.info("%s is trained: %s", recipe.name, path)
+            return 0
+    log.info("pretraining %s, %d epochs, into %s", recipe.name, recipe.optim.epochs, out)
+    return loop.run(recipe, out=out, device="cpu")

@@ -1,18 +1,28 @@
-"""Print tables of results beside published numbers, as Markdown or CSV.
+"""Print tables of results beside published numbers: for a terminal, as Markdown, CSV, HTML or LaTeX.
 
 Examples:
     evaltk table --runs runs
+    evaltk table --layout paper/table2 --published-only
     evaltk table --layout knn --format csv > knn.csv
+    evaltk table --layout compare --checkpoints dino_vits16 mine --format latex --standalone > compare.tex
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from evaltk.errors import StorageError
+from evaltk.errors import SettingsError, StorageError
+
+if TYPE_CHECKING:
+    from evaltk.types import Result, Table
+    from reports.layouts import AnyLayout
+
+RUNS = Path("runs")
+SHOWN = 5  # skipped files that are named one by one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,32 +30,110 @@ class Options:
     """Print tables of results.
 
     Attributes:
-        runs: folder that `evaltk run --out` wrote.
+        runs: folder that `evaltk run --out` wrote (default: runs).
         layout: one layout (evaltk ls tables); default: every protocol's own.
-        format: md or csv.
+        format: terminal, md, csv, html or latex; auto: terminal where stdout is one, else md.
+        published_only: a paper's table from published numbers alone; results are not looked for.
+        intervals: print intervals (CSV has them always).
+        standalone: with latex, a whole document that pdflatex takes; with html, a whole page.
+        checkpoints: the two that the layout compare is about.
     """
 
-    runs: Path = Path("runs")
+    runs: Path | None = None
     layout: str | None = None
-    format: Literal["md", "csv"] = "md"
+    format: Literal["auto", "terminal", "md", "csv", "html", "latex"] = "auto"
+    published_only: bool = False
+    intervals: bool = True
+    standalone: bool = False
+    checkpoints: tuple[str, ...] = ()
 
 
 def main(argv: list[str]) -> int:
-    """Print them. Raises: StorageError: no results there. SettingsError: no such layout."""
+    """Print them. Raises: StorageError: no results there. SettingsError: no such layout, flags that do not fit."""
     import tyro
 
-    from evaltk import results
-    from reports import ink, layouts, tables
+    from reports import ink, layouts
 
     options = tyro.cli(Options, args=argv, prog="evaltk table", description=__doc__)
     layout = layouts.load(options.layout) if options.layout else None
-    found = [result for _, result in results.find(options.runs)]
-    made = tables.build(layout, found) if layout else tables.overview(found)
-    if not made:
-        wanted = f"results of the protocol {layout.protocol}" if layout else "results"
-        raise StorageError(wanted=wanted, got=f"none among {len(found)}", where=options.runs, do="evaltk run first")
-    texts = [ink.ink(table, options.format) for table in made]
-    if options.format == "csv":  # one header for all tables
-        texts = [texts[0], *(text.partition("\n")[2] for text in texts[1:])]
-    sys.stdout.write("".join(texts) if options.format == "csv" else "\n".join(texts))
+    form = options.format if options.format != "auto" else "terminal" if sys.stdout.isatty() else "md"
+    _check(options, layout, form)
+    made = _tables(options, layout)
+    if not options.intervals and form != "csv":
+        made = [_without_intervals(table) for table in made]
+    text = ink.join(made, form)
+    if options.standalone:
+        from reports import html_table, latex
+
+        text = latex.document([ink.ink(t, form) for t in made]) if form == "latex" else html_table.page(text)
+    sys.stdout.write(text)
     return 0
+
+
+def _check(options: Options, layout: AnyLayout | None, form: str) -> None:
+    from reports.layouts import Over, Paper
+
+    if options.published_only and not isinstance(layout, Paper):
+        got = f"--layout {options.layout}" if options.layout else "no --layout"
+        do = "evaltk table --layout paper/table2 --published-only"
+        raise SettingsError(wanted="a paper's table", got=got, where="--published-only", do=do)
+    if options.standalone and form not in ("latex", "html"):
+        raise SettingsError(
+            wanted="latex or html", got=form, where="--standalone", do="add --format latex, or leave it out"
+        )
+    if options.checkpoints and not (isinstance(layout, Over) and layout.kind == "compare"):
+        raise SettingsError(
+            wanted="--layout compare",
+            got=f"{options.layout}" if options.layout else "no --layout",
+            where="--checkpoints",
+            do="add --layout compare, or leave it out",
+        )
+
+
+def _tables(options: Options, layout: AnyLayout | None) -> list[Table]:
+    from evaltk.progress import log
+    from reports import paired, tables
+    from reports.layouts import Layout, Paper
+
+    runs = options.runs or RUNS
+    alone = options.published_only or (isinstance(layout, Paper) and options.runs is None and not runs.is_dir())
+    found = [] if alone else _results(runs)
+    known = [result for _, result in found]
+    predictions = paired.beside(found, lambda error: log.warning("%s", error))
+    if layout is None:
+        made = tables.overview(known, predictions=predictions)
+    else:
+        made = tables.build(layout, known, predictions=predictions, pair=options.checkpoints)
+    if not made:
+        wanted = f"results of the protocol {layout.protocol}" if isinstance(layout, Layout) else "results"
+        raise StorageError(wanted=wanted, got=f"none among {len(found)}", where=runs, do="evaltk run first")
+    if isinstance(layout, Paper) and not options.published_only and all(_published_alone(t) for t in made):
+        log.info("published numbers alone: no result for %s in %s", layout.name, runs)
+    return made
+
+
+def _results(runs: Path) -> Sequence[tuple[Path, Result]]:
+    """What lies under `runs`; files that are no results are named on stderr and counted."""
+    from evaltk import results
+    from evaltk.errors import printable
+    from evaltk.progress import log
+
+    skipped: list[tuple[Path, str]] = []
+    found = list(results.find(runs, skip=lambda path, why: skipped.append((path, why))))
+    for path, why in skipped[:SHOWN]:
+        log.warning("skipped %s: %s", printable(str(path)), why)
+    if skipped:
+        more = f", {len(skipped) - SHOWN} of them not named" if len(skipped) > SHOWN else ""
+        log.warning("%d results read, %d JSON files skipped%s", len(found), len(skipped), more)
+    return found
+
+
+def _published_alone(table: Table) -> bool:
+    return all(cell.value is None for _, cells in table.rows for cell in cells)
+
+
+def _without_intervals(table: Table) -> Table:
+    from dataclasses import replace
+
+    rows = tuple((label, tuple(replace(cell, interval=None) for cell in cells)) for label, cells in table.rows)
+    return replace(table, rows=rows)

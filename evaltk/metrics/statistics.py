@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from evaltk.errors import DataError, SettingsError
 
@@ -53,7 +53,7 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
     if n < 1 or not 0 <= successes <= n or not 0 < confidence < 1:
         got = f"{successes} of {n} at {confidence}"
         raise SettingsError(wanted="0 <= successes <= n, n >= 1, confidence in (0, 1)", got=got, do="mend the counts")
-    z = float(stats.norm.isf((1 - confidence) / 2))
+    z = -float(special.ndtri((1 - confidence) / 2))
     share, spread = successes / n, z * z / n
     half = math.sqrt(spread * (share * (1 - share) + spread / 4))
     low, high = (share + spread / 2 - half) / (1 + spread), (share + spread / 2 + half) / (1 + spread)
@@ -128,7 +128,7 @@ def mcnemar_exact(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
         got = f"{a.dtype} {list(a.shape)} and {b.dtype} {list(b.shape)}"
         raise DataError(wanted="two bool vectors of one length", got=got, do="compare predictions with labels first")
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    return min(1.0, 2 * float(stats.binom.cdf(min(only_a, only_b), only_a + only_b, 0.5)))
+    return min(1.0, 2 * float(special.bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
@@ -159,6 +159,8 @@ def spearman_permutation(
     if first.shape != second.shape or np.ptp(first) == 0 or np.ptp(second) == 0:
         got = f"{len(first)} and {len(second)} values, {len(np.unique(first))} and {len(np.unique(second))} distinct"
         raise DataError(wanted="two vectors of one length that both vary", got=got, do="correlate what varies")
+    from scipy import stats  # takes a second to import, and nothing else here needs it
+
     centred = [stats.rankdata(part) - (len(part) + 1) / 2 for part in (first, second)]
     u, v = (ranks / np.linalg.norm(ranks) for ranks in centred)
     n, rho = len(u), float(u @ v)
@@ -195,14 +197,14 @@ def _bootstrap(
     bias = _score(drawn, value) if method == "bca" else np.zeros_like(value)
 
     def at(z: float) -> np.ndarray:
-        level = stats.norm.cdf(bias + (bias + z) / np.maximum(1 - speed * (bias + z), 1e-6))
+        level = special.ndtr(bias + (bias + z) / np.maximum(1 - speed * (bias + z), 1e-6))
         columns = zip(drawn.reshape(resamples, -1).T, np.ravel(level), strict=True)
         return np.reshape([np.quantile(column, q) for column, q in columns], value.shape)
 
-    tail = math.sqrt(n / (n - 1)) * float(stats.t.isf((1 - confidence) / 2, n - 1))
+    tail = math.sqrt(n / (n - 1)) * -float(special.stdtrit(n - 1, (1 - confidence) / 2))
     away = _score(drawn, np.zeros_like(value)) - bias  # the other way round: the tail that would just reach 0
     z = np.abs(away / np.maximum(1 + speed * away, 1e-6) - bias)
-    p = np.asarray(2 * stats.t.sf(z * math.sqrt((n - 1) / n), n - 1))
+    p = np.asarray(2 * special.stdtr(n - 1, -z * math.sqrt((n - 1) / n)))
     return Estimate(value=value, low=at(-tail), high=at(tail), p_value=p)
 
 
@@ -233,7 +235,7 @@ def _score(drawn: np.ndarray, at: np.ndarray) -> np.ndarray:
     slack = 1e-12 * np.maximum(1.0, np.abs(at))
     below = ((drawn < at - slack).mean(axis=0) + (drawn <= at + slack).mean(axis=0)) / 2
     edge = 1 / (len(drawn) + 1)
-    return stats.norm.ppf(np.clip(below, edge, 1 - edge))
+    return special.ndtri(np.clip(below, edge, 1 - edge))
 
 
 def _blocks(total: int, bytes_each: int) -> Iterator[int]:

@@ -57,6 +57,7 @@ def loss(
     student_temperature: float = 0.1,
     teacher_temperature: float = 0.04,
     num_globals: int = 2,
+    overwrite: bool = False,
 ) -> Tensor:
     """Mean cross-entropy over all (teacher's global view, other view of the student) pairs and images.
 
@@ -68,15 +69,19 @@ def loss(
         student_temperature, teacher_temperature: what the scores are still to be divided by, > 0; 1 for scores that
             already are, as those of DINO-vMF.
         num_globals: teacher's views, 2 in the paper.
+        overwrite: the backward pass may write the gradient over the student's scores, of which nobody makes use then.
 
     Returns:
         The loss, scalar, float32 (float64 if the student is). Only one view's B rows exist as log-probabilities at a
         time, in the backward pass too: for it, only the scores themselves and the teacher's probabilities are kept.
+        With `overwrite` there is never more than the one copy of the student's scores, else its gradient is another.
 
     Raises: SettingsError: a temperature <= 0, or K < 2. ValueError: shapes that do not fit.
     """
     targets = teacher_probabilities(teacher, center, temperature=teacher_temperature)
-    return cross_view_loss(student, targets, temperature=student_temperature, num_globals=num_globals)
+    return cross_view_loss(
+        student, targets, temperature=student_temperature, num_globals=num_globals, overwrite=overwrite
+    )
 
 
 @torch.no_grad()
@@ -101,7 +106,9 @@ def teacher_probabilities(teacher: Tensor, center: Tensor, *, temperature: float
     return torch.softmax((wide - center.detach().reshape(-1).to(wide.dtype)).div_(temperature), dim=-1)
 
 
-def cross_view_loss(student: Students, targets: Tensor, *, temperature: float, num_globals: int = 2) -> Tensor:
+def cross_view_loss(
+    student: Students, targets: Tensor, *, temperature: float, num_globals: int = 2, overwrite: bool = False
+) -> Tensor:
     """`loss` with the teacher's probabilities already made.
 
     Args:
@@ -109,6 +116,7 @@ def cross_view_loss(student: Students, targets: Tensor, *, temperature: float, n
         targets: teacher's probabilities [num_globals * B, K].
         temperature: of the student, > 0.
         num_globals: teacher's views.
+        overwrite: as in `loss`.
 
     Returns: the loss, scalar.
     Raises: SettingsError: temperature <= 0. ValueError: shapes that do not fit, or no pair of different views.
@@ -130,10 +138,13 @@ def cross_view_loss(student: Students, targets: Tensor, *, temperature: float, n
     blocks = [_sum([q for i, q in enumerate(per_view) if i != v], like=per_view[0]) for v in range(num_globals)]
     if num_views > num_globals:
         blocks += [_sum(per_view, like=per_view[0])] * (num_views - num_globals)
-    return soft_cross_entropy(students, blocks, temperature=temperature) / (num_pairs * batch)
+    total = soft_cross_entropy(students, blocks, temperature=temperature, overwrite=overwrite)
+    return total / (num_pairs * batch)
 
 
-def soft_cross_entropy(student: Students, targets: Sequence[Tensor], *, temperature: float) -> Tensor:
+def soft_cross_entropy(
+    student: Students, targets: Sequence[Tensor], *, temperature: float, overwrite: bool = False
+) -> Tensor:
     """-sum over rows and components of target x log softmax(student / temperature), block by block.
 
     Args:
@@ -141,6 +152,7 @@ def soft_cross_entropy(student: Students, targets: Sequence[Tensor], *, temperat
         targets: blocks [n, K] of non-negative target weights which cover the student's rows in order; rows need not
             sum to 1, so that weights may be multiplied in. No gradient flows into them.
         temperature: > 0.
+        overwrite: as in `loss`.
 
     Returns:
         The sum, scalar, float32 (float64 if the student is).
@@ -163,7 +175,7 @@ def soft_cross_entropy(student: Students, targets: Sequence[Tensor], *, temperat
             )
     if index != len(students) - 1 or start != students[index].shape[0]:
         raise ValueError(f"wanted targets for all rows, got none from row {start} of student tensor {index} on")
-    out: Tensor = _SoftCrossEntropy.apply(temperature, tuple(plan), len(students), *students, *targets)
+    out: Tensor = _SoftCrossEntropy.apply(temperature, overwrite, tuple(plan), len(students), *students, *targets)
     return out
 
 
@@ -177,10 +189,15 @@ class _SoftCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, temperature: float, plan: tuple[tuple[int, int, int], ...], count: int, *tensors: Tensor
+        ctx: Any,
+        temperature: float,
+        overwrite: bool,
+        plan: tuple[tuple[int, int, int], ...],
+        count: int,
+        *tensors: Tensor,
     ) -> Tensor:
         students, targets = tensors[:count], tensors[count:]
-        ctx.temperature, ctx.plan, ctx.count = temperature, plan, count
+        ctx.temperature, ctx.overwrite, ctx.plan, ctx.count = temperature, overwrite, plan, count
         ctx.save_for_backward(*tensors)
         total = torch.zeros((), dtype=_wide(students[0]), device=students[0].device)
         for (index, start, stop), target in zip(plan, targets, strict=True):
@@ -193,13 +210,14 @@ class _SoftCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         students, targets = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
-        grads = [torch.empty_like(s) for s in students]
+        # Each block is read before it is written; a second backward pass is refused by autograd's version check.
+        grads = [s.detach() if ctx.overwrite else torch.empty_like(s) for s in students]
         for (index, start, stop), target in zip(ctx.plan, targets, strict=True):
             block = students[index][start:stop]
             p = torch.softmax(block.to(_wide(block)) / ctx.temperature, dim=-1)
             p.mul_(target.sum(-1, keepdim=True)).sub_(target).mul_(grad_output / ctx.temperature)
             grads[index][start:stop] = p
-        return (None, None, None, *grads, *(None for _ in targets))
+        return (None, None, None, None, *grads, *(None for _ in targets))
 
 
 def _sum(tensors: Sequence[Tensor], *, like: Tensor) -> Tensor:

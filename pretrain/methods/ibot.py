@@ -60,6 +60,7 @@ def loss(
     patch_center: Tensor,
     *,
     settings: Settings | None = None,
+    overwrite: bool = False,
 ) -> Loss:
     """DINO's loss on [CLS] over different views, plus the masked-patch loss within each global view.
 
@@ -73,6 +74,7 @@ def loss(
             patches an image in all.
         center, patch_center: the two centres [K], [K'], as they were before this batch.
         settings: temperatures and weights; None for the defaults.
+        overwrite: the backward pass may write its gradients over the student's scores (see `dino.loss`).
 
     Returns: the loss and its two parts, float32 (float64 if the scores are).
     Raises: SettingsError: K < 2. ValueError: shapes that do not fit.
@@ -85,6 +87,7 @@ def loss(
         student_temperature=settings.student_temperature,
         teacher_temperature=settings.teacher_temperature,
         num_globals=settings.num_globals,
+        overwrite=overwrite,
     )
     patch = patch_loss(
         student_patch,
@@ -93,6 +96,7 @@ def loss(
         patch_center,
         student_temperature=settings.student_temperature,
         teacher_temperature=settings.teacher_patch_temperature,
+        overwrite=overwrite,
     )
     return Loss(total=settings.cls_weight * cls + settings.patch_weight * patch, cls=cls, patch=patch)
 
@@ -106,6 +110,7 @@ def patch_loss(
     student_temperature: float = 0.1,
     teacher_temperature: float = 0.04,
     chunk_elements: int = _CHUNK_ELEMENTS,
+    overwrite: bool = False,
 ) -> Tensor:
     """Mean over images of the mean cross-entropy over an image's masked patches.
 
@@ -118,6 +123,7 @@ def patch_loss(
         center: the patch centre [K] (or [1, 1, K]).
         student_temperature, teacher_temperature: what the scores are still to be divided by, > 0.
         chunk_elements: how many scores may exist as float32 log-probabilities at a time.
+        overwrite: as in `dino.loss`.
 
     Returns: the loss, scalar; 0, with a gradient of 0, where nothing is masked.
     Raises: SettingsError: a temperature <= 0, or K < 2. ValueError: shapes that do not fit the mask.
@@ -128,7 +134,7 @@ def patch_loss(
     targets = dino.teacher_probabilities(teacher_rows, center, temperature=teacher_temperature)
     targets.mul_(_row_weights(mask).to(targets.dtype).unsqueeze(1))
     blocks = targets.split(max(1, chunk_elements // targets.shape[1]))
-    return dino.soft_cross_entropy(student_rows, blocks, temperature=student_temperature)
+    return dino.soft_cross_entropy(student_rows, blocks, temperature=student_temperature, overwrite=overwrite)
 
 
 def _row_weights(mask: Tensor) -> Tensor:

@@ -1,23 +1,33 @@
-"""Table layouts, one TOML file each. The folder is the registry."""
+"""Table layouts, one TOML file each: data that `reports.tables` reads. The folder is the registry.
+
+Kinds: `protocol` (one row a checkpoint), `paper` (a paper's table, published numbers with ours beside them), `summary`,
+`sweep` and `compare` (over all protocols that have a layout).
+"""
 
 from __future__ import annotations
 
+import functools
 import tomllib
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from evaltk.errors import SettingsError, nearest
 
 Unit = Literal["%", "count"]
+FOLDER = Path(__file__).parent
+KEYS = ("task", "dataset", "metric", "arch", "method", "variant")  # what finds a published number within its table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extra:
     """A column beside the sweep: title, metric, the setting named in its cells, and its published twin.
 
-    `published` has task, metric, variant and, where it is not ImageNet, dataset: {our name: the paper's}. Of unit
-    ``count`` the value is shown as it is, else in percent; `digits` None: the table's.
+    `at`: settings that the score must hold at, where one metric has several scores. `published` has task, metric,
+    variant and, where it is not ImageNet, dataset: {our name, or ``*`` for all: the paper's}. Of unit ``count`` the
+    value is shown as it is, else in percent; `digits` None: the table's. A `hidden` one is no column: it tells which
+    score is the twin of a published number, for the paper's tables.
     """
 
     title: str
@@ -27,13 +37,37 @@ class Extra:
     published: dict[str, Any] = field(default_factory=dict)
     unit: Unit = "%"
     digits: int | None = None
+    at: dict[str, Any] = field(default_factory=dict)
+    hidden: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Items:
+    """Where the predictions file holds a metric's values, item by item, for intervals and paired tests.
+
+    Attributes:
+        metrics: the scores' metrics. values: name of an array [N], NaN where an item has no value; or
+        predicted: name of an array of class ids [N], right where equal to `target`. Names may hold ``{metric}`` and
+            settings of the score (``k{k}_t{temperature}``).
+        same: arrays that must be equal in two results for their items to be the same.
+        within: array [N] of what items were drawn by (a sequence has several objects): resampled as wholes.
+    """
+
+    metrics: tuple[str, ...]
+    values: str = ""
+    predicted: str = ""
+    target: str = "target"
+    same: tuple[str, ...] = ()
+    within: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """How results of one protocol become a table: `metric` swept over the setting `sweep`, then the extra columns.
 
-    Without a sweep there are the extra columns alone.
+    Without a sweep there are the extra columns alone. `headline`: the metric that stands for the protocol in summaries
+    (default: the first extra column's). `loose`: settings in which results of one table may differ, for the columns
+    tell them; `harmless`: settings that change no number.
     """
 
     name: str
@@ -44,19 +78,125 @@ class Layout:
     also: str = ""
     unit: Unit = "%"
     digits: int = 2
+    headline: str = ""
+    loose: tuple[str, ...] = ()
+    harmless: tuple[str, ...] = ()
     extra: tuple[Extra, ...] = ()
+    items: tuple[Items, ...] = ()
+
+    def items_of(self, metric: str) -> Items | None:
+        """Where the values behind a metric lie; None: they are not kept."""
+        return next((one for one in self.items if metric in one.metrics), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A row or a column of a paper's table: its label, what it measures (without method and net), what finds it."""
+
+    label: str
+    measure: str
+    where: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remark:
+    """A footnote of the cells that hold at `where`."""
+
+    where: Mapping[str, str]
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paper:
+    """A paper's table: `table` is its number in `reports/published`, rows and columns stand in the paper's order.
+
+    A cell's number is found by what its row and its column say; `variant` puts a published variant together of both.
+    `average`: label of the column that is the mean of all others of its row.
+    """
+
+    name: str
+    title: str
+    table: str
+    stub: str = ""
+    variant: str = ""
+    average: str = ""
+    rows: tuple[Line, ...] = ()
+    columns: tuple[Line, ...] = ()
+    footnotes: tuple[str, ...] = ()
+    remarks: tuple[Remark, ...] = ()
+
+    def where(self, row: Line, column: Line) -> dict[str, str]:
+        """What finds the published number of a cell within the table."""
+        found = {**row.where, **column.where}
+        if self.variant:
+            found["variant"] = self.variant.format(**found)
+        return {key: value for key, value in found.items() if key in KEYS}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Over:
+    """A table over all protocols: `kind` tells which, `protocols` the order."""
+
+    name: str
+    title: str
+    kind: Literal["summary", "sweep", "compare"]
+    protocols: tuple[str, ...]
+    footnotes: tuple[str, ...] = ()
+
+
+AnyLayout = Layout | Paper | Over
 
 
 def names() -> list[str]:
-    """The layouts there are; those in a folder have its name before theirs (``paper/table4``)."""
-    here = Path(__file__).parent
-    return sorted(p.relative_to(here).with_suffix("").as_posix() for p in here.rglob("*.toml"))
+    """The layouts there are; those in a folder have its name before theirs (``paper/table4``), numbers in order."""
+
+    def order(name: str) -> tuple[str, int, str]:
+        digits = "".join(c for c in name if c.isdecimal())
+        return name.rstrip("0123456789"), int(digits or 0), name
+
+    return sorted((p.relative_to(FOLDER).with_suffix("").as_posix() for p in FOLDER.rglob("*.toml")), key=order)
 
 
-def load(name: str) -> Layout:
-    """A layout by name. Raises: SettingsError: no such layout."""
+@functools.cache
+def protocols() -> dict[str, Layout]:
+    """{protocol: its own layout}, of those that have one."""
+    found = (load(name) for name in names() if "/" not in name)
+    return {layout.protocol: layout for layout in found if isinstance(layout, Layout)}
+
+
+def load(name: str) -> AnyLayout:
+    """A layout by name. Raises: SettingsError: no such layout, or a damaged file (it is named)."""
     if name not in names():
         raise SettingsError(wanted="a table layout", got=repr(name), where="--layout", do=nearest(name, names()))
-    found = tomllib.loads((Path(__file__).parent / f"{name}.toml").read_text(encoding="utf-8"))
-    extra = tuple(Extra(**e) for e in found.pop("extra", []))
-    return Layout(name=name, extra=extra, **found)
+    path = FOLDER / f"{name}.toml"
+    try:
+        return _layout(name, tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise SettingsError(wanted="a table layout", got=str(error), where=path, do="mend the file") from error
+
+
+def _layout(name: str, found: dict[str, Any]) -> AnyLayout:
+    kind = found.pop("kind", "protocol")
+    if kind == "protocol":
+        extra = tuple(Extra(**e) for e in found.pop("extra", []))
+        items = tuple(_tuples(Items, **i) for i in found.pop("items", []))
+        return _tuples(Layout, name=name, extra=extra, items=items, **found)
+    if kind == "paper":
+        rows, columns = (tuple(_line(**line) for line in found.pop(key)) for key in ("rows", "columns"))
+        remarks = tuple(Remark(**remark) for remark in found.pop("remarks", []))
+        return _tuples(Paper, name=name, rows=rows, columns=columns, remarks=remarks, **found)
+    if kind in ("summary", "sweep", "compare"):
+        return _tuples(Over, name=name, kind=kind, **found)
+    raise ValueError(f"kind {kind!r}; there are: compare, paper, protocol, summary, sweep")
+
+
+def _line(*, label: str, measure: str = "", **where: str) -> Line:
+    return Line(label=label, measure=measure or label, where=where)
+
+
+def _tuples(made: Any, **given: Any) -> Any:
+    """`made(**given)`, where lists become tuples."""
+    known = {f.name for f in fields(made)}
+    if odd := given.keys() - known:
+        raise ValueError(f"unknown {', '.join(sorted(odd))}; {nearest(sorted(odd)[0], known)}")
+    return made(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from evaltk import __version__, cli, results
-from evaltk.cli import cache, demo, run
+from evaltk.cli import cache, run
 
 Build = Callable[..., Path]
 SMALL = ["--knn.k", "1", "5", "--knn.choose", "20"]
@@ -97,7 +97,7 @@ ERRORS = {
     "no checkpoints": (["run", "--data", "digits"], "wanted checkpoints to evaluate"),
     "no data": (["run", "pixels:8"], "wanted data sets to evaluate on"),
     "protocol": (["run", "pixels:8", "--data", "digits", "--protocols", "kn"], "did you mean 'knn'?"),
-    "data set": (["run", "pixels:8", "--data", "digit"], "did you mean 'digits'?"),
+    "data set": (["run", "pixels:8", "--data", "digit"], "did you mean 'digits'"),
     "data path": (["run", "pixels:8", "--data", "imagenet"], "got no path; where: --data; do: --data imagenet=PATH"),
     "file": (["run", "no/such.pth", "--data", "digits"], "where: no/such.pth"),
     "catalogue": (["run", "dino_vits61", "--data", "digits"], "did you mean 'dino_vits16'?"),
@@ -154,7 +154,7 @@ def test_a_folder_that_cannot_be_written(
 def test_a_corrupt_image_is_named(image_tree: Build, folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     root = image_tree({"train/a": 6, "train/b": 6, "test/a": 2, "test/b": 3})
     (root / "test/b/001.png").write_bytes(b"")
-    command = ["run", "pixels:4", "--data", f"pets:imagefolder={root}", *SMALL, *folders]
+    command = ["run", "pixels:4", "--data", f"pics:imagefolder={root}", *SMALL, *folders]
     code, out, err = said(capsys, *command)
     assert code == 2 and not out and "test/b/001.png" in err and "--skip-bad-images N" in err
     code, out, err = said(capsys, *command, "--skip-bad-images", "1")
@@ -219,7 +219,7 @@ def test_what_computes_nothing_does_not_import_torch(
     tmp_path: Path, folders: list[str], capsys: pytest.CaptureFixture[str], image_tree: Build
 ) -> None:
     root = image_tree({"train/a": 6, "train/b": 6, "test/a": 2, "test/b": 3})
-    second_run = ["run", "pixels:4", "--data", "digits", f"pets:imagefolder={root}", *SMALL, *folders]
+    second_run = ["run", "pixels:4", "--data", "digits", f"pics:imagefolder={root}", *SMALL, *folders]
     assert said(capsys, *second_run)[0] == 0
     commands = [["--help"], ["--version"], ["run", "--help"], ["table", "--help"], ["cache", "--help"]]
     commands += [["ls", kind] for kind in ("protocols", "datasets", "checkpoints", "tables")]
@@ -296,12 +296,14 @@ def test_cache(tmp_path: Path, folders: list[str], capsys: pytest.CaptureFixture
     assert cache.Options(action="ls").cache is None
 
 
-def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "NET", "vit_patch16_dim192_depth1_heads3_img32")
-    code, out, err = said(capsys, "demo", "--out", str(tmp_path / "demo"))
-    assert code == 0 and "### k-NN top-1 (%) on digits test, n = 797" in out
-    assert "pixels:8" in out and "untrained_vit" in out and "print them again" in err
-    code, again, _ = said(capsys, "demo", "--out", str(tmp_path / "demo"))
-    assert code == 0 and again == out
-    code, out, _ = said(capsys, "inspect", str(tmp_path / "demo" / "untrained_vit.pth"))
-    assert code == 0 and "dino, branch teacher" in out
+def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("demo", "--out", str(tmp_path / "demo"), "--epochs", "1")
+    code, out, err = said(capsys, *asked)
+    assert code == 0 and "### k-NN top-1 (%) on digits test, n = 797" in out and "### Unique prototypes" in out
+    assert all(name in out for name in ("pixels:8", "random:vit_", "digits_dino", "digits_dino_vmf"))
+    assert "pretraining digits_dino_vmf" in err and "print them again" in err
+    code, again, err = said(capsys, *asked)
+    assert code == 0 and again == out and "pretraining" not in err
+    code, out, _ = said(capsys, "inspect", str(tmp_path / "demo" / "digits_dino_vmf" / "checkpoint.pth"))
+    assert code == 0 and "branch teacher" in out and "vmf" in out
+    assert said(capsys, *asked[:-1], "2")[0] == 2  # other runs than those in the folder

@@ -217,3 +217,20 @@ def test_sha256_of_known_bytes(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")
     wanted = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
     assert files.sha256(tmp_path / "abc") == wanted
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("runs/a/checkpoint.pth", "a/checkpoint"),
+        ("runs/a/checkpoint-epoch0020.pth", "a/checkpoint-epoch0020"),
+        ("ibot/vits_16/checkpoint_teacher.pth", "vits_16/checkpoint_teacher"),
+        ("a/model.safetensors", "a/model"),
+        ("a/vits16_800ep.pth.tar", "vits16_800ep"),
+        ("a/dino_deitsmall16_pretrain_full_checkpoint.pth", "dino_deitsmall16_pretrain_full_checkpoint"),
+        ("a/modelling.pt", "modelling"),
+        ("a/.pth", ".pth"),
+    ],
+)
+def test_files_of_a_common_name_are_called_after_their_folder(path: str, name: str) -> None:
+    assert files.weights_name(Path(path)) == name

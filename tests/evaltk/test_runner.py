@@ -68,14 +68,14 @@ def save_net(path: Path, seed: int = 0) -> Path:
 
 def test_one_result_a_checkpoint_protocol_and_data_set(tmp_path: Path, pictures: Path) -> None:
     net = save_net(tmp_path / "net.pth")
-    plan = plan_for(tmp_path, checkpoints=(str(net), "pixels:8"), data=("digits", f"pets:imagefolder={pictures}"))
+    plan = plan_for(tmp_path, checkpoints=(str(net), "pixels:8"), data=("digits", f"pics:imagefolder={pictures}"))
     plan = dataclasses.replace(plan, read={"num_heads": 2})
     seen = ran(plan)
     assert [(name, r.settings["dataset"]["name"], skip) for name, r, skip in seen] == [
-        ("net", "digits", False), ("net", "pets", False), ("pixels:8", "digits", False), ("pixels:8", "pets", False),
+        ("net", "digits", False), ("net", "pics", False), ("pixels:8", "digits", False), ("pixels:8", "pics", False),
     ]  # fmt: skip
     files = sorted(str(path.relative_to(plan.out)).rpartition("-")[0] for path, _ in results.find(plan.out))
-    assert files == ["net/knn-digits", "net/knn-pets", "pixels-8/knn-digits", "pixels-8/knn-pets"]
+    assert files == ["net/knn-digits", "net/knn-pics", "pixels-8/knn-digits", "pixels-8/knn-pics"]
     result = seen[1][1]
     assert result.checkpoint["sha256"] == load_checkpoint(net, num_heads=2).sha256
     assert (result.checkpoint["family"], result.checkpoint["branch"]) == ("dino", "teacher")
@@ -157,7 +157,7 @@ def test_other_weights_under_the_same_name(tmp_path: Path) -> None:
 
 
 def test_a_file_touched_in_the_data_set_is_read_again(tmp_path: Path, pictures: Path) -> None:
-    plan = plan_for(tmp_path, data=(f"pets:imagefolder={pictures}",))
+    plan = plan_for(tmp_path, data=(f"pics:imagefolder={pictures}",))
     (first,) = ran(plan)
     assert skipped(plan) == [True]
     os.utime(pictures / "train/a/001.png", (1, 1))
@@ -246,7 +246,7 @@ def test_results_come_in_the_order_asked_for(tmp_path: Path) -> None:
 
 def test_results_before_an_error_stay(tmp_path: Path, pictures: Path) -> None:
     (pictures / "test/b/000.png").write_bytes(b"broken")
-    plan = plan_for(tmp_path, data=("digits", f"pets:imagefolder={pictures}"))
+    plan = plan_for(tmp_path, data=("digits", f"pics:imagefolder={pictures}"))
     with pytest.raises(DataError, match=r"test/b/000\.png"):
         ran(plan)
     assert [result.settings["dataset"]["name"] for _, result in results.find(plan.out)] == ["digits"]
@@ -254,7 +254,7 @@ def test_results_before_an_error_stay(tmp_path: Path, pictures: Path) -> None:
 
 def test_images_left_out_are_told(tmp_path: Path, pictures: Path) -> None:
     (pictures / "test/b/000.png").write_bytes(b"broken")
-    plan = plan_for(tmp_path, data=(f"pets:imagefolder={pictures}",), skip_bad_images=2)
+    plan = plan_for(tmp_path, data=(f"pics:imagefolder={pictures}",), skip_bad_images=2)
     ((_, result, _),) = ran(plan)
     assert "1 unreadable images left out of test" in result.settings["notes"]
     assert {s.n for s in result.scores} == {4}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import torch
 from evaltk import build_backbone, build_head, load_checkpoint
 from evaltk.cli import main
 from evaltk.errors import EvaltkError
-from pretrain import config, loop, recipe_file
+from pretrain import config, loop, recipe_file, saving
 
 TINY = [
     "net.arch=vit_patch4_dim32_depth2_heads2_img16",
@@ -113,26 +114,30 @@ COMMAND = [sys.executable, "-m", "pretrain", "digits_dino_vmf", "--device", "cpu
 ENV = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
-def test_killed_and_resumed_equals_undisturbed(tmp_path: Path) -> None:
-    loop.run(recipe("run.save_minutes=0"), out=tmp_path / "whole", device="cpu")
-    killed = 0
-    for more in (2,):  # kill -9 once so many checkpoints have been written in this life
-        process = subprocess.Popen([*COMMAND, "--out", str(tmp_path / "parts")], env=ENV, stderr=subprocess.DEVNULL)
-        seen: set[int] = set()
-        while process.poll() is None and len(seen) <= more:
-            path = tmp_path / "parts" / "checkpoint.pth"
-            if path.exists():
-                seen.add(path.stat().st_ino)
+@pytest.mark.parametrize("kills", [1, pytest.param(5, marks=pytest.mark.slow)])
+def test_killed_at_random_steps_and_resumed_equals_undisturbed_to_the_bit(kills: int, tmp_path: Path) -> None:
+    command = [*COMMAND, f"optim.epochs={2 + kills}"]
+    subprocess.run([*command, "--out", str(tmp_path / "whole")], env=ENV, check=True, stderr=subprocess.DEVNULL)
+    parts, steps = tmp_path / "parts", []
+    draw = random.Random(kills)
+    for _ in range(kills):
+        process = subprocess.Popen([*command, "--out", str(parts)], env=ENV, stderr=subprocess.DEVNULL)
+        before = inode(parts / "checkpoint.pth")
+        while process.poll() is None and inode(parts / "checkpoint.pth") == before:
             time.sleep(0.005)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            killed += 1
-        process.wait()
-    assert killed >= 1
-    done = subprocess.run([*COMMAND, "--out", str(tmp_path / "parts")], env=ENV, capture_output=True, text=True)
+        time.sleep(draw.uniform(0, 0.5))  # somewhere in a step or in the writing of a checkpoint
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        _, tree = saving.newest(parts) or ({}, {})
+        steps.append(tree["progress"]["step"])
+    done = subprocess.run([*command, "--out", str(parts)], env=ENV, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    whole, parts = (weights(tmp_path / d / "checkpoint.pth") for d in ("whole", "parts"))
-    assert max(float((whole[k] - parts[k]).abs().max()) for k in whole) < 1e-5  # threads differ between the two
+    assert steps == sorted(set(steps)) and 0 < steps[-1] < 10 * (2 + kills), steps
+    assert same(*(weights(folder / "checkpoint.pth") for folder in (tmp_path / "whole", parts)))
+
+
+def inode(path: Path) -> int:
+    return path.stat().st_ino if path.exists() else 0
 
 
 def test_sigterm_writes_a_checkpoint_and_asks_to_be_requeued(tmp_path: Path) -> None:

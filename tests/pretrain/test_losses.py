@@ -226,6 +226,23 @@ def test_memory_stays_below_one_copy_of_the_students_logits() -> None:
     assert backward.peak < 1.5 * one_copy  # one copy is the gradient itself
 
 
+def test_overwriting_gives_the_same_gradients_and_forbids_a_second_pass() -> None:
+    draw = torch.Generator().manual_seed(0)
+    y, w = torch.randn(8, 5, generator=draw), torch.randn(7, 5, generator=draw, requires_grad=True)
+    teacher, center = torch.randn(4, 7, generator=draw), torch.zeros(7)
+    gradients = []
+    for overwrite in (False, True):
+        scores = y @ w.T
+        loss = dino.loss(scores, teacher, center, overwrite=overwrite)
+        before = scores.detach().clone()
+        gradients.append(torch.autograd.grad(loss, w, retain_graph=True)[0])
+        assert torch.equal(scores, before) is not overwrite
+        if overwrite:
+            with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                torch.autograd.grad(loss, w)
+    assert torch.equal(*gradients)
+
+
 def test_wrong_arguments() -> None:
     center = torch.zeros(4)
     with pytest.raises(SettingsError, match="temperature > 0; got -1"):

@@ -73,8 +73,8 @@ def test_markdown() -> None:
     assert text.startswith("### k-NN top-1 (%) on digits test, n = 1,000\n\n| checkpoint ")
     assert cells(text) == [
         ["| checkpoint", "k=10", "k=20", "k=100", "best k |"],
-        ["| a", "40.00", "50.00", "-", "50.00 (k=20) |"],
-        ["| b\\|c", "-", "12.35", "100.00", "12.35 (k=20) |"],
+        ["| a", "40.00 [39.00, 41.00]", "50.00 [49.00, 51.00]", "-", "50.00 (k=20) |"],
+        ["| b\\|c", "-", "12.35 [11.35, 13.35]", "100.00 [99.00, 101.00]", "12.35 (k=20) |"],
     ]
     assert text.rstrip().endswith("- best k: the k that is best on the reported split, as the papers report it")
     widths = {len(line) for line in text.splitlines() if line.startswith("|")}
@@ -106,7 +106,8 @@ def test_published_numbers_stand_beside_ours() -> None:
     (table,) = tables.build(KNN, [imagenet()])
     ((label, (swept, best)),) = table.rows
     assert (label, swept.published, best.published) == ("dino_vits16", None, 74.44)  # the paper tells of its best k
-    assert "74.50 (k=20); published 74.44" in ink(table, "md")
+    assert "74.50 (k=20); published 74.44: not comparable [a]" in ink(table, "md")
+    assert "- [a] not comparable: preprocessing not recorded; k not recorded" in ink(table, "md")
     assert [r["published"] for r in csv.DictReader(io.StringIO(ink(table, "csv")))] == ["", "74.44"]
 
 
@@ -123,7 +124,7 @@ def test_published_numbers_stand_beside_ours() -> None:
         ({"arch": "vit_p7_d99_l3_h1"}, None),
         ({"dataset": "my-imagenet"}, None),
         ({"dataset": "cifar10"}, None),
-        ({"settings": {"images": {"resize": 512}}}, None),  # another measurement than the paper's
+        ({"settings": {"images": {"resize": 512}}}, 74.44),  # beside it, but not comparable
     ],
 )
 def test_which_published_number(given: dict[str, Any], published: float | None) -> None:
@@ -134,7 +135,9 @@ def test_which_published_number(given: dict[str, Any], published: float | None) 
 def test_an_incomplete_imagenet_is_not_compared() -> None:
     note = "val has 1,000 images, ImageNet-1K 50,000: not comparable with published figures"
     (table,) = tables.build(KNN, [imagenet(notes=(note,))])
-    assert table.rows[0][1][-1].published is None and note in table.footnotes
+    best = table.rows[0][1][-1]
+    assert best.verdict == "not comparable" and best.why.startswith("val has 1,000 images, ImageNet-1K 50,000")
+    assert note in table.footnotes
 
 
 @pytest.mark.parametrize(
@@ -146,6 +149,7 @@ def test_an_incomplete_imagenet_is_not_compared() -> None:
         ({"settings": {"position": "timm"}}, "position rule timm"),
         ({"seed": 1}, "seed 1"),
         ({"settings": {"images": {"crop": 200}}}, "preprocessing {'crop': 200}"),
+        ({"settings": {"choose": 100}}, "choose 100"),
     ],
 )
 def test_results_that_do_not_belong_together_never_share_a_table(other: dict[str, Any], told: str) -> None:
@@ -193,6 +197,15 @@ def test_other_numbers_of_images_are_told() -> None:
     assert table.title.endswith("on digits test, n = 998 to 1,000")
 
 
+def test_settings_that_columns_tell_or_that_change_no_number_share_a_table() -> None:
+    results = [
+        a_result("a", settings={"k": [10, 20], "backend": "torch"}),
+        a_result("b", settings={"k": [5, 20], "backend": "faiss"}),
+    ]
+    (table,) = tables.build(KNN, results)
+    assert len(table.rows) == 2 and "k differs: 10 20; 5 20" in table.footnotes
+
+
 def test_no_results_no_tables() -> None:
     assert tables.build(KNN, []) == [] and tables.overview([]) == []
     assert tables.build(KNN, [replace(a_result(), protocol="linear")]) == []
@@ -213,5 +226,7 @@ def test_forms_and_layouts_that_are_not_there() -> None:
         ink(table, "word")
     with pytest.raises(SettingsError, match="did you mean 'knn'"):
         layouts.load("kn")
+    with pytest.raises(SettingsError, match=r"did you mean .*'paper/table5'"):
+        layouts.load("paper/table55")
     assert cells(ink(table, "md")) == [["| checkpoint", "c |"], ["| a", "- |"]]
     assert len(ink(table, "csv").splitlines()) == 1

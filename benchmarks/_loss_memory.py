@@ -1,0 +1,51 @@
+"""Peak memory of a DINO loss beside the student's scores; a process of its own, so that its peak is its own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pretrain.methods import dino
+
+K, BATCH, VIEWS = 65_536, 16, 12
+
+
+def plain(student: Tensor, teacher: Tensor) -> Tensor:
+    """The loss as it is usually written down."""
+    q = torch.softmax(teacher / 0.04, dim=-1).chunk(2)
+    log_p = torch.log_softmax(student / 0.1, dim=-1).chunk(VIEWS)
+    pairs = [-(q[i] * log_p[v]).sum(-1).mean() for i in range(2) for v in range(VIEWS) if v != i]
+    return torch.stack(pairs).mean()
+
+
+def status(name: str) -> float:
+    """A line of this process's memory, in MiB."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines[name].split()[0]) / 1024
+
+
+def peak(run: object) -> float:
+    """MiB above what was there, at most, while `run` runs."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+    before = status("VmRSS")
+    assert callable(run)
+    run()
+    return status("VmHWM") - before
+
+
+dino.loss(torch.randn(24, 64, requires_grad=True), torch.randn(4, 64), torch.zeros(64)).backward()  # loads libraries
+leaf = torch.randn(VIEWS * BATCH, K, requires_grad=True)
+scores = leaf * 1.0  # as they come from the last layer: no leaf, and nobody else needs them
+teacher = torch.randn(2 * BATCH, K)
+center = torch.zeros(K)
+kept: list[Tensor] = []
+name = sys.argv[1]
+if name == "plain":
+    forward = peak(lambda: kept.append(plain(scores, teacher - center)))
+else:
+    forward = peak(lambda: kept.append(dino.loss(scores, teacher, center, overwrite=True)))
+backward = peak(lambda: torch.autograd.grad(kept[0], scores))
+print(scores.numel() * 4 / 2**20, forward, backward)

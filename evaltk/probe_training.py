@@ -1,0 +1,221 @@
+"""Training all heads of a sweep over one pass of the data an epoch: judged after each epoch, resumable by epoch.
+
+The state is written whole after each epoch. There is no random stream in it: order and crops are drawn from streams
+named by seed, epoch and image, so that a run that was killed ends in the bits of one that was not (on a CPU).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from evaltk import distributed, probe, progress
+from evaltk.errors import DataError, SettingsError
+from evaltk.probe import Heads
+from evaltk.probe_batches import Batch
+from evaltk.probe_store import HISTORY, Store, Trained
+from evaltk.progress import log
+from evaltk.seeding import generator
+from evaltk.types import Features, Recipe
+
+
+class Source(Protocol):
+    """What is learnt from, see `probe_batches`; `bad`: numbers of the images that could not be read so far."""
+
+    @property
+    def bad(self) -> set[int]: ...
+    def __len__(self) -> int: ...
+    def epoch(self, epoch: int) -> Iterator[Batch]: ...
+    def name(self, index: int) -> str: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """Heads to train: one for every recipe and learning rate.
+
+    Attributes:
+        recipes: F features. lrs: H base learning rates, rising. batch: images a step, of all processes together.
+    """
+
+    recipes: tuple[Recipe, ...]
+    lrs: tuple[float, ...]
+    num_classes: int
+    epochs: int
+    batch: int
+    seed: int
+
+
+@dataclass(slots=True, kw_only=True)
+class _State:
+    """What changes while training: heads of each recipe, epochs done, and what was seen after each."""
+
+    heads: list[Heads]
+    history: dict[str, Tensor]
+    diverged: Tensor
+    best: dict[str, Tensor]
+    epoch: int = 0
+
+    def tree(self, bad: set[int]) -> dict[str, Any]:
+        """All of it, to be saved."""
+        heads = [[t.cpu() for t in h.tensors()] for h in self.heads]
+        seen = {"history": self.history, "diverged": self.diverged, "best": self.best, "bad": sorted(bad)}
+        return {"epoch": self.epoch, "heads": heads} | seen
+
+    def take(self, tree: Any) -> None:
+        """Become what was saved. Raises: KeyError, TypeError, ValueError, RuntimeError: it is something else."""
+        for heads, saved in zip(self.heads, tree["heads"], strict=True):
+            for mine, theirs in zip(heads.tensors(), saved, strict=True):
+                mine.copy_(theirs)
+        for named, other in ((self.history, tree["history"]), (self.best, tree["best"])):
+            for name, tensor in named.items():
+                tensor.copy_(other[name])
+        self.diverged.copy_(tree["diverged"])
+        self.epoch = int(tree["epoch"])
+
+
+def train(
+    sweep: Sweep,
+    source: Source,
+    reported: Sequence[Features],
+    held: Sequence[Features],
+    *,
+    store: Store,
+    device: torch.device | str,
+) -> None:
+    """Train from where the last run stopped, and write the outcome. Every process calls this; the main one has heads.
+
+    Args:
+        reported: features of the reported split, one for each recipe. held: of the held-out images, () for none.
+
+    Raises: DataError: features that are not finite (the image is named), unreadable images. StorageError: no room.
+        SettingsError: every head of a recipe diverged in the first epoch.
+    """
+    state = _begin(sweep, [f.x.shape[1] for f in reported], len(reported[0].y), device)
+    if distributed.is_main() and (tree := store.read_state()) is not None:
+        try:
+            state.take(tree)
+            source.bad.update(map(int, tree["bad"]))
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise store.damaged(f"{type(error).__name__}: {error}") from error
+        log.info("linear: %d of %d epochs were done before", state.epoch, sweep.epochs)
+    start = distributed.broadcast_object(state.epoch)
+    assert isinstance(start, int)
+    each = len(source)
+    with progress.bar(f"linear, {sweep.epochs} epochs", sweep.epochs * each, done=start * each) as advance:
+        for epoch in range(start, sweep.epochs):
+            losses = _one_epoch(state, sweep, source, epoch, advance)
+            if distributed.is_main():
+                _judge(state, sweep, losses, reported, held)
+                store.write_state(state.tree(source.bad))
+    if distributed.is_main():
+        store.write(_outcome(state, sweep, reported, held, len(source.bad)))
+    distributed.barrier()
+
+
+def _begin(sweep: Sweep, widths: Sequence[int], num_reported: int, device: torch.device | str) -> _State:
+    num_recipes, num_lrs = len(sweep.recipes), len(sweep.lrs)
+    heads = []
+    if distributed.is_main():
+        for recipe, width in zip(sweep.recipes, widths, strict=True):
+            drawn = generator(sweep.seed, "probe", "weights", recipe.text())
+            heads.append(probe.begin(num_lrs, sweep.num_classes, width, generator=drawn, device=device))
+    shape = (sweep.epochs, num_recipes, num_lrs)
+    numbers = {name: torch.full((num_recipes,), -1, dtype=torch.int64) for name in ("correct", "epoch", "head")}
+    images = {name: torch.zeros(num_recipes, num_reported, dtype=torch.int64) for name in ("rank", "predicted")}
+    return _State(
+        heads=heads,
+        history={name: torch.full(shape, torch.nan, dtype=torch.float64) for name in HISTORY},
+        diverged=torch.full(shape[1:], -1, dtype=torch.int64),
+        best=numbers | images,
+    )
+
+
+def _one_epoch(state: _State, sweep: Sweep, source: Source, epoch: int, advance: progress.Advance) -> Tensor:
+    """All steps of an epoch; the mean training loss of each head [F, H] float64 (of none where there are no heads)."""
+    base = torch.tensor(probe.rates(sweep.lrs, sweep.batch, epoch, sweep.epochs), dtype=torch.float64)
+    lrs, sums = [], []
+    for f, heads in enumerate(state.heads):
+        lrs.append(base.masked_fill(state.diverged[f] >= 0, 0).to(heads.weight))
+        sums.append(torch.zeros(len(sweep.lrs), dtype=torch.float64, device=heads.weight.device))
+    seen = 0
+    for batch in source.epoch(epoch):
+        _check_finite(batch, source)
+        for heads, x, lr, total in zip(state.heads, batch.x, lrs, sums, strict=bool(state.heads)):
+            total += probe.step(heads, x, batch.y, lr).double() * len(batch.y)
+        seen += len(batch.y)
+        advance(len(batch.y))
+    if not seen and distributed.is_main():
+        raise DataError(wanted="images to learn from", got="none that can be read", where="linear", do="restore them")
+    return torch.stack([s.cpu() for s in sums]) / seen if sums else torch.empty(0)
+
+
+def _check_finite(batch: Batch, source: Source) -> None:
+    for x in batch.x:
+        bad = ~torch.isfinite(x).all(dim=1)
+        if bool(bad.any()):
+            raise DataError(
+                wanted="finite features",
+                got=f"NaN or infinity in {int(bad.sum())} of {len(x)}",
+                where=f"image {source.name(int(batch.index[int(bad.nonzero()[0])]))}",
+                do="try --precision fp32; if it stays, the checkpoint is damaged or diverged",
+            )
+
+
+def _judge(state: _State, sweep: Sweep, losses: Tensor, reported: Sequence[Features], held: Sequence[Features]) -> None:
+    """Look at all heads after an epoch; one that is no number any more is silenced and counts no longer."""
+    epoch = state.epoch
+    for f, heads in enumerate(state.heads):
+        alive = probe.finite(heads).cpu() & torch.isfinite(losses[f]) & (state.diverged[f] < 0)
+        state.diverged[f][~alive & (state.diverged[f] < 0)] = epoch
+        probe.silence(heads, (~alive).to(heads.weight.device))
+        y = torch.from_numpy(reported[f].y)
+        seen = {"train_loss": losses[f]}
+        seen["test_correct"], _ = probe.measure(heads, reported[f].x, y)
+        if held:
+            seen["held_correct"], seen["held_loss"] = probe.measure(heads, held[f].x, torch.from_numpy(held[f].y))
+        for name, values in seen.items():
+            state.history[name][epoch, f] = values.double().masked_fill(~alive, torch.nan)
+        correct = seen["test_correct"].masked_fill(~alive, -1)
+        head = int(correct.argmax())  # of equals the one of the smallest learning rate
+        if correct[head] > state.best["correct"][f]:
+            rank, predicted = probe.classify(heads, head, reported[f].x, y)
+            now = {"correct": correct[head], "epoch": epoch, "head": head, "rank": rank, "predicted": predicted}
+            for name, value in now.items():
+                state.best[name][f] = value
+        elif state.best["correct"][f] < 0:
+            raise SettingsError(
+                wanted="a learning rate that does not diverge",
+                got=f"none of {len(sweep.lrs)} in the first epoch",
+                where=f"--linear.lr, on {sweep.recipes[f].text()}",
+                do="name smaller ones",
+            )
+    state.epoch = epoch + 1
+
+
+def _outcome(
+    state: _State, sweep: Sweep, reported: Sequence[Features], held: Sequence[Features], skipped: int
+) -> Trained:
+    chosen = torch.full((len(sweep.recipes),), -1, dtype=torch.int64)
+    rank, predicted = torch.zeros_like(state.best["rank"]), torch.zeros_like(state.best["predicted"])
+    for f, heads in enumerate(state.heads):
+        alive = [h for h in range(len(sweep.lrs)) if state.diverged[f, h] < 0]
+        if held and alive:
+            correct, loss = (state.history[name][-1, f].tolist() for name in ("held_correct", "held_loss"))
+            # The loss parts heads that get equally many of a few images right.
+            order = {h: (correct[h], -loss[h], -h) for h in alive}
+            chosen[f] = max(alive, key=order.__getitem__)
+            y = torch.from_numpy(reported[f].y)
+            rank[f], predicted[f] = probe.classify(heads, int(chosen[f]), reported[f].x, y)
+    return Trained(
+        history={name: tensor.numpy() for name, tensor in state.history.items()},
+        diverged=state.diverged.numpy(),
+        **{f"best_{name}": state.best[name].numpy() for name in ("epoch", "head", "rank", "predicted")},
+        chosen_head=chosen.numpy(),
+        chosen_rank=rank.numpy(),
+        chosen_predicted=predicted.numpy(),
+        skipped=torch.tensor(skipped).numpy(),
+    )

@@ -1,0 +1,216 @@
+"""Few-shot classification as MSN does it: softmax regression on 1, 2 and 5 images a class, and on 1 % of the images.
+
+Protocol: msn/logistic_eval.py at 4388dc1 with the penalty of Govindarajan et al., ICLR 2023 (arXiv 2405.10939), 5.1.3.
+The feature is centred on its own mean and scaled to length 1, image by image; W minimises the mean cross-entropy plus
+penalty / (2 n) ||W||^2 over the n training images, without intercept.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from evaltk import progress, shots
+from evaltk.bench import Bench, Need, Outcome
+from evaltk.errors import DataError, SettingsError
+from evaltk.images import Dataset, Split
+from evaltk.shots import Chosen, Shots
+from evaltk.types import Features, Recipe
+from protocols import fewshot_scores
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+
+    from evaltk.logistic import LogisticModel
+
+VERSION = 1
+KIND = "images"
+TITLE = "few-shot"
+TOLERANCE = 1e-6  # of the gradient, relative; MSN stops at a duality gap of 1e-3, which may cost 0.15 points
+# Of the lists of facebookresearch/msn at 4388dc1, imagenet_subsets1 to 3 (CC BY-NC 4.0, not part of this repository).
+MSN_LISTS = "09d3120172bb225d208d35d3eb28bbb74d1338b97d046daf46e5ed5a2f382d6f"
+ROWS = 8192  # rows prepared at a time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Settings of few-shot classification; the defaults are MSN's with the paper's penalty.
+
+    Attributes:
+        preset: msn (class token before the final norm, bilinear resize) or dino (after it, bicubic, as k-NN takes it).
+        norm: class token pre or post the final norm; default: by the preset.
+        resize: bilinear or bicubic; default: by the preset.
+        penalty: of ||W||^2 / 2 against the sum of cross-entropies (0.075; msn's own examples: 0.0025, 0.00025).
+        shots: images a class.
+        percent: share of all images, spread evenly over the classes; 0: none.
+        splits: draws of own images; with lists there are as many as these have folders.
+        lists: folder of image lists as MSN has them, FOLDER/1imgs_class.txt and so on; default: own images are drawn.
+        lists_sha256: of the lists' contents, to insist on; filled in where it is not given.
+    """
+
+    preset: Literal["msn", "dino"] = "msn"
+    norm: Literal["pre", "post"] | None = None
+    resize: Literal["bilinear", "bicubic"] | None = None
+    penalty: tuple[float, ...] = (0.075,)
+    shots: tuple[int, ...] = (1, 2, 5)
+    percent: float = 1.0
+    splits: int = 3
+    lists: str | None = None
+    lists_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        wrong = {
+            "preset": (self.preset not in ("msn", "dino"), "msn or dino"),
+            "norm": (self.norm not in (None, "pre", "post"), "pre or post"),
+            "resize": (self.resize not in (None, "bilinear", "bicubic"), "bilinear or bicubic"),
+            "penalty": (not self.penalty or not all(0 < p < math.inf for p in self.penalty), "penalties > 0"),
+            "shots": (any(k < 1 for k in self.shots), "numbers >= 1"),
+            "percent": (not 0 <= self.percent <= 100, "0 to 100"),
+            "splits": (self.splits < 1, "at least 1"),
+        }
+        for name, (bad, wanted) in wrong.items():
+            if bad:
+                got = str(getattr(self, name))
+                raise SettingsError(wanted=wanted, got=got, where=f"--fewshot.{name}", do="mend the flag")
+        if not self.shots and not self.percent:
+            raise SettingsError(wanted="shots or a percent", got="neither", where="--fewshot.shots", do="use 1 2 5")
+        if self.lists is not None:  # other lists in the same place make another result
+            found = shots.digest(Path(self.lists).expanduser())
+            if self.lists_sha256 not in (None, found):
+                do = "take the lists it was made of, or leave the flag out"
+                raise DataError(wanted=f"lists of sha256 {self.lists_sha256}", got=found, where=self.lists, do=do)
+            object.__setattr__(self, "lists_sha256", found)
+
+    def images(self) -> str:
+        """Where the images come from: ``drawn``, ``lists``, or ``MSN's lists`` where their sha256 tells so."""
+        if self.lists is None:
+            return "drawn"
+        return "MSN's lists" if self.lists_sha256 == MSN_LISTS else "lists"
+
+
+def needs(settings: Settings) -> tuple[Need, ...]:
+    """The class token, before the final norm and resized by the bilinear filter unless told otherwise."""
+    msn = settings.preset == "msn"
+    bilinear = settings.resize == "bilinear" if settings.resize else msn
+    norm = settings.norm == "post" if settings.norm else not msn
+    return (Need(recipe=Recipe(norm=norm), view="msn" if bilinear else "eval"),)
+
+
+def check(dataset: Dataset, settings: Settings) -> None:
+    """What can be told before any work. Raises: DataError: too few images or classes, lists that do not fit."""
+    if len(dataset.train.classes) < 2:
+        got = f"{len(dataset.train.classes)}"
+        raise DataError(wanted="two classes or more", got=got, where=dataset.name, do="add images of other classes")
+    choose(dataset.train, settings, 0)
+
+
+def splits(dataset: Dataset, settings: Settings, seed: int) -> tuple[Split, ...]:
+    """The images to learn from, which are few of the training split, and all those to report on."""
+    part, _ = shots.union(dataset.train, choose(dataset.train, settings, seed).shots)
+    return (part, dataset.test)
+
+
+def choose(train: Split, settings: Settings, seed: int) -> Chosen:
+    """The training images by the lists, or drawn. Raises: DataError: as `shots.read` and `shots.draw`."""
+    asked = {"per_class": settings.shots, "percent": settings.percent}
+    if settings.lists is not None:
+        return shots.read(Path(settings.lists).expanduser(), train, **asked)  # type: ignore[arg-type]
+    return shots.draw(train, **asked, splits=settings.splits, seed=seed)  # type: ignore[arg-type]
+
+
+def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
+    """Top-1 of each number of shots, penalty and split, and over the splits their mean and standard deviations.
+
+    Raises: DataError: lists or classes as `check`; features that are all the same; a class whose images are unreadable.
+    """
+    (need,) = needs(settings)
+    chosen = choose(dataset.train, settings, bench.seed)
+    part, rows = shots.union(dataset.train, chosen.shots)
+    bank, queries = bench.features(part, need), bench.features(dataset.test, need)
+    notes = tuple(f"{len(f.skipped)} unreadable images left out of {f.key.split}" for f in (bank, queries) if f.skipped)
+    place = {part.image_id(i): row for i, row in enumerate(rows.tolist())}
+    at = {place[name]: i for i, name in enumerate(bank.ids)}  # row of the training split -> row of the features
+    x, asked = centred(bank.x), centred(queries.x)
+    _check_varied(x, bank)
+    predictions: dict[tuple[Shots, float], np.ndarray] = {}
+    with progress.bar(f"{dataset.name} few-shot", len(chosen.shots), unit="fits") as advance:
+        for few in chosen.shots:
+            mine = [at[row] for row in few.rows.tolist() if row in at]
+            _check_classes(few, bank.y[mine], dataset.train)
+            for model in fit(x[mine], bank.y[mine], settings.penalty, len(dataset.train.classes), bench.device):
+                predictions[few, model.l2] = model.predict(asked).cpu().numpy()
+                notes += _told(few, model)
+            advance(1)
+    told = {"images": settings.images(), "feature": _feature(need)}
+    drawn = {f"{fewshot_scores.name(few)}_train": few.rows for few in chosen.shots}
+    return Outcome(
+        scores=fewshot_scores.scores(dataset, queries.y, predictions, told),
+        predictions={"target": queries.y} | fewshot_scores.arrays(queries.y, predictions) | drawn,
+        notes=chosen.notes + notes,
+    )
+
+
+def _feature(need: Need) -> str:
+    return f"{'post' if need.recipe.norm else 'pre'}-norm, {'bilinear' if need.view == 'msn' else 'bicubic'}"
+
+
+def centred(x: np.ndarray) -> np.ndarray:
+    """Each row of x [N, D] minus its own mean, divided by its norm: float32 [N, D]; a row of one value becomes zeros.
+
+    Source: the in-place preprocessing of msn/logistic_eval.py:172 and 214 (cyanure, columns=False).
+    """
+    import numpy as np
+
+    made = np.empty(x.shape, np.float32)
+    for start in range(0, len(x), ROWS):
+        rows = np.asarray(x[start : start + ROWS], np.float64)
+        rows = rows - rows.mean(axis=1, keepdims=True)
+        norm = np.linalg.norm(rows, axis=1, keepdims=True)
+        made[start : start + ROWS] = rows / np.where(norm > 0, norm, 1)
+    return made
+
+
+def fit(
+    x: np.ndarray, y: np.ndarray, penalties: Sequence[float], num_classes: int, device: str | None = None
+) -> tuple[LogisticModel, ...]:
+    """One regression a penalty on rows x [n, D] as `centred` makes them, of classes y [n] in [0, num_classes)."""
+    from evaltk import logistic
+
+    path = logistic.fit_path(
+        x, y, l2s=penalties, num_classes=num_classes, intercept=False, tolerance=TOLERANCE, device=device
+    )
+    return path[0]
+
+
+def _check_varied(x: np.ndarray, bank: Features) -> None:
+    if abs(x - x[:1]).max() <= 1e-6:
+        raise DataError(
+            wanted="features that differ between images",
+            got="the same feature for all",
+            where=bank.key.split,
+            do="look at the checkpoint: a collapsed net tells no classes apart",
+        )
+
+
+def _check_classes(few: Shots, y: np.ndarray, train: Split) -> None:
+    import numpy as np
+
+    lost = [train.classes[c] for c in np.setdiff1d(np.arange(len(train.classes)), y)]
+    if lost:
+        raise DataError(
+            wanted=f"a readable image of each class in {fewshot_scores.name(few)}",
+            got=f"none of {len(lost)} classes, the first of them {lost[0]}",
+            where=f"{train.dataset} {train.name}",
+            do="restore the images",
+        )
+
+
+def _told(few: Shots, model: LogisticModel) -> tuple[str, ...]:
+    if model.converged:
+        return ()
+    reached = f"not converged, relative gradient {model.relative_gradient:.1e}"
+    return (f"{fewshot_scores.name(few)}, penalty {model.l2:g}: {reached}",)

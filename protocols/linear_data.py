@@ -1,0 +1,167 @@
+"""What a linear probe learns from and is judged on: held-out images, views, the cache entry of its training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from evaltk.bench import Bench, Need
+from evaltk.images import Dataset, Split
+from evaltk.types import FeatureKey, Features, Recipe, canonical
+
+if TYPE_CHECKING:
+    from evaltk.probe_store import Store
+    from evaltk.probe_training import Source
+    from protocols.linear import Settings
+
+VERSION = 1  # rises when the numbers that training gives change
+
+
+def rates(settings: Settings) -> tuple[float, ...]:
+    """Base learning rates, rising, each once."""
+    return tuple(sorted(set(settings.lr)))
+
+
+def held_out(bench: Bench, dataset: Dataset, settings: Settings) -> np.ndarray:
+    """Numbers of the training images that the learning rate is chosen on."""
+    from evaltk import probe_batches
+
+    return probe_batches.hold_out(dataset.train.labels, settings.holdout, seed=bench.seed)
+
+
+def views(bench: Bench, settings: Settings) -> tuple[str, str]:
+    """(training view, evaluation view) in words."""
+    from evaltk import probe_batches
+
+    transform = bench.transform("eval")
+    return (transform.text() if settings.fast else probe_batches.crop_text(transform)), transform.text()
+
+
+def store(bench: Bench, dataset: Dataset, settings: Settings, recipes: tuple[Recipe, ...]) -> Store:
+    """The cache entry of a training: named by all its numbers depend on."""
+    from evaltk.probe_store import Store
+
+    train_view, view = views(bench, settings)
+    asked = {
+        "features": [r.text() for r in recipes],
+        "lr": rates(settings),
+        "epochs": settings.epochs,
+        "batch": settings.batch,
+        "holdout": settings.holdout,
+        "seed": bench.seed,
+        "skip": bench.extraction.skip_bad_images,
+        "version": VERSION,
+    }
+    key = FeatureKey(
+        sha256=bench.backbone.digest,
+        dataset=f"{dataset.train.fingerprint}{dataset.train.stamp}{dataset.test.fingerprint}{dataset.test.stamp}",
+        split=f"{dataset.train.name} to {dataset.test.name}",
+        transform=f"train: {train_view}; test: {view}",
+        recipe=f"linear heads {canonical(asked)}",
+        precision=bench.backbone.precision,
+        position=bench.backbone.position,
+        version=VERSION,
+    )
+    return Store(root=bench.cache, key=key)
+
+
+def train(bench: Bench, dataset: Dataset, settings: Settings, recipes: tuple[Recipe, ...]) -> None:
+    """Extract what is judged on, and learn; every process calls this."""
+    from evaltk import probe_training
+
+    needs = tuple(Need(recipe=r) for r in recipes)
+    held = held_out(bench, dataset, settings)
+    bench.prepare(dataset.test, needs)
+    reported = [bench.features(dataset.test, need) for need in needs]
+    make = _cached if settings.fast else _augmented
+    source, judged = make(bench, dataset, settings, needs, held, [f.x.shape[1] for f in reported])
+    sweep = probe_training.Sweep(
+        recipes=recipes,
+        lrs=rates(settings),
+        num_classes=len(dataset.train.classes),
+        epochs=settings.epochs,
+        batch=settings.batch,
+        seed=bench.seed,
+    )
+    where = store(bench, dataset, settings, recipes)
+    probe_training.train(sweep, source, reported, judged, store=where, device=bench.device)
+
+
+def _cached(
+    bench: Bench, dataset: Dataset, settings: Settings, needs: tuple[Need, ...], held: np.ndarray, widths: list[int]
+) -> tuple[Source, list[Features]]:
+    from evaltk.probe_batches import Cached
+
+    bench.prepare(dataset.train, needs)
+    found = tuple(bench.features(dataset.train, need) for need in needs)
+    names = {dataset.train.image_id(i) for i in held.tolist()}
+    out = np.array([name in names for name in found[0].ids], dtype=bool)
+    ids = tuple(name for name in found[0].ids if name in names)
+    judged = [replace(f, x=np.array(f.x[out]), y=f.y[out], ids=ids) for f in found] if len(ids) else []
+    source = Cached(
+        features=found,
+        rows=np.flatnonzero(~out),
+        batch=settings.batch,
+        seed=bench.seed,
+        device=bench.device,
+        bad=_numbers(dataset.train, found[0].skipped),
+    )
+    return source, judged
+
+
+def _augmented(
+    bench: Bench, dataset: Dataset, settings: Settings, needs: tuple[Need, ...], held: np.ndarray, widths: list[int]
+) -> tuple[Source, list[Features]]:
+    from evaltk.probe_batches import Augmented, subset
+
+    judged: list[Features] = []
+    bad: set[int] = set()
+    if len(held):
+        split: Split = subset(dataset.train, held, f"{dataset.train.name}, {len(held)} held out")
+        bench.prepare(split, needs)
+        judged = [bench.features(split, need) for need in needs]
+        bad = _numbers(dataset.train, judged[0].skipped)
+    source = Augmented(
+        backbone=bench.backbone,
+        split=dataset.train,
+        rows=np.setdiff1d(np.arange(len(dataset.train)), held),
+        transform=bench.transform("eval"),
+        recipes=tuple(need.recipe for need in needs),
+        widths=tuple(widths),
+        batch=settings.batch,
+        seed=bench.seed,
+        how=bench.extraction,
+        bad=bad,
+    )
+    return source, judged
+
+
+def _numbers(split: Split, names: tuple[str, ...]) -> set[int]:
+    """The numbers of the images with these names."""
+    return {i for i in range(len(split)) if split.image_id(i) in names} if names else set()
+
+
+def notes(bench: Bench, dataset: Dataset, settings: Settings, recipes: tuple[Recipe, ...]) -> tuple[str, ...]:
+    """What a reader must know of how the heads were trained."""
+    from protocols.linear import PAPER_EPOCHS
+
+    train_view, view = views(bench, settings)
+    found = [f"linear training view: {train_view}", f"linear evaluation view: {view}"]
+    found.append(f"{settings.epochs} epochs, {settings.batch} images a step, {len(rates(settings))} learning rates")
+    apart = "not comparable with published figures"
+    if settings.fast:
+        found.append(
+            f"--linear.fast: learnt from features without augmentation, another protocol, usually lower; {apart}"
+        )
+    if settings.epochs != PAPER_EPOCHS:
+        found.append(f"{settings.epochs} epochs where the protocol has {PAPER_EPOCHS}: {apart}")
+    counts = np.bincount(dataset.train.labels, minlength=len(dataset.train.classes))
+    lacking = [name for name, count in zip(dataset.train.classes, counts, strict=True) if not count]
+    if lacking:
+        found.append(f"no training images of {len(lacking)} classes: {', '.join(lacking[:5])}")
+    skipped = bench.features(dataset.test, Need(recipe=recipes[0])).skipped
+    if skipped:
+        found.append(f"{len(skipped)} unreadable images left out of {dataset.test.name}")
+    return tuple(found)

@@ -1,0 +1,227 @@
+"""Linear transfer: L2 softmax regression on frozen features, its strength cross-validated, on small data sets.
+
+Mode ``cv5`` is the paper's: Govindarajan et al., ICLR 2023 (arXiv 2405.10939), A.6.3 and Table 5. Mode ``holdout`` is
+that of the code it follows, Ericsson et al., CVPR 2021 (linusericsson/ssl-transfer@416913f linear.py:157-177, 236-330),
+but for its limit of 100 iterations, which leaves weak strengths unconverged: here every fit goes to the optimum.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from evaltk.bench import Bench, Need, Outcome
+from evaltk.errors import DataError, SettingsError
+from evaltk.images import Dataset
+from evaltk.types import Recipe, Score
+from protocols.transfer_folds import FOLDS, held_out, stratified
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from evaltk.logistic import CrossValidation
+
+VERSION = 1
+KIND = "images"
+TITLE = "transfer"
+EQUAL = 1e-12  # mean scores nearer to each other than this are equal: they are means of a few fractions
+Metric = Literal["top1", "mean_per_class"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Settings of linear transfer; the defaults are the paper's.
+
+    Attributes:
+        mode: cv5 (5 stratified folds of the training split) or holdout (the official validation split, else 20 %).
+        metric: top1, mean_per_class, or auto: what papers report on the data set.
+        lowest: log10 of the weakest strength l2; scikit-learn's C is 1 / l2.
+        highest: log10 of the strongest.
+        strengths: how many there are, evenly spaced in the logarithm.
+        max_iterations: of L-BFGS, for each fit; a fit that needs more is told in a note.
+    """
+
+    mode: Literal["cv5", "holdout"] = "cv5"
+    metric: Literal["auto", "top1", "mean_per_class"] = "auto"
+    lowest: float = -6.0
+    highest: float = 5.0
+    strengths: int = 45
+    max_iterations: int = 1000
+
+    def __post_init__(self) -> None:
+        if not (self.strengths >= 1 and self.max_iterations >= 1):
+            got = f"{self.strengths}, {self.max_iterations}"
+            where = "--transfer.strengths, --transfer.max-iterations"
+            raise SettingsError(wanted="at least 1", got=got, where=where, do="mend the flag")
+        if not (-300 < self.lowest <= self.highest < 300 and (self.lowest < self.highest or self.strengths == 1)):
+            got = f"{self.lowest} to {self.highest}, {self.strengths} values"
+            where = "--transfer.lowest, --transfer.highest"
+            raise SettingsError(wanted="lowest < highest, as powers of 10", got=got, where=where, do="use -6 and 5")
+
+    @property
+    def l2s(self) -> tuple[float, ...]:
+        """The strengths, rising; 10^(-6 + i/4) for i = 0 to 44 by default."""
+        step = (self.highest - self.lowest) / max(1, self.strengths - 1)
+        return tuple(10 ** (self.lowest + step * i) for i in range(self.strengths))
+
+
+def needs(settings: Settings) -> tuple[Need, ...]:
+    """The class token after the final norm, of the image resized to the net's size (ssl-transfer linear.py:274-279)."""
+    return (Need(recipe=Recipe(), view="ssl"),)
+
+
+def check(dataset: Dataset, settings: Settings) -> None:
+    """What the labels tell before any work. Raises: DataError: as `run`, but for shared and unreadable images."""
+    _check_labels(dataset, dataset.train.labels, dataset.test.labels, settings)
+
+
+def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
+    """The data set's metric on test, and the other one, after a fit on the whole training split at the chosen strength.
+
+    Raises: DataError: an empty split, one class only, a class to be tested on that was not learnt, too few images for
+        the folds, test images that are training images too, features that are not finite.
+    """
+    import numpy as np
+
+    from evaltk import logistic
+    from evaltk.datasets import overlap
+
+    (need,) = needs(settings)
+    notes = overlap.check(dataset)
+    train, test = (bench.features(split, need) for split in (dataset.train, dataset.test))
+    notes += tuple(f"{len(f.skipped)} unreadable images left out of {f.key.split}" for f in (train, test) if f.skipped)
+    _check_labels(dataset, train.y, test.y, settings)
+    metric: Metric = dataset.metric if settings.metric == "auto" else settings.metric
+    folds, how = stratified(train.y) if settings.mode == "cv5" else held_out(dataset, train)
+    shared: dict[str, Any] = {"num_classes": len(dataset.train.classes), "intercept": True}
+    shared |= {"device": bench.device, "max_iterations": settings.max_iterations}
+    found = logistic.cross_validate(train.x, train.y, l2s=settings.l2s, folds=folds, metric=metric, **shared)
+    chosen = choose([float(v) for v in found.mean], prefer="stronger" if settings.mode == "cv5" else "weaker")
+    l2 = settings.l2s[chosen]
+    model = logistic.fit(train.x, train.y, l2=l2, **shared)
+    predicted = model.predict(test.x).cpu().numpy()
+    notes += (how, *_doubts(found, chosen, model.converged, model.relative_gradient))
+    at: dict[str, object] = {"mode": settings.mode, "l2": _short(l2)}
+    return Outcome(
+        scores=(
+            *_scores(bench, dataset, predicted, test.y, metric, at),
+            *_validation(dataset, found, chosen, metric, at),
+        ),
+        predictions={"target": test.y, "predicted": predicted.astype(np.int32)},
+        notes=notes,
+    )
+
+
+def choose(scores: list[float], *, prefer: Literal["stronger", "weaker"]) -> int:
+    """Which of the scores, of rising strengths, is the highest; of equal ones the strongest or weakest strength.
+
+    Ties in ssl-transfer go to the weakest, the first that it visits (linear.py:161-169).
+    """
+    best = [i for i, score in enumerate(scores) if score >= max(scores) - EQUAL]
+    return best[-1] if prefer == "stronger" else best[0]
+
+
+def _check_labels(dataset: Dataset, train: np.ndarray, test: np.ndarray, settings: Settings) -> None:
+    import numpy as np
+
+    for split, labels in ((dataset.train, train), (dataset.test, test)):
+        if not len(labels):
+            where = f"{dataset.name} {split.name}"
+            raise DataError(wanted="at least one image", got="none", where=where, do="add images")
+    counts, where = np.bincount(train, minlength=len(dataset.train.classes)), f"{dataset.name} {dataset.train.name}"
+    if (counts > 0).sum() < 2:
+        got = f"one, {dataset.train.classes[int(counts.argmax())]}"
+        raise DataError(wanted="two classes or more to learn from", got=got, where=where, do="add images of others")
+    unknown = sorted(set(np.unique(test).tolist()) - set(np.flatnonzero(counts).tolist()))
+    if unknown:
+        named = ", ".join(dataset.train.classes[c] for c in unknown[:5])
+        got = f"{len(unknown)} classes of {dataset.test.name} without any: {named}"
+        raise DataError(wanted="training images of every class tested on", got=got, where=where, do="restore the split")
+    if settings.mode == "cv5" and counts.max() < FOLDS:
+        got = f"{counts.max()} images of the largest class"
+        do = "add images, or use --transfer.mode holdout"
+        raise DataError(wanted=f"a class with {FOLDS} images, one a fold", got=got, where=where, do=do)
+
+
+def _doubts(found: CrossValidation, chosen: int, converged: bool, relative: float) -> tuple[str, ...]:
+    """What a reader of the number must know of the grid and of the fits."""
+    notes: list[str] = []
+    if len(found.l2s) > 1 and chosen in (0, len(found.l2s) - 1):
+        which = "weakest" if chosen == 0 else "strongest"
+        notes.append(f"the chosen l2 = {_short(found.l2s[chosen]):g} is the {which} tried: the best may lie beyond")
+    if missed := int((~found.converged).sum()):
+        worst = float(found.relative_gradients.max())
+        told = f"{missed} of {found.converged.numel()} fits of the search did not converge"
+        notes.append(f"{told} (relative gradient {worst:.1e} at worst)")
+    if not converged:
+        notes.append(f"the final fit did not converge (relative gradient {relative:.1e})")
+    return tuple(notes)
+
+
+def _short(l2: float) -> float:
+    return float(f"{l2:.6g}")
+
+
+def _scores(
+    bench: Bench, dataset: Dataset, predicted: np.ndarray, target: np.ndarray, metric: Metric, at: dict[str, object]
+) -> tuple[Score, ...]:
+    """``transfer``, the metric chosen for the data set, and both metrics by their names."""
+    import numpy as np
+
+    from evaltk.metrics.statistics import bootstrap_interval, wilson_interval
+    from evaltk.seeding import derive
+
+    right = predicted == target
+    n, correct = len(right), int(right.sum())
+    rows = np.stack([target, right], axis=1)
+    rng = np.random.default_rng(derive(bench.seed, "transfer", dataset.name))
+    value, interval = float(mean_of_classes(rows[None])[0]), None
+    if n >= 2:
+        estimate = bootstrap_interval(rows, mean_of_classes, rng=rng)
+        interval = (float(estimate.low), float(estimate.high))
+    both = {"top1": (correct / n, wilson_interval(correct, n)), "mean_per_class": (value, interval)}
+    told = {"transfer": (both[metric], {"metric": metric})} | {name: (found, {}) for name, found in both.items()}
+    return tuple(
+        Score(
+            dataset=dataset.name,
+            split=dataset.test.name,
+            metric=name,
+            value=value,
+            n=n,
+            at=at | more,
+            interval=interval,
+        )
+        for name, ((value, interval), more) in told.items()
+    )
+
+
+def mean_of_classes(sample: np.ndarray) -> np.ndarray:
+    """Mean over the classes in a sample of their recalls, [B], of samples [B, N, 2]: class and whether it was right."""
+    import numpy as np
+
+    labels, right = sample[..., 0].astype(np.int64), sample[..., 1]
+    num_classes = int(labels.max()) + 1
+    cells = (labels + num_classes * np.arange(len(labels))[:, None]).ravel()
+    shape = (len(labels), num_classes)
+    total = np.bincount(cells, minlength=math.prod(shape)).reshape(shape)
+    hits = np.bincount(cells, weights=right.ravel(), minlength=math.prod(shape)).reshape(shape)
+    return (hits / np.maximum(total, 1)).sum(axis=1) / (total > 0).sum(axis=1)
+
+
+def _validation(
+    dataset: Dataset, found: CrossValidation, chosen: int, metric: Metric, at: dict[str, object]
+) -> tuple[Score, ...]:
+    """The mean score over folds of the chosen strength, and of every strength."""
+    rows = [("validation_chosen_l2", chosen), *(("validation", i) for i in range(len(found.l2s)))]
+    return tuple(
+        Score(
+            dataset=dataset.name,
+            split=dataset.train.name,
+            metric=name,
+            value=float(found.mean[i]),
+            n=len(dataset.train),
+            at=at | {"l2": _short(found.l2s[i]), "metric": metric},
+        )
+        for name, i in rows
+    )

@@ -1,0 +1,97 @@
+"""Which results may stand in one column, how those that may not are told apart, and what to call each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from evaltk.types import Result, Score, canonical
+from reports.layouts import Layout
+
+# What the runner adds to a protocol's own settings.
+AROUND = ("dataset", "images", "transforms", "precision", "position", "notes")
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """`value` where it is a mapping, else an empty one: result files are read from disk."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def sequence(value: object) -> Iterable[object]:
+    """`value` where it is a list or tuple, else nothing."""
+    return value if isinstance(value, list | tuple) else ()
+
+
+def dataset(result: Result) -> str:
+    """The data set's name."""
+    return str(mapping(result.settings.get("dataset")).get("name"))
+
+
+def comparable(result: Result, layout: Layout) -> dict[str, object]:
+    """What must be equal in all results of one column, in words that tell them apart.
+
+    A protocol's settings count but for those that the layout calls loose (columns tell them) or harmless.
+    """
+    data = mapping(result.settings.get("dataset"))
+    apart = {*AROUND, *layout.loose, *layout.harmless, layout.sweep, layout.also}
+    return {
+        "data set": data.get("name"),
+        "fingerprint": str(data.get("fingerprint"))[:12],
+        "protocol version": result.version,
+        "precision": result.settings.get("precision"),
+        "position rule": result.settings.get("position"),
+        "seed": result.seed,
+        # Nets differ in image size and pixel statistics; what a user set beside these is another measurement.
+        "preprocessing": dict(mapping(result.settings.get("images"))) or "the protocol's",
+        **{name: value for name, value in sorted(result.settings.items()) if name not in apart},
+    }
+
+
+def groups(results: Iterable[Result], layout: Layout) -> list[list[Result]]:
+    """The layout's results, those that may share a column together, in the order they came."""
+    found: dict[str, list[Result]] = {}
+    for result in results:
+        if result.protocol == layout.protocol:
+            found.setdefault(canonical(comparable(result, layout)), []).append(result)
+    return list(found.values())
+
+
+def told(mine: Mapping[str, object], others: Iterable[Mapping[str, object]]) -> str:
+    """What sets `mine` apart from the others, ``""`` where nothing does."""
+    known = list(others)
+    keys = dict.fromkeys([*mine, *(key for other in known for key in other)])
+    apart = [key for key in keys if any(other.get(key) != mine.get(key) for other in known)]
+    return ", ".join(f"{key} {mine.get(key, 'not recorded')}" for key in apart)
+
+
+def labels(results: Sequence[Result]) -> list[str]:
+    """The checkpoints' names; where two are alike, with the branch, then with the request that tells them apart."""
+    names = [str(r.checkpoint.get("name")) for r in results]
+    with_branch = [f"{name} {r.checkpoint.get('branch')}" for name, r in zip(names, results, strict=True)]
+    found = []
+    for name, longer, result in zip(names, with_branch, results, strict=True):
+        if names.count(name) == 1:
+            found.append(name)
+        else:
+            found.append(longer if with_branch.count(longer) == 1 else f"{name} ({result.request[:6]})")
+    return found
+
+
+def identity(result: Result) -> tuple[str, str]:
+    """What makes two results those of one checkpoint: its name, and the digest of its weights."""
+    return str(result.checkpoint.get("name")), str(result.checkpoint.get("digest", result.checkpoint.get("branch")))
+
+
+def notes(said_by: Sequence[str], results: Sequence[Result]) -> list[str]:
+    """What the results say of themselves; what not all of them say comes with their names."""
+    said: dict[str, list[str]] = {}
+    for label, result in zip(said_by, results, strict=True):
+        for note in dict.fromkeys(map(str, sequence(result.settings.get("notes")))):
+            said.setdefault(note, []).append(label)
+    return [note if len(who) == len(results) else f"{', '.join(who)}: {note}" for note, who in said.items()]
+
+
+def scores(result: Result, metric: str, at: Mapping[str, Any] | None = None) -> list[Score]:
+    """The result's scores of a metric that hold at the settings `at`."""
+    wanted = (at or {}).items()
+    return [s for s in result.scores if s.metric == metric and all(s.at.get(key) == value for key, value in wanted)]

@@ -1,0 +1,101 @@
+"""Scores -> cells: percent is made here, once; a published twin and the verdict come beside."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from evaltk.types import Cell, Result, Score
+from reports import paired, twins, verdicts
+from reports.layouts import Extra, Layout
+from reports.paired import Predictions, Sample
+
+BOLD = (
+    "best of its column and all that cannot be told from it at 5 %, compared on the same items (McNemar's exact test "
+    "or paired bootstrap, Holm's correction over these columns)"
+)
+
+
+def times(unit: str) -> int:
+    """What a fraction is multiplied by to stand in a table."""
+    return 100 if unit == "%" else 1
+
+
+def of_score(score: Score, *, unit: str, note: str = "", digits: int | None = None) -> Cell:
+    """A cell of one score, in the column's unit."""
+    by = times(unit)
+    low, high = score.interval or (None, None)
+    interval = None if low is None or high is None else (by * low, by * high)
+    return Cell(value=by * score.value, interval=interval, note=note, unit=unit, digits=digits)
+
+
+def of_extra(extra: Extra, result: Result, score: Score) -> Cell:
+    """A cell of an extra column, with its published twin where there is one."""
+    note = f"{extra.show}={score.at[extra.show]}" if extra.show in score.at else ""
+    cell = of_score(score, unit=extra.unit, note=note, digits=extra.digits)
+    measured = twins.measured(result, score, extra)
+    row = measured.row() if measured else None
+    return verdicts.beside(cell, row, measured) if row and measured else cell
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A cell on its way into a table, with the score's fraction and, where they are kept, its values by item."""
+
+    cell: Cell
+    value: float = 0.0
+    sample: Callable[[], Sample | None] | None = None
+
+
+Rows = Sequence[tuple[str, Mapping[int, Entry]]]  # (label, {column: entry})
+
+
+def entry(cell: Cell, layout: Layout, result: Result, score: Score, predictions: Predictions | None) -> Entry:
+    """The cell with the values behind it, and with an interval where its score had none but these give one.
+
+    Scores whose items no layout tells of (counts, correlations) have none; nothing has where `predictions` is None.
+    """
+    spec = layout.items_of(score.metric)
+    if spec is None or predictions is None:
+        return Entry(cell=cell)
+    sample = functools.partial(paired.sample, spec, score, result, predictions)
+    if cell.interval is None and (found := paired.interval(sample())):
+        cell = replace(cell, interval=(times(cell.unit) * found[0], times(cell.unit) * found[1]))
+    return Entry(cell=cell, value=score.value, sample=sample)
+
+
+def finished(
+    rows: Rows, titles: Sequence[str], *, tested: Collection[int] | None = None
+) -> tuple[tuple[tuple[str, tuple[Cell, ...]], ...], list[str]]:
+    """The rows with the best of each column in bold, and the footnotes that bold, intervals and verdicts ask for.
+
+    Args:
+        tested: numbers of the columns whose best is sought (None: all); the more there are, the less a test can tell.
+    """
+    samples: dict[int, dict[int, tuple[float, Sample | None]]] = {}
+    sizes = {c: sum(c in row and row[c].sample is not None for _, row in rows) for c in range(len(titles))}
+    for r, (_, row) in enumerate(rows):  # row by row: a predictions file is opened once
+        for c, one in row.items():
+            if one.sample and 2 <= sizes[c] <= paired.MOST and (tested is None or c in tested):
+                samples.setdefault(c, {})[r] = one.value, one.sample()
+    bold, silent = paired.best(dict(sorted(samples.items())))
+
+    def cell(r: int, c: int) -> Cell:
+        found = rows[r][1][c].cell if c in rows[r][1] else Cell()
+        return replace(found, bold=True) if (c, r) in bold else found
+
+    made = tuple((label, tuple(cell(r, c) for c in range(len(titles)))) for r, (label, _) in enumerate(rows))
+    said = [f"bold, in {', '.join(dict.fromkeys(titles[c] for c, _ in sorted(bold)))}: {BOLD}"] if bold else []
+    if silent:
+        missing = ", ".join(dict.fromkeys(rows[r][0] for _, r in silent))
+        where = ", ".join(dict.fromkeys(titles[c] for c, _ in silent))
+        said.append(f"no bold in {where}: the predictions of {missing} are missing or of other items")
+    if any(size > paired.MOST for size in sizes.values()):
+        said.append(f"no bold in columns of more than {paired.MOST} checkpoints")
+    without = [label for label, row in rows if any(e.sample and e.cell.interval is None for e in row.values())]
+    if without:
+        said.append(f"no interval for {', '.join(without)}: no predictions beside the result")
+    if any(one.verdict for _, row in made for one in row):
+        said.append(twins.ASSUMED)
+    return made, said

@@ -1,0 +1,90 @@
+"""Tables as HTML: a fragment with caption and header cells for a page to take up; every name is escaped."""
+
+from __future__ import annotations
+
+import html as markup
+from collections.abc import Mapping
+
+from evaltk.errors import printable
+from evaltk.types import Cell, Table
+from reports import wording
+
+
+def html(table: Table) -> str:
+    """A ``<table class="evaltk">`` with caption, header cells with scope, and its footnotes below.
+
+    A cell's parts are spans of class value, interval, note, published, verdict, marks; the cell has the verdict as
+    class (``not-comparable``), its reason as title, and the number to sort by as ``data-value``.
+    """
+    letters = wording.lettered(table)
+    head = "".join(f'<th scope="col">{escaped(title)}</th>' for title in (table.stub, *table.columns))
+    body = [
+        f'<tr><th scope="row">{escaped(label)}</th>{"".join(_cell(cell, table, letters) for cell in cells)}</tr>'
+        for label, cells in table.rows
+    ]
+    notes = [_note(letter, text) for letter, text in wording.footnotes(table, letters)]
+    listed = ['<ul class="evaltk-notes">', *notes, "</ul>"] if notes else []
+    lines = [
+        '<table class="evaltk">',
+        f"<caption>{escaped(table.title)}</caption>",
+        f"<thead><tr>{head}</tr></thead>",
+        "<tbody>",
+        *body,
+        "</tbody>",
+        "</table>",
+        *listed,
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def escaped(text: str) -> str:
+    """Text that HTML shows as it is, also inside an attribute, on one line."""
+    return markup.escape(printable(text), quote=True)
+
+
+def _note(letter: str, text: str) -> str:
+    mark = f"<sup>{letter}</sup> " if letter else ""
+    return f"<li>{mark}{escaped(text)}</li>"
+
+
+def _cell(cell: Cell, table: Table, letters: Mapping[str, str]) -> str:
+    found = wording.pieces(cell, table, letters)
+    number = cell.value if cell.value is not None else cell.published
+    kinds = [cell.verdict.replace(" ", "-"), "published-only" if cell.value is None and found.published else ""]
+    attributes = {
+        "class": " ".join(kind for kind in kinds if kind),
+        "data-value": "" if number is None else repr(number),
+        "title": cell.why,
+    }
+    told = "".join(f' {name}="{escaped(text)}"' for name, text in attributes.items() if text)
+    ours = f"<strong>{escaped(found.value)}</strong>" if cell.bold else escaped(found.value)
+    parts = {
+        "value": ours,
+        "interval": escaped(found.interval),
+        "note": escaped(f"({found.note})" if found.note and found.value else found.note),
+        "published": escaped(_published(found, table)),
+        "verdict": escaped(found.verdict),
+    }
+    spans = " ".join(f'<span class="{name}">{text}</span>' for name, text in parts.items() if text)
+    marks = f'<sup class="marks">{escaped(found.marks)}</sup>' if found.marks else ""
+    return f"<td{told}>{spans or '-'}{marks}</td>"
+
+
+def _published(found: wording.Pieces, table: Table) -> str:
+    if not found.published or (not found.value and not wording.mixed(table)):
+        return found.published
+    return f"published {found.published}" if found.value else f"({found.published})"
+
+
+def page(fragments: str) -> str:
+    """A whole page around tables: no script, nothing from elsewhere."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>evaltk tables</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>\n'
+        ":root { color-scheme: light dark; } body { font: 1rem/1.4 system-ui, sans-serif; margin: 1rem; }\n"
+        "table { border-collapse: collapse; margin-top: 2rem; } caption { text-align: left; font-weight: bold; }\n"
+        "th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid #8886; }\n"
+        "tbody th { text-align: left; }\n"
+        "td.not-comparable { opacity: .7; }\n"
+        f"</style>\n</head>\n<body>\n{fragments}</body>\n</html>\n"
+    )

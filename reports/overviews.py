@@ -1,0 +1,131 @@
+"""Tables over all protocols: `summary` (checkpoints x protocols), `sweep` (a line a value of what was swept)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from evaltk.types import Cell, Result, Score, Table
+from reports import belonging, cells, layouts
+from reports.layouts import Extra, Layout, Over
+from reports.paired import Predictions
+
+
+def summary(over: Over, results: Sequence[Result], predictions: Predictions | None) -> list[Table]:
+    """One row a checkpoint, one column a protocol and data set, the headline of each; [] where there is none.
+
+    Results that do not belong together have columns of their own, whose titles tell what sets them apart.
+    """
+    rows: dict[tuple[str, str], dict[int, cells.Entry]] = {}
+    first: dict[tuple[str, str], Result] = {}
+    titles: list[str] = []
+    notes: dict[str, None] = {}
+    for layout in ordered(over):
+        groups = belonging.groups(results, layout)
+        for group in groups:
+            extra = headline(layout)
+            scored = [(r, s) for r in group for s in belonging.scores(r, extra.metric, extra.at)[:1]]
+            if not scored:
+                continue
+            for title, members in _apart(layout, extra, groups, group, scored):
+                titles.append(title)
+                for result, score in members:
+                    who = belonging.identity(result)
+                    first.setdefault(who, result)
+                    cell = cells.of_extra(extra, result, score)
+                    rows.setdefault(who, {})[len(titles) - 1] = cells.entry(cell, layout, result, score, predictions)
+                    notes |= dict.fromkeys([extra.footnote] if extra.footnote else [])
+    if not rows:
+        return []
+    names = belonging.labels(list(first.values()))
+    made, said = cells.finished([(name, rows[who]) for name, who in zip(names, first, strict=True)], titles)
+    table = Table(
+        title=over.title,
+        name=over.name,
+        columns=tuple(titles),
+        rows=made,
+        footnotes=(*over.footnotes, *notes, *said),
+    )
+    return [table]
+
+
+def sweep(over: Over, results: Sequence[Result], predictions: Predictions | None) -> list[Table]:
+    """For each protocol that sweeps a setting, one line a checkpoint and value; [] where there is none."""
+    made = []
+    for layout in ordered(over):
+        if not layout.sweep:
+            continue
+        groups = belonging.groups(results, layout)
+        known = [belonging.comparable(group[0], layout) for group in groups]
+        for group, mine in zip(groups, known, strict=True):
+            names = belonging.labels(group)
+            lines = [line for name, result in zip(names, group, strict=True) for line in _lines(layout, name, result)]
+            if lines:
+                told = belonging.told(mine, [k for k in known if k["data set"] == mine["data set"]])
+                end = f" [{told}]" if told else ""
+                made.append(_swept(over, layout, lines, f"{belonging.dataset(group[0])}{end}"))
+    return made
+
+
+def ordered(over: Over) -> list[Layout]:
+    """The layouts of all protocols: those that `over` names first, in its order."""
+    known = layouts.protocols()
+    return [known[name] for name in dict.fromkeys((*over.protocols, *known)) if name in known]
+
+
+def headline(layout: Layout) -> Extra:
+    """The column that stands for a protocol."""
+    shown = [extra for extra in layout.extra if not extra.hidden]
+    named = [extra for extra in layout.extra if extra.metric == layout.headline]
+    return (named or shown or [Extra(title=layout.metric, metric=layout.metric, unit=layout.unit)])[0]
+
+
+def _apart(
+    layout: Layout,
+    extra: Extra,
+    groups: Sequence[Sequence[Result]],
+    group: Sequence[Result],
+    scored: Sequence[tuple[Result, Score]],
+) -> Iterable[tuple[str, list[tuple[Result, Score]]]]:
+    """(title, results) of a group's columns: a second result of one checkpoint (another k, say) takes one more."""
+    mine = belonging.comparable(group[0], layout)
+    known = [belonging.comparable(g[0], layout) for g in groups]
+    told = belonging.told(mine, [k for k in known if k["data set"] == mine["data set"]])
+    title = f"{layout.protocol} {belonging.dataset(group[0])}: {extra.title}" + (f" [{told}]" if told else "")
+    columns: list[dict[tuple[str, str], tuple[Result, Score]]] = []
+    for result, score in scored:
+        who = belonging.identity(result)
+        free = next((c for c in columns if who not in c), None)
+        if free is None:
+            columns.append(free := {})
+        free[who] = (result, score)
+    for i, column in enumerate(columns):
+        yield title + (f" ({i + 1})" if len(columns) > 1 else ""), list(column.values())
+
+
+def _lines(layout: Layout, name: str, result: Result) -> list[tuple[str, tuple[Cell, ...]]]:
+    lines = []
+    for score in belonging.scores(result, layout.metric):
+        settings = [_setting(score.at.get(key)) for key in (layout.sweep, layout.also) if key]
+        ours = cells.of_score(score, unit=layout.unit, digits=layout.digits)
+        lines.append((name, (*settings, ours, Cell(value=float(score.n), unit="count", digits=0))))
+    return lines
+
+
+def _swept(over: Over, layout: Layout, lines: Sequence[tuple[str, tuple[Cell, ...]]], end: str) -> Table:
+    settings = [key for key in (layout.sweep, layout.also) if key]
+    return Table(
+        title=f"{over.title}: {layout.title} on {end}",
+        name=over.name,
+        columns=(*settings, layout.metric, "n"),
+        rows=tuple(lines),
+        digits=layout.digits,
+        footnotes=over.footnotes,
+    )
+
+
+def _setting(value: object) -> Cell:
+    """A setting as a cell: numbers as they are, words as a note."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return Cell(note="" if value is None else str(value))
+    text = f"{value:.15g}"
+    return Cell(value=float(value), unit="setting", digits=len(text.partition(".")[2]) if "e" not in text else 2)

@@ -1,0 +1,92 @@
+"""The published twin of a score: which number of a paper or README was measured on the same thing in the same way.
+
+What a protocol's scores are called in print stands in its layout (`published` of an extra column). Method and net are
+read from the result: family, architecture, branch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from evaltk.types import Result, Score
+from reports import layouts, published
+from reports.belonging import mapping, scores
+from reports.layouts import Extra
+from reports.published import Published
+
+IMAGENET = {"imagenet": "ImageNet-1K"}
+METHODS = {"dino": "DINO", "ibot": "iBOT", "msn": "MSN"}
+NOT_PUBLISHED = ("student", "encoder")  # papers report the teacher, MSN the target encoder
+ASSUMED = (
+    "a checkpoint counts as the published one by its family, architecture and branch; only its sha256 would prove it"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A score in the words of `reports/published`, and whose it is ("" where no paper names such a method)."""
+
+    result: Result
+    score: Score
+    extra: Extra
+    task: str
+    dataset: str
+    metric: str
+    variant: str
+    method: str
+    arch: str
+
+    def row(self) -> Published | None:
+        """The published number of the same thing, the best source first; None where there is none."""
+        if not self.method:
+            return None
+        return published.find(
+            task=self.task,
+            dataset=self.dataset,
+            metric=self.metric,
+            arch=self.arch,
+            method=self.method,
+            variant=self.variant,
+        )
+
+
+def measured(result: Result, score: Score, extra: Extra) -> Measured | None:
+    """The score in the words of the published numbers; None where these know nothing of the kind."""
+    known = extra.published
+    names = known.get("dataset", IMAGENET)
+    dataset = names.get(score.dataset, names.get("*"))
+    if not known or dataset is None:
+        return None
+    checkpoint = result.checkpoint
+    arch = mapping(checkpoint.get("arch"))
+    registers = arch.get("registers")
+    reported = checkpoint.get("branch") not in NOT_PUBLISHED
+    return Measured(
+        result=result,
+        score=score,
+        extra=extra,
+        task=known["task"],
+        dataset=dataset,
+        metric=_named(known["metric"], dataset),
+        variant=known["variant"],
+        method=METHODS.get(str(checkpoint.get("family")), "") if reported else "",
+        arch=published.arch_label(str(arch.get("name")), registers=registers if isinstance(registers, int) else 0),
+    )
+
+
+def every(result: Result) -> Iterator[Measured]:
+    """All scores of a result that the published numbers have words for."""
+    layout = layouts.protocols().get(result.protocol)
+    for extra in layout.extra if layout else ():
+        for score in scores(result, extra.metric, extra.at)[:1]:
+            if found := measured(result, score, extra):
+                yield found
+
+
+def _named(metric: object, dataset: str) -> str:
+    """A metric's published name, which may hang on the data set: {the paper's data set, or ``*``: name}."""
+    if isinstance(metric, str):
+        return metric
+    names = mapping(metric)
+    return str(names.get(dataset, names.get("*")))

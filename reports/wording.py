@@ -1,0 +1,99 @@
+"""What a cell says, in plain words: the same in every format. Percent becomes digits only here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from evaltk.types import Cell, Table
+from reports.verdicts import NOT_COMPARABLE, OFF, REPRODUCED
+
+LETTERS = "abcdefghijklmnopqrstuvwyz"  # without x: `- [x]` is a ticked box in Markdown
+PARENTHESES = "in parentheses: published, not measured here"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pieces:
+    """The parts of a cell as text without markup, each empty where there is none.
+
+    Attributes:
+        value: ours. interval: ``[74.1, 74.9]``. note: ``k=20``. published: with its spread. verdict: in a few words.
+        marks: letters of the footnotes that the cell refers to.
+    """
+
+    value: str = ""
+    interval: str = ""
+    note: str = ""
+    published: str = ""
+    verdict: str = ""
+    marks: str = ""
+
+
+def pieces(cell: Cell, table: Table, letters: Mapping[str, str]) -> Pieces:
+    """The parts of one of the table's cells; `letters` as by `lettered`."""
+    digits = table.digits if cell.digits is None else cell.digits
+    printed = digits if cell.published_digits is None else cell.published_digits
+    interval = "" if cell.interval is None else f"[{cell.interval[0]:.{digits}f}, {cell.interval[1]:.{digits}f}]"
+    published = "" if cell.published is None else f"{cell.published:.{printed}f}"
+    if cell.published_spread is not None:
+        published += f" ± {cell.published_spread:.{printed}f}"
+    return Pieces(
+        value=_value(cell, digits),
+        interval=interval,
+        note=cell.note,
+        published=published,
+        verdict=_verdict(cell),
+        marks=",".join(letters[text] for text in _explained(cell)),
+    )
+
+
+def lettered(table: Table) -> dict[str, str]:
+    """{text: letter} of what cells refer to below the table: why they are not comparable, and their remarks."""
+    texts = dict.fromkeys(text for _, cells in table.rows for cell in cells for text in _explained(cell))
+    return {text: _letter(i) for i, text in enumerate(texts)}
+
+
+def mixed(table: Table) -> bool:
+    """Whether numbers of ours stand in a table that also has published ones without ours."""
+    cells = [cell for _, row in table.rows for cell in row]
+    return any(c.value is not None for c in cells) and any(c.value is None and c.published is not None for c in cells)
+
+
+def footnotes(table: Table, letters: Mapping[str, str]) -> list[tuple[str, str]]:
+    """(letter or "", text) of all that stands below the table."""
+    said = [*([PARENTHESES] if mixed(table) else []), *table.footnotes]
+    return [(letter, text) for text, letter in letters.items()] + [("", text) for text in dict.fromkeys(said)]
+
+
+def plain(found: Pieces, *, bare: bool) -> str:
+    """A cell as one text. `bare`: a published number alone stands as it is, else in parentheses."""
+    if not found.value:
+        alone = found.published if bare or not found.published else f"({found.published})"
+        text = alone or found.note or "-"
+    else:
+        text = " ".join(part for part in (found.value, found.interval, f"({found.note})" if found.note else "") if part)
+        if found.published:
+            text += f"; published {found.published}" + (f": {found.verdict}" if found.verdict else "")
+    return text + (f" [{found.marks}]" if found.marks else "")
+
+
+def _value(cell: Cell, digits: int) -> str:
+    if cell.value is None:
+        return ""
+    if cell.unit == "p" and cell.value < 10**-digits:
+        return f"<{10**-digits:.{digits}f}"
+    return f"{cell.value:.{digits}f}"
+
+
+def _verdict(cell: Cell) -> str:
+    words = {REPRODUCED: f"reproduced ({cell.why})", OFF: f"off by {cell.why}", NOT_COMPARABLE: "not comparable"}
+    return words.get(cell.verdict, cell.verdict)
+
+
+def _explained(cell: Cell) -> list[str]:
+    why = f"not comparable: {cell.why}" if cell.verdict == NOT_COMPARABLE else ""
+    return [text for text in (why, cell.remark) if text]
+
+
+def _letter(i: int) -> str:
+    return (_letter(i // len(LETTERS) - 1) if i >= len(LETTERS) else "") + LETTERS[i % len(LETTERS)]

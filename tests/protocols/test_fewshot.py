@@ -1,0 +1,450 @@
+"""Few-shot classification against scikit-learn and recorded figures; lists and draws on small trees."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+import evaltk
+from evaltk import cli, datasets, images, logistic, results, shots
+from evaltk.bench import Need, Outcome
+from evaltk.datasets import digits
+from evaltk.errors import DataError, SettingsError
+from evaltk.images import Dataset, Split
+from evaltk.types import FeatureKey, Features, Recipe
+from protocols import fewshot
+from reports import layouts, published
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+FEWSHOT = json.loads((GOLDEN / "fewshot_expected.json").read_text())
+NET = "random:vit_patch4_dim32_depth2_heads2_img16"
+WNIDS = ("n01440764", "n01443537", "n02007558")
+Build = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, np.ndarray]:
+    with np.load(GOLDEN / "knn_input.npz") as found:
+        return dict(found)
+
+
+def dataset_of(root: Path) -> Dataset:
+    return datasets.load(f"toy:imagefolder={root}")  # type: ignore[no-any-return]
+
+
+def from_formula(x: np.ndarray) -> np.ndarray:
+    rows = [(row - row.mean()) / np.sqrt(((row - row.mean()) ** 2).sum()) for row in x.astype(np.float64)]
+    return np.stack(rows)
+
+
+def a_split(labels: np.ndarray, num_classes: int, name: str = "train") -> Split:
+    pixels = np.zeros((len(labels), 1, 1, 3), np.uint8)
+    return images.from_arrays("toy", name, pixels, labels, [str(c) for c in range(num_classes)])
+
+
+def a_run(golden: dict[str, np.ndarray], *, lost: tuple[str, ...] = (), seed: int = 0, **settings: object) -> Outcome:
+    """The protocol on features made elsewhere, some of them lost."""
+    train, test = (a_split(golden[f"{k}_labels"], 10, k) for k in ("train", "test"))
+    chosen = fewshot.Settings(**settings)  # type: ignore[arg-type]
+    dataset = Dataset(name="toy", train=train, test=test)
+
+    def features(split: Split, need: Need) -> Features:
+        assert need == Need(recipe=Recipe(norm=False), view="msn")
+        key = FeatureKey(
+            sha256="0", dataset="0", split=split.name, transform="", recipe="", precision="fp32", position="", version=1
+        )
+        x, ids = golden["test"], tuple(map(str, range(len(split))))
+        if split.name != "test":
+            _, rows = shots.union(train, fewshot.choose(train, chosen, seed).shots)
+            x = golden["train"][rows]
+        kept = [i for i, name in enumerate(ids) if split.name == "test" or name not in lost]
+        lacking = tuple(sorted(set(ids) - {ids[i] for i in kept}))
+        named = tuple(ids[i] for i in kept)
+        return Features(x=x[kept], y=split.labels[kept], ids=named, key=key, skipped=lacking)
+
+    return fewshot.run(SimpleNamespace(features=features, device="cpu", seed=seed), dataset, chosen)  # type: ignore[arg-type]
+
+
+# What is fitted
+
+
+def test_each_row_is_centred_on_its_own_mean(golden: dict[str, np.ndarray]) -> None:
+    x = np.concatenate([golden["test"][:5] * 7 + 3, np.full((1, golden["test"].shape[1]), 2.5)])
+    made = fewshot.centred(x)
+    assert made.dtype == np.float32
+    np.testing.assert_allclose(made[:5], from_formula(x[:5]), atol=1e-7)
+    assert not made[5].any()
+
+
+@pytest.mark.parametrize("shots_", sorted(FEWSHOT))
+def test_the_recorded_figures_by_the_command(
+    golden: dict[str, np.ndarray], shots_: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"train": "train", "labels": "train_labels", "queries": "test", "query-labels": "test_labels"}
+    argv = ["score", "fewshot", "--json", "--rows", str(tmp_path / "rows.json")]
+    for flag, key in given.items():
+        np.save(tmp_path / f"{flag}.npy", golden[key])
+        argv += [f"--{flag}", str(tmp_path / f"{flag}.npy")]
+    expected = FEWSHOT[shots_]
+    (tmp_path / "rows.json").write_text(json.dumps(expected["indices"]))
+    assert cli.main(argv) == 0
+    (split,) = json.loads(capsys.readouterr().out)["penalty"]["0.075"]["splits"]
+    assert split["top1"] == expected["test_acc"] == expected["sk_test_acc"]
+    assert split["objective"] == pytest.approx(expected["objective_half_l2"], rel=1e-6)
+    assert split["w_norm"] == pytest.approx(expected["w_norm"], abs=1e-3)
+    assert split["converged"] and split["n_train"] == len(expected["indices"])
+    assert cli.main([*argv[:2], *argv[3:], "--penalty", "0.075", "2.5"]) == 0
+    assert f"| {100 * expected['test_acc']:.2f} [" in capsys.readouterr().out
+
+
+def test_the_feature_is_msns() -> None:
+    (need,) = fewshot.needs(fewshot.Settings())
+    backbone = evaltk.build_backbone(evaltk.load_checkpoint(GOLDEN / "msn_checkpoint.pth.tar", num_heads=3))
+    nets = np.load(GOLDEN / "nets.npz")
+    (found,) = backbone.features(torch.from_numpy(nets["ibot_msn_input"]), (need.recipe,))
+    np.testing.assert_allclose(found.numpy(), nets["msn_last_block_cls_prenorm"], atol=1e-4)
+
+
+def test_presets_and_switches() -> None:
+    def need(**given: object) -> Need:
+        (found,) = fewshot.needs(fewshot.Settings(**given))  # type: ignore[arg-type]
+        return found
+
+    pre, post = Recipe(norm=False), Recipe()
+    assert need() == Need(recipe=pre, view="msn")
+    assert need(preset="dino") == Need(recipe=post, view="eval") == need(norm="post", resize="bicubic")
+    assert need(norm="post") == Need(recipe=post, view="msn") == need(preset="dino", resize="bilinear")
+    assert need(resize="bicubic") == Need(recipe=pre, view="eval") == need(preset="dino", norm="pre")
+
+
+def test_every_split_is_scikit_learns(golden: dict[str, np.ndarray]) -> None:
+    penalties = (0.075, 2.5)
+    outcome = a_run(golden, penalty=penalties, percent=3.0)
+    each = {(s.at["shots"], s.at["split"], s.at["penalty"]): s for s in outcome.scores if s.metric == "top1"}
+    assert len(each) == 2 * (3 * 3 + 1)
+    queries, wanted = from_formula(golden["test"]), golden["test_labels"]
+    for (k, split, penalty), score in each.items():
+        name = f"shots{k}_split{split}"
+        rows = outcome.predictions[f"{name}_train"]
+        model = LogisticRegression(C=1 / penalty, fit_intercept=False, tol=1e-8, max_iter=10_000)
+        model.fit(from_formula(golden["train"][rows]), golden["train_labels"][rows])
+        predicted = outcome.predictions[f"{name}_penalty{penalty}"]
+        np.testing.assert_array_equal(predicted, model.predict(queries))
+        assert score.value == float((predicted == wanted).mean())
+        assert score.interval is not None and score.interval[0] < score.value < score.interval[1]
+        assert score.at["n_train"] == len(rows)
+    for k in (1, 2, 5):
+        of = [each[k, split, 0.075].value for split in (1, 2, 3)]
+        at = {"shots": k, "penalty": 0.075, "splits": 3}
+        found = {s.metric: s.value for s in outcome.scores if at.items() <= dict(s.at).items()}
+        mean = sum(of) / 3
+        assert outcome.predictions[f"shots{k}_penalty0.075"].mean() == pytest.approx(mean, abs=1e-12)
+        squares = sum((v - mean) ** 2 for v in of)
+        assert found == {
+            "top1_mean": pytest.approx(mean, rel=1e-12),
+            "top1_std_sample": pytest.approx((squares / 2) ** 0.5),
+            "top1_std_population": pytest.approx((squares / 3) ** 0.5),
+        }
+    assert not [s for s in outcome.scores if s.at["shots"] == "3 %" and "std" in s.metric]
+    np.testing.assert_array_equal(outcome.predictions["target"], wanted)
+
+
+def test_threads_and_blocks_do_not_change_predictions(
+    golden: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads, plain, asked = torch.get_num_threads(), logistic.fit_path, {"shots": (2, 5), "splits": 1, "percent": 0}
+    first = a_run(golden, **asked).predictions
+    try:
+        for count, block in ((2, None), (1, 7), (1, 40)):
+            torch.set_num_threads(count)
+            monkeypatch.setattr(logistic, "fit_path", lambda *a, b=block, **k: plain(*a, **k, block=b))
+            other = a_run(golden, **asked).predictions
+            assert first.keys() == other.keys()
+            assert all(np.array_equal(first[key], other[key]) for key in first)
+    finally:
+        torch.set_num_threads(threads)
+
+
+# Which images
+
+
+def test_draws_are_nested_balanced_and_repeatable() -> None:
+    labels = np.random.default_rng(0).permutation(np.arange(730) % 7)
+    train = a_split(labels, 7)
+    chosen = shots.draw(train, per_class=(5, 1, 2), percent=10.0, splits=3, seed=0)
+    rows = {(s.per_class, s.split): s.rows for s in chosen.shots}
+    assert sorted(map(str, rows)) == sorted(map(str, [*((k, s) for k in (1, 2, 5) for s in (1, 2, 3)), ("10 %", 1)]))
+    for (k, split), found in rows.items():
+        counts = np.bincount(labels[found], minlength=7)
+        assert len(set(found)) == len(found)
+        if isinstance(k, int):
+            assert (counts == k).all()
+        else:
+            assert counts.sum() == 73 and set(counts.tolist()) == {10, 11}
+        inner = {1: None, 2: 1, 5: 2, "10 %": 5}[k]
+        assert inner is None or set(rows[inner, split]) < set(found)
+    assert not np.array_equal(rows[5, 1], rows[5, 2])
+    again = shots.draw(train, per_class=(5,), percent=0, splits=1, seed=0)
+    assert np.array_equal(again.shots[0].rows, rows[5, 1])
+    other = shots.draw(train, per_class=(5,), percent=0, splits=1, seed=1)
+    assert not np.array_equal(other.shots[0].rows, rows[5, 1])
+    few = shots.draw(train, per_class=(1,), percent=0.5, splits=1, seed=0)
+    assert [s.per_class for s in few.shots] == [1] and "less than one a class" in few.notes[-1]
+
+
+def test_a_part_of_a_split(image_tree: Build) -> None:
+    train = dataset_of(image_tree({"train/a": 4, "train/b": 4, "test/a": 1})).train
+    chosen = [shots.Shots(per_class=1, split=s, rows=np.asarray(r)) for s, r in ((1, [1, 6]), (2, [6, 4]))]
+    part, rows = shots.union(train, chosen)
+    assert rows.tolist() == [1, 4, 6]
+    assert [part.image_id(i) for i in range(3)] == [train.image_id(i) for i in (1, 4, 6)]
+    assert part.labels.tolist() == [0, 1, 1]
+    assert part.open(2).tobytes() == train.open(6).tobytes()
+    assert shots.union(train, chosen[:1])[0].fingerprint != part.fingerprint != train.fingerprint
+    pixels = digits.load(None).train
+    part, rows = shots.union(pixels, chosen[:1])
+    assert part.open(1).tobytes() == pixels.open(6).tobytes()
+    with pytest.raises(DataError, match="images to learn from"):
+        shots.union(train, [])
+
+
+# Lists as MSN has them
+
+
+@pytest.fixture
+def imagenet_like(image_tree: Build) -> Dataset:
+    """Three classes of eight images that are named as ImageNet's are: nXXXXXXXX_N.JPEG."""
+    root = image_tree({f"{part}/{w}": n for part, n in (("train", 8), ("val", 2)) for w in WNIDS}, form="JPEG")
+    for path in sorted((root / "train").rglob("*.JPEG")):
+        path.rename(path.with_name(f"{path.parent.name}_{int(path.stem)}.JPEG"))
+    return dataset_of(root)
+
+
+def names(per_class: int, start: int = 0) -> str:
+    return "".join(f"{w}_{start + i}.JPEG\n" for i in range(per_class) for w in reversed(WNIDS))
+
+
+def msn_lists(root: Path, changes: Mapping[str, str] | None = None) -> Path:
+    """Three folders of lists, with the third's misnamed file, some changed."""
+    made = {f"subsets{s}/{k}imgs_class.txt": names(k, s) for s in (1, 2, 3) for k in (1, 2)}
+    made |= {"subsets1/5imgs_class.txt": names(5), "subsets2/5imgs_class.txt": names(5, 2)}
+    made |= {"subsets3/3imgs_class.txt": names(5, 3), "subsets1/1percent.txt": names(6) + f"{WNIDS[0]}_7.JPEG\r\n\n"}
+    for path, text in (made | (dict(changes) if changes else {})).items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text, newline="")
+    return root
+
+
+def test_lists_are_read_by_what_they_hold(imagenet_like: Dataset, tmp_path: Path) -> None:
+    root = msn_lists(tmp_path / "lists")
+    settings = fewshot.Settings(lists=str(root))
+    fewshot.check(imagenet_like, settings)
+    train = imagenet_like.train
+    chosen = fewshot.choose(train, settings, 0)
+    found = {(s.per_class, s.split): [train.image_id(r) for r in s.rows] for s in chosen.shots}
+    assert set(found) == {(k, s) for k in (1, 2, 5) for s in (1, 2, 3)} | {("1 %", 1)}
+    for (k, split), ids in found.items():
+        start, count = (0, 6) if k == "1 %" else (split if k != 5 else {1: 0, 2: 2, 3: 3}[split], k)
+        wanted = {f"train/{w}/{w}_{start + i}.JPEG" for w in WNIDS for i in range(int(count))}
+        assert set(ids) == wanted | ({f"train/{WNIDS[0]}/{WNIDS[0]}_7.JPEG"} if k == "1 %" else set())
+    assert chosen.notes == ("subsets3/3imgs_class.txt holds 5 images a class, not 3, and counts as such",)
+    assert [s.split for s in fewshot.choose(train, fewshot.Settings(lists=str(root), shots=(2,), percent=0), 0).shots]
+    (root / "subsets1" / "1percent.txt").unlink()
+    assert fewshot.choose(train, settings, 0).notes[-1] == "no list of 1 % of the images: left out"
+    alone = fewshot.Settings(lists=str(root / "subsets2"))
+    assert {s.split for s in fewshot.choose(train, alone, 0).shots} == {1}
+
+
+def test_other_lists_in_the_same_place_make_another_result(imagenet_like: Dataset, tmp_path: Path) -> None:
+    root = str(msn_lists(tmp_path / "lists"))
+    before, same = fewshot.Settings(lists=root), fewshot.Settings(lists=root)
+    msn_lists(tmp_path / "lists", {"subsets2/1imgs_class.txt": names(1, 5)})
+    assert before == same != fewshot.Settings(lists=root)
+    assert len(before.lists_sha256 or "") == 64 and fewshot.Settings().lists_sha256 is None
+    assert fewshot.Settings(lists=root, lists_sha256=fewshot.Settings(lists=root).lists_sha256).lists == root
+    with pytest.raises(DataError, match=f"wanted lists of sha256 {before.lists_sha256}"):
+        fewshot.Settings(lists=root, lists_sha256=before.lists_sha256)
+
+
+def test_msns_own_lists_are_known_by_their_sha256(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = fewshot.Settings(lists=str(msn_lists(tmp_path / "lists")))
+    assert (given.images(), fewshot.Settings().images()) == ("lists", "drawn")
+    monkeypatch.setattr(fewshot, "MSN_LISTS", given.lists_sha256)
+    assert given.images() == "MSN's lists"
+
+
+@pytest.mark.parametrize(("shots_", "value"), [(1, 38.9), (2, 48.9), (5, 58.5), ("1 %", 64.5)])
+def test_published_twins(shots_: int | str, value: float) -> None:
+    (extra,) = [e for e in layouts.load("fewshot").extra if e.hidden and e.at["shots"] == shots_]
+    assert extra.at["images"] == "MSN's lists" and extra.at["penalty"] == fewshot.Settings().penalty[0]
+    row = published.find(
+        task=extra.published["task"],
+        dataset="ImageNet-1K",
+        metric=extra.published["metric"],
+        arch="ViT-S/16",
+        method="DINO",
+        variant=extra.published["variant"],
+    )
+    assert row is not None and row.value == value
+
+
+def test_lists_by_class_and_name(image_tree: Build, tmp_path: Path) -> None:
+    train = dataset_of(image_tree({"train/a": 3, "train/b": 3, "test/a": 1})).train
+    (tmp_path / "1imgs_class.txt").write_text("b/001.png\ntrain/a/002.png\n")
+    (found,) = shots.read(tmp_path, train, per_class=(1,), percent=0).shots
+    assert [train.image_id(r) for r in found.rows] == ["train/a/002.png", "train/b/001.png"]
+    (tmp_path / "1imgs_class.txt").write_text("001.png\n")
+    with pytest.raises(DataError, match=r"several images; write CLASS/NAME: 1, 001\.png"):
+        shots.read(tmp_path, train, per_class=(1,), percent=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"subsets2/2imgs_class.txt": names(2) + "n01440764_99.JPEG\n"}, "not there: 1, n01440764_99.JPEG"),
+        ({"subsets2/2imgs_class.txt": names(2).replace("n02007558", WNIDS[0])}, "repeated: 2, n01440764_0.JPEG"),
+        ({"subsets2/2imgs_class.txt": names(2)[: 17 * 2]}, "classes without any: 1, n01440764"),
+        ({"subsets2/2imgs_class.txt": names(2) + f"{WNIDS[1]}_5.JPEG\n"}, f"another number: 1, {WNIDS[1]} (3)"),
+        ({"subsets2/1imgs_class.txt": names(1) + f"train/{WNIDS[1]}/{WNIDS[1]}_0.JPEG\n"}, "twice: 1"),
+        ({"subsets1/1percent.txt": "\n"}, "classes without any: 3"),
+        ({"subsets3/5imgs_class.txt": names(5)}, "3imgs_class.txt and 5imgs_class.txt"),
+        ({"subsets2/2imgs_class.txt": "\0"}, "not there: 1"),
+    ],
+)  # fmt: skip
+def test_lists_that_do_not_fit(imagenet_like: Dataset, tmp_path: Path, changes: dict[str, str], words: str) -> None:
+    settings = fewshot.Settings(lists=str(msn_lists(tmp_path / "lists", changes)))
+    with pytest.raises(DataError) as caught:
+        fewshot.check(imagenet_like, settings)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+    assert str(tmp_path / "lists") in str(caught.value)
+
+
+def test_lists_that_are_not_there(imagenet_like: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        fewshot.Settings(lists=str(tmp_path / "nowhere"))
+    with pytest.raises(DataError, match="image lists; got lists; where"):
+        (tmp_path / "odd" / "lists").mkdir(parents=True)
+        fewshot.Settings(lists=str(tmp_path / "odd"))
+    root = str(msn_lists(tmp_path / "lists"))
+    with pytest.raises(DataError, match="none of 3") as caught:
+        fewshot.check(imagenet_like, fewshot.Settings(lists=root, shots=(1, 3)))
+    assert "--fewshot.shots 1" in str(caught.value)
+    (tmp_path / "lists" / "subsets1" / "1imgs_class.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="a list of image names"):
+        fewshot.Settings(lists=root)
+
+
+def test_an_image_in_the_folder_of_another_class(imagenet_like: Dataset, tmp_path: Path) -> None:
+    root = imagenet_like.train.root
+    assert root is not None
+    moved = root / "train" / WNIDS[0] / f"{WNIDS[0]}_1.JPEG"
+    moved.rename(root / "train" / WNIDS[1] / moved.name)
+    with pytest.raises(DataError, match="images in the folder of their class"):
+        fewshot.check(dataset_of(root), fewshot.Settings(lists=str(msn_lists(tmp_path / "lists"))))
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"preset": "ibot"}, "msn or dino"), ({"norm": "none"}, "pre or post"), ({"resize": "nearest"}, "bilinear"),
+        ({"penalty": ()}, "penalties > 0"), ({"penalty": (0.0,)}, "penalties > 0"), ({"shots": (0,)}, "numbers >= 1"),
+        ({"percent": -1.0}, "0 to 100"), ({"splits": 0}, "at least 1"), ({"shots": (), "percent": 0}, "neither"),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_be(given: dict[str, object], words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        fewshot.Settings(**given)  # type: ignore[arg-type]
+
+
+def test_too_few_images_and_classes(image_tree: Build) -> None:
+    root = image_tree({"train/a": 6, "train/b": 3, "test/a": 1})
+    with pytest.raises(DataError, match="wanted 5 images of each class to draw from; got 3 of b") as caught:
+        fewshot.check(dataset_of(root), fewshot.Settings())
+    assert "--fewshot.shots" in str(caught.value)
+    with pytest.raises(DataError, match=r"got 3 of b.*--fewshot.percent"):
+        fewshot.check(dataset_of(root), fewshot.Settings(shots=(1,), percent=100.0))
+    alone = dataset_of(image_tree({"train/a": 6, "test/a": 1}, name="alone"))
+    with pytest.raises(DataError, match="two classes or more"):
+        fewshot.check(alone, fewshot.Settings())
+
+
+def test_what_features_may_lack(golden: dict[str, np.ndarray]) -> None:
+    with pytest.raises(DataError, match="the same feature for all"):
+        a_run(golden | {"train": np.ones_like(golden["train"])}, percent=0)
+    broken = golden["train"].copy()
+    broken[:, 3] = np.nan
+    with pytest.raises(DataError, match="finite features"):
+        a_run(golden | {"train": broken}, percent=0)
+    # Ten images are drawn: without one of them, a class has none.
+    with pytest.raises(DataError, match="a readable image of each class in shots1_split1"):
+        a_run(golden, shots=(1,), splits=1, percent=0, lost=("4",))
+    whole = a_run(golden, shots=(5,), splits=1, percent=0)
+    less = a_run(golden, shots=(5,), splits=1, percent=0, lost=("4",))
+    assert less.notes == (*whole.notes, "1 unreadable images left out of train (few-shot)")
+
+
+def test_what_the_command_refuses(
+    golden: dict[str, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrays = {"train": golden["train"][:60], "labels": golden["train_labels"][:60]}
+    arrays |= {"queries": golden["test"], "query-labels": golden["test_labels"], "rows": np.arange(60)}
+    broken = arrays["train"].copy()
+    broken[7, 0] = np.inf
+    for changes, words in (
+        ({"train": broken}, "the first of them 7"), ({"labels": arrays["labels"][:5]}, "[5]"),
+        ({"labels": arrays["labels"] - 1}, "class ids from 0 on"), ({"queries": golden["test"][:, :5]}, "64 features"),
+        ({"labels": arrays["labels"] * 0, "query-labels": golden["test_labels"] * 0}, "single class"),
+        ({"rows": np.arange(61)}, "rows [n] from 0 to 59"), ({"rows": np.zeros(3, int)}, "each row once"),
+        ({"rows": np.arange(3)}, "rows of all 10 classes"),
+    ):  # fmt: skip
+        argv = ["score", "fewshot"]
+        for flag, value in (arrays | changes).items():
+            np.save(tmp_path / f"{flag}.npy", value)
+            argv += [f"--{flag}", str(tmp_path / f"{flag}.npy")]
+        assert run_main(argv) == 2
+        said = capsys.readouterr().err
+        assert words in said and said.count("\n") == 1, said
+
+
+def run_main(argv: list[str]) -> int:
+    """The exit code of the command line, as a user's shell sees it."""
+    try:
+        return cli.main(argv)
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
+
+
+# The whole way
+
+
+def test_from_images_to_a_result(tmp_path: Path) -> None:
+    argv = ["run", NET, "--protocols", "fewshot", "--data", "digits", "--out", str(tmp_path / "runs")]
+    argv += ["--cache", str(tmp_path / "cache"), "--json", "--fewshot.percent", "0"]
+    assert cli.main(argv) == 0
+    ((path, result),) = list(results.find(tmp_path / "runs"))
+    layout = layouts.load("fewshot")
+    shown = [s for s in result.scores if s.metric == layout.metric]
+    assert [s.at[layout.sweep] for s in shown] == [1, 2, 5] and layout.also in shown[0].at
+    assert {s.n for s in shown} == {797}
+    assert {s.at["feature"] for s in result.scores} == {e.at["feature"] for e in layout.extra if e.hidden}
+    assert "bilinear" in result.settings["transforms"]["msn"]
+    arrays = results.read_predictions(path)
+    wanted = digits.load(None).test.labels
+    for score in result.scores:
+        if score.metric == "top1":
+            predicted = arrays[f"shots{score.at['shots']}_split{score.at['split']}_penalty0.075"]
+            assert score.value == float((predicted == wanted).mean())
+    # Only what is drawn is looked at: 5 images of 10 classes in 3 splits, and those to report on.
+    sizes = {len(np.load(x, mmap_mode="r")) for x in (tmp_path / "cache").rglob("x.npy")}
+    drawn = {row for key, rows in arrays.items() if key.endswith("_train") for row in rows.tolist()}
+    assert sizes == {len(drawn), 797} and len(drawn) <= 150

@@ -1,0 +1,108 @@
+"""Tables over all protocols: headline figures, and what was swept in long form."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from result_files import BASE, knn, made, prototypes, retrieval, vos
+
+from evaltk.types import Score
+from reports import layouts, tables
+from reports.ink import ink
+
+SUMMARY, SWEEP = layouts.load("summary"), layouts.load("sweep")
+
+
+def test_summary_has_the_headline_of_each_protocol_and_data_set() -> None:
+    results = [
+        retrieval(),
+        vos(),
+        knn(),
+        knn("dino_vitb16", 0.76, arch=BASE),
+        knn("dino_vitb16", 0.9, dataset="cifar10", arch=BASE),
+    ]
+    (table,) = tables.build(SUMMARY, results)
+    assert table.columns == (
+        "knn imagenet: best k",
+        "knn cifar10: best k",
+        "retrieval rparis6k: M mAP",
+        "vos davis2017: J&F",
+    )
+    assert [(label, [c.value for c in cells]) for label, cells in table.rows] == [
+        ("dino_vits16", [74.5, None, 63.0, 62.0]),
+        ("dino_vitb16", [76.0, 90.0, None, None]),
+    ]
+    assert [c.verdict for c in table.rows[0][1]] == ["reproduced", "", "reproduced", "reproduced"]
+    assert "best k: the k that is best on the reported split, as the papers report it" in table.footnotes
+
+
+def test_what_does_not_belong_together_has_columns_of_its_own() -> None:
+    results = [knn("a"), knn("b", settings={"precision": "bf16"}), knn("c", seed=3)]
+    (table,) = tables.build(SUMMARY, results)
+    assert table.columns == (
+        "knn imagenet: best k [precision fp32, seed 0]",
+        "knn imagenet: best k [precision bf16, seed 0]",
+        "knn imagenet: best k [precision fp32, seed 3]",
+    )
+    assert all(sum(c.value is not None for c in cells) == 1 for _, cells in table.rows)
+
+
+def test_two_results_of_one_checkpoint_have_a_column_each() -> None:
+    (table,) = tables.build(SUMMARY, [knn("a"), knn("a", 0.7, settings={"k": [20]}), knn("b")])
+    assert table.columns == ("knn imagenet: best k (1)", "knn imagenet: best k (2)")
+    assert [[c.value for c in cells] for _, cells in table.rows] == [[74.5, 70.0], [74.5, None]]
+
+
+def test_counts_stay_counts() -> None:
+    (table,) = tables.build(SUMMARY, [prototypes()])
+    assert table.columns == ("prototypes digits: largest set",) and "54877 (threshold=0.9)" in ink(table, "md")
+
+
+def test_nothing_for_nothing() -> None:
+    strange = made("x", "a protocol nobody knows", "digits", [])
+    assert tables.build(SUMMARY, []) == tables.build(SWEEP, []) == tables.build(SUMMARY, [strange]) == []
+
+
+def test_sweep_is_long_form() -> None:
+    scores = [
+        Score(dataset="digits", split="val", metric="top1", value=k / 300, n=9, at={"k": k, "temperature": t})
+        for k in (5, 200)
+        for t in (0.07, 0.1)
+    ]
+    (table,) = tables.build(SWEEP, [made("a", "knn", "digits", scores), made("b", "knn", "digits", scores[:1])])
+    assert table.title == "Sweep: k-NN top-1 (%) on digits" and table.columns == ("k", "temperature", "top1", "n")
+    rows = [[label, *(c.value for c in cells)] for label, cells in table.rows]
+    assert [row[:3] for row in rows] == [
+        ["a", 5, 0.07],
+        ["a", 5, 0.1],
+        ["a", 200, 0.07],
+        ["a", 200, 0.1],
+        ["b", 5, 0.07],
+    ]
+    assert "| a          | 200 |         0.1 | 66.67 |   9 |" in ink(table, "md")
+    assert len(list(csv.DictReader(io.StringIO(ink(table, "csv"))))) == 5 * 4
+
+
+def test_sweeps_of_other_runs_are_told_apart() -> None:
+    made_ = tables.build(SWEEP, [knn("a"), knn("b", settings={"precision": "bf16"})])
+    assert [t.title for t in made_] == [f"Sweep: k-NN top-1 (%) on imagenet [precision {p}]" for p in ("fp32", "bf16")]
+
+
+def test_thresholds_and_words_are_settings_too() -> None:
+    scores = [
+        Score(dataset="d", split="weights", metric="unique_count", value=12, n=99, at={"threshold": t})
+        for t in (0.5, 0.95, "x")
+    ]
+    (table,) = tables.build(SWEEP, [made("a", "prototypes", "d", scores)])
+    text = ink(table, "md")
+    assert "| a          |       0.5 |           12 |  99 |" in text and "| a          |         x |" in text
+
+
+def test_layouts_of_the_shipped_kinds() -> None:
+    kinds = {name: type(layouts.load(name)).__name__ for name in layouts.names()}
+    assert [kinds[f"paper/table{n}"] for n in range(1, 16)] == ["Paper"] * 15
+    assert {kinds[name] for name in ("summary", "sweep", "compare")} == {"Over"}
+    names = layouts.names()
+    assert names.index("paper/table9") < names.index("paper/table10")
+    assert {layout.protocol for layout in layouts.protocols().values()} == set(layouts.protocols())

@@ -1,0 +1,140 @@
+"""`evaltk table`: from a folder of results to text on stdout; what is wrong in the folder is told on stderr."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from result_files import knn, predicted, retrieval, write
+
+from evaltk import cli, results
+
+RIGHT = np.arange(200) % 5 > 0
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    other = RIGHT.copy()
+    other[:80] = False
+    write(tmp_path / "runs", [predicted("net a", RIGHT), predicted("net_b", other), (knn(), {}), (retrieval(), {})])
+    return tmp_path / "runs"
+
+
+def said(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, str]:
+    code = cli.main(["table", *map(str, argv)])
+    return code, *capsys.readouterr()
+
+
+@pytest.mark.parametrize("form", ["md", "csv", "html", "latex", "terminal"])
+def test_formats(runs: Path, form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    starts = {"md": "### ", "csv": "table,", "html": "<table", "latex": "% \\usepackage", "terminal": ""}
+    for name in ("knn", "retrieval", "summary", "sweep", "compare", "paper/table2", "paper/table12"):
+        pair = ("--checkpoints", "net a", "net_b") if name == "compare" else ()
+        code, out, _ = said(capsys, "--runs", runs, "--layout", name, "--format", form, *pair)
+        assert code == 0 and out.startswith(starts[form]) and out.endswith("\n"), name
+
+
+def test_bold_intervals_and_verdicts_are_there(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, err = said(capsys, "--runs", runs)
+    assert "**80.00** [79.60, 80.40]" in out and "published 74.44: reproduced" in out and not err
+    _, out, _ = said(capsys, "--runs", runs, "--no-intervals")
+    assert "[79.60" not in out and "**80.00**" in out
+
+
+def test_published_alone(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, alone, err = said(capsys, "--layout", "paper/table2", "--published-only")
+    assert code == 0 and "77.10" in alone and not err
+    _, with_ours, _ = said(capsys, "--layout", "paper/table2", "--runs", runs)
+    assert "74.50" in with_ours and with_ours != alone
+    _, out, err = said(capsys, "--layout", "paper/table5", "--runs", runs)
+    assert "58.1" in out and "published numbers alone: no result for paper/table5" in err
+    monkeypatch.chdir(tmp_path / "runs")  # no folder `runs` here, and none was named
+    assert said(capsys, "--layout", "paper/table2")[1] == alone
+    assert said(capsys, "--layout", "paper/table2", "--runs", "nowhere")[0] == 2
+
+
+def test_standalone(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = said(capsys, "--runs", runs, "--format", "latex", "--standalone")
+    assert out.startswith("\\documentclass") and out.rstrip().endswith("\\end{document}")
+    assert out.count("\\begin{table}") == 3 and "net\\_b" in out
+    _, out, _ = said(capsys, "--runs", runs, "--format", "html", "--standalone")
+    assert out.startswith("<!doctype html>") and out.count("<table") == 3
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--layout", "papr/table2"], "did you mean 'paper/table2'"),
+        (["--layout", "knn", "--published-only"], "wanted a paper's table; got --layout knn"),
+        (["--published-only"], "wanted a paper's table; got no --layout"),
+        (["--standalone"], "wanted latex or html; got md"),
+        (["--checkpoints", "a", "b"], "wanted --layout compare"),
+        (["--layout", "compare"], "wanted two checkpoints to compare; got 3"),
+        (["--layout", "compare", "--checkpoints", "net a", "nt_b"], "did you mean 'net_b'"),
+        (["--layout", "vos"], "wanted results of the protocol vos; got none among 4"),
+    ],
+)
+def test_what_a_user_can_mend(runs: Path, argv: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = said(capsys, "--runs", runs, *argv)
+    assert code == 2 and not out and says in err and err.count("\n") == 1
+
+
+def test_no_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = said(capsys, "--runs", tmp_path)
+    assert (code, out) == (2, "") and "wanted results; got none among 0" in err
+    code, _, err = said(capsys, "--runs", tmp_path / "nowhere")
+    assert code == 2 and "no such folder" in err
+
+
+def test_foreign_and_damaged_files_are_named_and_counted(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = said(capsys, "--runs", runs)[1]
+    (runs / "notes.json").write_text('{"a": 1}')
+    (runs / "net_b" / "knn-digits-aaaaaaaaaaaa.json").write_text('{"format": 1, "chec')
+    (path,) = (runs / "net-a").glob("*.json")
+    newer = json.loads(path.read_text()) | {"format": 2}
+    (runs / "net_b" / "knn-digits-bbbbbbbbbbbb.json").write_text(json.dumps(newer))
+    odd = json.loads(path.read_text()) | {"settings": [1], "format": 1}
+    (runs / "net_b" / "knn-digits-cccccccccccc.json").write_text(json.dumps(odd))
+    cache = runs / "cache" / "features" / "0"
+    cache.mkdir(parents=True)
+    (cache / "key.json").write_text("{}")  # the cache's own is no news
+    code, out, err = said(capsys, "--runs", runs)
+    assert code == 0 and out == before
+    lines = err.splitlines()
+    assert [re.sub(r".*/", "", line) for line in lines[:4]] == [
+        "knn-digits-aaaaaaaaaaaa.json: JSONDecodeError: Unterminated string starting at: line 1 column 15 (char 14)",
+        "knn-digits-bbbbbbbbbbbb.json: ValueError: format 2",
+        "knn-digits-cccccccccccc.json: ValueError: a field of another kind",
+        "notes.json: no result of evaltk",
+    ]
+    assert lines[4] == "evaltk: 4 results read, 4 JSON files skipped"
+    for i in range(9):
+        (runs / f"foreign{i}.json").write_text("[]")
+    lines = said(capsys, "--runs", runs)[2].splitlines()
+    assert len(lines) == 6 and lines[5] == "evaltk: 4 results read, 13 JSON files skipped, 8 of them not named"
+
+
+def test_damaged_and_missing_predictions(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (path,) = (runs / "net_b").glob("*.json")
+    results.predictions_path(path).write_bytes(b"PK")
+    code, out, err = said(capsys, "--runs", runs)
+    assert code == 0 and "**" not in out and "no bold in best k: the predictions of net_b are missing" in out
+    assert "net_b" in err and "predictions" in err
+    results.predictions_path(path).unlink()
+    code, out, err = said(capsys, "--runs", runs)
+    assert code == 0 and "**" not in out and not err
+
+
+def test_hostile_names_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, [predicted("<script>alert(1)</script>", RIGHT), predicted("a_b%\x1b[2J", RIGHT)])
+    html = said(capsys, "--runs", tmp_path, "--format", "html")[1]
+    assert "<script" not in html and "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    latex = said(capsys, "--runs", tmp_path, "--format", "latex")[1]
+    assert r"a\_b\%" in latex and r"\textless{}script" in latex
+    for form in ("md", "html", "latex", "terminal"):
+        assert "\x1b" not in said(capsys, "--runs", tmp_path, "--format", form)[1]
