@@ -158,8 +158,8 @@ def read(root: Path, train: Split, *, per_class: Sequence[int], percent: float) 
     if lacking := wanted - {s.per_class for s in found}:
         there = sorted(s.per_class for s in found if isinstance(s.per_class, int))
         do = f"--fewshot.shots {' '.join(map(str, sorted(set(there))))}" if there else WHERE
-        got = f"none of {min(lacking)}"
-        raise DataError(wanted=f"lists of {sorted(wanted)} images a class", got=got, where=root, do=do)
+        numbers, none = (", ".join(map(str, sorted(some))) for some in (wanted, lacking))
+        raise DataError(wanted=f"lists of {numbers} images a class", got=f"none of {none}", where=root, do=do)
     if percent and all(s.per_class != share(percent) for s in found):
         notes.append(f"no list of {share(percent)} of the images: left out")
     return Chosen(shots=tuple(found), notes=tuple(notes))

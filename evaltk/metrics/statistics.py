@@ -159,9 +159,9 @@ def spearman_permutation(
     if first.shape != second.shape or np.ptp(first) == 0 or np.ptp(second) == 0:
         got = f"{len(first)} and {len(second)} values, {len(np.unique(first))} and {len(np.unique(second))} distinct"
         raise DataError(wanted="two vectors of one length that both vary", got=got, do="correlate what varies")
-    from scipy import stats  # takes a second to import, and nothing else here needs it
+    from scipy.stats import rankdata  # takes a second to import, and nothing else here needs it
 
-    centred = [stats.rankdata(part) - (len(part) + 1) / 2 for part in (first, second)]
+    centred = [rankdata(part) - (len(part) + 1) / 2 for part in (first, second)]
     u, v = (ranks / np.linalg.norm(ranks) for ranks in centred)
     n, rho = len(u), float(u @ v)
     exact = n <= 12 and math.factorial(n) <= permutations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from evaltk import build_backbone, datasets, features, load_checkpoint, ranking
+from evaltk import build_backbone, cli, datasets, features, load_checkpoint, ranking
 from evaltk.backbone import Backbone
 from evaltk.bench import Bench, ImageOptions, Outcome
 from evaltk.errors import DataError, SettingsError
@@ -265,3 +266,32 @@ def test_settings_out_of_range_are_refused() -> None:
     for wrong in ({"preset": "x"}, {"imsize": 0}, {"scales": ()}, {"scales": (0.0,)}, {"gem_power": 0.0}, {"keep": 0}):
         with pytest.raises(SettingsError):
             retrieval.Settings(**wrong)  # type: ignore[arg-type]
+
+
+class Runs:
+    """A pickle that makes a folder when it is loaded the usual way."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = a_tree(tmp_path / "oxford")
+    net = str(GOLDEN / "dino_p16_full_checkpoint.pth")
+    words = ["run", net, "--num-heads", "3", "--protocols", "retrieval", "--data", f"roxford5k={root}", "--device", "cpu"]
+    words += ["--out", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]
+    assert cli.main(words) == 0
+    assert "medium" in capsys.readouterr().out.lower()
+    (root / "jpg" / "all_souls_000003.jpg").unlink()
+    (root / "jpg" / "query_000001.jpg").unlink()
+    assert cli.main(words) == 2
+    error = capsys.readouterr().err
+    assert "all_souls_000003" in error and "query_000001" in error and "Traceback" not in error
+    mark = tmp_path / "executed"
+    (root / "gnd_roxford5k.pkl").write_bytes(pickle.dumps({"imlist": ["a"], "qimlist": [Runs(mark)], "gnd": []}))
+    assert cli.main(words) == 2
+    assert "which was not loaded" in capsys.readouterr().err
+    assert not mark.exists()

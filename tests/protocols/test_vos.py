@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from evaltk import build_backbone, frames, load_checkpoint
+from evaltk import build_backbone, cli, frames, load_checkpoint
 from evaltk.backbone import Backbone
 from evaltk.bench import Bench, ImageOptions
 from evaltk.datasets import davis2017
@@ -252,3 +252,23 @@ def test_the_last_frame_counts_where_it_is_wanted(bench_parts: tuple[object, Bac
     assert without.shape == (3, 3)
     assert with_last.shape == (3, 4)
     assert np.array_equal(with_last[:, :3], without)
+
+
+def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = a_tree(tmp_path / "davis", names=("disc",))
+    net = str(GOLDEN / "dino_p16_full_checkpoint.pth")
+    words = ["run", net, "--num-heads", "3", "--protocols", "vos", "--data", f"davis2017={root}", "--device", "cpu"]
+    words += ["--vos.size", "64", "--out", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]
+    assert cli.main(words) == 0
+    assert "J&F" in capsys.readouterr().out
+    noise((40, 40), seed=9).save(root / "JPEGImages" / "480p" / "disc" / "00002.jpg")  # not of its mask's size
+
+    def told() -> str:
+        assert cli.main(words) == 2
+        captured = capsys.readouterr()
+        assert captured.err.count("wanted") == 1 and "Traceback" not in captured.err
+        return captured.err
+
+    assert "40 x 40" in told() and "00002" in told()
+    (root / "Annotations" / "480p" / "disc" / "00000.png").unlink()
+    assert "00000.png" in told()
