@@ -70,12 +70,13 @@ class Outcome:
 
     Attributes:
         scores: the numbers. predictions: arrays with one row an image, kept beside the result.
-        notes: what a reader of the numbers must know.
+        notes: what a reader of the numbers must know. transforms: {view: text}, of those that `needs` does not name.
     """
 
     scores: tuple[Score, ...]
     predictions: Mapping[str, np.ndarray] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    transforms: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -133,7 +133,7 @@ def _run_job(plan: Plan, job: Job, bench: Bench, extracting: float) -> Result:
             **job.asked["settings"],
             "dataset": job.asked["dataset"],
             "images": {k: v for k, v in asdict(plan.images).items() if v is not None},
-            "transforms": {n.view: bench.transform(n.view).text() for n in _needs(job)},
+            "transforms": {n.view: bench.transform(n.view).text() for n in _needs(job)} | dict(outcome.transforms),
             "precision": plan.precision,
             "position": plan.position,
             "notes": [*bench.checkpoint.notes, *job.dataset.notes, *outcome.notes],

@@ -86,15 +86,8 @@ def evaluate(
     made = student(views, mask=mask, patches=None if mask is None else mask.flatten(1))
     s_cls = inner.head.scores(made["cls"], s_score)
     if mask is None:
-        loss = dino.loss(
-            s_cls,
-            t_cls,
-            centers["cls"],
-            student_temperature=s_loss,
-            teacher_temperature=t_loss,
-            num_globals=num_globals,
-            overwrite=True,
-        )
+        targets = dino.teacher_probabilities(t_cls, centers["cls"], temperature=t_loss)
+        loss = dino.cross_view_loss(s_cls, targets, temperature=s_loss, num_globals=num_globals, overwrite=True)
         return Outcome(loss=loss, parts={}, sums=sums, teacher=t_cls, divide=t_loss)
     t_patch, patch_sums = _teacher_patches(teacher, seen["patch"], mask, t_score, m, previous.get("patch"))
     settings = ibot.Settings(
@@ -106,17 +99,8 @@ def evaluate(
         num_globals=num_globals,
     )
     s_patch = inner.head.scores(made["patch"], s_score, patch=True)
-    found = ibot.loss(
-        s_cls,
-        t_cls,
-        s_patch,
-        t_patch,
-        mask.flatten(1),
-        centers["cls"],
-        centers["patch"],
-        settings=settings,
-        overwrite=True,
-    )
+    patches = (s_patch, t_patch, mask.flatten(1))
+    found = ibot.loss(s_cls, t_cls, *patches, centers["cls"], centers["patch"], settings=settings, overwrite=True)
     parts = {"loss_cls": found.cls.detach(), "loss_patch": found.patch.detach()}
     return Outcome(loss=found.total, parts=parts, sums=sums | {"patch": patch_sums}, teacher=t_cls, divide=t_loss)
 

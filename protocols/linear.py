@@ -7,7 +7,7 @@ the sweep of learning rates: ibot/evaluation/eval_linear_multi.py:100-106 at da3
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -160,7 +160,8 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
     if settings.head is not None:
         recipe, head = _head(bench, dataset, settings)
         found = bench.features(dataset.test, Need(recipe=recipe))
-        return linear_scores.of_head(dataset, found, recipe, head)
+        outcome = linear_scores.of_head(dataset, found, recipe, head)
+        return replace(outcome, transforms={"eval": bench.transform("eval").text()})
     recipes = settings.recipes(bench.checkpoint.arch)
     store = linear_data.store(bench, dataset, settings, recipes)
     if not store.done():
@@ -176,7 +177,8 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
     sweep = linear_scores.Sweep(
         recipes=recipes, lrs=linear_data.rates(settings), groups=groups, num_held=len(held), holdout=settings.holdout
     )
-    return linear_scores.of_sweep(dataset, reported, sweep, trained, rule + notes)
+    outcome = linear_scores.of_sweep(dataset, reported, sweep, trained, rule + notes)
+    return replace(outcome, transforms=linear_data.views(bench, settings))
 
 
 def _head(bench: Bench, dataset: Dataset, settings: Settings) -> tuple[Recipe, LinearHead]:

@@ -31,19 +31,22 @@ def held_out(bench: Bench, dataset: Dataset, settings: Settings) -> np.ndarray:
     return probe_batches.hold_out(dataset.train.labels, settings.holdout, seed=bench.seed)
 
 
-def views(bench: Bench, settings: Settings) -> tuple[str, str]:
-    """(training view, evaluation view) in words."""
+def views(bench: Bench, settings: Settings) -> dict[str, str]:
+    """The preprocessing of the images that are learnt from (``train``) and judged on (``eval``), in words."""
     from evaltk import probe_batches
 
     transform = bench.transform("eval")
-    return (transform.text() if settings.fast else probe_batches.crop_text(transform)), transform.text()
+    return {
+        "eval": transform.text(),
+        "train": transform.text() if settings.fast else probe_batches.crop_text(transform),
+    }
 
 
 def store(bench: Bench, dataset: Dataset, settings: Settings, recipes: tuple[Recipe, ...]) -> Store:
     """The cache entry of a training: named by all its numbers depend on."""
     from evaltk.probe_store import Store
 
-    train_view, view = views(bench, settings)
+    view = views(bench, settings)
     asked = {
         "features": [r.text() for r in recipes],
         "lr": rates(settings),
@@ -58,7 +61,7 @@ def store(bench: Bench, dataset: Dataset, settings: Settings, recipes: tuple[Rec
         sha256=bench.backbone.digest,
         dataset=f"{dataset.train.fingerprint}{dataset.train.stamp}{dataset.test.fingerprint}{dataset.test.stamp}",
         split=f"{dataset.train.name} to {dataset.test.name}",
-        transform=f"train: {train_view}; test: {view}",
+        transform=f"train: {view['train']}; test: {view['eval']}",
         recipe=f"linear heads {canonical(asked)}",
         precision=bench.backbone.precision,
         position=bench.backbone.position,
@@ -147,16 +150,14 @@ def notes(bench: Bench, dataset: Dataset, settings: Settings, recipes: tuple[Rec
     """What a reader must know of how the heads were trained."""
     from protocols.linear import PAPER_EPOCHS
 
-    train_view, view = views(bench, settings)
-    found = [f"linear training view: {train_view}", f"linear evaluation view: {view}"]
-    found.append(f"{settings.epochs} epochs, {settings.batch} images a step, {len(rates(settings))} learning rates")
-    apart = "not comparable with published figures"
+    found = [f"{settings.epochs} epochs, {settings.batch} images a step, {len(rates(settings))} learning rates"]
+    apart = ": not comparable with published figures"  # what reports look for
     if settings.fast:
         found.append(
-            f"--linear.fast: learnt from features without augmentation, another protocol, usually lower; {apart}"
+            f"--linear.fast: learnt from features without augmentation, another protocol, usually lower{apart}"
         )
     if settings.epochs != PAPER_EPOCHS:
-        found.append(f"{settings.epochs} epochs where the protocol has {PAPER_EPOCHS}: {apart}")
+        found.append(f"{settings.epochs} epochs where the protocol has {PAPER_EPOCHS}{apart}")
     counts = np.bincount(dataset.train.labels, minlength=len(dataset.train.classes))
     lacking = [name for name, count in zip(dataset.train.classes, counts, strict=True) if not count]
     if lacking:

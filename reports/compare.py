@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaltk.errors import SettingsError, nearest
-from evaltk.metrics import statistics
 from evaltk.types import Cell, Result, Score, Table
 from reports import belonging, cells, paired
 from reports.layouts import Extra, Layout, Over
@@ -34,6 +33,8 @@ def build(
 
     Raises: SettingsError: not exactly two checkpoints, unknown names, or nothing that both were measured on.
     """
+    from evaltk.metrics import statistics
+
     one, two = _pair(results, pair)
     apart, several = _apart(over, results, one, two), _several(over, results, one, two)
     lines = list(_lines(over, results, one, two, predictions))

@@ -14,7 +14,6 @@ import numpy as np
 
 from evaltk import results
 from evaltk.errors import DataError, StorageError
-from evaltk.metrics import statistics
 from evaltk.types import Result, Score
 from reports.layouts import Items
 
@@ -100,6 +99,8 @@ def difference(a: Sample | None, b: Sample | None) -> Difference | None:
     """
     if a is None or b is None or not _same_items(a, b):
         return None
+    from evaltk.metrics import statistics
+
     x, y = a.values, b.values
     if x.ndim == 1 and x.dtype != bool:
         x, y = x[~np.isnan(x)], y[~np.isnan(y)]
@@ -127,6 +128,8 @@ def interval(one: Sample | None) -> tuple[float, float] | None:
     """A 95 % interval from the values alone: Wilson's for right or wrong, else the bootstrap's."""
     if one is None:
         return None
+    from evaltk.metrics import statistics
+
     x = one.values
     if x.dtype == bool:
         return statistics.wilson_interval(int(x.sum()), len(x)) if len(x) else None
@@ -163,6 +166,10 @@ def best(
             continue
         tops[c] = top
         compared += [(c, row, p) for row, p in found.items() if p is not None]
+    if not compared:
+        return set(), silent
+    from evaltk.metrics import statistics  # scipy takes half a second to import, and most tables need no test
+
     adjusted = statistics.holm(np.array([p for _, _, p in compared]))
     marked = set(tops.items())
     marked |= {(c, row) for (c, row, _), p in zip(compared, adjusted, strict=True) if p > ALPHA}
@@ -172,6 +179,8 @@ def best(
 def p_value(a: Sample | None, b: Sample | None) -> float | None:
     """As `difference`, the p-value alone: McNemar's test needs no resampling."""
     if a is not None and b is not None and a.values.dtype == bool and _same_items(a, b):
+        from evaltk.metrics import statistics
+
         return statistics.mcnemar_exact(a.values, b.values)
     found = difference(a, b)
     return None if found is None else found.p_value

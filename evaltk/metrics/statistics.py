@@ -1,8 +1,7 @@
 """Intervals, paired comparisons and rank correlation of scores, by numpy and scipy; fractions in [0, 1].
 
-Accuracies have `wilson_interval`; all else `bootstrap_interval` over the items drawn at random (images, queries,
-sequences). Two checkpoints on the same items: `mcnemar_exact` for accuracies, `paired_bootstrap` for all else, `holm`
-over the comparisons of a table.
+Accuracies have `wilson_interval`; all else `bootstrap_interval` over items drawn at random (images, queries, ...).
+On the same items: `mcnemar_exact` for accuracies, `paired_bootstrap` for all else, `holm` over a table's comparisons.
 """
 
 from __future__ import annotations

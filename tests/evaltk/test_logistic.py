@@ -176,18 +176,17 @@ def test_threads_and_blocks_do_not_change_predictions() -> None:
     test = raw_features(2000, 24, 8, seed=1)[0]
     threads = torch.get_num_threads()
 
-    def models(count: int, block: int | None) -> list[logistic.LogisticModel]:
+    def model(count: int, block: int | None) -> logistic.LogisticModel:
         torch.set_num_threads(count)
         try:
-            return [logistic.fit(x, y, l2=l2, num_classes=8, intercept=True, block=block) for l2 in (1e3, 1e2)]
+            return logistic.fit(x, y, l2=1e2, num_classes=8, intercept=True, block=block)
         finally:
             torch.set_num_threads(threads)
 
-    first = models(1, None)
-    for others in (models(2, None), models(1, 70), models(2, 300)):
-        for one, other in zip(first, others, strict=True):
-            assert float((one.weight - other.weight).norm() / one.weight.norm()) < 5e-4
-            assert bool((one.predict(test) == other.predict(test)).all())
+    one = model(1, None)
+    for other in (model(2, 300), model(1, 70)):
+        assert float((one.weight - other.weight).norm() / one.weight.norm()) < 5e-4
+        assert bool((one.predict(test) == other.predict(test)).all())
 
 
 def test_classes_without_rows() -> None:
