@@ -88,9 +88,10 @@ def read(path: Path) -> Result:
         )
         if not all(math.isfinite(score.value) for score in scores):
             raise ValueError("a score that is no finite number")
-        if not all(isinstance(found[name], dict) for name in ("checkpoint", "settings", "made")):
+        result = Result(scores=scores, **found)
+        if not _sound(result):
             raise ValueError("a field of another kind")
-        return Result(scores=scores, **found)
+        return result
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise StorageError(
             wanted=f"a result file of format {FORMAT}",
@@ -98,6 +99,19 @@ def read(path: Path) -> Result:
             where=path,
             do="remove it and run again",
         ) from error
+
+
+def _sound(result: Result) -> bool:
+    """Whether the fields are of the kinds that readers count on; a file may have been edited by hand."""
+    parts = (result.checkpoint, result.settings, result.made)
+    texts = [result.protocol, result.request, *(word for s in result.scores for word in (s.dataset, s.split, s.metric))]
+    numbers = [number for s in result.scores for number in (s.n, *(s.interval or ()))]
+    return (
+        all(isinstance(part, dict) for part in (*parts, *(s.at for s in result.scores)))
+        and all(isinstance(text, str) for text in texts)
+        and all(isinstance(n, int | float) and math.isfinite(n) for n in (result.version, result.seed, *numbers))
+        and all(s.interval is None or len(s.interval) == 2 for s in result.scores)
+    )
 
 
 def read_predictions(path: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:

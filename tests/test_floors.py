@@ -42,7 +42,8 @@ evaltk/cli/
 ONLY = {
     # duplicates: what a run tells of its prototypes is what is reported of them later.
     # families.random: how an architecture is spelled; rawfile: a training checkpoint is read as any foreign file is.
-    "pretrain": "models vmf datasets seeding distributed types errors files images progress duplicates families.random rawfile",
+    "pretrain": "models vmf duplicates datasets seeding distributed types errors files images progress "
+    "families.random rawfile",
     "reports": "results types errors files metrics.statistics",
 }
 NEVER = {"protocols": ("evaltk.runner", "evaltk.planning", "evaltk.cli", "reports", "pretrain")}

@@ -149,6 +149,11 @@ def test_what_else_lies_in_the_folder_is_passed_over(tmp_path: Path) -> None:
         lambda tree: tree["scores"][0].update(value=None),
         lambda tree: tree["scores"][0].pop("metric"),
         lambda tree: tree.update(scores=3),
+        lambda tree: tree.update(settings=[1]),
+        lambda tree: tree["scores"][0].update(at=["k"]),
+        lambda tree: tree["scores"][0].update(interval=[0.1, 0.2, 0.3]),
+        lambda tree: tree["scores"][0].update(n="797"),
+        lambda tree: tree["scores"][0].update(metric=3),
     ],
 )
 def test_damaged_results_are_named(tmp_path: Path, change) -> None:
@@ -194,3 +199,25 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_canonical_text_does_not_depend_on_order() -> None:
     assert canonical({"b": (1, 2), "a": {"y": None, "x": 0.1}}) == '{"a":{"x":0.1,"y":null},"b":[1,2]}'
+
+
+def test_files_that_are_no_results_can_be_told_of_instead(tmp_path: Path) -> None:
+    results.write(results.path_of(tmp_path, "a", "knn", "digits", "a" * 64), RESULT, {})
+    cut = results.path_of(tmp_path, "a", "knn", "digits", "b" * 64)
+    cut.write_text('{"format": 1, ')
+    newer = results.path_of(tmp_path, "a", "knn", "digits", "c" * 64)
+    newer.write_text('{"format": 2}')
+    (tmp_path / "other.json").write_text("{}")
+    (tmp_path / "key.json").write_text("{}")  # of the feature cache
+    told: dict[str, str] = {}
+    found = [path.name for path, _ in results.find(tmp_path, skip=lambda path, why: told.update({path.name: why}))]
+    assert found == ["knn-digits-aaaaaaaaaaaa.json"]
+    assert list(told) == [cut.name, newer.name, "other.json"]
+    assert "JSONDecodeError" in told[cut.name] and "format 2" in told[newer.name]
+    assert told["other.json"] == "no result of evaltk"
+
+
+def test_predictions_by_name(tmp_path: Path) -> None:
+    results.write(tmp_path / "x.json", RESULT, PREDICTIONS)
+    name = next(iter(PREDICTIONS))
+    assert list(results.read_predictions(tmp_path / "x.json", [name, "not there"])) == [name]
