@@ -95,3 +95,24 @@ def scores(result: Result, metric: str, at: Mapping[str, Any] | None = None) -> 
     """The result's scores of a metric that hold at the settings `at`."""
     wanted = (at or {}).items()
     return [s for s in result.scores if s.metric == metric and all(s.at.get(key) == value for key, value in wanted)]
+
+
+def sweep_columns(layout: Layout, results: Sequence[Result]) -> list[dict[str, Any]]:
+    """The settings at which a layout's metric was measured, in order: one dictionary a column."""
+    if not layout.sweep:
+        return []
+    keys = (layout.also, layout.sweep) if layout.also else (layout.sweep,)
+    found = {tuple(s.at.get(key) for key in keys) for r in results for s in scores(r, layout.metric)}
+    return [dict(zip(keys, values, strict=True)) for values in sorted(found, key=lambda v: tuple(map(_order, v)))]
+
+
+def sweep_titles(layout: Layout, sweep: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Their titles; the second setting is named where it has more than one value."""
+    alone = len({at.get(layout.also) for at in sweep}) <= 1
+    return [
+        f"{layout.sweep}={at[layout.sweep]}" + ("" if alone else f", {layout.also} {at[layout.also]}") for at in sweep
+    ]
+
+
+def _order(value: object) -> tuple[int, float, str]:
+    return (0, float(value), "") if isinstance(value, int | float) else (1, 0.0, str(value))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from evaltk.types import Cell, Result, Score
-from reports import paired, twins, verdicts
+from reports import belonging, paired, twins, verdicts
 from reports.layouts import Extra, Layout
 from reports.paired import Predictions, Sample
 
@@ -37,6 +37,15 @@ def of_extra(extra: Extra, result: Result, score: Score) -> Cell:
     measured = twins.measured(result, score, extra)
     row = measured.row() if measured else None
     return verdicts.beside(cell, row, measured) if row and measured else cell
+
+
+def of_swept(layout: Layout, result: Result, score: Score) -> Cell:
+    """A cell of a sweep; a hidden column that fits the score tells of its published twin."""
+    cell = of_score(score, unit=layout.unit)
+    for extra in layout.extra:
+        if extra.hidden and score in belonging.scores(result, extra.metric, extra.at):
+            return replace(of_extra(extra, result, score), digits=None, note="")
+    return cell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

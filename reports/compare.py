@@ -117,8 +117,14 @@ def _shared(
     layout: Layout, group: Sequence[Result], a: Result, b: Result, predictions: Predictions | None
 ) -> Iterator[Line]:
     extras = [e for e in layout.extra if not e.hidden]
-    swept = Extra(title="", metric=layout.metric, unit=layout.unit, digits=layout.digits)
-    for extra in extras or [swept]:
+    if not any(layout.items_of(e.metric) for e in extras):  # else the sweep's points are left to the sweep
+        sweep = belonging.sweep_columns(layout, [a, b])
+        titles = belonging.sweep_titles(layout, sweep)
+        unit = layout.unit
+        extras = [
+            Extra(title=t, metric=layout.metric, at=at, unit=unit) for t, at in zip(titles, sweep, strict=True)
+        ] + extras
+    for extra in extras:
         for x in belonging.scores(a, extra.metric, extra.at)[:1]:
             for y in belonging.scores(b, extra.metric, extra.at)[:1]:
                 spec = layout.items_of(extra.metric)

@@ -6,6 +6,7 @@ import functools
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evaltk import files
-from evaltk.errors import SettingsError, nearest
+from evaltk.errors import SettingsError, nearest, printable
 
 # Okabe and Ito's palette without its yellow, which is too light for lines on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -52,6 +53,15 @@ STYLE = {
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """A figure with the name its files get and a title in words."""
+
+    name: str
+    title: str
+    figure: Figure
+
+
 @contextmanager
 def style() -> Iterator[None]:
     """Make figures inside with the house's settings; matplotlib's own are as before afterwards."""
@@ -69,6 +79,12 @@ def line(index: int) -> dict[str, str]:
     """Colour, marker and dash of the series `index`: they differ in more than colour."""
     dash = DASHES[index % len(DASHES)]
     return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)], "linestyle": dash}
+
+
+def shown(name: str) -> str:
+    """A name as a label: between two dollars matplotlib would read mathematics, after `_` it would show nothing."""
+    text = printable(name).replace("$", r"\$")
+    return f"\u200b{text}" if text.startswith("_") else text
 
 
 def legend_below(figure: Figure, axes: Axes, columns: int = 3) -> None:

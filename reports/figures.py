@@ -5,30 +5,47 @@ Figures that compare checkpoints hold those of one data set and one protocol ver
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from evaltk import results
 from evaltk.types import Result, Score
 from reports import prototype_figures as draw
+from reports import result_figures
+from reports.figure_style import Drawn, shown
+from reports.training_log import TrainingLog
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drawn:
-    """A figure with the name its files get and a title in words."""
-
-    name: str
-    title: str
-    figure: Figure
+Arrays = Mapping[str, np.ndarray]
 
 
-def of_results(found: Iterable[tuple[Path, Result]]) -> Iterator[Drawn]:
-    """Every figure that these results give, in order of data set; nothing for protocols that have no figures."""
+def of_results(
+    found: Iterable[tuple[Path, Result]], *, logs: Mapping[str, TrainingLog] | None = None
+) -> Iterator[Drawn]:
+    """Every figure that these results give, scores first; nothing for protocols that have no figures.
+
+    Args:
+        logs: training logs by the name of their run, for trajectories.
+    """
+    known = list(found)
+    yield from result_figures.of_results([result for _, result in known], logs=logs or {})
+    yield from of_analyses(known)
+
+
+def of_analyses(
+    found: Iterable[tuple[Path, Result]],
+    *,
+    read: Callable[[Path], Arrays] = results.read_predictions,
+    galleries: bool = True,
+) -> Iterator[Drawn]:
+    """Figures of prototypes and precision, in order of data set.
+
+    Args:
+        read: gives the arrays beside a result. galleries: draw the images nearest to prototypes.
+    """
     groups: dict[tuple[str, str], list[tuple[str, Path, Result]]] = {}
     for path, result in found:
         data = result.settings.get("dataset")
@@ -41,12 +58,20 @@ def of_results(found: Iterable[tuple[Path, Result]]) -> Iterator[Drawn]:
         alone = names.count(short) <= len({key[0] for key in groups if key[1].split()[0] == short})
         end = results.slug(short if alone else "-".join(told.split()[:2]))
         labelled = _labelled([(path, result) for _, path, result in members])
-        yield from (_prototypes if protocol == "prototypes" else _precision)(labelled, end)
+        if protocol == "precision":
+            yield from _precision(labelled, end)
+            continue
+        yield from _compared(labelled, end)
+        arrays = {label: read(path) for label, (path, _) in labelled.items()}
+        arrays = {label: beside for label, beside in arrays.items() if beside}
+        if arrays:
+            threshold = float(str(members[0][2].settings["threshold"]))
+            yield from _prototypes(arrays, threshold, end, galleries)
 
 
 def _labelled(members: Sequence[tuple[Path, Result]]) -> dict[str, tuple[Path, Result]]:
     """By checkpoint name; where two are alike, with the request that tells them apart."""
-    names = [str(result.checkpoint["name"]) for _, result in members]
+    names = [shown(str(result.checkpoint["name"])) for _, result in members]
     return {
         name if names.count(name) == 1 else f"{name} ({result.request[:6]})": (path, result)
         for name, (path, result) in zip(names, members, strict=True)
@@ -77,17 +102,14 @@ def _bins(scores: Sequence[Score]) -> draw.BinLine | None:
     )
 
 
-def _prototypes(members: Mapping[str, tuple[Path, Result]], end: str) -> Iterator[Drawn]:
+def _compared(members: Mapping[str, tuple[Path, Result]], end: str) -> Iterator[Drawn]:
     sweeps = {label: _sweep(result) for label, (_, result) in members.items()}
     yield Drawn(name=f"thresholds-{end}", title="near-copies against threshold", figure=draw.thresholds(sweeps))
-    arrays = {label: results.read_predictions(path) for label, (path, _) in members.items()}
-    arrays = {label: found for label, found in arrays.items() if found}
-    if not arrays:
-        return
+
+
+def _prototypes(arrays: Mapping[str, Arrays], threshold: float, end: str, galleries: bool) -> Iterator[Drawn]:
     kappas = {label: found["kappa"] for label, found in arrays.items()}
     yield Drawn(name=f"kappa-{end}", title="precisions of the prototypes", figure=draw.kappa_histogram(kappas))
-    first = next(iter(members.values()))[1].settings
-    threshold = float(str(first["threshold"]))
     sizes = {k: found[key] for k, found in arrays.items() if (key := f"sizes_leader_{threshold:g}") in found}
     if sizes:
         title = "sizes of the sets of near-copies"
@@ -95,10 +117,10 @@ def _prototypes(members: Mapping[str, tuple[Path, Result]], end: str) -> Iterato
     counts = {label: found["counts"] for label, found in arrays.items()}
     yield Drawn(name=f"usage-{end}", title="use of the prototypes", figure=draw.usage(counts))
     for label, found in arrays.items():
-        yield from _one(label, found, end)
+        yield from _one(label, found, end, galleries)
 
 
-def _one(label: str, found: Mapping[str, np.ndarray], end: str) -> Iterator[Drawn]:
+def _one(label: str, found: Mapping[str, np.ndarray], end: str, galleries: bool) -> Iterator[Drawn]:
     """Figures of one checkpoint."""
     name = results.slug(label)
     yield Drawn(
@@ -108,7 +130,7 @@ def _one(label: str, found: Mapping[str, np.ndarray], end: str) -> Iterator[Draw
             found["projection"], found["projection_share"], found["counts"], found["void"], title=label
         ),
     )
-    if "gallery_images" in found:
+    if galleries and "gallery_images" in found:
         captions = [_caption(found, int(k)) for k in found["gallery_prototype"]]
         kinds = [str(kind) for kind in found["gallery_kind"]]
         figure = draw.gallery(kinds, captions, found["gallery_images"])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from evaltk.types import Cell, Result, Score, Table
 from reports import belonging, cells, layouts
@@ -20,20 +21,16 @@ def summary(over: Over, results: Sequence[Result], predictions: Predictions | No
     titles: list[str] = []
     notes: dict[str, None] = {}
     for layout in ordered(over):
-        groups = belonging.groups(results, layout)
-        for group in groups:
-            extra = headline(layout)
-            scored = [(r, s) for r in group for s in belonging.scores(r, extra.metric, extra.at)[:1]]
-            if not scored:
-                continue
-            for title, members in _apart(layout, extra, groups, group, scored):
-                titles.append(title)
-                for result, score in members:
-                    who = belonging.identity(result)
-                    first.setdefault(who, result)
-                    cell = cells.of_extra(extra, result, score)
-                    rows.setdefault(who, {})[len(titles) - 1] = cells.entry(cell, layout, result, score, predictions)
-                    notes |= dict.fromkeys([extra.footnote] if extra.footnote else [])
+        for title, extra, members in _columns(layout, results):
+            titles.append(title)
+            notes |= dict.fromkeys([extra.footnote] if extra.footnote else [])
+            for result, score in members:
+                who = belonging.identity(result)
+                first.setdefault(who, result)
+                swept = extra.metric == layout.metric and bool(layout.sweep)
+                cell = cells.of_swept(layout, result, score) if swept else cells.of_extra(extra, result, score)
+                cell = replace(cell, digits=layout.digits if cell.digits is None else cell.digits)
+                rows.setdefault(who, {})[len(titles) - 1] = cells.entry(cell, layout, result, score, predictions)
     if not rows:
         return []
     names = belonging.labels(list(first.values()))
@@ -58,7 +55,11 @@ def sweep(over: Over, results: Sequence[Result], predictions: Predictions | None
         known = [belonging.comparable(group[0], layout) for group in groups]
         for group, mine in zip(groups, known, strict=True):
             names = belonging.labels(group)
-            lines = [line for name, result in zip(names, group, strict=True) for line in _lines(layout, name, result)]
+            lines = [
+                line
+                for name, result in zip(names, group, strict=True)
+                for line in _lines(layout, name, result, predictions)
+            ]
             if lines:
                 told = belonging.told(mine, [k for k in known if k["data set"] == mine["data set"]])
                 end = f" [{told}]" if told else ""
@@ -72,11 +73,28 @@ def ordered(over: Over) -> list[Layout]:
     return [known[name] for name in dict.fromkeys((*over.protocols, *known)) if name in known]
 
 
-def headline(layout: Layout) -> Extra:
-    """The column that stands for a protocol."""
+def headlines(layout: Layout, results: Sequence[Result]) -> list[Extra]:
+    """The columns that stand for a protocol: one, or where its headline is what it sweeps, one a value."""
     shown = [extra for extra in layout.extra if not extra.hidden]
-    named = [extra for extra in layout.extra if extra.metric == layout.headline]
-    return (named or shown or [Extra(title=layout.metric, metric=layout.metric, unit=layout.unit)])[0]
+    named = [extra for extra in shown if extra.metric == layout.headline] or ([] if layout.headline else shown)
+    if named or not layout.metric:
+        return named[:1]
+    sweep = belonging.sweep_columns(layout, results)
+    titles = belonging.sweep_titles(layout, sweep) or [layout.metric]
+    return [
+        Extra(title=t, metric=layout.metric, at=at, unit=layout.unit)
+        for t, at in zip(titles, sweep or [{}], strict=True)
+    ]
+
+
+def _columns(layout: Layout, results: Sequence[Result]) -> Iterator[tuple[str, Extra, list[tuple[Result, Score]]]]:
+    """(title, what it shows, scores) of a protocol's columns."""
+    groups = belonging.groups(results, layout)
+    for group in groups:
+        for extra in headlines(layout, group):
+            scored = [(r, s) for r in group for s in belonging.scores(r, extra.metric, extra.at)[:1]]
+            for title, members in _apart(layout, extra, groups, group, scored):
+                yield title, extra, members
 
 
 def _apart(
@@ -102,11 +120,13 @@ def _apart(
         yield title + (f" ({i + 1})" if len(columns) > 1 else ""), list(column.values())
 
 
-def _lines(layout: Layout, name: str, result: Result) -> list[tuple[str, tuple[Cell, ...]]]:
+def _lines(
+    layout: Layout, name: str, result: Result, predictions: Predictions | None
+) -> list[tuple[str, tuple[Cell, ...]]]:
     lines = []
     for score in belonging.scores(result, layout.metric):
         settings = [_setting(score.at.get(key)) for key in (layout.sweep, layout.also) if key]
-        ours = cells.of_score(score, unit=layout.unit, digits=layout.digits)
+        ours = cells.entry(cells.of_swept(layout, result, score), layout, result, score, predictions).cell
         lines.append((name, (*settings, ours, Cell(value=float(score.n), unit="count", digits=0))))
     return lines
 

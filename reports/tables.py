@@ -56,10 +56,10 @@ def _told_apart(table: Table, mine: Mapping[str, object], others: Sequence[Mappi
 
 
 def _table(layout: Layout, results: Sequence[Result], predictions: Predictions | None) -> Table:
-    sweep = _sweep_columns(layout, results)
+    sweep = belonging.sweep_columns(layout, results)
     extras = [e for e in layout.extra if not e.hidden and any(belonging.scores(r, e.metric, e.at) for r in results)]
     names = belonging.labels(results)
-    titles = (*_sweep_titles(layout, sweep), *(e.title for e in extras))
+    titles = (*belonging.sweep_titles(layout, sweep), *(e.title for e in extras))
     columns: list[Extra | Mapping[str, Any]] = [*sweep, *extras]
     rows = []
     for label, result in zip(names, results, strict=True):
@@ -86,25 +86,6 @@ def _measured_on(layout: Layout, results: Sequence[Result]) -> str:
     return f" on {belonging.dataset(results[0])}{split}"
 
 
-def _sweep_columns(layout: Layout, results: Sequence[Result]) -> list[dict[str, Any]]:
-    if not layout.sweep:
-        return []
-    keys = (layout.also, layout.sweep) if layout.also else (layout.sweep,)
-    found = {tuple(s.at.get(key) for key in keys) for r in results for s in belonging.scores(r, layout.metric)}
-    return [dict(zip(keys, values, strict=True)) for values in sorted(found, key=lambda v: tuple(map(_order, v)))]
-
-
-def _sweep_titles(layout: Layout, sweep: Sequence[Mapping[str, Any]]) -> list[str]:
-    alone = len({at.get(layout.also) for at in sweep}) <= 1
-    return [
-        f"{layout.sweep}={at[layout.sweep]}" + ("" if alone else f", {layout.also} {at[layout.also]}") for at in sweep
-    ]
-
-
-def _order(value: object) -> tuple[int, float, str]:
-    return (0, float(value), "") if isinstance(value, int | float) else (1, 0.0, str(value))
-
-
 def _entry(
     layout: Layout, result: Result, column: Extra | Mapping[str, Any], predictions: Predictions | None
 ) -> cells.Entry | None:
@@ -113,7 +94,7 @@ def _entry(
         if isinstance(column, Extra):
             cell = cells.of_extra(column, result, score)
         else:
-            cell = cells.of_score(score, unit=layout.unit)
+            cell = cells.of_swept(layout, result, score)
         return cells.entry(cell, layout, result, score, predictions)
     return None
 

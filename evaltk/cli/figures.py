@@ -37,17 +37,17 @@ def main(argv: list[str]) -> int:
 
     options = tyro.cli(Options, args=argv, prog="evaltk figures", description=__doc__)
     from evaltk import results
-    from reports import figure_style, figures
+    from reports import figure_style, figures, training_log
 
     written: list[Path] = []
-    for drawn in figures.of_results(results.find(options.runs)):
+    for drawn in figures.of_results(results.find(options.runs), logs=training_log.under(options.runs)):
         written += figure_style.save(drawn.figure, options.out / drawn.name, options.format, title=drawn.title)
     if not written:
         raise StorageError(
-            wanted="results that have figures (prototypes, precision)",
+            wanted="results that have figures (knn, linear, fewshot, retrieval, vos, prototypes, precision)",
             got="none",
             where=options.runs,
-            do="evaltk run CKPT --protocols prototypes precision --data ...",
+            do="evaltk run CKPT --protocols knn prototypes --data ...",
         )
     if options.theory:
         written += _theory(options)

@@ -1,0 +1,215 @@
+"""Figures of scores: accuracy against k and shots, bars with intervals, and a run's trajectory over its epochs.
+
+Results that do not belong together (other data, protocol version, settings, precision) never share a figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from evaltk import results as files
+from evaltk.types import Result, Score
+from reports import belonging, cells, layouts, trajectories, verdicts
+from reports.figure_style import COLOURS, GREY, Drawn, legend_below, line, panels, shown, style
+from reports.layouts import Extra, Layout
+from reports.training_log import TrainingLog
+
+SWEPT = {"knn": "neighbours k", "fewshot": "images a class"}  # protocol: what its sweep is called under an axis
+BARS = {  # protocol: (panel, metric)
+    "retrieval": (("medium mAP", "medium_mAP"), ("hard mAP", "hard_mAP")),
+    "vos": (("J&F", "J&F"), ("J", "J"), ("F", "F")),
+    "linear": (("Lin.[C]", "C_top1"), ("Lin.[D]", "D_top1")),
+}
+SPREAD = {"top1_mean": "top1_std_sample"}  # means over splits have a deviation for an interval
+TOLD = len(COLOURS)  # series that have a colour and a name of their own
+MOST_BARS = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """One line: the settings it is drawn over [N], value, low, high [N] in percent (low = high: no interval)."""
+
+    at: tuple[object, ...]
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """One bar in percent, its interval (None: not known) and the published number it may be compared with, or None."""
+
+    value: float
+    interval: tuple[float, float] | None
+    published: float | None
+
+
+def of_results(found: Sequence[Result], *, logs: Mapping[str, TrainingLog]) -> Iterator[Drawn]:
+    """Curves, bars and trajectories of the results, protocol by protocol. `logs`: by the name of the run."""
+    taken: set[str] = set()
+    for protocol, layout in layouts.protocols().items():
+        groups = belonging.groups(found, layout)
+        for group in groups:
+            mine = belonging.comparable(group[0], layout)
+            same = [belonging.comparable(g[0], layout) for g in groups]
+            told = belonging.told(mine, [one for one in same if one["data set"] == mine["data set"]])
+            title = f"{belonging.dataset(group[0])}" + (f" [{told}]" if told else "")
+            for kind, what, figure in _figures(protocol, layout, group, logs):
+                name = _free(f"{kind}-{files.slug(belonging.dataset(group[0]))}", taken)
+                yield Drawn(name=name, title=f"{what} on {title}", figure=figure)
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """`name`, or with a number behind it where it is taken; it is taken afterwards."""
+    free = next(n for n in (name, *(f"{name}-{i}" for i in range(2, len(taken) + 3))) if n not in taken)
+    taken.add(free)
+    return free
+
+
+def _figures(
+    protocol: str, layout: Layout, group: Sequence[Result], logs: Mapping[str, TrainingLog]
+) -> Iterator[tuple[str, str, Figure]]:
+    """(kind, what it shows, figure) of results that belong together."""
+    if protocol in SWEPT and (series := swept(layout, group)):
+        what = f"{protocol} top-1 against {SWEPT[protocol]}"
+        intervals = "± std over splits" if layout.metric in SPREAD else "95 % intervals"
+        yield protocol, what, curves(series, SWEPT[protocol], f"{protocol} top-1 (%)", intervals)
+    if protocol in BARS and (shown_bars := _bars(layout, group)):
+        yield protocol, f"{protocol}, with 95 % intervals", bars(shown_bars)
+    extra = _headline(layout)
+    runs = trajectories.of_runs(group, extra, times=cells.times(extra.unit))
+    if runs:
+        unit = " (%)" if extra.unit == "%" else ""
+        beside = {name: log for name, log in logs.items() if name in {run.name for run in runs}}
+        label = f"{protocol}: {extra.title.removesuffix(' (%)')}{unit}"
+        figure = trajectories.draw(runs, label, beside, watched=protocol == "knn")
+        yield f"trajectory-{protocol}", f"{protocol} over the epochs of a run", figure
+
+
+def _headline(layout: Layout) -> Extra:
+    """The column that stands for a protocol."""
+    from reports.overviews import headline
+
+    return headline(layout)
+
+
+def swept(layout: Layout, group: Sequence[Result]) -> dict[str, Series]:
+    """{label: the layout's metric over its sweep}; what else was varied makes lines of its own, named in the label."""
+    found: dict[str, Series] = {}
+    others = {s.at.get(layout.also) for r in group for s in belonging.scores(r, layout.metric)}
+    for label, result in zip(belonging.labels(group), group, strict=True):
+        apart: dict[object, list[Score]] = {}
+        for score in belonging.scores(result, layout.metric):
+            apart.setdefault(score.at.get(layout.also), []).append(score)
+        for other, points in apart.items():
+            points.sort(key=lambda s: _order(s.at.get(layout.sweep)))
+            name = label if len(others) == 1 else f"{label}, {layout.also} {other}"
+            ends = np.array([_ends(result, point) for point in points]).reshape(-1, 2)
+            found[name] = Series(
+                at=tuple(point.at.get(layout.sweep) for point in points),
+                value=100 * np.array([point.value for point in points]),
+                low=100 * ends[:, 0],
+                high=100 * ends[:, 1],
+            )
+    return found
+
+
+def _ends(result: Result, score: Score) -> tuple[float, float]:
+    """The score's interval, or its mean's deviation to both sides; its value where neither is known."""
+    spread = belonging.scores(result, SPREAD.get(score.metric, ""), score.at)
+    if spread:
+        return score.value - spread[0].value, score.value + spread[0].value
+    return score.interval or (score.value, score.value)
+
+
+def _order(value: object) -> tuple[int, float, str]:
+    return (0, float(value), "") if isinstance(value, int | float) else (1, 0.0, str(value))
+
+
+def curves(series: Mapping[str, Series], x: str, y: str, intervals: str = "95 % intervals") -> Figure:
+    """Values against a setting, its values evenly spaced; of many series the best have names and the rest is grey."""
+    places = sorted({at for one in series.values() for at in one.at}, key=_order)
+    where = {at: i for i, at in enumerate(places)}
+    best = sorted(series, key=lambda label: -float(series[label].value.max()))[:TOLD]
+    rest = [label for label in series if label not in best]
+    with style():
+        figure, (axes,) = panels(1, height=3.0)
+        for n, label in enumerate(rest):
+            one = series[label]
+            told = f"{len(rest)} others" if n == 0 else "_"
+            axes.plot([where[at] for at in one.at], one.value, color=GREY, linewidth=0.6, alpha=0.6, label=told)
+        named = [label for label in series if label in best]
+        for n, label in enumerate(named):
+            one = series[label]
+            shift = 0.0 if len(named) == 1 else 0.24 * (n / (len(named) - 1) - 0.5)
+            error = np.stack([one.value - one.low, one.high - one.value])
+            at = np.array([where[value] for value in one.at]) + shift
+            known = error if (error > 0).any() else None
+            axes.errorbar(at, one.value, yerr=known, label=shown(label), capsize=1.5, elinewidth=0.7, **line(n))  # type: ignore[arg-type]
+        axes.set_xticks(range(len(places)), [str(place) for place in places])
+        some = any((one.high > one.low).any() for one in series.values())
+        axes.set(xlabel=x, ylabel=y)
+        axes.set_title(f"bars: {intervals}" if some else "", loc="right", fontsize=7, color=GREY)
+        axes.grid(axis="x", visible=False)
+        if len(series) == 1:
+            axes.set_title(shown(next(iter(series))))
+        legend_below(figure, axes, columns=1 if max(map(len, series)) > 28 else 2)
+    return figure
+
+
+def _bars(layout: Layout, group: Sequence[Result]) -> dict[str, dict[str, Bar]]:
+    """{panel: {checkpoint: its bar}}; panels of which nothing was measured are left out."""
+    found: dict[str, dict[str, Bar]] = {}
+    extras = {extra.metric: extra for extra in layout.extra}
+    for label, result in zip(belonging.labels(group), group, strict=True):
+        for panel, metric in BARS[layout.protocol]:
+            for score in belonging.scores(result, metric)[:1]:
+                cell = cells.of_extra(extras[metric], result, score)
+                twin = cell.published if cell.verdict != verdicts.NOT_COMPARABLE else None
+                bar = Bar(value=100 * score.value, interval=cell.interval, published=twin)
+                found.setdefault(panel, {})[label] = bar
+    return found
+
+
+def bars(found: Mapping[str, Mapping[str, Bar]]) -> Figure:
+    """One panel a metric, one bar a checkpoint, best first, from zero; its interval, and the published number."""
+    first = next(iter(found.values()))
+    every = dict.fromkeys(label for panel in found.values() for label in panel)
+    order = sorted(every, key=lambda label: -first[label].value if label in first else np.inf)
+    kept = order[:MOST_BARS]
+    with style():
+        height = 0.9 + 0.22 * len(kept)
+        figure, axes = panels(len(found), height=height, width=4.8 if len(found) == 1 else 1.6 + 2.2 * len(found))
+        for axis, (title, panel) in zip(axes, found.items(), strict=True):
+            for row, label in enumerate(kept):
+                if label in panel:
+                    _bar(axis, row, panel[label])
+            axis.set_title(title)
+            axis.set(xlabel="%", xlim=(0, None), ylim=(len(kept) - 0.4, -0.6))
+            axis.set_yticks(range(len(kept)), [shown(label) for label in kept] if axis is axes[0] else [""] * len(kept))
+            axis.grid(axis="y", visible=False)
+            axis.margins(x=0.18)
+        if len(order) > len(kept):
+            figure.suptitle(f"the best {len(kept)} of {len(order)} checkpoints", fontsize=8)
+        if any(bar.published is not None for panel in found.values() for bar in panel.values()):
+            axes[0].plot([], [], color=COLOURS[1], marker="d", linestyle="none", label="published")
+            figure.legend(loc="outside lower center")
+    return figure
+
+
+def _bar(axis: Axes, row: int, bar: Bar) -> None:
+    axis.barh(row, bar.value, height=0.62, color=COLOURS[0], alpha=0.75)
+    end = bar.value
+    if bar.interval:
+        low, high = bar.interval
+        axis.errorbar([bar.value], [row], xerr=[[bar.value - low], [high - bar.value]], color="#000000", capsize=1.5)
+        end = max(end, high)
+    if bar.published is not None:
+        axis.plot([bar.published], [row], color=COLOURS[1], marker="d", linestyle="none")
+        end = max(end, bar.published)
+    axis.annotate(f"{bar.value:.1f}", (end, row), (3, 0), textcoords="offset points", va="center", fontsize=7)

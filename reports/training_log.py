@@ -1,0 +1,70 @@
+"""What a training run wrote of itself (`log.jsonl` beside its checkpoints), as far as figures need it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LOG = "log.jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingLog:
+    """Curves over training: epoch [N] (a fraction within epochs) and loss [N]; knn_epoch, knn [M], a fraction.
+
+    `knn` is measured while training, on a slice of the training images: it is no result.
+    """
+
+    epoch: np.ndarray
+    loss: np.ndarray
+    knn_epoch: np.ndarray
+    knn: np.ndarray
+
+
+def under(folder: Path) -> dict[str, TrainingLog]:
+    """{name of the run's folder: its log} below `folder`; of runs of the same name none, for results name no other."""
+    paths: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob(LOG)):
+        paths.setdefault(path.absolute().parent.name, []).append(path)
+    found = {name: read(several[0]) for name, several in paths.items() if len(several) == 1}
+    return {name: log for name, log in found.items() if log is not None}
+
+
+def read(path: Path) -> TrainingLog | None:
+    """A log; None where it has no line that tells of a loss. Lines that were cut off are passed over."""
+    lines = list(_lines(path))
+    # A step's line tells the epoch it was made in, the last line the epochs done: so many steps make an epoch.
+    per_epoch = min((line["step"] / line["epoch"] for line in lines if line["epoch"] > 0), default=math.inf)
+    if not lines or per_epoch <= 0:
+        return None
+
+    def curve(name: str) -> tuple[np.ndarray, np.ndarray]:
+        points = [(line["step"] / per_epoch, line[name]) for line in lines if _number(line.get(name))]
+        return np.array([x for x, _ in points]), np.array([y for _, y in points])
+
+    (epoch, loss), (knn_epoch, knn) = curve("loss"), curve("knn")
+    return TrainingLog(epoch=epoch, loss=loss, knn_epoch=knn_epoch, knn=knn) if len(loss) else None
+
+
+def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    for line in text.splitlines():
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(found, dict) and _number(found.get("step")) and _number(found.get("epoch")):
+            yield found
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
