@@ -112,6 +112,11 @@ def _notes(dataset: Dataset, sweep: Sweep, trained: Trained) -> tuple[str, ...]:
         )
     else:
         found.append("linear: no images held out, so that no learning rate was chosen apart from the reported split")
+    edges = {0: "smallest", len(sweep.lrs) - 1: "largest"} if len(sweep.lrs) > 2 else {}
+    for name, features in sweep.groups.items():
+        f = _chosen(features, trained)
+        if f is not None and (head := int(trained.chosen_head[f])) in edges:
+            found.append(f"linear: {name} chose the {edges[head]} of its learning rates: more beyond it may be better")
     lost = np.argwhere(trained.diverged >= 0)
     if len(lost):
         some = [

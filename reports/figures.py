@@ -18,7 +18,6 @@ from reports import result_figures
 from reports.figure_style import Drawn, shown
 from reports.training_log import TrainingLog
 
-
 Arrays = Mapping[str, np.ndarray]
 
 

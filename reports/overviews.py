@@ -78,7 +78,7 @@ def headlines(layout: Layout, results: Sequence[Result]) -> list[Extra]:
     shown = [extra for extra in layout.extra if not extra.hidden]
     named = [extra for extra in shown if extra.metric == layout.headline] or ([] if layout.headline else shown)
     if named or not layout.metric:
-        return named[:1]
+        return (named or shown)[:1]
     sweep = belonging.sweep_columns(layout, results)
     titles = belonging.sweep_titles(layout, sweep) or [layout.metric]
     return [
@@ -108,7 +108,8 @@ def _apart(
     mine = belonging.comparable(group[0], layout)
     known = [belonging.comparable(g[0], layout) for g in groups]
     told = belonging.told(mine, [k for k in known if k["data set"] == mine["data set"]])
-    title = f"{layout.protocol} {belonging.dataset(group[0])}: {extra.title}" + (f" [{told}]" if told else "")
+    title = f"{layout.protocol} {belonging.dataset(group[0])}"
+    title += (f": {extra.title}" if extra.title != layout.protocol else "") + (f" [{told}]" if told else "")
     columns: list[dict[tuple[str, str], tuple[Result, Score]]] = []
     for result, score in scored:
         who = belonging.identity(result)

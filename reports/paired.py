@@ -112,8 +112,8 @@ def difference(a: Sample | None, b: Sample | None) -> Difference | None:
             found = statistics.paired_bootstrap(x.astype(float), y.astype(float), rng=rng)
     except DataError:  # one item
         return None
-    exact = x.dtype == bool
-    p = statistics.mcnemar_exact(x, y) if exact else float(found.p_value)
+    exact = x.ndim == 1 and all(np.isin(part, (0, 1)).all() for part in (x, y))  # right or wrong
+    p = statistics.mcnemar_exact(x == 1, y == 1) if exact else float(found.p_value)
     return Difference(
         value=float(found.value),
         low=float(found.low),

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 
 from evaltk import results as files
 from evaltk.types import Result, Score
-from reports import belonging, cells, layouts, trajectories, verdicts
+from reports import belonging, cells, layouts, overviews, trajectories, verdicts
 from reports.figure_style import COLOURS, GREY, Drawn, legend_below, line, panels, shown, style
-from reports.layouts import Extra, Layout
+from reports.layouts import Layout
 from reports.training_log import TrainingLog
 
 SWEPT = {"knn": "neighbours k", "fewshot": "images a class"}  # protocol: what its sweep is called under an axis
@@ -81,7 +81,7 @@ def _figures(
         yield protocol, what, curves(series, SWEPT[protocol], f"{protocol} top-1 (%)", intervals)
     if protocol in BARS and (shown_bars := _bars(layout, group)):
         yield protocol, f"{protocol}, with 95 % intervals", bars(shown_bars)
-    extra = _headline(layout)
+    extra = overviews.headlines(layout, group)[0]
     runs = trajectories.of_runs(group, extra, times=cells.times(extra.unit))
     if runs:
         unit = " (%)" if extra.unit == "%" else ""
@@ -89,13 +89,6 @@ def _figures(
         label = f"{protocol}: {extra.title.removesuffix(' (%)')}{unit}"
         figure = trajectories.draw(runs, label, beside, watched=protocol == "knn")
         yield f"trajectory-{protocol}", f"{protocol} over the epochs of a run", figure
-
-
-def _headline(layout: Layout) -> Extra:
-    """The column that stands for a protocol."""
-    from reports.overviews import headline
-
-    return headline(layout)
 
 
 def swept(layout: Layout, group: Sequence[Result]) -> dict[str, Series]:

@@ -189,6 +189,11 @@ def test_a_grid_is_told_apart_from_lin_c_and_lin_d(tmp_path: Path) -> None:
     assert best == pytest.approx(float(by_epoch.max())) and by_epoch.shape == (2, 6, 2)
     assert score(outcome, "C_top1").at["blocks"] == 1 and score(outcome, "D_top1").at["blocks"] == 4
     assert score(outcome, "D_top1").at["pool"] == "none"
+    tiny = linear.run(bench, digits, dataclasses.replace(settings, lr=(1e-9, 2e-9, 0.1), blocks=(1,), pool=None))
+    assert ("linear: C chose the largest of its learning rates: more beyond it may be better" in tiny.notes) == (
+        score(tiny, "C_top1").at["lr"] == 0.1
+    )
+    assert score(tiny, "C_top1").at["lr"] == 0.1  # two epochs at a billionth teach nothing
     only = linear.run(bench, digits, dataclasses.replace(settings, blocks=(2,), pool=None))
     assert {s.metric.split("_")[0] for s in only.scores} == {"grid", "top1"}
 

@@ -7,7 +7,7 @@ import io
 
 from result_files import BASE, knn, made, prototypes, retrieval, vos
 
-from evaltk.types import Score
+from evaltk.types import Result, Score
 from reports import layouts, tables
 from reports.ink import ink
 
@@ -106,3 +106,16 @@ def test_layouts_of_the_shipped_kinds() -> None:
     names = layouts.names()
     assert names.index("paper/table9") < names.index("paper/table10")
     assert {layout.protocol for layout in layouts.protocols().values()} == set(layouts.protocols())
+
+
+def test_a_headline_that_is_swept_has_a_column_a_value() -> None:
+    def fewshot(name: str, shift: float, shots: tuple[object, ...]) -> Result:
+        scores = [
+            Score(dataset="d", split="t", metric="top1_mean", value=0.5 + shift, n=9, at={"shots": s, "penalty": 0.075})
+            for s in shots
+        ]
+        return made(name, "fewshot", "d", scores, settings={"shots": list(shots)})
+
+    (table,) = tables.build(SUMMARY, [fewshot("a", 0.0, (1, 5, "1 %")), fewshot("b", 0.1, (1, 2))])
+    assert table.columns == tuple(f"fewshot d: shots={s}" for s in (1, 2, 5, "1 %"))
+    assert [[c.value for c in cells] for _, cells in table.rows] == [[50, None, 50, 50], [60, 60, None, None]]

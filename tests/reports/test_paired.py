@@ -236,3 +236,10 @@ def test_compare_without_items_and_apart(tmp_path: Path) -> None:
 def test_compare_wants_two(names: str, pair: tuple[str, ...], says: str) -> None:
     with pytest.raises(SettingsError, match=says):
         tables.build(COMPARE, [knn(name) for name in names], pair=pair)
+
+
+def test_values_that_are_right_or_wrong_have_the_exact_test() -> None:
+    a, b = right(0.8), flipped(right(0.8), 12, 2)
+    found = paired.difference(*(Sample(values=x.astype(float), same=()) for x in (a, b)))
+    assert found is not None and found.test == "McNemar"
+    assert found.p_value == pytest.approx(stats.binomtest(2, 14).pvalue)

@@ -1,0 +1,152 @@
+"""Figures inside the page: SVG without styles of its own, so that a strict policy lets it in and a theme reaches it."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
+
+from evaltk.types import Result
+from reports import belonging, figure_style, figures, page_alt_texts, result_figures
+from reports.figure_style import Drawn
+from reports.training_log import TrainingLog
+
+MOST = 30  # figures of scores on a page
+COMPARED = 6  # checkpoints of one data set whose prototypes are drawn
+POINTS = 1500  # of a cloud that are drawn one by one; a larger cloud is an image
+GRID = "#e4e4e4"
+REFERENCE = re.compile(r"url\(#([^)]+)\)")
+NUMBER = re.compile(r"-?\d+\.\d{3,}")
+HREF = "{http://www.w3.org/1999/xlink}href"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """A figure on the page: its title, what it shows in words, and the SVG."""
+
+    title: str
+    words: str
+    svg: Markup
+
+
+def of_scores(results: Sequence[Result], logs: Mapping[str, TrainingLog]) -> tuple[list[Shown], int]:
+    """(figures of scores and trajectories, how many more there are that are not on the page)."""
+    shown, left = [], 0
+    for drawn in result_figures.of_results(results, logs=logs):
+        if len(shown) < MOST:
+            shown.append(inline(drawn, f"score-{len(shown) + 1}"))
+        else:
+            left += 1
+    return shown, left
+
+
+def of_analyses(
+    found: Sequence[tuple[Path, Result]], read: Callable[[Path], Mapping[str, np.ndarray]]
+) -> tuple[list[Shown], int]:
+    """(figures of prototypes and precision, results left out: the first few checkpoints of a data set are drawn)."""
+    kept: list[tuple[Path, Result]] = []
+    number: dict[tuple[str, str], int] = {}
+    for path, result in found:
+        if result.protocol in ("prototypes", "precision"):
+            key = result.protocol, belonging.dataset(result)
+            number[key] = number.get(key, 0) + 1
+            if number[key] <= COMPARED:
+                kept.append((path, result))
+    shown = [inline(d, f"analysis-{n}") for n, d in enumerate(figures.of_analyses(kept, read=read, galleries=False), 1)]
+    return shown, sum(number.values()) - len(kept)
+
+
+def inline(drawn: Drawn, name: str) -> Shown:
+    """A figure as an SVG element whose ids start with `name`, with title and description for those who do not see it."""
+    words = page_alt_texts.described(drawn.figure) or drawn.title
+    _flatten(drawn.figure)
+    root = ET.fromstring(figure_style.render(drawn.figure, "svg"))
+    _clean(root, name)
+    width, height = (float(part) for part in root.attrib["viewBox"].split()[2:])
+    root.attrib = {
+        "class": "figure",
+        "role": "img",
+        "aria-labelledby": f"{name}-title",
+        "aria-describedby": f"{name}-words",
+        "viewBox": root.attrib["viewBox"],
+        "width": f"{1.5 * width:.0f}",
+        "height": f"{1.5 * height:.0f}",
+        "stroke-linejoin": "round",
+    }
+    title, desc = ET.Element("title", id=f"{name}-title"), ET.Element("desc", id=f"{name}-words")
+    title.text, desc.text = drawn.title, words
+    root[:0] = [title, desc]
+    return Shown(title=drawn.title, words=words, svg=Markup(ET.tostring(root, encoding="unicode")))
+
+
+def _flatten(figure: Figure) -> None:
+    """Turn large clouds of points into images: 65,536 elements are slow to open and heavy to send."""
+    for axes in figure.axes:
+        for artist in axes.collections:
+            if isinstance(artist, PathCollection) and len(np.atleast_2d(artist.get_offsets())) > POINTS:
+                artist.set_rasterized(True)
+
+
+def _clean(root: ET.Element, name: str) -> None:
+    """Names without namespaces, attributes for styles, ids that no other figure has, nothing that is not drawn."""
+    for parent in root.iter():
+        for child in list(parent):
+            if _local(child.tag) in ("metadata", "style"):
+                parent.remove(child)
+    used = {found for element in root.iter() for found in _references(element)}
+    for element in root.iter():
+        element.tag = _local(element.tag)
+        _restyle(element)
+        if element.get("id") in used:
+            element.set("id", f"{name}-{element.get('id')}")
+        else:
+            element.attrib.pop("id", None)
+        if (target := element.attrib.pop(HREF, None)) is not None:
+            element.set("href", f"#{name}-{target[1:]}" if target.startswith("#") else target)
+        for key in ("d", "x", "y", "transform", "clip-path"):
+            if key in element.attrib:
+                element.set(key, _shorter(REFERENCE.sub(rf"url(#{name}-\1)", element.get(key, ""))))
+        if element.get("transform", "").startswith("rotate(-0 "):
+            del element.attrib["transform"]
+        element.tail = None if element.tag != "tspan" else element.tail
+        if element.tag not in ("text", "tspan"):
+            element.text = None
+
+
+def _references(element: ET.Element) -> Iterator[str]:
+    yield from REFERENCE.findall(element.get("clip-path", ""))
+    if (target := element.get(HREF, "")).startswith("#"):
+        yield target[1:]
+
+
+def _restyle(element: ET.Element) -> None:
+    """`style` as attributes of their own; black and white become what the theme has for ink and paper."""
+    for declaration in element.attrib.pop("style", "").split(";"):
+        key, _, value = (part.strip() for part in declaration.partition(":"))
+        if key and key != "font-family":
+            element.set(key, value)
+    for key in ("fill", "stroke"):
+        value = element.get(key)
+        if value in ("#000000", "#444444"):
+            element.set(key, "currentColor")
+        elif value == "#ffffff":
+            element.set(key, "none")
+        elif value == GRID:
+            element.set("class", "grid")
+    if element.tag in ("text", "use", "path") and "fill" not in element.attrib and element.tag == "text":
+        element.set("fill", "currentColor")
+
+
+def _shorter(text: str) -> str:
+    return " ".join(NUMBER.sub(lambda m: f"{float(m[0]):.2f}", text).split())
+
+
+def _local(tag: str) -> str:
+    return tag.rpartition("}")[2]

@@ -1,0 +1,93 @@
+"""The images nearest to prototypes that stand out, inside the page: one strip a prototype, within a bound of bytes."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+PAGE_BYTES = 6_000_000  # of all galleries of a page
+CHECKPOINT_BYTES = 500_000
+QUALITIES = (90, 75, 55)  # JPEG; tried in this order
+NEEDED = ("gallery_kind", "gallery_prototype", "gallery_cosine", "gallery_images", "counts", "kappa", "purity")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strip:
+    """A prototype: kind, facts about it, its nearest images side by side as a data URI, and these in words.
+
+    `width`, `height` of the strip in pixels.
+    """
+
+    kind: str
+    facts: str
+    uri: str
+    words: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gallery:
+    """A checkpoint's prototypes. `told`: how many of the nearest images are shown."""
+
+    title: str
+    strips: tuple[Strip, ...]
+    told: str
+
+
+def gallery(title: str, arrays: Mapping[str, np.ndarray], share: int) -> Gallery | None:
+    """The gallery among a result's arrays in at most `share` bytes (None: there is none, or it cannot be that small).
+
+    Where the images do not fit, their quality is lowered first, then fewer of the nearest are shown.
+    """
+    if any(name not in arrays for name in NEEDED):
+        return None
+    images = arrays["gallery_images"]
+    if images.ndim != 5 or images.dtype != np.uint8 or not len(images) or not images.shape[1]:
+        return None
+    number = images.shape[1]
+    while number:
+        for quality in QUALITIES:
+            uris = [_uri(row[:number], quality) for row in images]
+            if sum(map(len, uris)) <= share:
+                told = f"{number} of the {images.shape[1]} nearest images" if number < images.shape[1] else ""
+                strips = (_strip(arrays, g, number, uri) for g, uri in enumerate(uris))
+                return Gallery(title=title, strips=tuple(strips), told=told)
+        number //= 2
+    return None
+
+
+def share_of(page: Sequence[object]) -> int:
+    """Bytes that each of the page's galleries may take."""
+    return min(CHECKPOINT_BYTES, PAGE_BYTES // max(1, len(page)))
+
+
+def _uri(row: np.ndarray, quality: int) -> str:
+    """Images [M, H, W, 3] uint8 side by side."""
+    strip = np.concatenate(list(row), axis=1)
+    buffer = io.BytesIO()
+    Image.fromarray(strip).save(buffer, format="JPEG", quality=quality, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _strip(arrays: Mapping[str, np.ndarray], g: int, number: int, uri: str) -> Strip:
+    prototype, kind = int(arrays["gallery_prototype"][g]), str(arrays["gallery_kind"][g])
+    cosine = arrays["gallery_cosine"][g][:number]
+    purity = float(arrays["purity"][prototype])
+    facts = [f"{int(arrays['counts'][prototype]):,} images", f"κ {float(arrays['kappa'][prototype]):.3g}"]
+    facts += [f"purity {100 * purity:.0f} %"] if np.isfinite(purity) else []
+    facts += [f"cosines {cosine.max():.2f} to {cosine.min():.2f}"]
+    height, width = arrays["gallery_images"].shape[2:4]
+    return Strip(
+        kind=kind,
+        facts=f"prototype {prototype:,}: {', '.join(facts)}",
+        uri=uri,
+        words=f"The {number} images nearest to prototype {prototype:,}, {kind}, nearest first",
+        width=int(width) * number,
+        height=int(height),
+    )

@@ -1,0 +1,59 @@
+"""Our numbers beside published ones, all in one table, and how many were reproduced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from evaltk.types import Cell, Result, Table
+from reports import belonging, cells, twins, verdicts
+
+NONE = "no published number"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """A table of all cells with a published twin (None: there is none), and {verdict: how many}."""
+
+    table: Table | None
+    counts: Mapping[str, int]
+
+
+def names(results: Sequence[Result]) -> dict[tuple[str, str], str]:
+    """{identity of a checkpoint: what to call it}, all results of it together."""
+    first = {belonging.identity(result): result for result in reversed(results)}
+    order = list(dict.fromkeys(map(belonging.identity, results)))
+    return dict(zip(order, belonging.labels([first[who] for who in order]), strict=True))
+
+
+def beside(results: Sequence[Result]) -> Beside:
+    """Every score that a published number stands for, with the verdict on it."""
+    called = names(results)
+    counts = dict.fromkeys((verdicts.REPRODUCED, verdicts.OFF, verdicts.NOT_COMPARABLE, NONE), 0)
+    rows: list[tuple[str, tuple[Cell, ...]]] = []
+    for result in results:
+        compared = 0
+        for found in twins.every(result):
+            row = found.row()
+            if row is None:
+                continue
+            compared += 1
+            cell = cells.of_extra(found.extra, found.result, found.score)
+            counts[cell.verdict] += 1
+            what = f"{result.protocol} {belonging.dataset(result)}: {found.extra.title}"
+            ours = replace(cell, published=None, verdict="", why="", digits=row.digits)
+            printed = Cell(value=row.value, unit=row.unit, digits=row.digits)
+            verdict = Cell(verdict=cell.verdict, why=cell.why)
+            label = called[belonging.identity(result)]
+            rows.append((label, (Cell(note=what), ours, printed, verdict, Cell(note=f"{row.source}"))))
+        counts[NONE] += not compared
+    if not rows:
+        return Beside(table=None, counts=counts)
+    table = Table(
+        title="Measured here beside the published number",
+        name="verdicts",
+        columns=("measured", "ours", "published", "verdict", "source"),
+        rows=tuple(rows),
+        footnotes=(twins.ASSUMED,),
+    )
+    return Beside(table=table, counts=counts)
