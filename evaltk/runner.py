@@ -152,6 +152,7 @@ def _needs(job: Job) -> tuple[Need, ...]:
 
 
 def _describe(name: str, checkpoint: Checkpoint) -> dict[str, Any]:
+    head = checkpoint.head
     return {
         "name": name,
         "sha256": checkpoint.sha256,
@@ -162,4 +163,5 @@ def _describe(name: str, checkpoint: Checkpoint) -> dict[str, Any]:
         "mean": list(checkpoint.mean),
         "std": list(checkpoint.std),
         "epoch": checkpoint.epoch,
+        "head": head and {"kind": head.kind, "scoring": head.scoring, "centering": head.centering},
     }

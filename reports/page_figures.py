@@ -21,6 +21,7 @@ from reports.training_log import TrainingLog
 MOST = 30  # figures of scores on a page
 COMPARED = 6  # checkpoints of one data set whose prototypes are drawn
 POINTS = 1500  # of a cloud that are drawn one by one; a larger cloud is an image
+WIDE = 350  # points; a wider figure is not squeezed onto a phone but scrolls
 GRID = "#e4e4e4"
 REFERENCE = re.compile(r"url\(#([^)]+)\)")
 NUMBER = re.compile(r"-?\d+\.\d{3,}")
@@ -29,11 +30,12 @@ HREF = "{http://www.w3.org/1999/xlink}href"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """A figure on the page: its title, what it shows in words, and the SVG."""
+    """A figure on the page: its title, what it shows in words, the SVG, and whether it has several panels."""
 
     title: str
     words: str
     svg: Markup
+    wide: bool
 
 
 def of_scores(results: Sequence[Result], logs: Mapping[str, TrainingLog]) -> tuple[list[Shown], int]:
@@ -64,14 +66,15 @@ def of_analyses(
 
 
 def inline(drawn: Drawn, name: str) -> Shown:
-    """A figure as an SVG element whose ids start with `name`, with title and description for those who do not see it."""
+    """A figure as an SVG element whose ids start with `name`, with title and description for who does not see it."""
     words = page_alt_texts.described(drawn.figure) or drawn.title
     _flatten(drawn.figure)
     root = ET.fromstring(figure_style.render(drawn.figure, "svg"))
     _clean(root, name)
     width, height = (float(part) for part in root.attrib["viewBox"].split()[2:])
+    wide = width > WIDE
     root.attrib = {
-        "class": "figure",
+        "class": "figure wide" if wide else "figure",
         "role": "img",
         "aria-labelledby": f"{name}-title",
         "aria-describedby": f"{name}-words",
@@ -83,7 +86,7 @@ def inline(drawn: Drawn, name: str) -> Shown:
     title, desc = ET.Element("title", id=f"{name}-title"), ET.Element("desc", id=f"{name}-words")
     title.text, desc.text = drawn.title, words
     root[:0] = [title, desc]
-    return Shown(title=drawn.title, words=words, svg=Markup(ET.tostring(root, encoding="unicode")))
+    return Shown(title=drawn.title, words=words, svg=Markup(ET.tostring(root, encoding="unicode")), wide=wide)
 
 
 def _flatten(figure: Figure) -> None:

@@ -81,9 +81,10 @@ def _figures(
         yield protocol, what, curves(series, SWEPT[protocol], f"{protocol} top-1 (%)", intervals)
     if protocol in BARS and (shown_bars := _bars(layout, group)):
         yield protocol, f"{protocol}, with 95 % intervals", bars(shown_bars)
-    extra = overviews.headlines(layout, group)[0]
-    runs = trajectories.of_runs(group, extra, times=cells.times(extra.unit))
-    if runs:
+    for extra in overviews.headlines(layout, group)[:1]:
+        runs = trajectories.of_runs(group, extra, times=cells.times(extra.unit))
+        if not runs:
+            continue
         unit = " (%)" if extra.unit == "%" else ""
         beside = {name: log for name, log in logs.items() if name in {run.name for run in runs}}
         label = f"{protocol}: {extra.title.removesuffix(' (%)')}{unit}"

@@ -1,12 +1,12 @@
 """The published twin of a score: which number of a paper or README was measured on the same thing in the same way.
 
 What a protocol's scores are called in print stands in its layout (`published` of an extra column). Method and net are
-read from the result: family, architecture, branch.
+read from the result: family, architecture, branch, and how the prototypes of a file of our own were scored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from evaltk.types import Result, Score
@@ -70,9 +70,16 @@ def measured(result: Result, score: Score, extra: Extra) -> Measured | None:
         dataset=dataset,
         metric=_named(known["metric"], dataset),
         variant=known["variant"],
-        method=METHODS.get(str(checkpoint.get("family")), "") if reported else "",
+        method=_method(checkpoint) if reported else "",
         arch=published.arch_label(str(arch.get("name")), registers=registers if isinstance(registers, int) else 0),
     )
+
+
+def _method(checkpoint: Mapping[str, object]) -> str:
+    """What papers call the method; of our own files, which say how they were trained, the head tells."""
+    family, head = str(checkpoint.get("family")), mapping(checkpoint.get("head"))
+    name = METHODS.get(str(head.get("kind")) if family == "own" else family, "")
+    return f"{name}-vMF" if name and head.get("scoring") == "vmf" else name
 
 
 def every(result: Result) -> Iterator[Measured]:

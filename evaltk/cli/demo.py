@@ -8,12 +8,13 @@ Examples:
 from __future__ import annotations
 
 import dataclasses
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
+
+from evaltk.cli.run import print_tables
 
 if TYPE_CHECKING:
     from pretrain.config import Recipe
@@ -28,20 +29,27 @@ class Options:
     Attributes:
         out: folder for the demo's checkpoints, cache and results.
         epochs: of the two pretraining runs (default: the recipes').
+        protocols: what to evaluate with; prototypes looks at the two trained nets only.
         again: run the evaluations again.
     """
 
     out: Path = Path("runs/demo")
     epochs: int | None = None
+    protocols: tuple[Literal["knn", "linear", "fewshot", "transfer", "prototypes"], ...] = (
+        "knn",
+        "linear",
+        "fewshot",
+        "transfer",
+        "prototypes",
+    )
     again: bool = False
 
 
 def main(argv: list[str]) -> int:
-    """Pretrain where that is not done, then k-NN of all and the prototypes of what was trained. Returns: 0, or 75."""
+    """Pretrain where that is not done, evaluate all, and the prototypes of what was trained. Returns: 0, or 75."""
     from evaltk import runner
     from evaltk.progress import log
-    from protocols import knn, prototypes
-    from reports import ink, tables
+    from protocols import fewshot, knn, linear, prototypes, transfer
 
     options = tyro.cli(Options, args=argv, prog="evaltk demo", description=__doc__)
     recipes = [_recipe(name, options.epochs) for name in RECIPES]
@@ -50,19 +58,28 @@ def main(argv: list[str]) -> int:
         if code:
             return code
     trained = tuple(str(options.out / recipe.name / "checkpoint.pth") for recipe in recipes)
+    settings: dict[str, Any] = {
+        "knn": knn.Settings(),
+        "linear": linear.Settings(fast=True),
+        "fewshot": fewshot.Settings(),
+        "transfer": transfer.Settings(),
+        "prototypes": prototypes.Settings(),
+    }
     plan = runner.Plan(
         checkpoints=("pixels:8", f"random:{recipes[0].net.arch}", *trained),
-        protocols={"knn": knn.Settings()},
+        protocols={name: settings[name] for name in options.protocols if name != "prototypes"},
         data=("digits",),
         out=options.out / "results",
         cache=options.out / "cache",
         again=options.again,
     )
-    heads = dataclasses.replace(plan, checkpoints=trained, protocols={"prototypes": prototypes.Settings()})
+    heads = dataclasses.replace(
+        plan, checkpoints=trained, protocols={n: settings[n] for n in options.protocols if n == "prototypes"}
+    )
     shown: list = []
     for part in (plan, heads):
-        runner.run(part, report=lambda job, result, skipped: shown.append(result))
-    sys.stdout.write("\n".join(ink.ink(table, "md") for table in tables.overview(shown)))
+        runner.run(part, report=lambda job, result, skipped: shown.append((job.path, result)))
+    print_tables(shown)
     log.info("look at a checkpoint: evaltk inspect %s", trained[-1])
     log.info("results: %s (print them again: evaltk table --runs %s)", plan.out, plan.out)
     return 0

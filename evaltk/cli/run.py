@@ -14,6 +14,7 @@ import dataclasses
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -164,11 +165,18 @@ def main(argv: list[str]) -> int:
     else:
         runner.run(plan, report=report)
     if shown and not options.json:
-        from reports import ink, tables
-
-        for table in tables.overview([result for _, result in shown]):
-            sys.stdout.write(ink.ink(table, "md") + "\n")
+        print_tables([(job.path, result) for job, result in shown])
     return 0
+
+
+def print_tables(found: Sequence[tuple[Path, Result]]) -> None:
+    """Write the tables of results to stdout as Markdown; what cannot be told from the best is bold."""
+    from evaltk.progress import log
+    from reports import ink, paired, tables
+
+    predictions = paired.beside(found, lambda error: log.warning("%s", error))
+    made = tables.overview([result for _, result in found], predictions=predictions)
+    sys.stdout.write("\n".join(ink.ink(table, "md") for table in made))
 
 
 def headline(result: Result) -> str:

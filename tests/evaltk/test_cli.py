@@ -297,7 +297,7 @@ def test_cache(tmp_path: Path, folders: list[str], capsys: pytest.CaptureFixture
 
 
 def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = ("demo", "--out", str(tmp_path / "demo"), "--epochs", "1")
+    asked = ("demo", "--out", str(tmp_path / "demo"), "--epochs", "1", "--protocols", "knn", "prototypes")
     code, out, err = said(capsys, *asked)
     assert code == 0 and "### k-NN top-1 (%) on digits test, n = 797" in out and "### Unique prototypes" in out
     assert all(name in out for name in ("pixels:8", "random:vit_", "digits_dino", "digits_dino_vmf"))
@@ -306,4 +306,4 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 0 and again == out and "pretraining" not in err
     code, out, _ = said(capsys, "inspect", str(tmp_path / "demo" / "digits_dino_vmf" / "checkpoint.pth"))
     assert code == 0 and "branch teacher" in out and "vmf" in out
-    assert said(capsys, *asked[:-1], "2")[0] == 2  # other runs than those in the folder
+    assert said(capsys, *asked[:4], "2")[0] == 2  # other runs than those in the folder

@@ -286,7 +286,7 @@ def test_one_command_from_a_folder_to_a_table(tmp_path: Path, capsys: pytest.Cap
     command = ["run", "pixels:8", "--protocols", "transfer", "--data", f"dtd={root}", "--transfer.mode", mode, *folders]
     assert cli.main([*command, "--transfer.strengths", "5"]) == 0
     out = capsys.readouterr().out
-    assert "linear transfer (%) on dtd test, n = 15" in out and ("top-1, hold-out" in out) == (mode == "holdout")
+    assert "Linear transfer (%) on dtd test, n = 15" in out and ("top-1, hold-out" in out) == (mode == "holdout")
     assert "not comparable with published figures" in out
     (path,) = (tmp_path / "runs").rglob("*.json")
     found = results.read(path)

@@ -11,7 +11,7 @@ import pytest
 
 from evaltk.errors import SettingsError
 from evaltk.types import Cell, Result, Score, Table
-from reports import layouts, tables
+from reports import layouts, tables, twins
 from reports.ink import ink
 
 KNN = layouts.load("knn")
@@ -230,3 +230,19 @@ def test_forms_and_layouts_that_are_not_there() -> None:
         layouts.load("paper/table55")
     assert cells(ink(table, "md")) == [["| checkpoint", "c |"], ["| a", "- |"]]
     assert len(ink(table, "csv").splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("head", "method"),
+    [
+        ({"kind": "dino", "scoring": "vmf", "centering": "probability"}, "DINO-vMF"),
+        ({"kind": "ibot", "scoring": "vmf", "centering": "probability"}, "iBOT-vMF"),
+        ({"kind": "dino", "scoring": "linear", "centering": "logit"}, "DINO"),
+        ({"kind": "msn", "scoring": "cosine", "centering": None}, "MSN"),
+        (None, ""),
+    ],
+)
+def test_a_file_of_our_own_is_of_the_method_its_head_tells(head: dict[str, Any] | None, method: str) -> None:
+    result = imagenet(family="own")
+    result = replace(result, checkpoint={**result.checkpoint, "head": head})
+    assert {found.method for found in twins.every(result)} == {method}

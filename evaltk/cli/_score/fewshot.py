@@ -127,7 +127,7 @@ def _show(found: dict[float, list[Fit]], n: int) -> None:
         for i, fit in enumerate(of)
         if not fit.converged
     )
-    title = f"few-shot top-1 (%), n = {n:,}"
+    title = f"Few-shot top-1 (%), n = {n:,}"
     terminal.show_table(Table(title=title, columns=columns, rows=tuple(rows), footnotes=notes))
 
 

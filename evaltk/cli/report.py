@@ -1,0 +1,56 @@
+"""Write one self-contained HTML page: tables, figures, verdicts, settings and provenance of a folder of results.
+
+Examples:
+    evaltk report --runs runs --out report.html
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from evaltk.errors import StorageError
+
+SHOWN = 5  # skipped files that are named one by one on stderr; the page names all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Write the page of a folder of results.
+
+    Attributes:
+        runs: folder that `evaltk run --out` wrote; training logs below it go into trajectories.
+        out: the file.
+    """
+
+    runs: Path = Path("runs")
+    out: Path = Path("report.html")
+
+
+def main(argv: list[str]) -> int:
+    """Write it and print its path. Raises: StorageError: no results there, or no room to write."""
+    import tyro
+
+    options = tyro.cli(Options, args=argv, prog="evaltk report", description=__doc__)
+    from evaltk import files, results
+    from evaltk.errors import printable
+    from evaltk.progress import log
+
+    if options.out.is_dir():
+        do = f"--out {options.out / 'report.html'}"
+        raise StorageError(wanted="a file to write", got="a folder", where=options.out, do=do)
+    skipped: list[tuple[Path, str]] = []
+    found = list(results.find(options.runs, skip=lambda path, why: skipped.append((path, why))))
+    for path, why in skipped[:SHOWN]:
+        log.warning("skipped %s: %s", printable(str(path)), why)
+    if skipped:
+        more = f", {len(skipped) - SHOWN} of them named on the page alone" if len(skipped) > SHOWN else ""
+        log.warning("%d results read, %d JSON files skipped%s", len(found), len(skipped), more)
+    if not found:
+        raise StorageError(wanted="results", got="none", where=options.runs, do="evaltk run CKPT --protocols knn first")
+    from reports import page
+
+    text = page.build(found, runs=options.runs, skipped=skipped, complain=lambda error: log.warning("%s", error))
+    files.write_text(options.out, text)
+    print(options.out)
+    return 0

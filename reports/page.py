@@ -1,0 +1,207 @@
+"""The page: one HTML file with tables, figures, verdicts and provenance inside; nothing is loaded from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from evaltk import results as files
+from evaltk.errors import StorageError, printable
+from evaltk.types import Result, Table
+from reports import (
+    belonging,
+    html_table,
+    layouts,
+    page_figures,
+    page_galleries,
+    page_provenance,
+    page_verdicts,
+    paired,
+    tables,
+    training_log,
+    verdicts,
+)
+from reports.layouts import Paper
+
+TEMPLATES = Path(__file__).with_name("templates")
+BADGES = {  # verdict: (class, what it says)
+    verdicts.REPRODUCED: ("reproduced", "within the protocol's tolerance or our interval"),
+    verdicts.OFF: ("off", "measured in the same way, but further off"),
+    verdicts.NOT_COMPARABLE: ("not-comparable", "measured in another way; the tables say what differs"),
+    page_verdicts.NONE: ("alone", "results of which no paper or README that is known here prints a number"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inked:
+    """A table as HTML, and what stands below it."""
+
+    title: str
+    table: Markup
+    notes: Markup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Tables under one heading. `folded`: behind a click."""
+
+    title: str
+    name: str
+    tables: tuple[Inked, ...]
+    folded: bool = False
+
+
+def build(
+    found: Sequence[tuple[Path, Result]],
+    *,
+    runs: Path,
+    skipped: Sequence[tuple[Path, str]] = (),
+    complain: Callable[[StorageError], object] = lambda _: None,
+) -> str:
+    """The page of these results. The same results give the same text.
+
+    Args:
+        found: results and where they lie. runs: the folder they were found in; training logs lie below it too.
+        skipped: files that are no results, and why: named on the page.
+        complain: is told of damaged predictions; the page says so too.
+    """
+    broken: dict[str, None] = {}
+
+    def note(error: StorageError) -> None:
+        if (text := str(error)) not in broken:
+            broken[text] = None
+            complain(error)
+
+    results = [result for _, result in found]
+    predictions = paired.beside(found, note)
+    beside = page_verdicts.beside(results)
+    analyses, not_drawn = page_figures.of_analyses(found, lambda path: _read(path, note))
+    figures, more = page_figures.of_scores(results, training_log.under(runs))
+    summary = tables.build(layouts.load("summary"), results, predictions=predictions)
+    told = {
+        "results": len(results),
+        "checkpoints": len(page_verdicts.names(results)),
+        "cards": [(verdict, *BADGES[verdict], number) for verdict, number in beside.counts.items()],
+        "beside": inked(beside.table) if beside.table else None,
+        "summary": [inked(table) for table in summary],
+        "groups": _groups(results, predictions),
+        "figures": figures,
+        "more_figures": more,
+        "analyses": analyses,
+        "analyses_left": not_drawn,
+        "galleries": _galleries(found, note),
+        "origins": page_provenance.of(found, runs),
+        "skipped": [(_within(path, runs), why) for path, why in skipped],
+        "broken": list(broken),
+    }
+    return render(told)
+
+
+def render(told: Mapping[str, Any]) -> str:
+    """The template with `told` in it; every text is escaped, only style and script of our own may run."""
+    style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    policy = {
+        "default-src": "'none'",
+        "style-src": f"'{_digest(style)}'",
+        "script-src": f"'{_digest(script)}'",
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    return (
+        environment()
+        .get_template("page.html.jinja")
+        .render(
+            told,
+            style=Markup(style),
+            script=Markup(script),
+            policy="; ".join(f"{key} {value}" for key, value in policy.items()),
+        )
+    )
+
+
+@functools.cache
+def environment() -> jinja2.Environment:
+    """Templates that escape what they print and fail where a name is missing."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+def inked(table: Table) -> Inked:
+    """A table in the words of `html_table`."""
+    text, end, notes = html_table.html(table).partition("</table>\n")
+    return Inked(title=table.title, table=Markup(text + end), notes=Markup(notes))
+
+
+def _shown(value: object) -> object:
+    """What the template prints: on one line, without control characters, unless it is markup of ours."""
+    return value if isinstance(value, Markup | jinja2.Undefined) else printable(str(value))
+
+
+def _digest(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _groups(results: Sequence[Result], predictions: paired.Predictions) -> list[Group]:
+    """The tables of each protocol, then those of papers in which a number of ours has a place."""
+    groups = []
+    for protocol, layout in layouts.protocols().items():
+        made = tables.build(layout, results, predictions=predictions)
+        if made:
+            groups.append(Group(title=protocol, name=f"table-{protocol}", tables=tuple(map(inked, made))))
+    papers = [layout for name in layouts.names() if isinstance(layout := layouts.load(name), Paper)]
+    shown = [
+        inked(table)
+        for layout in papers
+        for table in tables.build(layout, results)  # the protocols' own tables test the same numbers already
+        if any(cell.value is not None for _, row in table.rows for cell in row)
+    ]
+    if shown:
+        groups.append(Group(title="Papers' tables, ours in place", name="papers", tables=tuple(shown), folded=True))
+    return groups
+
+
+def _galleries(
+    found: Sequence[tuple[Path, Result]], note: Callable[[StorageError], object]
+) -> list[tuple[str, page_galleries.Gallery | None]]:
+    """(checkpoint and data set, its gallery; None: it does not fit) of results that have one."""
+    names = page_verdicts.names([result for _, result in found])
+    mine = [(path, result) for path, result in found if result.protocol == "prototypes"]
+    made = []
+    for path, result in mine:
+        arrays = _read(path, note, page_galleries.NEEDED)
+        if "gallery_images" in arrays:
+            title = f"{names[belonging.identity(result)]} on {belonging.dataset(result)}"
+            made.append((title, page_galleries.gallery(title, arrays, page_galleries.share_of(mine))))
+    return made
+
+
+def _read(
+    path: Path, note: Callable[[StorageError], object], names: Sequence[str] | None = None
+) -> dict[str, np.ndarray]:
+    """The arrays beside a result; {} where there are none or they are damaged, which is noted."""
+    try:
+        return files.read_predictions(path, names)
+    except StorageError as error:
+        note(error)
+        return {}
+
+
+def _within(path: Path, runs: Path) -> str:
+    return str(path.relative_to(runs) if path.is_relative_to(runs) else path)
