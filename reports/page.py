@@ -32,6 +32,7 @@ from reports import (
 )
 from reports.layouts import Paper
 
+TESTED = 20  # checkpoints above which nothing is tested on the page: thousands of comparisons take too long
 TEMPLATES = Path(__file__).with_name("templates")
 BADGES = {  # verdict: (class, what it says)
     verdicts.REPRODUCED: ("reproduced", "within the protocol's tolerance or our interval"),
@@ -82,14 +83,16 @@ def build(
             complain(error)
 
     results = [result for _, result in found]
-    predictions = paired.beside(found, note)
+    checkpoints = len(page_verdicts.names(results))
+    predictions = paired.beside(found, note) if checkpoints <= TESTED else None
     beside = page_verdicts.beside(results)
     analyses, not_drawn = page_figures.of_analyses(found, lambda path: _read(path, note))
     figures, more = page_figures.of_scores(results, training_log.under(runs))
     summary = tables.build(layouts.load("summary"), results, predictions=predictions)
     told = {
         "results": len(results),
-        "checkpoints": len(page_verdicts.names(results)),
+        "checkpoints": checkpoints,
+        "untested": predictions is None,
         "cards": [(verdict, *BADGES[verdict], number) for verdict, number in beside.counts.items()],
         "beside": inked(beside.table) if beside.table else None,
         "summary": [inked(table) for table in summary],
@@ -158,7 +161,7 @@ def _digest(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _groups(results: Sequence[Result], predictions: paired.Predictions) -> list[Group]:
+def _groups(results: Sequence[Result], predictions: paired.Predictions | None) -> list[Group]:
     """The tables of each protocol, then those of papers in which a number of ours has a place."""
     groups = []
     for protocol, layout in layouts.protocols().items():

@@ -27,7 +27,7 @@ BARS = {  # protocol: (panel, metric)
 }
 SPREAD = {"top1_mean": "top1_std_sample"}  # means over splits have a deviation for an interval
 TOLD = len(COLOURS)  # series that have a colour and a name of their own
-MOST_BARS = 40
+MOST_BARS = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,9 +180,7 @@ def bars(found: Mapping[str, Mapping[str, Bar]]) -> Figure:
         height = 0.9 + 0.22 * len(kept)
         figure, axes = panels(len(found), height=height, width=4.8 if len(found) == 1 else 1.6 + 2.2 * len(found))
         for axis, (title, panel) in zip(axes, found.items(), strict=True):
-            for row, label in enumerate(kept):
-                if label in panel:
-                    _bar(axis, row, panel[label])
+            _panel(axis, [(row, panel[label]) for row, label in enumerate(kept) if label in panel])
             axis.set_title(title)
             axis.set(xlabel="%", xlim=(0, None), ylim=(len(kept) - 0.4, -0.6))
             axis.set_yticks(range(len(kept)), [shown(label) for label in kept] if axis is axes[0] else [""] * len(kept))
@@ -196,14 +194,19 @@ def bars(found: Mapping[str, Mapping[str, Bar]]) -> Figure:
     return figure
 
 
-def _bar(axis: Axes, row: int, bar: Bar) -> None:
-    axis.barh(row, bar.value, height=0.62, color=COLOURS[0], alpha=0.75)
-    end = bar.value
-    if bar.interval:
-        low, high = bar.interval
-        axis.errorbar([bar.value], [row], xerr=[[bar.value - low], [high - bar.value]], color="#000000", capsize=1.5)
-        end = max(end, high)
-    if bar.published is not None:
-        axis.plot([bar.published], [row], color=COLOURS[1], marker="d", linestyle="none")
-        end = max(end, bar.published)
-    axis.annotate(f"{bar.value:.1f}", (end, row), (3, 0), textcoords="offset points", va="center", fontsize=7)
+def _panel(axis: Axes, rows: Sequence[tuple[int, Bar]]) -> None:
+    """The bars of a panel, each with its number behind it."""
+    axis.barh([row for row, _ in rows], [bar.value for _, bar in rows], height=0.62, color=COLOURS[0], alpha=0.75)
+    known = [(row, bar.value, *bar.interval) for row, bar in rows if bar.interval]
+    if known:
+        row, value, low, high = np.array(known).T
+        error = np.stack([value - low, high - value])
+        axis.errorbar(value, row, xerr=error, color="#000000", capsize=1.5, linestyle="none", elinewidth=0.8)
+    printed = [(row, bar.published) for row, bar in rows if bar.published is not None]
+    if printed:
+        axis.plot([x for _, x in printed], [row for row, _ in printed], color=COLOURS[1], marker="d", linestyle="none")
+    for row, bar in rows:
+        end = max(bar.value, bar.interval[1] if bar.interval else 0.0, bar.published or 0.0)
+        text = axis.annotate(f"{bar.value:.1f}", (end, row), (3, 0), textcoords="offset points", va="center")
+        text.set_fontsize(7)
+        text.set_in_layout(False)  # its room is in the margins; measuring each one takes long
