@@ -33,6 +33,7 @@ from reports import (
 from reports.layouts import Paper
 
 TESTED = 20  # checkpoints above which nothing is tested on the page: thousands of comparisons take too long
+FOLDED = 40  # lines above which the table of verdicts is behind a click
 TEMPLATES = Path(__file__).with_name("templates")
 BADGES = {  # verdict: (class, what it says)
     verdicts.REPRODUCED: ("reproduced", "within the protocol's tolerance or our interval"),
@@ -95,6 +96,7 @@ def build(
         "untested": predictions is None,
         "cards": [(verdict, *BADGES[verdict], number) for verdict, number in beside.counts.items()],
         "beside": inked(beside.table) if beside.table else None,
+        "fold_beside": beside.table is not None and len(beside.table.rows) > FOLDED,
         "summary": [inked(table) for table in summary],
         "groups": _groups(results, predictions),
         "figures": figures,

@@ -47,6 +47,8 @@ def beside(results: Sequence[Result]) -> Beside:
             label = called[belonging.identity(result)]
             rows.append((label, (Cell(note=what), ours, printed, verdict, Cell(note=f"{row.source}"))))
         counts[NONE] += not compared
+    order = list(counts)
+    rows.sort(key=lambda row: order.index(row[1][3].verdict))  # what can be judged first; else as it came
     if not rows:
         return Beside(table=None, counts=counts)
     table = Table(

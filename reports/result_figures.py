@@ -182,10 +182,10 @@ def bars(found: Mapping[str, Mapping[str, Bar]]) -> Figure:
         for axis, (title, panel) in zip(axes, found.items(), strict=True):
             _panel(axis, [(row, panel[label]) for row, label in enumerate(kept) if label in panel])
             axis.set_title(title)
-            axis.set(xlabel="%", xlim=(0, None), ylim=(len(kept) - 0.4, -0.6))
+            far = max(_end(bar) for bar in panel.values())
+            axis.set(xlabel="%", xlim=(0, 1.2 * far or 1), ylim=(len(kept) - 0.4, -0.6))
             axis.set_yticks(range(len(kept)), [shown(label) for label in kept] if axis is axes[0] else [""] * len(kept))
             axis.grid(axis="y", visible=False)
-            axis.margins(x=0.18)
         if len(order) > len(kept):
             figure.suptitle(f"the best {len(kept)} of {len(order)} checkpoints", fontsize=8)
         if any(bar.published is not None for panel in found.values() for bar in panel.values()):
@@ -206,7 +206,10 @@ def _panel(axis: Axes, rows: Sequence[tuple[int, Bar]]) -> None:
     if printed:
         axis.plot([x for _, x in printed], [row for row, _ in printed], color=COLOURS[1], marker="d", linestyle="none")
     for row, bar in rows:
-        end = max(bar.value, bar.interval[1] if bar.interval else 0.0, bar.published or 0.0)
-        text = axis.annotate(f"{bar.value:.1f}", (end, row), (3, 0), textcoords="offset points", va="center")
+        text = axis.annotate(f"{bar.value:.1f}", (_end(bar), row), (3, 0), textcoords="offset points", va="center")
         text.set_fontsize(7)
         text.set_in_layout(False)  # its room is in the margins; measuring each one takes long
+
+
+def _end(bar: Bar) -> float:
+    return max(bar.value, bar.interval[1] if bar.interval else 0.0, bar.published or 0.0)

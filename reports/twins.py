@@ -7,7 +7,7 @@ read from the result: family, architecture, branch, and how the prototypes of a 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from evaltk.types import Result, Score
 from reports import layouts, published
@@ -17,6 +17,8 @@ from reports.published import Published
 
 IMAGENET = {"imagenet": "ImageNet-1K"}
 METHODS = {"dino": "DINO", "ibot": "iBOT", "msn": "MSN"}
+NORMS = {"linear": "none", "cosine": "L2", "vmf": "vMF"}  # what Table 1 calls our ways to score
+ABLATION_EPOCHS = 100
 NOT_PUBLISHED = ("student", "encoder")  # papers report the teacher, MSN the target encoder
 ASSUMED = (
     "a checkpoint counts as the published one by its family, architecture and branch; only its sha256 would prove it"
@@ -88,7 +90,27 @@ def every(result: Result) -> Iterator[Measured]:
     for extra in layout.extra if layout else ():
         for score in scores(result, extra.metric, extra.at)[:1]:
             if found := measured(result, score, extra):
-                yield found
+                yield _of_the_ablation(found)
+
+
+def _of_the_ablation(found: Measured) -> Measured:
+    """As a cell of Table 1 where it is of a run of our own like those: DINO, ViT-S/16, 100 epochs, scoring and centring."""
+    checkpoint = found.result.checkpoint
+    head = mapping(checkpoint.get("head"))
+    norm, centering = NORMS.get(str(head.get("scoring"))), head.get("centering")
+    ours = (
+        checkpoint.get("family") == "own" and head.get("kind") == "dino" and checkpoint.get("epoch") == ABLATION_EPOCHS
+    )
+    if not (found.method and ours and norm and centering and found.task == "imagenet_knn" and found.arch == "ViT-S/16"):
+        return found
+    named = {("none", "logit"): "DINO", ("L2", "logit"): "DINO", ("vMF", "probability"): "DINO-vMF"}
+    return replace(
+        found,
+        task="ablation_knn",
+        metric="kNN top-1",
+        variant=f"prototype_norm={norm};centering={centering}",
+        method=named.get((norm, str(centering)), "DINO ablation"),
+    )
 
 
 def _named(metric: object, dataset: str) -> str:

@@ -246,3 +246,18 @@ def test_a_file_of_our_own_is_of_the_method_its_head_tells(head: dict[str, Any] 
     result = imagenet(family="own")
     result = replace(result, checkpoint={**result.checkpoint, "head": head})
     assert {found.method for found in twins.every(result)} == {method}
+
+
+@pytest.mark.parametrize("scoring", ["linear", "cosine", "vmf"])
+@pytest.mark.parametrize("centering", ["logit", "probability"])
+def test_a_run_of_the_ablation_stands_in_table_1(scoring: str, centering: str) -> None:
+    result = imagenet(family="own", name="mine")
+    head = {"kind": "dino", "scoring": scoring, "centering": centering}
+    made = [replace(result, checkpoint={**result.checkpoint, "head": head, "epoch": epoch}) for epoch in (100, 800)]
+    (short,), (long,) = (list(twins.every(r)) for r in made)
+    assert (short.task, long.task) == ("ablation_knn", "imagenet_knn")
+    row = short.row()
+    assert row is not None and row.table == "1" and f"centering={centering}" in row.variant
+    (table, *_) = tables.build(layouts.load("paper/table1"), made[:1])
+    ours = [cell for _, cells in table.rows for cell in cells if cell.value is not None and cell.published is not None]
+    assert [cell.published for cell in ours] == [row.value]
