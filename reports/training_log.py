@@ -37,11 +37,11 @@ def under(folder: Path) -> dict[str, TrainingLog]:
 
 
 def read(path: Path) -> TrainingLog | None:
-    """A log; None where it has no line that tells of a loss. Lines that were cut off are passed over."""
+    """A log; None where it tells no loss, or has not come to its second epoch. Lines that were cut off are passed over."""
     lines = list(_lines(path))
     # A step's line tells the epoch it was made in, the last line the epochs done: so many steps make an epoch.
     per_epoch = min((line["step"] / line["epoch"] for line in lines if line["epoch"] > 0), default=math.inf)
-    if not lines or per_epoch <= 0:
+    if not 0 < per_epoch < math.inf:
         return None
 
     def curve(name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -94,7 +94,7 @@ def every(result: Result) -> Iterator[Measured]:
 
 
 def _of_the_ablation(found: Measured) -> Measured:
-    """As a cell of Table 1 where it is of a run of our own like those: DINO, ViT-S/16, 100 epochs, scoring and centring."""
+    """As a cell of Table 1 where a run of our own is like those: DINO, ViT-S/16, 100 epochs."""
     checkpoint = found.result.checkpoint
     head = mapping(checkpoint.get("head"))
     norm, centering = NORMS.get(str(head.get("scoring"))), head.get("centering")

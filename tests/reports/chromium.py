@@ -97,9 +97,7 @@ class Browser:
 
     def look(self, width: int, *, dark: bool = False, media: str = "") -> None:
         """Be so many pixels wide, in a light or dark system, on screen or ``print``."""
-        self.ask(
-            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
-        )
+        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
         features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.ask("Emulation.setEmulatedMedia", media=media, features=features)
 
