@@ -100,14 +100,8 @@ def render(figure: Figure, form: str, *, title: str = "", dpi: int = 150) -> byt
         raise SettingsError(wanted="a format", got=repr(form), where="--format", do=nearest(form, FORMATS))
     stamp = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[form]
     buffer = io.BytesIO()
-    engine = figure.get_layout_engine()
     with style():
-        if engine is not None:  # here, twice as it needs where labels are long: saving would draw everything twice too
-            engine.execute(figure)
-            engine.execute(figure)
-            figure.set_layout_engine("none")
         figure.savefig(buffer, format=form, dpi=dpi, metadata=stamp | ({"Title": title} if title else {}))
-    figure.set_layout_engine(engine)
     return buffer.getvalue()
 
 

@@ -170,11 +170,11 @@ def _groups(results: Sequence[Result], predictions: paired.Predictions | None) -
         made = tables.build(layout, results, predictions=predictions)
         if made:
             groups.append(Group(title=protocol, name=f"table-{protocol}", tables=tuple(map(inked, made))))
-    papers = [layout for name in layouts.names() if isinstance(layout := layouts.load(name), Paper)]
+    papers = [paper for name in layouts.names() if isinstance(paper := layouts.load(name), Paper)]
     shown = [
         inked(table)
-        for layout in papers
-        for table in tables.build(layout, results)  # the protocols' own tables test the same numbers already
+        for paper in papers
+        for table in tables.build(paper, results)  # the protocols' own tables test the same numbers already
         if any(cell.value is not None for _, row in table.rows for cell in row)
     ]
     if shown:

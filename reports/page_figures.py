@@ -40,7 +40,8 @@ class Shown:
 
 def of_scores(results: Sequence[Result], logs: Mapping[str, TrainingLog]) -> tuple[list[Shown], int]:
     """(figures of scores and trajectories, how many more there are that are not on the page)."""
-    shown, left = [], 0
+    shown: list[Shown] = []
+    left = 0
     for drawn in result_figures.of_results(results, logs=logs):
         if len(shown) < MOST:
             shown.append(inline(drawn, f"score-{len(shown) + 1}"))
@@ -136,14 +137,14 @@ def _restyle(element: ET.Element) -> None:
         if key and key != "font-family":
             element.set(key, value)
     for key in ("fill", "stroke"):
-        value = element.get(key)
-        if value in ("#000000", "#444444"):
+        colour = element.get(key)
+        if colour in ("#000000", "#444444"):
             element.set(key, "currentColor")
-        elif value == "#ffffff":
+        elif colour == "#ffffff":
             element.set(key, "none")
-        elif value == GRID:
+        elif colour == GRID:
             element.set("class", "grid")
-    if element.tag in ("text", "use", "path") and "fill" not in element.attrib and element.tag == "text":
+    if element.tag == "text" and "fill" not in element.attrib:
         element.set("fill", "currentColor")
 
 

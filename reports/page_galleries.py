@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-PAGE_BYTES = 6_000_000  # of all galleries of a page
+PAGE_BYTES = 10_000_000  # of all galleries of a page
 CHECKPOINT_BYTES = 500_000
 QUALITIES = (90, 75, 55)  # JPEG; tried in this order
 NEEDED = ("gallery_kind", "gallery_prototype", "gallery_cosine", "gallery_images", "counts", "kappa", "purity")
@@ -53,8 +53,8 @@ def gallery(title: str, arrays: Mapping[str, np.ndarray], share: int) -> Gallery
     number = images.shape[1]
     while number:
         for quality in QUALITIES:
-            if 2 * len(_uri(images[0, :number], quality)) * len(images) > 3 * share:
-                continue  # one strip tells that all of them are far too large
+            if len(_uri(images[0, :number], quality)) * len(images) > 1.2 * share:
+                continue  # one strip tells that all of them are too large
             uris = [_uri(row[:number], quality) for row in images]
             if sum(map(len, uris)) <= share:
                 told = f"{number} of the {images.shape[1]} nearest images" if number < images.shape[1] else ""

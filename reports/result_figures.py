@@ -147,7 +147,7 @@ def curves(series: Mapping[str, Series], x: str, y: str, intervals: str = "95 % 
             axes.errorbar(at, one.value, yerr=known, label=shown(label), capsize=1.5, elinewidth=0.7, **line(n))  # type: ignore[arg-type]
         axes.set_xticks(range(len(places)), [str(place) for place in places])
         some = any((one.high > one.low).any() for one in series.values())
-        axes.set(xlabel=x, ylabel=y)
+        axes.set(xlabel=x, ylabel=y, xlim=(-0.5, len(places) - 0.5))
         axes.set_title(f"bars: {intervals}" if some else "", loc="right", fontsize=7, color=GREY)
         axes.grid(axis="x", visible=False)
         if len(series) == 1:
@@ -183,13 +183,13 @@ def bars(found: Mapping[str, Mapping[str, Bar]]) -> Figure:
             _panel(axis, [(row, panel[label]) for row, label in enumerate(kept) if label in panel])
             axis.set_title(title)
             far = max(_end(bar) for bar in panel.values())
-            axis.set(xlabel="%", xlim=(0, 1.2 * far or 1), ylim=(len(kept) - 0.4, -0.6))
+            axis.set(xlabel="%", xlim=(0, 1.45 * far or 1), ylim=(len(kept) - 0.4, -0.6))
             axis.set_yticks(range(len(kept)), [shown(label) for label in kept] if axis is axes[0] else [""] * len(kept))
             axis.grid(axis="y", visible=False)
         if len(order) > len(kept):
             figure.suptitle(f"the best {len(kept)} of {len(order)} checkpoints", fontsize=8)
         if any(bar.published is not None for panel in found.values() for bar in panel.values()):
-            axes[0].plot([], [], color=COLOURS[1], marker="d", linestyle="none", label="published")
+            axes[0].plot([], [], color=COLOURS[1], marker="d", linestyle="none", label="published, in parentheses")
             figure.legend(loc="outside lower center")
     return figure
 
@@ -206,7 +206,8 @@ def _panel(axis: Axes, rows: Sequence[tuple[int, Bar]]) -> None:
     if printed:
         axis.plot([x for _, x in printed], [row for row, _ in printed], color=COLOURS[1], marker="d", linestyle="none")
     for row, bar in rows:
-        text = axis.annotate(f"{bar.value:.1f}", (_end(bar), row), (3, 0), textcoords="offset points", va="center")
+        told = f"{bar.value:.1f}" + ("" if bar.published is None else f" ({bar.published:.1f})")
+        text = axis.annotate(told, (_end(bar), row), (3, 0), textcoords="offset points", va="center")
         text.set_fontsize(7)
         text.set_in_layout(False)  # its room is in the margins; measuring each one takes long
 

@@ -37,7 +37,7 @@ def under(folder: Path) -> dict[str, TrainingLog]:
 
 
 def read(path: Path) -> TrainingLog | None:
-    """A log; None where it tells no loss, or has not come to its second epoch. Lines that were cut off are passed over."""
+    """A log; None where it tells no loss or knows one epoch alone. Lines that were cut off are passed over."""
     lines = list(_lines(path))
     # A step's line tells the epoch it was made in, the last line the epochs done: so many steps make an epoch.
     per_epoch = min((line["step"] / line["epoch"] for line in lines if line["epoch"] > 0), default=math.inf)

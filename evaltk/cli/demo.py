@@ -47,9 +47,10 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Pretrain where that is not done, evaluate all, and the prototypes of what was trained. Returns: 0, or 75."""
-    from evaltk import runner
+    from evaltk import files, results, runner
     from evaltk.progress import log
     from protocols import fewshot, knn, linear, prototypes, transfer
+    from reports import page
 
     options = tyro.cli(Options, args=argv, prog="evaltk demo", description=__doc__)
     recipes = [_recipe(name, options.epochs) for name in RECIPES]
@@ -80,6 +81,10 @@ def main(argv: list[str]) -> int:
     for part in (plan, heads):
         runner.run(part, report=lambda job, result, skipped: shown.append((job.path, result)))
     print_tables(shown)
+    page_path = options.out / "report.html"
+    text = page.build(list(results.find(plan.out)), runs=options.out)
+    files.write_text(page_path, text)
+    log.info("the same as a page, with figures: %s", page_path)
     log.info("look at a checkpoint: evaltk inspect %s", trained[-1])
     log.info("results: %s (print them again: evaltk table --runs %s)", plan.out, plan.out)
     return 0

@@ -302,6 +302,7 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 0 and "### k-NN top-1 (%) on digits test, n = 797" in out and "### Unique prototypes" in out
     assert all(name in out for name in ("pixels:8", "random:vit_", "digits_dino", "digits_dino_vmf"))
     assert "pretraining digits_dino_vmf" in err and "print them again" in err
+    assert "k-NN top-1" in (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
     code, again, err = said(capsys, *asked)
     assert code == 0 and again == out and "pretraining" not in err
     code, out, _ = said(capsys, "inspect", str(tmp_path / "demo" / "digits_dino_vmf" / "checkpoint.pth"))

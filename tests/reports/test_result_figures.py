@@ -105,13 +105,13 @@ def test_bars() -> None:
     axes = figure.axes[0]
     assert [bar.get_width() for bar in axes.patches] == pytest.approx([62.0, 30.0])  # the best first
     assert [t.get_text() for t in axes.get_yticklabels()] == ["dino_vits16", "worse"]
-    assert [t.get_text() for t in axes.texts] == ["62.0", "30.0"]
+    assert [t.get_text() for t in axes.texts] == ["62.0 (61.8)", "30.0 (61.8)"]
     errors = [[point[0] for point in segment] for segment in axes.containers[1][2][0].get_segments()]
     assert errors == [pytest.approx([59, 65]), pytest.approx([27, 33])]
-    assert [a.get_title() for a in figure.axes] == ["J&F", "J", "F"] and "published" in texts(figure)
+    assert [a.get_title() for a in figure.axes] == ["J&F", "J", "F"] and "published, in parentheses" in texts(figure)
     assert axes.get_xlim()[0] == 0
     off = drawn(retrieval("mine", settings={"pooling": "gem"}))["retrieval-rparis6k"].figure
-    assert "published" not in texts(off)  # not comparable: not drawn beside
+    assert "published, in parentheses" not in texts(off)  # not comparable: not drawn beside
 
 
 def test_many_bars_are_cut_and_say_so() -> None:
