@@ -17,8 +17,8 @@ PACKAGES = ("evaltk", "pretrain", "protocols", "reports")
 # From the ground up, one line a floor. A name that ends in / is a whole folder, whose files may see each other; names
 # joined by + are one thing in several files, which may see each other too; all others on a line do not.
 FLOORS = """
-evaltk/errors evaltk/types+evaltk/table evaltk/vmf evaltk/seeding evaltk/progress evaltk/provenance evaltk/plain_pickle \
-    evaltk/affinity
+evaltk/errors evaltk/types+evaltk/table evaltk/vmf evaltk/seeding evaltk/progress evaltk/provenance \
+    evaltk/plain_pickle evaltk/affinity
 evaltk/files evaltk/distributed evaltk/images evaltk/vmf_curves evaltk/torchfile evaltk/official evaltk/metrics/
 evaltk/results evaltk/shots evaltk/rawfile evaltk/download evaltk/frames evaltk/duplicates+evaltk/duplicate_graph \
     evaltk/datasets/revisitop

@@ -281,8 +281,8 @@ class Runs:
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = a_tree(tmp_path / "oxford")
     net = str(GOLDEN / "dino_p16_full_checkpoint.pth")
-    words = ["run", net, "--num-heads", "3", "--protocols", "retrieval", "--data", f"roxford5k={root}", "--device", "cpu"]
-    words += ["--out", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]
+    words = ["run", net, "--num-heads", "3", "--protocols", "retrieval", "--data", f"roxford5k={root}"]
+    words += ["--device", "cpu", "--out", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]
     assert cli.main(words) == 0
     assert "medium" in capsys.readouterr().out.lower()
     (root / "jpg" / "all_souls_000003.jpg").unlink()
