@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import LogFormatter, ScalarFormatter
 
 from reports.figure_style import COLOURS, WIDTH, legend_below, line, panels, style
 
@@ -49,7 +50,7 @@ def thresholds(sweeps: Mapping[str, Sweep]) -> Figure:
             axes.set_yscale("log")
             axes.set(xlabel="cosine above which two are near-copies", ylabel="prototypes")
             axes.set_title(title)
-            axes.yaxis.set_major_formatter(_Plain())
+            _plain(axes.yaxis)
         legend_below(figure, unique)
     return figure
 
@@ -125,7 +126,7 @@ def _ranked(series: Mapping[str, np.ndarray], x: str, y: str, title: str, *, alw
         axes.set(xlabel=x, ylabel=y)
         axes.set_title(title)
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(_Plain())
+            _plain(axis)
         if always and len(series) == 1:
             axes.set_title(f"{title}: {next(iter(series))}")
         legend_below(figure, axes, columns=1)
@@ -187,6 +188,18 @@ class _Plain(ScalarFormatter):
 
     def __call__(self, x: float, pos: int | None = None) -> str:
         return f"{x:,.0f}" if x >= 1 else ""
+
+
+class _PlainBetween(LogFormatter):
+    """The same between powers of ten, where an axis spans so little that these are labelled."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:,.0f}" if x >= 1 and super().__call__(x, pos) else ""
+
+
+def _plain(axis: Axis) -> None:
+    axis.set_major_formatter(_Plain())
+    axis.set_minor_formatter(_PlainBetween())
 
 
 def _percent(share: float) -> str:
