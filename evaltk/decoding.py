@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import numpy as np
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from evaltk import distributed
+from evaltk import cores, distributed
 from evaltk.datasets.transforms import Transform
 from evaltk.errors import DataError, SettingsError
 from evaltk.images import Split
@@ -68,5 +67,4 @@ def _as_is(items: list[Item]) -> list[Item]:
 def _workers(split: Split) -> int:
     if split.pixels is not None or len(split) < FEW:
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(16, max(1, cores // distributed.world_size()))
+    return min(16, max(1, cores.usable() // distributed.world_size()))

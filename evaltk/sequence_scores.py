@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import multiprocessing
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaltk import files, frames
+from evaltk import cores, files, frames
 from evaltk.errors import DataError
 from evaltk.metrics import segmentation
 from evaltk.metrics.segmentation import ObjectScores
@@ -87,8 +86,7 @@ def _result(task: Task, truth: np.ndarray) -> np.ndarray:
 def score_all(tasks: Sequence[Task], *, workers: int | None = None) -> list[tuple[ObjectScores, ...]]:
     """`score` of each task, in order, on all cores where there is enough to do. Raises: as `score`."""
     if workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = cores if len(tasks) > FEW else 1
+        workers = cores.usable() if len(tasks) > FEW else 1
     if workers <= 1:
         return [score(task) for task in tasks]
     # Forked children of a process that has threads or a GPU can hang; fresh ones cannot.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from evaltk import cores
 from evaltk.errors import DataError, SettingsError
 from evaltk.seeding import generator
 from pretrain import masks, signals, views
@@ -120,8 +120,7 @@ def loader(source: Source, recipe: Recipe, batches: list[list[tuple[int, int]]],
     """Batches of views in the given order, decoded by worker processes."""
     workers = recipe.run.workers
     if workers < 0:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = min(16, max(1, cores // world))
+        workers = min(16, max(1, cores.usable() // world))
     return DataLoader(
         ViewDataset(source, recipe),
         batch_sampler=batches,

@@ -17,7 +17,7 @@ PACKAGES = ("evaltk", "pretrain", "protocols", "reports")
 # From the ground up, one line a floor. A name that ends in / is a whole folder, whose files may see each other; names
 # joined by + are one thing in several files, which may see each other too; all others on a line do not.
 FLOORS = """
-evaltk/errors evaltk/types+evaltk/table evaltk/vmf evaltk/seeding evaltk/progress evaltk/provenance \
+evaltk/errors evaltk/cores evaltk/types+evaltk/table evaltk/vmf evaltk/seeding evaltk/progress evaltk/provenance \
     evaltk/plain_pickle evaltk/affinity
 evaltk/files evaltk/distributed evaltk/images evaltk/vmf_curves evaltk/torchfile evaltk/official evaltk/metrics/
 evaltk/results evaltk/shots evaltk/rawfile evaltk/download evaltk/frames evaltk/duplicates+evaltk/duplicate_graph \
@@ -43,7 +43,7 @@ ONLY = {
     # duplicates: what a run tells of its prototypes is what is reported of them later.
     # families.random: how an architecture is spelled; rawfile: a training checkpoint is read as any foreign file is.
     "pretrain": "models vmf duplicates datasets seeding distributed types errors files images progress "
-    "families.random rawfile",
+    "families.random rawfile cores",
     "reports": "results types errors files metrics.statistics",
 }
 NEVER = {"protocols": ("evaltk.runner", "evaltk.planning", "evaltk.cli", "reports", "pretrain")}

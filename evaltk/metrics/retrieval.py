@@ -11,12 +11,15 @@ python/example_evaluate.py:56-83 at be39832.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
+from evaltk import cores
 from evaltk.errors import DataError
 
+LONG = 1_000_000  # ranks from which threads over queries pay; numpy lets go of the interpreter's lock in its passes
 KS = (1, 5, 10)
 # {difficulty: (what is positive, what is ignored)}
 DIFFICULTIES = {
@@ -69,8 +72,10 @@ def per_query(
     least = max(ranks.shape[1], *(int(lists[label].max(initial=-1)) + 1 for lists in truth for label in LABELS))
     size = least if num_database is None else num_database
     found = {d: {name: np.full(len(gnd), np.nan) for name in ("ap", *(f"p@{k}" for k in KS))} for d in DIFFICULTIES}
-    for query, (row, lists) in enumerate(zip(ranks, truth, strict=True)):
-        at = _positions(row, lists, size, query)
+    queries = range(len(gnd))
+    with ThreadPoolExecutor(cores.usable() if ranks.size > LONG else 1) as pool:
+        places = list(pool.map(lambda query: _positions(ranks[query], truth[query], size, query), queries))
+    for query, (lists, at) in enumerate(zip(truth, places, strict=True)):
         for difficulty, (positive, ignored) in DIFFICULTIES.items():
             if num_positives := sum(len(lists[label]) for label in positive):
                 clean = _clean_ranks([at[label] for label in positive], [at[label] for label in ignored])
@@ -139,19 +144,18 @@ def _positions(row: np.ndarray, lists: Mapping[str, np.ndarray], size: int, quer
             where=where,
             do="give num_database where the rankings are not complete",
         )
+    # Random access is the cost of a long ranking: one byte an image stays in the cache, one place an image does not.
     row = row.astype(np.intp, copy=False)
     seen = np.zeros(size, dtype=np.bool_)
+    for label in LABELS:
+        seen[lists[label]] = True
+    at = np.flatnonzero(seen.take(row))
+    seen[:] = False
     seen[row] = True
     if np.count_nonzero(seen) < len(row):
         values, counts = np.unique(row, return_counts=True)
         raise DataError(wanted="each image once in a ranking", got=f"image {values[counts > 1][0]} twice", where=where)
-    # One byte an image: the gather below is the cost of a long ranking, and this table stays in the cache.
-    table = np.zeros(size, dtype=np.uint8)
-    for mark, label in enumerate(LABELS, start=1):
-        table[lists[label]] = mark
-    marks = table.take(row)
-    at = np.flatnonzero(marks)
-    return {label: at[marks[at] == mark] for mark, label in enumerate(LABELS, start=1)}
+    return {label: at[np.isin(row[at], lists[label])] for label in LABELS}
 
 
 def _clean_ranks(positive: list[np.ndarray], ignored: list[np.ndarray]) -> np.ndarray:

@@ -216,3 +216,19 @@ def test_missing_lists_are_named() -> None:
         retrieval.evaluate([[0], [0]], [{"easy": [0], "hard": [], "junk": []}, {"easy": [0]}])
     with pytest.raises(DataError, match="got list"):
         retrieval.evaluate([[0]], [[0]])  # type: ignore[list-item]
+
+
+def test_threads_over_queries_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = np.random.default_rng(0)
+    ranks = np.stack([numbers.permutation(200) for _ in range(9)]).astype(np.int32)
+    gnd = [{"easy": [q, q + 20], "hard": [q + 40, 150], "junk": [q + 60, 180]} for q in range(9)]
+    alone = retrieval.per_query(ranks, gnd)
+    monkeypatch.setattr(retrieval, "LONG", 0)
+    monkeypatch.setattr(retrieval.cores, "usable", lambda: 4)
+    together = retrieval.per_query(ranks, gnd)
+    for difficulty, scores in alone.items():
+        for name, values in scores.items():
+            np.testing.assert_array_equal(together[difficulty][name], values)
+    ranks[[3, 7], 0] = ranks[[3, 7], 1]
+    with pytest.raises(DataError, match="ranks, query 3"):
+        retrieval.evaluate(ranks, gnd)
