@@ -36,6 +36,8 @@ class EvaltkError(Exception):
 
 def printable(text: str) -> str:
     """`text` on one line: breaks become blanks, other control characters are spelled out (``\\x1b``)."""
+    if text.isprintable():  # the usual case, and a thousand times faster for a page's images
+        return text
     blank = re.sub(r"\s*[\r\n\t\f\v]\s*", " ", text)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in blank)
 

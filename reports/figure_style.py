@@ -100,9 +100,22 @@ def render(figure: Figure, form: str, *, title: str = "", dpi: int = 150) -> byt
         raise SettingsError(wanted="a format", got=repr(form), where="--format", do=nearest(form, FORMATS))
     stamp = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[form]
     buffer = io.BytesIO()
-    with style():
+    with style(), _laid_out(figure):
         figure.savefig(buffer, format=form, dpi=dpi, metadata=stamp | ({"Title": title} if title else {}))
     return buffer.getvalue()
+
+
+@contextmanager
+def _laid_out(figure: Figure) -> Iterator[None]:
+    """Places given to all that is in the figure, and kept: where it has a layout engine, matplotlib draws it twice."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine(None)
+    try:
+        yield
+    finally:
+        figure.set_layout_engine(engine)
 
 
 def save(figure: Figure, path: Path, forms: Sequence[str], *, title: str = "") -> list[Path]:

@@ -101,8 +101,7 @@ def find(*, task: str, dataset: str, metric: str, arch: str, method: str, varian
 
     Where it was printed more than once, the paper's main tables come before the READMEs, and these before its appendix.
     """
-    found = select(task=task, dataset=dataset, metric=metric, arch=arch, method=method, variant=variant)
-    return min(found, key=_rank, default=None)
+    return _twins().get((task, dataset, metric, arch_label(arch), method, variant))
 
 
 def arch_label(name: str, *, registers: int = 0) -> str:
@@ -123,6 +122,15 @@ def arch_label(name: str, *, registers: int = 0) -> str:
     if m := re.fullmatch(r"resnet(\d+)", stem):
         return f"ResNet-{m[1]}"
     return name
+
+
+@functools.cache
+def _twins() -> dict[tuple[str, ...], Published]:
+    """{(task, dataset, metric, arch, method, variant): the row that comes first}; reports look up thousands."""
+    found: dict[tuple[str, ...], Published] = {}
+    for row in sorted(load(), key=_rank):
+        found.setdefault((row.task, row.dataset, row.metric, row.arch, row.method, row.variant), row)
+    return found
 
 
 def _rank(row: Published) -> tuple[int, int]:
