@@ -134,6 +134,7 @@ def _finish(family: str, found: Converted, options: ReadOptions, path: Path, *, 
         origin=str(path),
         dropped=found.dropped,
         epoch=found.epoch,
+        trained_seed=found.trained_seed,
         notes=found.notes + notes,
     )
 

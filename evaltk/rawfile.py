@@ -60,6 +60,7 @@ class Converted:
         arch: given where the file states it in full, else read from the tensors.
         num_heads, norm_eps, mean, std: fixed by the family, or None where nothing fixes them.
         hint_arch, hint_patch: what the file says of itself (`args.arch`, `args.patch_size`).
+        epoch, trained_seed: epochs done and the seed of the training run, where the file states them.
     """
 
     branch: str
@@ -75,6 +76,7 @@ class Converted:
     hint_arch: str | None = None
     hint_patch: int | None = None
     epoch: int | None = None
+    trained_seed: int | None = None
     notes: tuple[str, ...] = ()
 
 

@@ -163,5 +163,6 @@ def _describe(name: str, checkpoint: Checkpoint) -> dict[str, Any]:
         "mean": list(checkpoint.mean),
         "std": list(checkpoint.std),
         "epoch": checkpoint.epoch,
+        "trained_seed": checkpoint.trained_seed,
         "head": head and {"kind": head.kind, "scoring": head.scoring, "centering": head.centering},
     }

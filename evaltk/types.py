@@ -97,6 +97,7 @@ class Checkpoint:
         mean, std: per-channel pixel statistics the net expects, of RGB in [0, 1].
         sha256: of the file's bytes. digest: of the weights used, the architecture and nothing else.
         origin: path or name as given. dropped: {key: the rule that dropped it}. epoch: training epochs done, or None.
+        trained_seed: of the training run, where the file states it.
         notes: what the file does not say and its family fixes by convention, and hints that were set aside.
     """
 
@@ -113,6 +114,7 @@ class Checkpoint:
     origin: str
     dropped: Mapping[str, str] = field(default_factory=dict)
     epoch: int | None = None
+    trained_seed: int | None = None
     notes: tuple[str, ...] = ()
 
 

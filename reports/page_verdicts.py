@@ -38,10 +38,11 @@ def beside(results: Sequence[Result]) -> Beside:
             if row is None:
                 continue
             compared += 1
-            cell = cells.of_extra(found.extra, found.result, found.score)
+            known = cells.of_extra(found.extra, found.result, found.score)
+            ours = replace(known, published=None, published_spread=None, verdict="", why="", digits=row.digits)
+            cell = verdicts.beside(ours, row, found)
             counts[cell.verdict] += 1
             what = f"{result.protocol} {belonging.dataset(result)}: {found.extra.title}"
-            ours = replace(cell, published=None, verdict="", why="", digits=row.digits)
             printed = Cell(value=row.value, unit=row.unit, digits=row.digits)
             verdict = Cell(verdict=cell.verdict, why=cell.why)
             label = called[belonging.identity(result)]

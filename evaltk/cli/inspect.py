@@ -57,6 +57,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "family": checkpoint.family,
         "branch": checkpoint.branch,
         "epoch": checkpoint.epoch,
+        "trained_seed": checkpoint.trained_seed,
         "arch": dataclasses.asdict(checkpoint.arch),
         "parameters": sum(t.numel() for k, t in checkpoint.weights.items() if not k.endswith(STATISTICS)),
         "mean": list(checkpoint.mean),

@@ -70,6 +70,7 @@ def pack(checkpoint: Checkpoint) -> tuple[dict, dict[str, str]]:
         "mean": checkpoint.mean,
         "std": checkpoint.std,
         "epoch": checkpoint.epoch,
+        "trained_seed": checkpoint.trained_seed,
         "source_sha256": checkpoint.sha256,
         "notes": list(checkpoint.notes),
     }
@@ -105,6 +106,7 @@ def _converted_file(raw: RawFile, said: Mapping) -> Converted:
         mean=_triple(said["mean"]),
         std=_triple(said["std"], TINY),
         epoch=dino.whole(said["epoch"]),
+        trained_seed=dino.whole(said.get("trained_seed")),
         notes=tuple(printable(str(note)) for note in said["notes"]),
     )
 
@@ -115,10 +117,12 @@ def _training_file(raw: RawFile, options: ReadOptions) -> Converted:
     method = METHODS[config["method"]]
     inner = dataclasses.replace(raw, tree={k: v for k, v in raw.tree.items() if k not in REST})
     found = method.convert(inner, options)
-    head = _said(found.head, config.get("recipe", {}).get("method", {})) if found.head else None
+    recipe = config.get("recipe", {})
+    head = _said(found.head, recipe.get("method", {})) if found.head else None
     return dataclasses.replace(
         found,
         head=head,
+        trained_seed=dino.whole(recipe.get("run", {}).get("seed")),
         dropped=dict(found.dropped) | {k: "bookkeeping" for k in raw.tree if k in REST},
         arch=_arch(config["arch"], len(found.weights)),
         mean=_triple(config["mean"]),

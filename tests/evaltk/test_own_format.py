@@ -266,7 +266,7 @@ def training(method: str, config: dict[str, Any] | None = None, **more: Any) -> 
         "arch": dataclasses.asdict(ARCH) | {"mlp_ratio": 2},  # a whole number where JSON makes it one
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],
-        "recipe": {"method": {"scoring": "vmf", "centering": "probability"}},
+        "recipe": {"method": {"scoring": "vmf", "centering": "probability"}, "run": {"seed": 42}},
     }
     mark = {"evaltk_format": 1, "config": json.dumps(told | (config or {})), "progress": {"step": 3}}
     return TREES[method]() | mark | more
@@ -284,7 +284,9 @@ def test_training_checkpoints(method: str, tmp_path: Path) -> None:
     heads = [evaltk.build_head(c) for c in (plain, found)]
     assert torch.equal(*(h.logits(h.embed(x)) for h in heads))
     assert found.head is not None
-    assert (found.head.scoring, found.head.centering) == ("vmf", "probability")
+    assert (found.head.scoring, found.head.centering, found.trained_seed) == ("vmf", "probability", 42)
+    assert main(["convert", str(tmp_path / "net.pth"), str(tmp_path / "net.safetensors")]) == 0
+    assert evaltk.load_checkpoint(tmp_path / "net.safetensors").trained_seed == 42
     other = {"dino": "student", "ibot": "student", "msn": "encoder"}[method]
     student = evaltk.load_checkpoint(tmp_path / "net.pth", branch=other)
     assert student.branch == other

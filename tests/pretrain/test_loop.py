@@ -68,6 +68,7 @@ def test_trains_and_evaltk_reads_the_file_without_a_guess(name: str, tmp_path: P
     assert checkpoint.family == "own"
     assert checkpoint.branch == ("target_encoder" if name == "msn" else "teacher")
     assert checkpoint.arch.num_heads == 2 and checkpoint.mean == made.data.mean and checkpoint.epoch == 2
+    assert checkpoint.trained_seed == made.run.seed
     assert build_head(checkpoint).prototypes.shape == (64, 16)
     (tokens,) = build_backbone(checkpoint).tokens(torch.randn(2, 3, 16, 16))
     assert tokens.cls.shape == (2, 32)

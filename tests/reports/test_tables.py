@@ -11,7 +11,7 @@ import pytest
 
 from evaltk.errors import SettingsError
 from evaltk.types import Cell, Result, Score, Table
-from reports import layouts, tables, twins
+from reports import layouts, page_verdicts, tables, twins
 from reports.ink import ink
 
 KNN = layouts.load("knn")
@@ -261,3 +261,20 @@ def test_a_run_of_the_ablation_stands_in_table_1(scoring: str, centering: str) -
     (table, *_) = tables.build(layouts.load("paper/table1"), made[:1])
     ours = [cell for _, cells in table.rows for cell in cells if cell.value is not None and cell.published is not None]
     assert [cell.published for cell in ours] == [row.value]
+
+
+@pytest.mark.parametrize(("seed", "name"), [(0, "seed 0"), (42, "seed 42"), (7, None)])
+def test_a_run_of_the_ablation_stands_in_table_8_by_its_training_seed(seed: int, name: str | None) -> None:
+    result = imagenet(family="own", name="mine")
+    head = {"kind": "dino", "scoring": "vmf", "centering": "probability"}
+    result = replace(result, checkpoint={**result.checkpoint, "head": head, "epoch": 100, "trained_seed": seed})
+    (table, *_) = tables.build(layouts.load("paper/table8"), [result])
+    ours = {label: cell for label, cells in table.rows for cell in cells if cell.value is not None}
+    assert list(ours) == ([f"vMF, {name}"] if name else [])
+    for cell in ours.values():
+        assert cell.published in (71.12, 70.62) and cell.verdict
+    beside = page_verdicts.beside([result])
+    assert beside.table is not None and len(beside.table.rows) == (2 if name else 1)
+    printed = {row[2].value for _, row in beside.table.rows}
+    assert printed == {70.87} | {cell.published for cell in ours.values()}
+    assert all(row[3].verdict for _, row in beside.table.rows)
