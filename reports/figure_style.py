@@ -23,6 +23,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":")
 GREY = "#767676"
 WIDTH = 6.4  # inches, two panels side by side
+KEY, LETTER = 0.5, 0.06  # inches of a legend's line beside its words, and of a letter of these
 FORMATS = ("svg", "pdf", "png")
 STYLE = {
     "font.family": "sans-serif",
@@ -88,10 +89,12 @@ def shown(name: str) -> str:
 
 
 def legend_below(figure: Figure, axes: Axes, columns: int = 3) -> None:
-    """One legend for all panels, under them; none for a single series."""
+    """One legend for all panels, under them, in as many columns as fit; none for a single series."""
     handles, labels = axes.get_legend_handles_labels()
     if len(labels) > 1:
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)))
+        fitting = int(figure.get_figwidth() // (KEY + LETTER * max(map(len, labels))))
+        ncols = max(1, min(columns, len(labels), fitting))
+        figure.legend(handles, labels, loc="outside lower center", ncols=ncols)
 
 
 def render(figure: Figure, form: str, *, title: str = "", dpi: int = 150) -> bytes:

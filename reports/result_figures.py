@@ -152,7 +152,7 @@ def curves(series: Mapping[str, Series], x: str, y: str, intervals: str = "95 % 
         axes.grid(axis="x", visible=False)
         if len(series) == 1:
             axes.set_title(shown(next(iter(series))))
-        legend_below(figure, axes, columns=1 if max(map(len, series)) > 28 else 2)
+        legend_below(figure, axes, columns=2)
     return figure
 
 
