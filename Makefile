@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench clean
+.PHONY: demo test browser check bench clean
 
 demo: $(STAMP)
 	$(BIN)/evaltk demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+
+browser: $(STAMP)
+	$(BIN)/python -m pytest -m browser -n 1 tests/reports
 
 check: $(STAMP)
 	$(BIN)/ruff check .
