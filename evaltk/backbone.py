@@ -92,7 +92,7 @@ class Backbone:
         Returns: `last` Tokens, float32, on the backbone's device.
         Raises: SettingsError: more blocks than there are, a mask without a mask token, images too small for the net.
         """
-        with self._numerics():
+        with numerics(self.device, self.precision):
             raw, grid = self._blocks(images.to(self.device), last, mask)
             skip = 1 + self.arch.registers if self.arch.kind == "vit" else 1
             done = [self._norm(x) if norm else x for x in raw]
@@ -101,7 +101,7 @@ class Backbone:
     @torch.no_grad()  # not inference_mode, whose tensors a probe could not be trained on
     def features(self, images: torch.Tensor, recipes: tuple[Recipe, ...]) -> list[torch.Tensor]:
         """One forward pass for all recipes: a float32 [B, D] each, in their order. images: as in `tokens`."""
-        with self._numerics():
+        with numerics(self.device, self.precision):
             raw, _ = self._blocks(images.to(self.device), max(r.last for r in recipes), None)
             return [self._feature(raw, recipe) for recipe in recipes]
 
@@ -152,20 +152,21 @@ class Backbone:
         norm = {"vit": "norm", "xcit": "final_norm"}.get(self.arch.kind)
         return getattr(self.net, norm)(x) if norm else x
 
-    @contextmanager
-    def _numerics(self) -> Iterator[None]:
-        # TF32 rounds to 10 bits of mantissa, and `medium` to bfloat16 on CPUs too: published numbers are made without.
-        kind = self.device.type
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        try:
-            with (
-                torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
-                torch.autocast(kind, dtype=torch.bfloat16, enabled=self.precision == "bf16"),
-            ):
-                yield
-        finally:
-            torch.set_float32_matmul_precision(before)
+
+@contextmanager
+def numerics(device: torch.device, precision: Precision) -> Iterator[None]:
+    """Forward passes inside are float32 without TF32, or under bfloat16 autocast."""
+    # TF32 rounds to 10 bits of mantissa, and `medium` to bfloat16 on CPUs too: published numbers are made without.
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with (
+            torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
+            torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"),
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
-__all__ = ["Backbone", "Head", "build_backbone", "build_head", "heads"]
+__all__ = ["Backbone", "Head", "build_backbone", "build_head", "heads", "numerics"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeAlias
 
 from evaltk.datasets import transforms
 from evaltk.datasets.transforms import Transform, View
@@ -47,6 +47,9 @@ class Need:
 
     recipe: Recipe
     view: View = "eval"
+
+
+Extracts: TypeAlias = tuple[tuple[Split, tuple[Need, ...]], ...]  # what is asked for of each split
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

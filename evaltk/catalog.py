@@ -153,16 +153,17 @@ def pins(*, home: Path | None = None) -> dict[str, dict[str, Any]]:
         raise StorageError(wanted="recorded sha256s", got="a damaged file", where=path, do=do) from error
 
 
-def verify(path: Path, name: str, *, home: Path | None = None) -> str:
+def verify(path: Path, name: str, *, home: Path | None = None, aside: bool = True) -> str:
     """The sha256 of `path` in hex, which is the one pinned for `name`.
 
-    Raises: DownloadError: another sha256, the file is then moved to FILE.mismatch; or nothing was pinned.
+    Raises: DownloadError: another sha256, the file is then moved to FILE.mismatch (left where it is unless `aside`); or
+        nothing was pinned.
     """
     pin = pins(home=home).get(name)
     if pin is None:
         where = _root(home) / "pins.json"
         raise DownloadError(wanted=f"a pinned sha256 of {name}", got="none", where=where, do=f"evaltk fetch {name}")
-    return _compare(path, pin["sha256"], path, f"evaltk fetch {name} downloads it again")
+    return _compare(path, pin["sha256"], path, f"evaltk fetch {name} downloads it again", aside=aside)
 
 
 def fetch(entry: Entry, *, home: Path | None = None, advance: Callable[[int], None] | None = None) -> Path:
@@ -209,15 +210,18 @@ def _settle(file: Path, entry: Entry, path: Path, root: Path) -> None:
             write_text(root / "pins.json", json.dumps(known, indent=2, sort_keys=True) + "\n")
 
 
-def _compare(file: Path, wanted: str, path: Path, do: str) -> str:
-    """The sha256 of `file`; if it is not `wanted` (and that is not empty), `file` is moved to PATH.mismatch."""
+def _compare(file: Path, wanted: str, path: Path, do: str, *, aside: bool = True) -> str:
+    """The sha256 of `file`; if it is not `wanted` (nor that empty), `file` is moved to PATH.mismatch where `aside`."""
     with storage_errors(file), file.open("rb") as stream:
         got = hashlib.file_digest(stream, "sha256").hexdigest()
     if wanted and got != wanted:
-        aside = path.with_name(path.name + ".mismatch")
-        with storage_errors(aside):
-            file.replace(aside)
-        raise DownloadError(wanted=f"sha256 {wanted}", got=f"{got}, kept as {aside.name}", where=path, do=do)
+        kept = ""
+        if aside:
+            there = path.with_name(path.name + ".mismatch")
+            with storage_errors(there):
+                file.replace(there)
+            kept = f", kept as {there.name}"
+        raise DownloadError(wanted=f"sha256 {wanted}", got=f"{got}{kept}", where=path, do=do)
     return got
 
 

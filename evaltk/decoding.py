@@ -27,7 +27,7 @@ def batches(
 
     Raises: SettingsError: a decoding process was killed, mostly for want of memory.
     """
-    count = _workers(split) if workers is None else workers
+    count = workers_for(split) if workers is None else workers
     loader = DataLoader(_Images(split, transform), batch_sampler=indices, num_workers=count, collate_fn=_as_is)
     try:
         yield from loader
@@ -64,7 +64,8 @@ def _as_is(items: list[Item]) -> list[Item]:
     return items
 
 
-def _workers(split: Split) -> int:
+def workers_for(split: Split) -> int:
+    """Decoding processes that a split gets where the user names no number: none for few images or ones in memory."""
     if split.pixels is not None or len(split) < FEW:
         return 0
     return min(16, max(1, cores.usable() // distributed.world_size()))

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import shutil
 import uuid
 import zipfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -52,17 +54,22 @@ class Entry:
         A resumed run takes the sizes of the first, so that its numbers are the same to the bit. `fixed`: the user asked
         for `wanted` by a flag; shards made with other sizes are dropped then.
         """
+        if found := self.begun(wanted, fixed=fixed):
+            return found
         path = self.partial / "plan.json"
         if path.exists():
-            try:
-                found = {str(k): int(v) for k, v in json.loads(path.read_text()).items()}
-            except (ValueError, TypeError, AttributeError, OSError):
-                found = {}
-            if found.keys() == wanted.keys() and min(found.values()) > 0 and (found == wanted or not fixed):
-                return found
             shutil.rmtree(self.partial, ignore_errors=True)
         files.write_text(path, json.dumps(wanted))
         return wanted
+
+    def begun(self, wanted: dict[str, int], *, fixed: bool) -> dict[str, int] | None:
+        """The sizes of the shards that `plan` would go on with, None where it would begin anew; changes nothing."""
+        try:
+            found = {str(k): int(v) for k, v in json.loads((self.partial / "plan.json").read_text()).items()}
+        except (ValueError, TypeError, AttributeError, OSError):
+            return None
+        good = found.keys() == wanted.keys() and min(found.values()) > 0 and (found == wanted or not fixed)
+        return found if good else None
 
     def has_shard(self, number: int) -> bool:
         """Whether shard `number` was written."""
@@ -109,7 +116,7 @@ class Entry:
         files.write(building / "x.npy", lambda stream: self._join(stream, num_shards, (len(kept), width)))
         files.write(building / "kept.npy", lambda stream: np.save(stream, kept))
         files.write(building / "y.npy", lambda stream: np.save(stream, labels[kept]))
-        files.write_text(building / "key.json", json.dumps(asdict(self.key), indent=1, sort_keys=True))
+        files.write_text(building / "key.json", self._key_text())
 
     def read(self, split: Split) -> Features:
         """The finished features, memory-mapped. Raises: StorageError: the entry is damaged."""
@@ -135,6 +142,18 @@ class Entry:
             key=self.key,
             skipped=tuple(split.image_id(i) for i in lost.tolist()),
         )
+
+    def num_bytes(self, num_images: int, width: int) -> int:
+        """Bytes of the finished entry's files with `num_images` images kept and D = `width`."""
+        total = len(self._key_text().encode())
+        for shape, dtype in (((num_images, width), np.float32), ((num_images,), np.int64), ((num_images,), np.int64)):
+            header = io.BytesIO()
+            np.lib.format.write_array_header_1_0(header, _header(shape, dtype))
+            total += header.tell() + math.prod(shape) * np.dtype(dtype).itemsize
+        return total
+
+    def _key_text(self) -> str:
+        return json.dumps(asdict(self.key), indent=1, sort_keys=True)
 
     def _shard(self, number: int) -> Path:
         return self.partial / f"shard-{number:05d}.npz"
@@ -166,9 +185,26 @@ class Entry:
 
     def _join(self, stream: BinaryIO, num_shards: int, shape: tuple[int, int]) -> None:
         """Write x.npy shard by shard, so that no more than one is in memory."""
-        descr = np.lib.format.dtype_to_descr(np.dtype(np.float32))
-        header = {"descr": descr, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(stream, header)
+        np.lib.format.write_array_header_1_0(stream, _header(shape, np.float32))
         for number in range(num_shards):
             with np.load(self._shard(number)) as shard:
                 stream.write(shard["x"].tobytes())
+
+
+def _header(shape: tuple[int, ...], dtype: Any) -> dict[str, Any]:
+    return {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+
+
+def outstanding(entries: Sequence[Entry], num_images: int, wanted: dict[str, int], *, fixed: bool) -> list[range]:
+    """The images of each shard that a pass for `entries` (at least one) would still make; changes nothing.
+
+    Args:
+        wanted, fixed: the batch and shard size asked for, as for `Entry.plan`.
+    """
+    begun = [entry.begun(wanted, fixed=fixed) for entry in entries]
+    sizes = begun[0] or wanted
+    starts = range(0, num_images, sizes["shard"])
+    shards = [range(start, min(start + sizes["shard"], num_images)) for start in starts]
+    if any(found != sizes for found in begun):  # an entry that was not begun, or with other sizes, has none of them
+        return shards
+    return [shard for n, shard in enumerate(shards) if not all(entry.has_shard(n) for entry in entries)]

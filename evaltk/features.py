@@ -84,7 +84,7 @@ def extract(
         StorageError: no room or right to write; the shards finished so far are kept.
     """
     how = how or Extraction()
-    _check_images(split, how.skip_bad_images)
+    check_images(split, how.skip_bad_images)
     entries = {r: Entry(root=cache, key=key_of(backbone, split, transform, r)) for r in recipes}
     done = [e.done() for e in entries.values()]
     if together:  # another run may finish an entry between the look of one process and that of the next
@@ -94,11 +94,15 @@ def extract(
         if not together and distributed.world_size() > 1:
             raise RuntimeError(f"features {[r.text() for r in missing]} were not prepared: needs() did not name them")
         _fill(_Job(backbone=backbone, split=split, transform=transform, how=how), missing)
-    found = {r: entry.read(split) for r, entry in entries.items()}
-    for features in found.values():
-        if len(features.skipped) > how.skip_bad_images:
-            raise _too_many(split, len(features.skipped), how.skip_bad_images, features.skipped[0])
-    return found
+    return {r: stored(entry, split, how.skip_bad_images) for r, entry in entries.items()}
+
+
+def stored(entry: Entry, split: Split, allowed: int) -> Features:
+    """The features of a finished entry. Raises: StorageError: it is damaged. DataError: it lacks too many images."""
+    features = entry.read(split)
+    if len(features.skipped) > allowed:
+        raise too_many(split, len(features.skipped), allowed, features.skipped[0])
+    return features
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +140,7 @@ def _fill(job: _Job, missing: dict[Recipe, Entry]) -> None:
             bad += len(unreadable)
             if bad > how.skip_bad_images:
                 index, message = unreadable[0]
-                raise _too_many(split, bad, how.skip_bad_images, split.image_id(index), message)
+                raise too_many(split, bad, how.skip_bad_images, split.image_id(index), message)
             for entry, x in zip(missing.values(), rows, strict=True):
                 entry.write_shard(number, x, kept, job.indices(number, plan["shard"]))
     distributed.barrier()
@@ -164,8 +168,9 @@ def _forward(
         unreadable += [(i, message) for i, p, message in batch if p is None]
         if good:
             numbers = [i for i, _ in good]
-            for chunk, x in zip(chunks, _features(job, np.stack([p for _, p in good]), recipes), strict=True):
-                chunk.append(_finite(x, job.split, numbers))
+            pixels = np.stack([p for _, p in good])
+            for chunk, x in zip(chunks, forward(job.backbone, job.transform, pixels, recipes), strict=True):
+                chunk.append(finite(x, job.split, numbers))
             kept += numbers
         advance(len(batch))
         if position + 1 == len(batches) or owner[position + 1] != owner[position]:
@@ -174,21 +179,24 @@ def _forward(
             chunks, kept, unreadable = [[] for _ in recipes], [], []
 
 
-def _features(job: _Job, pixels: np.ndarray, recipes: tuple[Recipe, ...]) -> list[torch.Tensor]:
+def forward(
+    backbone: Backbone, transform: Transform, pixels: np.ndarray, recipes: tuple[Recipe, ...]
+) -> list[torch.Tensor]:
     """[B, D] for each recipe, from pixels uint8 [B, crop, crop, 3]. Raises: SettingsError: the device is too small."""
     try:
-        x = torch.from_numpy(pixels).to(job.backbone.device, non_blocking=True)
-        return job.backbone.features(job.transform.normalise(x), recipes)
+        x = torch.from_numpy(pixels).to(backbone.device, non_blocking=True)
+        return backbone.features(transform.normalise(x), recipes)
     except torch.OutOfMemoryError as error:
         raise SettingsError(
-            wanted=f"memory on {job.backbone.device} for {len(pixels)} images at a time",
+            wanted=f"memory on {backbone.device} for {len(pixels)} images at a time",
             got="less",
             where="--batch-size",
             do=f"--batch-size {max(1, len(pixels) // 2)}",
         ) from error
 
 
-def _finite(x: torch.Tensor, split: Split, indices: list[int]) -> np.ndarray:
+def finite(x: torch.Tensor, split: Split, indices: Sequence[int]) -> np.ndarray:
+    """x [B, D] on the host, of the images `indices`. Raises: DataError: a value that is not finite (it is named)."""
     bad = ~torch.isfinite(x).all(dim=1)
     if bool(bad.any()):
         name = split.image_id(indices[int(bad.nonzero()[0])])
@@ -209,15 +217,17 @@ def auto_batch(backbone: Backbone) -> int:
     return int(max(8, min(512, 2 ** math.floor(math.log2(budget / tokens))))) if tokens < budget else 8
 
 
-def _check_images(split: Split, allowed: int) -> None:
+def check_images(split: Split, allowed: int) -> None:
+    """Raises: DataError: a split without images, or more empty files than are allowed; before any is decoded."""
     if not len(split):
         where = f"{split.dataset} {split.name}"
         raise DataError(wanted="at least one image", got="none", where=where, do="add images")
     if len(split.empty) > allowed:
-        raise _too_many(split, len(split.empty), allowed, split.empty[0], "an empty file")
+        raise too_many(split, len(split.empty), allowed, split.empty[0], "an empty file")
 
 
-def _too_many(split: Split, count: int, allowed: int, name: str, message: str = "") -> DataError:
+def too_many(split: Split, count: int, allowed: int, name: str, message: str = "") -> DataError:
+    """What to say where `count` images cannot be read, the first called `name`."""
     return DataError(
         wanted=f"at most {allowed} unreadable images in {split.dataset} {split.name}",
         got=f"{count}" + (f" ({message})" if message else ""),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -47,10 +47,11 @@ class Trained:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Store:
-    """Where a training's state and outcome lie."""
+    """Where a training's state and outcome lie; `what`: what errors call it."""
 
     root: Path
     key: FeatureKey
+    what: str = "a linear probe's training"
 
     @property
     def state(self) -> Path:
@@ -81,25 +82,34 @@ class Store:
 
     def damaged(self, got: str) -> StorageError:
         """What to say of a state that is none."""
-        wanted, do = "the state of a linear probe's training", "remove the file and run again"
+        wanted, do = f"the state of {self.what}", "remove the file and run again"
         return StorageError(wanted=wanted, got=got[:160], where=self.state, do=do)
 
     def write(self, trained: Trained) -> None:
         """Write the outcome; the state goes. Raises: StorageError."""
-        arrays = {f.name: getattr(trained, f.name) for f in fields(trained) if f.name != "history"}
+        self.write_arrays(
+            {f.name: getattr(trained, f.name) for f in fields(trained) if f.name != "history"} | dict(trained.history)
+        )
+
+    def write_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write an outcome that is arrays; the state goes. Raises: StorageError."""
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays, **trained.history)  # type: ignore[arg-type]
+        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
         files.write(self.whole / "trained.npz", lambda stream: stream.write(buffer.getbuffer()))
         files.write_text(self.whole / "key.json", json.dumps(asdict(self.key), indent=1, sort_keys=True))
         shutil.rmtree(self.state.parent, ignore_errors=True)
 
     def read(self) -> Trained:
         """The outcome. Raises: StorageError: the entry is damaged."""
+        arrays = self.read_arrays((*HISTORY, *(f.name for f in fields(Trained) if f.name != "history")))
+        history = {name: arrays.pop(name) for name in HISTORY}
+        return Trained(history=history, **arrays)
+
+    def read_arrays(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """The outcome's arrays of these names. Raises: StorageError: the entry is damaged."""
         try:
             with np.load(self.whole / "trained.npz", allow_pickle=False) as found:
-                arrays = dict(found)
-            history = {name: arrays.pop(name) for name in HISTORY}
-            return Trained(history=history, **arrays)
+                return {name: found[name] for name in names}
         except Exception as error:  # zipfile, numpy and a missing field each have errors of their own
             do = f"remove it (evaltk cache prune {self.whole.name[:12]}) and run again"
             raise StorageError(wanted="a whole cache entry", got=str(error)[:120], where=self.whole, do=do) from error

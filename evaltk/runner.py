@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from evaltk.images import Split
     from evaltk.types import Checkpoint
 
-__all__ = ["Job", "Plan", "identify", "jobs", "known_protocol", "run", "stamp"]
+__all__ = ["Job", "Plan", "bench_of", "identify", "jobs", "known_protocol", "run", "stamp", "wanted"]
 
 
 def run(plan: Plan, *, report: Callable[[Job, Result, bool], None]) -> None:
@@ -65,6 +65,29 @@ def _run_checkpoint(plan: Plan, left: Sequence[Job]) -> Iterator[Result | None]:
     if not left:
         return
     from evaltk import distributed
+
+    bench = bench_of(plan, left)
+    for dataset in {id(job.dataset): job.dataset for job in left}.values():
+        here = [job for job in left if job.dataset is dataset]
+        started = time.perf_counter()
+        for split, needs in wanted(here, plan.seed):
+            bench.prepare(split, needs)
+        for job in here:
+            if ahead := getattr(protocols.registry()[job.protocol], "prepare", None):
+                ahead(bench, dataset, job.settings)
+        extracting = time.perf_counter() - started
+        for job in here:
+            result = _run_job(plan, job, bench, extracting) if distributed.is_main() else None
+            distributed.barrier()
+            yield result
+
+
+def bench_of(plan: Plan, left: Sequence[Job]) -> Bench:
+    """The net of one checkpoint, ready for its jobs `left` (at least one).
+
+    Raises: CheckpointError, SettingsError: a file that cannot be used or is another by now, a device or size that will
+        not do.
+    """
     from evaltk.backbone import build_backbone
     from evaltk.checkpoint import load_checkpoint
     from evaltk.features import Extraction
@@ -76,7 +99,7 @@ def _run_checkpoint(plan: Plan, left: Sequence[Job]) -> Iterator[Result | None]:
     for job in left:
         if fits := getattr(protocols.registry()[job.protocol], "check_checkpoint", None):
             fits(loaded)
-    bench = Bench(
+    return Bench(
         checkpoint=loaded,
         backbone=build_backbone(loaded, device=plan.device, precision=plan.precision, position=plan.position),
         device=plan.device,
@@ -85,22 +108,9 @@ def _run_checkpoint(plan: Plan, left: Sequence[Job]) -> Iterator[Result | None]:
         images=plan.images,
         extraction=Extraction(batch_size=plan.batch_size, workers=plan.workers, skip_bad_images=plan.skip_bad_images),
     )
-    for dataset in {id(job.dataset): job.dataset for job in left}.values():
-        here = [job for job in left if job.dataset is dataset]
-        started = time.perf_counter()
-        for split, wanted in _wanted(here, plan.seed):
-            bench.prepare(split, wanted)
-        for job in here:
-            if ahead := getattr(protocols.registry()[job.protocol], "prepare", None):
-                ahead(bench, dataset, job.settings)
-        extracting = time.perf_counter() - started
-        for job in here:
-            result = _run_job(plan, job, bench, extracting) if distributed.is_main() else None
-            distributed.barrier()
-            yield result
 
 
-def _wanted(here: Sequence[Job], seed: int) -> list[tuple[Split, tuple[Need, ...]]]:
+def wanted(here: Sequence[Job], seed: int) -> list[tuple[Split, tuple[Need, ...]]]:
     """Each split of a data set with all that its protocols need of it, so that one pass serves all of them."""
     found: dict[tuple[str, str], tuple[Split, list[Need]]] = {}
     for job in here:

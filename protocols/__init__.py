@@ -5,8 +5,10 @@ ask for) and `run(bench, dataset, settings) -> Outcome`; also `check(dataset, se
 before any work, `check_checkpoint(checkpoint)` where it needs more of a file than the net,
 `splits(dataset, settings, seed)` where it looks at a part of the images alone, `identity(settings)` where settings name
 files whose content is part of what was asked ({name: sha256}), and `prepare(bench, dataset, settings)`
-where its data sets have no splits: every process calls it before `run`, to share the extraction. It imports torch only
-inside functions, so that help and settings are quick.
+where its data sets have no splits: every process calls it before `run`, to share the extraction, and
+`extracts(bench, dataset, settings)` where the net decides what is asked for: ((split, needs), ...), without needs where
+`prepare` or `run` read the images themselves. It imports torch only inside functions, so that help and settings are
+quick.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from evaltk.bench import Bench, Need, Outcome
+from evaltk.bench import Bench, Extracts, Need, Outcome
 from evaltk.errors import CheckpointError, DataError, SettingsError
 from evaltk.images import Dataset
 from evaltk.types import Recipe
@@ -134,14 +134,23 @@ def check(dataset: Dataset, settings: Settings) -> None:
         raise DataError(wanted="at least two classes with images", got=str(there), where=where, do=do)
 
 
+def extracts(bench: Bench, dataset: Dataset, settings: Settings) -> Extracts:
+    """The features that `prepare` and `run` ask for of this net; no needs: images that training itself reads."""
+    from protocols import linear_data
+
+    if settings.head is not None:
+        return ((dataset.test, (Need(recipe=_head(bench, dataset, settings)[0]),)),)
+    return linear_data.extracts(bench, dataset, settings, settings.recipes(bench.checkpoint.arch))
+
+
 def prepare(bench: Bench, dataset: Dataset, settings: Settings) -> None:
     """Extract features and train, all processes together; what is done is kept in the cache. Raises: as `run`."""
     from evaltk import distributed
     from protocols import linear_data
 
     if settings.head is not None:
-        recipe, _ = _head(bench, dataset, settings)
-        bench.prepare(dataset.test, (Need(recipe=recipe),))
+        for split, needed in extracts(bench, dataset, settings):
+            bench.prepare(split, needed)
         return
     recipes = settings.recipes(bench.checkpoint.arch)
     if not distributed.broadcast_object(linear_data.store(bench, dataset, settings, recipes).done()):

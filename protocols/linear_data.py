@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evaltk.bench import Bench, Need
+from evaltk.bench import Bench, Extracts, Need
 from evaltk.images import Dataset, Split
 from evaltk.types import FeatureKey, Features, Recipe, canonical
 
@@ -70,13 +70,32 @@ def store(bench: Bench, dataset: Dataset, settings: Settings, recipes: tuple[Rec
     return Store(root=bench.cache, key=key)
 
 
+def extracts(bench: Bench, dataset: Dataset, settings: Settings, recipes: tuple[Recipe, ...]) -> Extracts:
+    """(split, needs) of the features asked for, in their order; without needs: images that are read while training."""
+    needs = tuple(Need(recipe=r) for r in recipes)
+    if store(bench, dataset, settings, recipes).done():
+        return ((dataset.test, needs[:1]),)
+    if settings.fast:
+        return ((dataset.test, needs), (dataset.train, needs))
+    held = held_out(bench, dataset, settings)
+    judged = ((_held_split(dataset, held), needs),) if len(held) else ()
+    return ((dataset.test, needs), *judged, (dataset.train, ()))
+
+
+def _held_split(dataset: Dataset, held: np.ndarray) -> Split:
+    from evaltk import probe_batches
+
+    return probe_batches.subset(dataset.train, held, f"{dataset.train.name}, {len(held)} held out")
+
+
 def train(bench: Bench, dataset: Dataset, settings: Settings, recipes: tuple[Recipe, ...]) -> None:
     """Extract what is judged on, and learn; every process calls this."""
     from evaltk import probe_training
 
     needs = tuple(Need(recipe=r) for r in recipes)
     held = held_out(bench, dataset, settings)
-    bench.prepare(dataset.test, needs)
+    for split, needed in extracts(bench, dataset, settings, recipes):
+        bench.prepare(split, needed)
     reported = [bench.features(dataset.test, need) for need in needs]
     make = _cached if settings.fast else _augmented
     source, judged = make(bench, dataset, settings, needs, held, [f.x.shape[1] for f in reported])
@@ -97,7 +116,6 @@ def _cached(
 ) -> tuple[Source, list[Features]]:
     from evaltk.probe_batches import Cached
 
-    bench.prepare(dataset.train, needs)
     found = tuple(bench.features(dataset.train, need) for need in needs)
     names = {dataset.train.image_id(i) for i in held.tolist()}
     out = np.array([name in names for name in found[0].ids], dtype=bool)
@@ -117,13 +135,12 @@ def _cached(
 def _augmented(
     bench: Bench, dataset: Dataset, settings: Settings, needs: tuple[Need, ...], held: np.ndarray, widths: list[int]
 ) -> tuple[Source, list[Features]]:
-    from evaltk.probe_batches import Augmented, subset
+    from evaltk.probe_batches import Augmented
 
     judged: list[Features] = []
     bad: set[int] = set()
     if len(held):
-        split: Split = subset(dataset.train, held, f"{dataset.train.name}, {len(held)} held out")
-        bench.prepare(split, needs)
+        split = _held_split(dataset, held)
         judged = [bench.features(split, need) for need in needs]
         bad = _numbers(dataset.train, judged[0].skipped)
     source = Augmented(

@@ -91,6 +91,11 @@ def needs(settings: Settings) -> tuple[Need, ...]:
     return ()
 
 
+def splits(dataset: Gallery, settings: Settings, seed: int) -> tuple[Photographs, ...]:
+    """The images described: database, queries, and those of whitening and distractors where they are asked for."""
+    return tuple(_splits(dataset, settings).values())
+
+
 def prepare(bench: Bench, dataset: Gallery, settings: Settings) -> None:
     """Extract all descriptors, every process its share. Raises: as `run`."""
     for split in _splits(dataset, settings).values():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,35 @@ def from_name(name: str, options: ReadOptions) -> Converted:
             do="run once with a network, or name a weight file",
         ) from error
     return from_model(model, name)
+
+
+def at_hand(name: str) -> bool:
+    """Whether `from_name` needs no download: the weights lie in a cache, or there are none and it will say so."""
+    import huggingface_hub
+    from timm.models import get_pretrained_cfg, is_model
+
+    config = get_pretrained_cfg(name) if is_model(name.partition(".")[0]) else None
+    if config is None or not config.has_weights:
+        return True
+    if config.hf_hub_id:
+        repo, _, revision = config.hf_hub_id.partition("@")
+        files = [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
+        found = [huggingface_hub.try_to_load_from_cache(repo, file, revision=revision or None) for file in files]
+        return any(isinstance(path, str) for path in found)  # otherwise None, or a mark that the repository lacks it
+    return not config.url or (Path(torch.hub.get_dir()) / "checkpoints" / config.url.rpartition("/")[2]).exists()
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """No look at the hub meanwhile: what its cache has is used as it is, and the cache stays as it is."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def from_model(model: Any, name: str) -> Converted:

@@ -119,13 +119,15 @@ class ViT(VisionTransformer):
         return kept
 
 
-def build(arch: Arch, weights: Mapping[str, torch.Tensor], *, position: PositionRule = "dino") -> ViT:
+def build(
+    arch: Arch, weights: Mapping[str, torch.Tensor], *, position: PositionRule = "dino", drop_path: float = 0.0
+) -> ViT:
     """The net with exactly these weights (the mask token may be absent: it is then zero and unused).
 
-    Built without drawing initial weights that would be thrown away.
+    Built without drawing initial weights that would be thrown away; the tensors given become the net's own.
     """
     with torch.device("meta"):
-        net = ViT(arch, position=position)
+        net = ViT(arch, position=position, drop_path=drop_path)
     complete = dict(weights) | {"mask_token": weights.get("mask_token", torch.zeros(1, arch.embed_dim))}
     net.load_state_dict(complete, strict=True, assign=True)
     return net

@@ -1,0 +1,152 @@
+"""Tell what `evaltk run` would do and what it would take, from a short measurement; nothing is run or written.
+
+Takes the arguments of `evaltk run`. Time, bytes and memory are those of extracting features; what protocols do with
+them (neighbours, fits, training, propagation) is not estimated, and the plan says so.
+
+Examples:
+    evaltk plan dino_vits16 --protocols knn linear --data imagenet=/data/imagenet --device cuda
+    evaltk plan mine.pth --data photos:imagefolder=~/photos --json
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+if TYPE_CHECKING:
+    from evaltk.estimates import FeaturesToBe, Forecast, Pair, Reading
+
+UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
+
+
+def main(argv: list[str]) -> int:
+    """Print the plan (stdout); what happens meanwhile goes to stderr."""
+    from evaltk import estimates
+    from evaltk.cli import run
+
+    json_flag = Annotated[bool, tyro.conf.arg(help="print one JSON object, in bytes and seconds, instead of text.")]
+    asked = dataclasses.make_dataclass(
+        "PlanOptions", [("json", json_flag, False)], bases=(run.options_type(),), frozen=True, kw_only=True
+    )
+    options = tyro.cli(asked, args=argv, prog="evaltk plan", description=__doc__)
+    found = estimates.forecast(run.plan_of(options))
+    if options.json:
+        print(json.dumps(as_json(found)))
+    else:
+        print("\n".join(as_text(found)))
+    return 0
+
+
+def as_json(found: Forecast) -> dict[str, object]:
+    """The forecast with its totals, for machines: bytes and seconds."""
+    told = [job for pair in found.pairs for job in pair.jobs]
+    totals = {name: getattr(found, name) for name in ("num_bytes", "room", "seconds", "memory")}
+    to_do = sum(not job.done for job in told)
+    return dataclasses.asdict(found) | totals | {"jobs": len(told), "to_do": to_do, "fits": found.room <= found.free}
+
+
+def as_text(found: Forecast) -> list[str]:
+    """The forecast in lines."""
+    told = [job for pair in found.pairs for job in pair.jobs]
+    to_do = sum(not job.done for job in told)
+    lines = [line for pair in found.pairs for line in (*_pair(pair), "")]
+    if not to_do:
+        return [*lines, f"total    nothing to do: all {len(told)} results are there (--again would run them again)"]
+    lines.append(f"total    {to_do} of {len(told)} results to do")
+    extracted = [r for pair in found.pairs for r in pair.readings if r.left]
+    if extracted:
+        lines += _totals(found, sum(r.left or 0 for r in extracted))
+    elif any(r.features for pair in found.pairs for r in pair.readings):
+        lines.append("images   none to extract features of: all that can be told beforehand lie in the cache")
+    return lines
+
+
+def _totals(found: Forecast, left: int) -> list[str]:
+    lines = [f"images   {left:,} to extract features of"]
+    told = [r for pair in found.pairs for r in pair.readings if r.left and r.seconds is None]
+    part = ", without what could not be measured" if told else ""
+    lines.append(
+        f"time     {span(found.seconds)} for that on one process{part}; {span(found.loading)} to load the nets"
+    )
+    if found.memory is not None:
+        lines.append(f"memory   about {size(found.memory)} at the peak of extraction")
+    lines.append(
+        f"bytes    {size(found.num_bytes)} ({found.num_bytes:,}) of features to store in {found.cache}, up to "
+        f"{size(found.room)} while they are joined; {size(found.free)} free there"
+    )
+    if found.room > found.free:
+        lines.append(
+            f"warning  not enough room: {size(found.room)} wanted, {size(found.free)} free; free some, or choose "
+            f"another folder with --cache"
+        )
+    return lines
+
+
+def _pair(pair: Pair) -> list[str]:
+    lines = [f"{pair.checkpoint} on {pair.dataset}"]
+    lines += [f"  {'done ' if job.done else 'to do'}  {job.protocol}: {job.path}" for job in pair.jobs]
+    told = [tuple(_reading(r)) for r in pair.readings if r.left is None or {f.state for f in r.features} != {"earlier"}]
+    lines += [line for reading in dict.fromkeys(told) for line in reading]
+    lines += [f"  note   {note}" for note in pair.notes]
+    beyond = [job.protocol for job in pair.jobs if not job.done and job.covers == "extraction"]
+    wholly = [job.protocol for job in pair.jobs if not job.done and job.covers == "nothing"]
+    parts = [f"what {', '.join(beyond)} do{'es' if len(beyond) == 1 else ''} with the features"] if beyond else []
+    parts += [f"anything of {', '.join(wholly)}"] if wholly else []
+    return [*lines, f"  not estimated: {'; '.join(parts)}"] if parts else lines
+
+
+def _reading(reading: Reading) -> list[str]:
+    head = f"  read   {reading.split}, {reading.images:,} images"
+    if reading.left is None:
+        return [f"{head}, by the protocol itself (not estimated)"]
+    some = "" if reading.left in (0, reading.images) else f", {reading.left:,} of them left to extract"
+    lines = [f"{head} ({reading.looks.partition(', RGB')[0]}){some}"]
+    lines += [f"           {one.recipe}: {_state(one)}" for one in reading.features]
+    at = reading.measured
+    if at is not None and reading.seconds is not None and reading.memory is not None:
+        how = f"{at.workers} decoding processes" if at.workers else "decoded in between"
+        lines.append(
+            f"           {span(reading.seconds)}, from {at.decoded} images decoded "
+            f"({milliseconds(at.decoding_seconds)} each) and batches of {at.in_a_batch} through the net "
+            f"({milliseconds(at.net_seconds)} an image); {how}"
+        )
+        lines.append(f"           about {size(reading.memory)} of memory ({at.memory_of}), {at.batch} images a batch")
+    return lines
+
+
+def _state(one: FeaturesToBe) -> str:
+    if one.state == "cached":
+        return "in the cache"
+    if one.state == "earlier":
+        return "made by an earlier pass of this plan"
+    begun = ", begun before" if one.state == "begun" else ""
+    return "to extract" + begun + (f", {size(one.num_bytes)}" if one.num_bytes is not None else "")
+
+
+def size(num_bytes: int) -> str:
+    """Bytes in decimal units, to three digits: ``39.2 MB``."""
+    value, power = float(num_bytes), 0
+    while value >= 999.5 and power < len(UNITS) - 1:
+        value, power = value / 1000, power + 1
+    digits = 0 if power == 0 or value >= 99.95 else 1 if value >= 9.995 else 2
+    return f"{value:.{digits}f} {UNITS[power]}"
+
+
+def span(seconds: float) -> str:
+    """A duration as one says it: ``about 12 s``, ``about 3 min``, ``about 2.5 h``."""
+    if seconds < 1:
+        return "a second or less"
+    for length, name, least in ((86400, "days", 172800), (3600, "h", 5400), (60, "min", 90)):
+        if seconds >= least:
+            value = seconds / length
+            return f"about {value:.{int(value < 9.95)}f} {name}"
+    return f"about {seconds:.0f} s"
+
+
+def milliseconds(seconds: float) -> str:
+    """A short duration: ``0.046 ms``, ``12 ms``, ``1,900 ms``, in two digits or whole."""
+    value = 1e3 * seconds
+    return f"{value:.2g} ms" if value < 99.5 else f"{value:,.0f} ms"

@@ -1,0 +1,207 @@
+"""What a plan would do and what it would take: jobs, images, features, bytes, memory and time; nothing is written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import protocols
+from evaltk import files
+from evaltk.bench import AnyDataset, Bench, Need
+from evaltk.forecast import FeaturesToBe, Forecast, JobToBe, Measured, Pair, Reading, State
+from evaltk.images import Split
+from evaltk.planning import Job, Plan, jobs
+from evaltk.progress import log
+from evaltk.runner import bench_of, wanted
+
+if TYPE_CHECKING:
+    from evaltk.datasets.transforms import Transform
+    from evaltk.feature_store import Entry
+    from evaltk.measuring import Paced
+    from evaltk.types import Recipe
+
+SHARD_BYTES = 1_000  # of a shard's file beside its rows: what numpy and zip write around them
+
+
+@dataclass(slots=True)
+class _Before:
+    """What earlier passes give to later ones: names of entries they make, and the pace of a checkpoint's net."""
+
+    entries: set[str] = field(default_factory=set)
+    pace: dict[tuple[int, tuple[Recipe, ...], int], Paced] = field(default_factory=dict)
+
+
+def forecast(plan: Plan) -> Forecast:
+    """What `run` would do with this plan. Torch is imported only where something is left to do.
+
+    Raises: EvaltkError: what `run` raises of names, layouts, files and folders, and of the images that are measured.
+    """
+    pairs: list[Pair] = []
+    before, loading = _Before(), 0.0
+    everything = jobs(plan)
+    for checkpoint in dict.fromkeys(job.checkpoint for job in everything):
+        mine = [job for job in everything if job.checkpoint == checkpoint]
+        left = [job for job in mine if plan.again or not job.done()]
+        for job in left:
+            files.check_folder(job.path.parent)
+        bench, before.pace = None, {}
+        if left and _at_hand(checkpoint):
+            started = time.perf_counter()
+            bench = _bench(plan, left)
+            loading += time.perf_counter() - started
+        for dataset in {id(job.dataset): job.dataset for job in mine}.values():
+            here = [job for job in left if job.dataset is dataset]
+            told = tuple(_told(job, job not in here, bench) for job in mine if job.dataset is dataset)
+            readings, notes = _readings(plan, here, dataset, bench, before)
+            pairs.append(
+                Pair(checkpoint=mine[0].name, dataset=dataset.name, kind=dataset.KIND, jobs=told, readings=readings,
+                     notes=notes)
+            )  # fmt: skip
+    return Forecast(pairs=tuple(pairs), cache=str(plan.cache), free=files.free_bytes(plan.cache), loading=loading)
+
+
+def _at_hand(checkpoint: str) -> bool:
+    """Whether the weights are on this machine: those of timm:NAME may still have to be downloaded."""
+    if not _of_timm(checkpoint):
+        return True
+    from evaltk.families import timm
+
+    return timm.at_hand(checkpoint.partition(":")[2])
+
+
+def _of_timm(checkpoint: str) -> bool:
+    return checkpoint.startswith("timm:") and not Path(checkpoint).exists()
+
+
+def _bench(plan: Plan, left: Sequence[Job]) -> Bench:
+    """As the runner's, without moving a file that is not the pinned one, and without a download."""
+    from evaltk import catalog
+
+    name = left[0].checkpoint
+    if not Path(name).exists() and name in (known := catalog.load()):
+        catalog.verify(catalog.local_path(known[name]), name, aside=False)
+    if not _of_timm(name):
+        return bench_of(plan, left)
+    from evaltk.families import timm
+
+    with timm.offline():
+        return bench_of(plan, left)
+
+
+def _told(job: Job, done: bool, bench: Bench | None) -> JobToBe:
+    module = protocols.registry()[job.protocol]
+    some = bench is not None and not done and (hasattr(module, "extracts") or module.needs(job.settings))
+    return JobToBe(protocol=job.protocol, path=str(job.path), done=done, covers="extraction" if some else "nothing")
+
+
+def _readings(
+    plan: Plan, here: Sequence[Job], dataset: AnyDataset, bench: Bench | None, before: _Before
+) -> tuple[tuple[Reading, ...], tuple[str, ...]]:
+    """The passes over a data set in the order in which `run` makes them, and notes."""
+    if not here:
+        return (), ()
+    if bench is None:
+        return (), ("the weights are not in timm's cache: `run` downloads them, and nothing is estimated",)
+    registry = protocols.registry()
+    late = [job for job in here if hasattr(registry[job.protocol], "extracts")]
+    asked = wanted([job for job in here if job not in late], plan.seed)
+    for job in late:
+        asked += registry[job.protocol].extracts(bench, dataset, job.settings)
+    found: list[Reading] = []
+    for split, needs in asked:
+        for view in dict.fromkeys(need.view for need in needs):
+            some = [need for need in needs if need.view == view]
+            found.append(_reading(bench, split, bench.transform(view), some, before))
+        if not needs:
+            found.append(Reading(split=split.name, images=len(split)))
+    frames = sum(len(video.frames) for video in getattr(dataset, "sequences", ()))
+    if frames:
+        found.append(Reading(split=f"{len(getattr(dataset, 'sequences', ()))} sequences", images=frames))
+    unreadable = any(r.left and r.measured is None for r in found)
+    return tuple(found), ("none of the images looked at could be read",) if unreadable else ()
+
+
+def _reading(bench: Bench, split: Split, transform: Transform, needs: Sequence[Need], before: _Before) -> Reading:
+    from evaltk import features
+    from evaltk.feature_store import Entry, outstanding
+
+    how, recipes = bench.extraction, tuple(dict.fromkeys(need.recipe for need in needs))
+    features.check_images(split, how.skip_bad_images)
+    entries = {r: Entry(root=bench.cache, key=features.key_of(bench.backbone, split, transform, r)) for r in recipes}
+    states: dict[Recipe, State] = {r: _state(e, split, how.skip_bad_images, before) for r, e in entries.items()}
+    missing = tuple(r for r in recipes if states[r] in ("begun", "missing"))
+    batch = how.batch_size or features.auto_batch(bench.backbone)
+    sizes = {"batch_size": batch, "shard": how.shard}
+    shards = (
+        outstanding([entries[r] for r in missing], len(split), sizes, fixed=how.batch_size is not None)
+        if missing
+        else []
+    )
+    num_bytes: dict[Recipe, int] = {}
+    said: dict[str, Any] = {}
+    left = sum(map(len, shards))
+    if missing:
+        files.check_folder(entries[missing[0]].partial)
+        said, widths = _measure(bench, split, transform, missing, min(batch, how.shard, len(split)), left, before)
+        num_bytes = {r: entries[r].num_bytes(len(split), w) for r, w in zip(missing, widths, strict=False)}
+        rows = left * sum(4 * w + 8 for w in widths) + SHARD_BYTES * len(shards) * len(widths)
+        said["room"] = rows + max(num_bytes.values(), default=0)
+        before.entries.update(entries[r].key.digest() for r in missing)
+    return Reading(
+        split=split.name,
+        images=len(split),
+        left=left,
+        looks=transform.text(),
+        features=tuple(
+            FeaturesToBe(recipe=r.text(), state=states[r], num_bytes=num_bytes.get(r) if r in missing else 0)
+            for r in recipes
+        ),
+        **said,
+    )
+
+
+def _state(entry: Entry, split: Split, allowed: int, before: _Before) -> State:
+    """Where a feature stands. Raises: StorageError, DataError: an entry that `run` would refuse to use."""
+    from evaltk import features
+
+    if entry.done():
+        features.stored(entry, split, allowed)
+        return "cached"
+    if entry.key.digest() in before.entries:
+        return "earlier"
+    return "begun" if entry.partial.exists() else "missing"
+
+
+def _measure(
+    bench: Bench, split: Split, transform: Transform, recipes: tuple[Recipe, ...], batch: int, left: int,
+    before: _Before,
+) -> tuple[dict[str, Any], tuple[int, ...]]:  # fmt: skip
+    """Seconds, memory and what they are from, and the features' widths; nothing where no image can be read."""
+    from evaltk import decoding, measuring
+
+    how = bench.extraction
+    log.info("measuring on a few images of %s %s", split.dataset, split.name)
+    decoded = measuring.decode(split, transform, how.skip_bad_images)
+    if decoded is None:
+        return {}, ()
+    key = (transform.crop, recipes, batch)
+    if key not in before.pace:
+        before.pace[key] = measuring.pace(bench.backbone, split, transform, recipes, decoded, batch)
+    paced = before.pace[key]
+    workers = decoding.workers_for(split) if how.workers is None else how.workers
+    one = measuring.seconds_an_image(
+        decoded.seconds, paced.seconds, workers=workers, on_cpu=bench.backbone.device.type == "cpu"
+    )
+    measured = Measured(
+        decoded=len(decoded.numbers),
+        decoding_seconds=decoded.seconds,
+        in_a_batch=paced.num_images,
+        net_seconds=paced.seconds,
+        batch=batch,
+        workers=workers,
+        memory_of=paced.how,
+    )
+    return {"seconds": one * left, "memory": paced.memory, "measured": measured}, paced.widths

@@ -1,0 +1,185 @@
+"""A fine-tuning of one net on one data set: what it is of, where it lies in the cache, and its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from evaltk.bench import Bench, Outcome
+from evaltk.images import Dataset
+from evaltk.types import FeatureKey, Score, canonical
+
+if TYPE_CHECKING:
+    from evaltk.datasets.transforms import Transform
+    from evaltk.finetuning import Tuning
+    from evaltk.probe_store import Store
+    from protocols.finetune import Settings
+
+VERSION = 1  # rises when the numbers that training gives change
+APART = ": not comparable with published figures"  # what reports look for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """All a fine-tuning depends on.
+
+    `held`: numbers of the training images kept apart. `apart`: what departs from the recipe, in words.
+    """
+
+    bench: Bench
+    dataset: Dataset
+    metric: Literal["top1", "mean_per_class"]
+    recipe: str
+    tuning: Tuning
+    apart: tuple[str, ...]
+    transform: Transform
+    held: np.ndarray
+    store: Store
+
+
+def job(bench: Bench, dataset: Dataset, settings: Settings) -> Job:
+    """The fine-tuning that settings stand for. Raises: SettingsError: they do not go together."""
+    from evaltk import finetune_batches, probe_batches
+    from evaltk.datasets import transforms
+    from evaltk.probe_store import Store
+
+    arch, chosen = bench.checkpoint.arch, bench.images
+    recipe, tuning, apart = settings.tuning(dataset.name, arch)
+    transform = transforms.view(
+        "eval", arch.img_size, bench.checkpoint.mean, bench.checkpoint.std, resize=chosen.resize, crop=chosen.crop,
+        interpolation=chosen.interpolation or tuning.interpolation,
+    )  # fmt: skip
+    metric = dataset.metric if settings.metric == "auto" else settings.metric
+    train, test = dataset.train, dataset.test
+    asked = {
+        "tuning": asdict(tuning), "metric": metric, "holdout": settings.holdout, "seed": bench.seed,
+        "skip": bench.extraction.skip_bad_images, "version": VERSION,
+    }  # fmt: skip
+    key = FeatureKey(
+        sha256=bench.backbone.digest,
+        dataset=f"{train.fingerprint}{train.stamp}{test.fingerprint}{test.stamp}",
+        split=f"{train.name} to {test.name}",
+        transform=f"train: {finetune_batches.text(transform, tuning)}; test: {transform.text()}",
+        recipe=f"fine-tuned nets {canonical(asked)}",
+        precision=bench.backbone.precision,
+        position=bench.backbone.position,
+        version=VERSION,
+    )
+    return Job(
+        bench=bench,
+        dataset=dataset,
+        metric=metric,
+        recipe=recipe,
+        tuning=tuning,
+        apart=apart,
+        transform=transform,
+        held=probe_batches.hold_out(train.labels, settings.holdout, seed=bench.seed),
+        store=Store(root=bench.cache, key=key, what="a fine-tuning"),
+    )
+
+
+def train(job: Job) -> None:
+    """Learn; every process calls this. Raises: as `finetune.run`."""
+    from evaltk import finetune_training, probe_batches
+    from evaltk.finetune_batches import Views
+
+    bench, learnt = job.bench, job.dataset.train
+    views = Views(
+        split=learnt,
+        rows=np.setdiff1d(np.arange(len(learnt)), job.held),
+        transform=job.transform,
+        tuning=job.tuning,
+        seed=bench.seed,
+        how=bench.extraction,
+    )
+    held = probe_batches.subset(learnt, job.held, f"{learnt.name}, {len(job.held)} held out") if len(job.held) else None
+    task = finetune_training.Task(
+        weights=bench.checkpoint.weights,
+        backbone=bench.backbone,
+        num_classes=len(learnt.classes),
+        tuning=job.tuning,
+        views=views,
+        test=job.dataset.test,
+        held=held,
+        metric=job.metric,
+        seed=bench.seed,
+    )
+    finetune_training.tune(task, job.store)
+
+
+def outcome(job: Job) -> Outcome:
+    """The figures of a fine-tuning that has ended. Raises: StorageError: its cache entry is damaged."""
+    from evaltk import finetune_batches, finetune_training
+
+    found = job.store.read_arrays(finetune_training.OUTCOME)
+    lrs, epochs, target = job.tuning.lr, job.tuning.epochs, job.dataset.test.labels
+    best, last = int(found["best_lr"]), epochs - 1
+    at = {"recipe": job.recipe, "lr": lrs[best], "epoch": int(found["best_epoch"]) + 1, "metric": job.metric}
+    scores = list(_scores(job, found["best_rank"], "_best_epoch", at | {"chosen_on": "the reported split"}))
+    arrays = {"target": target, "best": found["best_predicted"].astype(np.int32)}
+    chosen = _chosen(found["held_score"][:, last])
+    for h, lr in enumerate(lrs):
+        if found["diverged"][h] < 0:
+            told = {"recipe": job.recipe, "lr": lr, "epoch": epochs, "metric": job.metric}
+            if h == chosen:
+                on = {"chosen_on": f"{len(job.held)} images of {job.dataset.train.name}, held out"}
+                scores += _scores(job, found["last_rank"][h], "_chosen_lr", told | on)
+                arrays["chosen"] = found["last_predicted"][h].astype(np.int32)
+            scores += _scores(job, found["last_rank"][h], "", told)
+    arrays |= {name: found[name] for name in ("train_loss", "test_score", "held_score")}
+    return Outcome(
+        scores=tuple(scores),
+        predictions=arrays,
+        notes=tuple(_notes(job, found)),
+        transforms={"train": finetune_batches.text(job.transform, job.tuning), "eval": job.transform.text()},
+    )
+
+
+def _chosen(held: np.ndarray) -> int | None:
+    """The learning rate that is best on the held-out images after the last epoch, the lowest of equal ones."""
+    return int(np.nanargmax(held)) if np.isfinite(held).any() else None
+
+
+def _scores(job: Job, rank: np.ndarray, which: str, at: dict[str, object]) -> Iterator[Score]:
+    """Top-1, top-5 and the mean of the classes' recalls, over the images that can be read."""
+    from evaltk.metrics.statistics import bootstrap_interval, wilson_interval
+    from evaltk.seeding import derive
+    from protocols.transfer import mean_of_classes
+
+    there = rank >= 0
+    n, split = int(there.sum()), job.dataset.test
+    rows = np.stack([split.labels[there], rank[there] == 0], axis=1)
+    rng = np.random.default_rng(derive(job.bench.seed, "finetune", job.dataset.name, which))
+    bootstrap = bootstrap_interval(rows, mean_of_classes, rng=rng) if n >= 2 else None
+    found: dict[str, tuple[float, tuple[float, float] | None]] = {}
+    for k in (1, 5):
+        right = int((rank[there] < k).sum())
+        found[f"top{k}"] = right / n, wilson_interval(right, n)
+    interval = (float(bootstrap.low), float(bootstrap.high)) if bootstrap else None
+    found["mean_per_class"] = float(mean_of_classes(rows[None])[0]), interval
+    for name, (value, bounds) in found.items():
+        yield Score(
+            dataset=job.dataset.name, split=split.name, metric=f"{name}{which}", value=value, n=n, at=at,
+            interval=bounds,
+        )  # fmt: skip
+
+
+def _notes(job: Job, found: dict[str, np.ndarray]) -> Iterator[str]:
+    tuning, train = job.tuning, job.dataset.train
+    rates = ", ".join(f"{lr:g}" for lr in tuning.lr)
+    rates += f", times {tuning.batch} / 512" if tuning.scale_lr else ""
+    yield f"fine-tuned by the {job.recipe} recipe: {tuning.epochs} epochs, {tuning.batch} images a step, lr {rates}"
+    if job.apart:
+        yield f"fine-tuning apart from the recipe: {'; '.join(job.apart)}{APART}"
+    if len(job.held):
+        yield f"{len(job.held)} images of {train.name} held out, from which no net learnt{APART}"
+    lost = [f"lr {tuning.lr[h]:g} in epoch {e + 1}" for h, e in enumerate(found["diverged"].tolist()) if e >= 0]
+    if lost:
+        yield f"training diverged and counts no longer with {', '.join(lost)}"
+    if missing := int((found["best_rank"] < 0).sum()):
+        yield f"{missing} unreadable images left out of {job.dataset.test.name}"
+    if len(found["bad"]):
+        yield f"{len(found['bad'])} unreadable images of {train.name}, in whose place others of their batch were learnt"
