@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from benchmarks import _memory
 from pretrain.methods import dino
 
 K, BATCH, VIEWS = 65_536, 16, 12
@@ -21,19 +21,12 @@ def plain(student: Tensor, teacher: Tensor) -> Tensor:
     return torch.stack(pairs).mean()
 
 
-def status(name: str) -> float:
-    """A line of this process's memory, in MiB."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(lines[name].split()[0]) / 1024
-
-
 def peak(run: object) -> float:
     """MiB above what was there, at most, while `run` runs."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
-    before = status("VmRSS")
+    before = _memory.begin()
     assert callable(run)
     run()
-    return status("VmHWM") - before
+    return _memory.peak() - before
 
 
 dino.loss(torch.randn(24, 64, requires_grad=True), torch.randn(4, 64), torch.zeros(64)).backward()  # loads libraries

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
-import resource
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks import _memory
 from evaltk.duplicate_graph import Directions
 from evaltk.duplicates import METHODS, DuplicateSets, duplicate_sets
 
 K, DIM, COPIES, FURTHER, THRESHOLD = 65_536, 256, 54_000, 900, 0.9
-STATUS = Path("/proc/self/status")
 
 
 def planted(rng: np.random.Generator) -> np.ndarray:
@@ -57,28 +54,10 @@ def edges_stored(prototypes: np.ndarray, threshold: float) -> tuple[int, int]:
 
 def measured(run: Callable[[], DuplicateSets]) -> tuple[DuplicateSets, float, float]:
     """(what came, seconds, GiB of resident memory above what was held before)."""
-    before = _reset_peak()
+    before = _memory.begin()
     started = time.perf_counter()
     found = run()
-    return found, time.perf_counter() - started, (_peak() - before) / 2**20
-
-
-def _reset_peak() -> float:
-    """KiB held now; the peak is counted anew from here on, where the system lets it be."""
-    ctypes.CDLL(None).malloc_trim(0)
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return _peak()
-    return _status("VmRSS")
-
-
-def _peak() -> float:
-    return _status("VmHWM") if STATUS.exists() else float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-
-
-def _status(name: str) -> float:
-    return float(next(line for line in STATUS.read_text().splitlines() if line.startswith(name)).split()[1])
+    return found, time.perf_counter() - started, (_memory.peak() - before) / 2**10
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ each one's peak memory can be told.
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import _memory
 from evaltk import affinity
 
 DIM, CONTEXTS, CHANNELS, SIZE = 64, 8, 4, (480, 832)
@@ -73,13 +73,13 @@ def plain(tokens: list[torch.Tensor], labels: list[torch.Tensor]) -> Callable[[]
 def measure(which: str, patch: int, budget: float, out: Path) -> None:
     """Write seconds a frame (the least of all runs in `budget` seconds), MiB at the peak above those before, labels."""
     run = {"ours": ours, "plain": plain}[which](*frames(patch))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _memory.begin()
     found, taken = torch.empty(0), []
     while sum(taken) < budget:
         start = time.perf_counter()
         found = run()
         taken.append(time.perf_counter() - start)
-    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    peak = _memory.peak() - before
     torch.save({"seconds": min(taken), "peak": peak, "labels": found}, out)
 
 
