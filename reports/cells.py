@@ -102,9 +102,20 @@ def finished(
         said.append(f"no bold in {where}: the predictions of {missing} are missing or of other items")
     if any(size > paired.MOST for size in sizes.values()):
         said.append(f"no bold in columns of more than {paired.MOST} checkpoints")
-    without = [label for label, row in rows if any(e.sample and e.cell.interval is None for e in row.values())]
-    if without:
-        said.append(f"no interval for {', '.join(without)}: no predictions beside the result")
+    for why, labels in _without_interval(rows).items():
+        said.append(f"no interval for {', '.join(labels)}: {why}")
     if any(one.verdict for _, row in made for one in row):
         said.append(twins.ASSUMED)
     return made, said
+
+
+def _without_interval(rows: Rows) -> dict[str, list[str]]:
+    """{why: labels of the rows in which a score whose items could be known has no interval}."""
+    found: dict[str, list[str]] = {}
+    for label, row in rows:
+        lacking = [e.sample for e in row.values() if e.sample and e.cell.interval is None]
+        if lacking:
+            kept = all(sample() is not None for sample in lacking)
+            why = "too few items to tell" if kept else "no predictions beside the result"
+            found.setdefault(why, []).append(label)
+    return found

@@ -168,6 +168,14 @@ def test_retrieval_by_query(tmp_path: Path) -> None:
     assert paired.difference(Sample(values=np.nan_to_num(a), same=other.same), other) is None
 
 
+def test_one_item_has_no_interval_and_that_is_said(tmp_path: Path) -> None:
+    found = write(tmp_path, [scored("alone", np.array([0.5]))])
+    read = paired.beside(found, lambda error: None)
+    (table,) = tables.build(layouts.load("retrieval"), [r for _, r in found], predictions=read)
+    assert all(cell.interval is None for _, row in table.rows for cell in row)
+    assert "no interval for alone: too few items to tell" in table.footnotes
+
+
 def test_video_objects_are_resampled_by_sequence(tmp_path: Path) -> None:
     """Objects of one sequence rise and fall together: 40 copies of 5 sequences are five items, not two hundred."""
     sequences = np.repeat([f"s{i}" for i in range(5)], 40)
