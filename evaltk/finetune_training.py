@@ -111,9 +111,8 @@ def _begin(task: Task, store: Store) -> dict[str, Any]:
             task.views.bad.update(state["bad"].tolist())
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise store.damaged(f"{type(error).__name__}: {error}") from error
-        log.info(
-            "fine-tuning: %d epochs with learning rate %d of %d were done before", state["epoch"], state["lr"] + 1, h
-        )
+        told = "fine-tuning: goes on after epoch %d of %d with learning rate %d of %d"
+        log.info(told, state["epoch"], e, state["lr"] + 1, h)
     mine = [state["lr"], state["epoch"]]
     if (main := distributed.broadcast_object(mine)) != mine:
         do = "give all machines the same --cache"
