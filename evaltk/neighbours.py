@@ -1,22 +1,37 @@
-"""Exact nearest neighbours by blocks: the whole similarity matrix never exists, the bank may be larger than memory."""
+"""Exact nearest neighbours by blocks: the whole similarity matrix never exists, the bank may be larger than memory.
+
+A float32 matrix product only proposes. It rounds by the processor, the threads, and a row's place in the block, so the
+rows within its error bound of the k-th best are compared again pair by pair in a fixed order (`fixed_order.dot`), and
+where the proposal cannot be certified to hold them all, the query is searched exhaustively. The result is the same on
+every processor, device, backend and block size.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 import torch
 
+from evaltk import fixed_order
 from evaltk.errors import DataError, SettingsError
+from evaltk.neighbour_blocks import (
+    BANK_BLOCK,
+    QUERY_BLOCK,
+    Array,
+    Metric,
+    blocks,
+    prepare,
+    propose,
+    rows,
+    shift,
+    top,
+)
 
-Array: TypeAlias = "torch.Tensor | np.ndarray"
-Metric = Literal["cosine", "dot"]
-BANK_BLOCK = 32_768  # rows of the bank at a time; with QUERY_BLOCK it bounds the scratch memory (268 MB of float32)
-QUERY_BLOCK = 2_048
-GROUP = 32  # columns whose largest similarity decides whether they are looked at one by one
-SMALLEST_NORM = 1e-15  # below it squares leave float32's range, and a direction would be made of rounding errors
+__all__ = ["Array", "Metric", "blocks", "prepare", "rows", "search", "top"]
+
+SPARE = 16  # proposals beyond k, and an eighth of k: rows within the rounding of the k-th are seldom more
+PAIRS = 1 << 24  # similarities that an exhaustive search holds at a time
 
 
 def search(
@@ -32,28 +47,67 @@ def search(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The k nearest rows of the bank for each query.
 
+    Similarities are computed in float64 from the rows as float32, and neighbours stand in order of (similarity falling,
+    index rising); equal rows have equal similarities.
+
     Args:
         queries: [Q, D] float32. bank: [N, D] float32, tensor or array; a memory-mapped array is read block by block.
-        metric: ``cosine`` (rows are L2-normalised here) or ``dot``.
-        backend: ``torch`` or ``faiss`` (the extra of that name). Both give the same neighbours.
+        metric: ``cosine`` or ``dot``.
+        backend: what proposes: ``torch``, or ``faiss`` (the extra of that name).
 
-    Returns: similarity [Q, k] float32, falling; index [Q, k] int64. Equal similarities stand in order of the index.
-    Raises: SettingsError: k out of range. DataError: rows that are zero (cosine) or not finite.
+    Returns: similarity [Q, k] float32, falling; index [Q, k] int64.
+    Raises: SettingsError: k out of range. DataError: rows that are zero (cosine) or not finite, or inner products that
+        leave float32's range.
     """
     _check(queries, bank, k, metric, backend)
-    if backend == "faiss":
-        from evaltk import neighbours_faiss
-
-        return neighbours_faiss.search(queries, bank, k, metric=metric, bank_block=bank_block)
-    q = prepare(queries, metric, "queries", device=device)
-    if not len(q):
+    if not len(queries):
         return torch.empty(0, k), torch.empty(0, k, dtype=torch.int64)
-    parts = [_Best(part, k) for part in q.split(query_block)]
-    scratch = torch.empty(max(2, min(query_block, len(q))) * block_size(len(bank), bank_block), device=q.device)
-    for start, block_rows, again in blocks(bank, metric, bank_block, device):
-        for best in parts:
-            best.fold(products(best.queries, block_rows, scratch), start, again)
-    return torch.cat([b.similarity for b in parts]).cpu(), torch.cat([b.index for b in parts]).cpu()
+    home = "cpu" if device.startswith("mps") else device  # where float64 exists
+    scale = shift(bank, bank_block) if metric == "dot" else 0
+    full = fixed_order.full_precision(device) or backend == "faiss"
+    dtype = torch.float32 if full else torch.float64
+    approximate, index = propose(
+        queries,
+        bank,
+        min(len(bank), k + k // 8 + SPARE),
+        metric=metric,
+        scale=scale,
+        dtype=dtype,
+        backend=backend,
+        device=device if full else home,
+        query_block=query_block,
+        bank_block=bank_block,
+    )
+    approximate, index = approximate.to(home, torch.float64), index.to(home)
+    # Of two rows whose products differ by more than both errors, the order is certain.
+    bound = approximate[:, k - 1 : k] - 2 * fixed_order.product_error(bank.shape[1], dtype)
+    unsure = (approximate[:, -1] >= bound[:, 0]) & (index.shape[1] < len(bank))
+    wanted = (approximate >= bound) & ~unsure[:, None]
+    exact = _compare(_raw(queries, home), bank, index, wanted, metric, home, bank_block)
+    exact, index = _in_order(exact, index, k)
+    if bool(unsure.any()):
+        rest = _raw(queries, "cpu")[unsure.cpu()].to(home)
+        exact[unsure], index[unsure] = _exhaustive(rest, bank, k, metric, scale, home, bank_block)
+    return _as_float32(exact), index.cpu()
+
+
+def _as_float32(similarity: torch.Tensor) -> torch.Tensor:
+    found = similarity.float().cpu()
+    if not bool(torch.isfinite(found).all()):
+        raise DataError(
+            wanted="inner products within float32's range",
+            got=f"one of {float(similarity.abs().max()):.3g}",
+            where="queries and bank",
+            do="scale the features down, or compare by cosine",
+        )
+    return found
+
+
+def _in_order(similarity: torch.Tensor, index: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first k of each row [Q, n] in order of (similarity falling, index rising)."""
+    index, order = index.sort(dim=1)
+    similarity, again = similarity.gather(1, order).sort(dim=1, descending=True, stable=True)
+    return similarity[:, :k].contiguous(), index.gather(1, again[:, :k])
 
 
 def _check(queries: Array, bank: Array, k: int, metric: str, backend: str) -> None:
@@ -68,151 +122,98 @@ def _check(queries: Array, bank: Array, k: int, metric: str, backend: str) -> No
         wanted = f"1 <= k <= {len(bank)}, the size of the bank"
         raise SettingsError(wanted=wanted, got=f"k = {k}", where="neighbours", do="ask for fewer")
     if metric not in ("cosine", "dot"):
-        raise SettingsError(wanted="cosine or dot", got=repr(metric), where="metric", do="mend the setting")
+        raise SettingsError(wanted="cosine or dot", got=repr(metric), where="metric", do="use one of these")
     if backend not in ("torch", "faiss"):
-        raise SettingsError(wanted="torch or faiss", got=repr(backend), where="backend", do="mend the setting")
+        raise SettingsError(wanted="torch or faiss", got=repr(backend), where="backend", do="use one of these")
 
 
-class _Best:
-    """The best neighbours so far of one block of queries, in order of (similarity falling, index rising)."""
-
-    def __init__(self, queries: torch.Tensor, k: int) -> None:
-        self.queries, self.k = queries, k
-        self.similarity = torch.empty(len(queries), 0, device=queries.device)
-        self.index = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
-
-    def fold(self, block: torch.Tensor, start: int, again: int) -> None:
-        """Take in similarities [q, n] to the bank's rows from `start` on; blocks come in order of their rows.
-
-        The first `again` columns were in the block before; they are overwritten.
-        """
-        block[:, :again] = -torch.inf
-        columns = None
-        if self.similarity.shape[1] == self.k:
-            # Only what beats the k-th so far can enter: an equal one further down the bank comes after it.
-            columns = candidates(block, self.similarity[:, -1:])
-            if columns is None:
-                return
-            block = block.gather(1, columns)
-        values, positions = top(block, min(self.k, block.shape[1]))
-        found = (positions if columns is None else columns.gather(1, positions)) + start
-        s, i = torch.cat([self.similarity, values], dim=1), torch.cat([self.index, found], dim=1)
-        if self.similarity.shape[1]:
-            # Stable: of equal similarities the earlier block's stay in front, and its indices are the smaller ones.
-            s, order = s.sort(dim=1, descending=True, stable=True)
-            s, i = s[:, : self.k].contiguous(), i.gather(1, order[:, : self.k])
-        self.similarity, self.index = s, i
+def _raw(x: Array, device: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+    """Rows as float32 on the device, not scaled."""
+    return rows(x, start, len(x) if stop is None else stop).to(device=device, dtype=torch.float32)
 
 
-def candidates(block: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor | None:
-    """Columns [q, c], rising, that hold every value of block [q, n] above its row's threshold [q, 1] (and others).
+def _compare(
+    q: torch.Tensor, bank: Array, index: torch.Tensor, wanted: torch.Tensor, metric: Metric, device: str, size: int
+) -> torch.Tensor:
+    """Similarities in float64 [Q, n] of queries [Q, D] and the rows index [Q, n] where wanted; -inf elsewhere.
 
-    The largest value of each group of columns is found first, which is cheap; only groups that reach above the
-    threshold are looked into. None where no group of any row does.
+    The bank is read once more from its first block to its last.
     """
-    num_queries, n = block.shape
-    whole = n // GROUP * GROUP
-    if whole < n or not whole:  # a remainder would need a group of its own: look at all columns of this last block
-        return torch.arange(n, device=block.device).expand(num_queries, n)
-    maxima = block.view(num_queries, -1, GROUP).amax(dim=2)
-    most = int((maxima > threshold).sum(dim=1).max())
-    if not most:
-        return None
-    groups = maxima.topk(most, dim=1).indices.sort(dim=1).values  # [q, most]
-    return (groups.unsqueeze(2) * GROUP + torch.arange(GROUP, device=block.device)).flatten(1)
+    found = torch.full(index.shape, -torch.inf, dtype=torch.float64, device=device)
+    norms = fixed_order.norm(q) if metric == "cosine" else None
+    for start in range(0, len(bank), size):
+        stop = min(start + size, len(bank))
+        query, column = (wanted & (index >= start) & (index < stop)).nonzero(as_tuple=True)
+        if len(query):
+            block = _raw(bank, device, start, stop)
+            found[query, column] = _pairs(q, norms, block, query, index[query, column] - start)
+    return found
 
 
-def top(block: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k largest of each row [q, n] in order of (value falling, column rising): values and columns [q, k].
+def _pairs(
+    q: torch.Tensor, norms: torch.Tensor | None, block: torch.Tensor, query: torch.Tensor, row: torch.Tensor
+) -> torch.Tensor:
+    """Similarities [n] float64 of the pairs (query [n], row [n]) of q [Q, D] and block [N, D]; cosines with `norms`."""
+    found = fixed_order.pair_dots(block, row, q, query)
+    if norms is not None:
+        used = torch.zeros(len(block), dtype=torch.bool, device=block.device)
+        used[row] = True
+        lengths = torch.ones(len(block), dtype=torch.float64, device=block.device)
+        lengths[used] = fixed_order.norm(block[used])
+        found /= norms[query] * lengths[row]
+    return found
 
-    topk leaves open which of equal values it takes, so one more is asked for: where the last two are equal the choice
-    was arbitrary and the row is sorted in full instead.
+
+def _exhaustive(
+    q: torch.Tensor, bank: Array, k: int, metric: Metric, scale: int, device: str, size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Similarities [Q, k] float64 and indices of queries whose k-th neighbour has more near-equals than were proposed.
+
+    A float64 product leaves few pairs to compare, except among rows that are equal.
     """
-    values, columns = block.topk(min(k + 1, block.shape[1]), dim=1)
-    open_rows = (values[:, k - 1] == values[:, k]).nonzero().flatten() if values.shape[1] > k else None
-    values, columns = values[:, :k], columns[:, :k]
-    if open_rows is not None and len(open_rows):
-        full_values, full_columns = block[open_rows].sort(dim=1, descending=True, stable=True)
-        values, columns = values.clone(), columns.clone()
-        values[open_rows], columns[open_rows] = full_values[:, :k], full_columns[:, :k]
-    if bool((values[:, 1:] == values[:, :-1]).any()):  # inside the k: order equal values by column
-        columns, order = columns.sort(dim=1)
-        values, again = values.gather(1, order).sort(dim=1, descending=True, stable=True)
-        columns = columns.gather(1, again)
-    return values, columns
+    unit = prepare(q, metric, "queries", dtype=torch.float64)
+    norms = fixed_order.norm(q) if metric == "cosine" else None
+    best = torch.empty(len(q), 0, dtype=torch.float64, device=device)
+    index = torch.empty(len(q), 0, dtype=torch.int64, device=device)
+    size = min(size, max(1, PAIRS // max(len(q), 1)))
+    for start in range(0, len(bank), size):
+        block = _raw(bank, device, start, min(start + size, len(bank)))
+        approximate = unit @ prepare(block, metric, "bank", start, dtype=torch.float64, scale=scale).T
+        values, columns = best_in_block(q, norms, block, approximate, k)
+        best, order = torch.cat([best, values], dim=1).sort(dim=1, descending=True, stable=True)
+        index = torch.cat([index, columns + start], dim=1).gather(1, order)[:, :k]
+        best = best[:, :k]
+    return best, index
 
 
-def products(part: torch.Tensor, block_rows: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:
-    """part [q, D] @ block_rows.T [D, n] in the memory of `scratch`."""
-    # One row would go through a matrix-vector product, which rounds equal rows of the bank by where they stand.
-    wide = part if len(part) > 1 else part.repeat(2, 1)
-    out = scratch[: len(wide) * len(block_rows)].view(len(wide), len(block_rows))
-    return torch.mm(wide, block_rows.T, out=out)[: len(part)]
+def best_in_block(
+    q: torch.Tensor, norms: torch.Tensor | None, block: torch.Tensor, approximate: torch.Tensor, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The min(k, n) most similar rows of a block, in order: similarities float64 and columns int64 [Q, min(k, n)].
 
-
-def block_size(num_rows: int, size: int) -> int:
-    """How many rows of the bank each block has: at most `size`, and few rows are left over."""
-    even = math.ceil(num_rows / math.ceil(num_rows / size))
-    return min(num_rows, size, math.ceil(even / GROUP) * GROUP) if size >= GROUP else even
-
-
-def blocks(bank: Array, metric: Metric, size: int, device: str) -> Iterator[tuple[int, torch.Tensor, int]]:
-    """(first row, rows [n, D], how many of them the block before had) over the bank, prepared and on the device.
-
-    All blocks have one size, and the last reaches back for it: products of other shapes may round equal rows
-    differently, and ties would then not stand in order of the index.
+    Args:
+        q: [Q, D] float32. norms: `fixed_order.norm` of q for cosines, None for inner products. block: [n, D] float32.
+        approximate: [Q, n] float64, the product of q and block as unit rows, or scaled to norms of at most 1.
     """
-    each = block_size(len(bank), size)
-    for first in range(0, len(bank), each):
-        start = min(first, len(bank) - each)
-        yield start, prepare(rows(bank, start, start + each), metric, "bank", start, device), first - start
+    margin = 2 * fixed_order.product_error(q.shape[1], torch.float64)
+    kept = min(k, len(block))
+    near = approximate >= approximate.topk(kept, dim=1).values[:, -1:] - margin
+    some, same = _distinct(block, near.any(dim=0))
+    num_classes = int(same.max()) + 1
+    asked = torch.zeros(len(q), num_classes, dtype=torch.int32, device=block.device)
+    query, number = (asked.index_add_(1, same, near[:, some].int()) > 0).nonzero(as_tuple=True)
+    member = torch.empty(num_classes, dtype=torch.int64, device=block.device)
+    member[same] = some  # any of each class: they are equal
+    once = approximate.new_full((len(q), num_classes), -torch.inf)
+    once[query, number] = _pairs(q, norms, block, query, member[number])
+    exact = torch.full_like(approximate, -torch.inf)
+    exact[:, some] = once[:, same].where(near[:, some], -torch.inf)
+    return top(exact, kept)
 
 
-def rows(bank: Array, start: int, stop: int) -> torch.Tensor:
-    """Rows of the bank as a tensor. A memory-mapped file is read: mapped pages would count as our memory."""
-    if isinstance(bank, torch.Tensor):
-        return bank[start:stop]
-    found = _read(bank, start, stop) if isinstance(bank, np.memmap) else None
-    return torch.from_numpy(np.array(bank[start:stop], dtype=np.float32) if found is None else found)
-
-
-def _read(bank: np.memmap, start: int, stop: int) -> np.ndarray | None:
-    """Rows of a mapped file by reading it; None where only the mapping tells them.
-
-    A view has its parent's offset, a copy-on-write array may have been changed, and the file may have been removed.
-    """
-    whole = not isinstance(bank.base, np.ndarray) and bank.flags["C_CONTIGUOUS"] and bank.dtype == np.float32
-    if not whole or bank.filename is None or bank.mode == "c":
-        return None
-    skip = bank.offset + start * bank.shape[1] * bank.itemsize
-    try:
-        flat = np.fromfile(bank.filename, dtype=np.float32, count=(stop - start) * bank.shape[1], offset=skip)
-    except OSError:
-        return None
-    if flat.size != (stop - start) * bank.shape[1]:
-        raise DataError(
-            wanted=f"{len(bank)} rows of features",
-            got="a file that ends before",
-            where=bank.filename,
-            do="make the features again: the file was changed while it was read",
-        )
-    return flat.reshape(-1, bank.shape[1])
-
-
-def prepare(x: Array, metric: Metric, what: str, first: int = 0, device: str = "cpu") -> torch.Tensor:
-    """float32 rows on the device, L2-normalised for cosine. Raises: DataError: a row is zero or not finite."""
-    if not isinstance(x, torch.Tensor):
-        x = rows(x, 0, len(x))
-    x = x.to(device=device, dtype=torch.float32)
-    norms = torch.linalg.vector_norm(x, dim=1, keepdim=True)  # [n, 1]
-    bad = ~torch.isfinite(norms) if metric == "dot" else ~(torch.isfinite(norms) & (norms > SMALLEST_NORM))
-    if bool(bad.any()):
-        row = int(bad.flatten().nonzero()[0])
-        kind = "zero, so that it has no direction" if float(norms[row]) <= SMALLEST_NORM else "not finite"
-        raise DataError(
-            wanted="features that are finite" + ("" if metric == "dot" else " and not zero"),
-            got=f"{int(bad.sum())} rows, the first of them {kind}",
-            where=f"{what}, row {first + row}",
-            do="look at the checkpoint and the images; such features cannot be compared",
-        )
-    return x / norms if metric == "cosine" else x
+def _distinct(block: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of the mask [n], and for each the number of its class among those that are equal to the bit [n]."""
+    some = mask.nonzero().flatten()
+    held = np.ascontiguousarray(block[some].cpu().numpy())
+    whole = held.view(np.dtype((np.void, held.itemsize * held.shape[1]))).ravel()
+    return some, torch.from_numpy(np.unique(whole, return_inverse=True)[1]).to(block.device)

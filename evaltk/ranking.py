@@ -1,4 +1,7 @@
-"""Rank a database for each query, with distractors counted in a block at a time, and whitening learnt elsewhere."""
+"""Rank a database for each query, with distractors counted in a block at a time, and whitening learnt elsewhere.
+
+Similarities are cosines in a fixed order of summation (`fixed_order`): equal images have equal ones on any processor.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from evaltk import neighbours
+from evaltk import fixed_order, neighbours
 from evaltk.errors import DataError, SettingsError
 from evaltk.metrics import retrieval
 
@@ -25,8 +28,8 @@ class Whitening:
     projection: torch.Tensor
 
     def apply(self, x: torch.Tensor) -> torch.Tensor:
-        """Unit rows [N, D] -> unit rows [N, d]."""
-        return torch.nn.functional.normalize((x - self.mean) @ self.projection, dim=1)
+        """Unit rows [N, D] -> unit rows [N, d] float32; equal rows give equal rows."""
+        return _unit(fixed_order.matmul(x - self.mean, self.projection).float())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -91,17 +94,19 @@ def rank(
             where="--retrieval.distractors",
             do="extract them with the same checkpoint and settings",
         )
-    q, x = (neighbours.prepare(rows, "cosine", what) for rows, what in ((queries, "queries"), (database, "database")))
-    if whitening is not None:
-        q, x = whitening.apply(q), whitening.apply(x)
-    similarity, order = _products(q, x).sort(dim=1, descending=True, stable=True)  # [Q, N]
+    q, x = (_rows(rows, what, whitening) for rows, what in ((queries, "queries"), (database, "database")))
+    norms = fixed_order.norm(q)
+    cosine = torch.empty(len(q), len(x), dtype=torch.float64)
+    for query, found in enumerate(cosine):
+        found[:] = fixed_order.pair_dots(x, torch.arange(len(x)), q, torch.full((len(x),), query))
+    cosine /= norms[:, None] * fixed_order.norm(x)
+    similarity, order = cosine.sort(dim=1, descending=True, stable=True)  # [Q, N]
     ahead = torch.zeros_like(order)
     best, index = similarity[:, :keep], order[:, :keep]
     for start, rows in _blocks(distractors, whitening, block):
-        found = _products(q, rows)  # [Q, b]
-        rising = found.sort(dim=1).values
-        ahead += found.shape[1] - torch.searchsorted(rising, similarity, right=True)
-        values, columns = neighbours.top(found, min(keep, found.shape[1]))
+        approximate = _unit(q, torch.float64) @ _unit(rows, torch.float64).T  # [Q, b]
+        ahead += _num_ahead(q, norms, rows, approximate, similarity)
+        values, columns = neighbours.best_in_block(q, norms, rows, approximate, keep)
         best, again = torch.cat([best, values], dim=1).sort(dim=1, descending=True, stable=True)
         index = torch.cat([index, columns + start + len(x)], dim=1).gather(1, again)[:, :keep]
         best = best[:, :keep]
@@ -113,17 +118,46 @@ def rank(
     )
 
 
-def _products(q: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    # Through float64, so that equal images have equal similarities wherever they stand in the product.
-    return (q.double() @ rows.double().T).float()
+def _rows(x: np.ndarray, what: str, whitening: Whitening | None, first: int = 0) -> torch.Tensor:
+    """Rows [N, D] float32, checked, and whitened where that is asked for."""
+    rows = neighbours.rows(x, 0, len(x)).float()
+    neighbours.prepare(rows, "cosine", what, first)
+    return rows if whitening is None else whitening.apply(_unit(rows))
+
+
+def _unit(rows: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return (rows.double() / fixed_order.norm(rows)[:, None]).to(dtype)
+
+
+def _num_ahead(
+    q: torch.Tensor, norms: torch.Tensor, rows: torch.Tensor, approximate: torch.Tensor, similarity: torch.Tensor
+) -> torch.Tensor:
+    """How many distractors of a block come before each database image: int64 [Q, N].
+
+    Args:
+        q: [Q, D]; norms: of q. rows: [b, D]. approximate: [Q, b] float64, cosines of a matrix product; those within its
+            rounding of a database image's similarity [Q, N] are computed again.
+    """
+    margin = fixed_order.product_error(q.shape[1], torch.float64)
+    rising = approximate.sort(dim=1).values
+    above = torch.searchsorted(rising, similarity + margin, right=True)
+    below = torch.searchsorted(rising, similarity - margin)
+    ahead = rising.shape[1] - above
+    for query in (above > below).any(dim=1).nonzero().flatten().tolist():
+        images = (above[query] > below[query]).nonzero().flatten()
+        close = (approximate[query] - similarity[query, images, None]).abs() <= margin  # [images, b]
+        columns = close.any(dim=0).nonzero().flatten()
+        exact = fixed_order.pair_dots(rows, columns, q, torch.full_like(columns, query))
+        exact /= norms[query] * fixed_order.norm(rows[columns])
+        ahead[query, images] += ((exact > similarity[query, images, None]) & close[:, columns]).sum(dim=1)
+    return ahead
 
 
 def _blocks(bank: np.ndarray | None, whitening: Whitening | None, size: int) -> Iterator[tuple[int, torch.Tensor]]:
     for start in range(0, 0 if bank is None else len(bank), size):
         assert bank is not None
-        rows = neighbours.rows(bank, start, min(start + size, len(bank)))
-        rows = neighbours.prepare(rows, "cosine", "distractors", start)
-        yield start, rows if whitening is None else whitening.apply(rows)
+        some = neighbours.rows(bank, start, min(start + size, len(bank)))
+        yield start, _rows(some, "distractors", whitening, start)
 
 
 def score(ranking: Ranking, gnd: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, np.ndarray]]:

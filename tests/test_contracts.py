@@ -28,7 +28,7 @@ COMMANDS = sorted(m.name for m in pkgutil.iter_modules(cli.__path__) if not m.na
 KINDS = ("images", "retrieval", "sequences", "checkpoints")
 # What the runner adds to a protocol's settings in a result: a setting of that name would be overwritten in silence.
 RESERVED = {"dataset", "images", "transforms", "precision", "position", "notes"}
-LONGEST_FILE, LONGEST_FUNCTION = 250, 60
+LONGEST_FILE, LONGEST_FUNCTION = 350, 60
 
 
 def name_of(path: Path) -> str:

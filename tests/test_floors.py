@@ -17,17 +17,19 @@ PACKAGES = ("evaltk", "pretrain", "protocols", "reports")
 # From the ground up, one line a floor. A name that ends in / is a whole folder, whose files may see each other; names
 # joined by + are one thing in several files, which may see each other too; all others on a line do not.
 FLOORS = """
-evaltk/errors evaltk/cores evaltk/global_streams evaltk/types+evaltk/table evaltk/vmf evaltk/seeding \
+evaltk/errors evaltk/cores evaltk/threads evaltk/global_streams evaltk/types+evaltk/table evaltk/vmf evaltk/seeding \
     evaltk/progress evaltk/provenance \
     evaltk/plain_pickle evaltk/affinity evaltk/forecast
-evaltk/files evaltk/distributed evaltk/images evaltk/vmf_curves evaltk/torchfile evaltk/official evaltk/metrics/
+evaltk/files evaltk/fixed_order evaltk/distributed evaltk/images evaltk/vmf_curves evaltk/torchfile evaltk/official \
+    evaltk/metrics/
 evaltk/results evaltk/shots evaltk/rawfile evaltk/download evaltk/frames evaltk/duplicates+evaltk/duplicate_graph \
     evaltk/datasets/revisitop
 evaltk/models/ evaltk/catalog evaltk/galleries
 evaltk/families/ evaltk/datasets/
 evaltk/checkpoint evaltk/decoding evaltk/feature_store
 evaltk/backbone
-evaltk/features evaltk/neighbours+evaltk/neighbours_faiss evaltk/propagation evaltk/sequence_scores evaltk/void
+evaltk/features evaltk/neighbours+evaltk/neighbour_blocks+evaltk/neighbour_faiss evaltk/propagation \
+    evaltk/sequence_scores evaltk/void
 evaltk/logistic+evaltk/logistic_inputs+evaltk/logistic_path+evaltk/logistic_problem+evaltk/lbfgs \
     evaltk/mixture+evaltk/mixture_fit
 evaltk/descriptors evaltk/ranking evaltk/prototype_head evaltk/linear_heads evaltk/measuring \

@@ -10,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaltk import neighbours
+from evaltk import fixed_order, neighbour_blocks
 from evaltk.errors import DataError, SettingsError
-from evaltk.neighbours import block_size, blocks, rows, search
+from evaltk.neighbour_blocks import block_size, blocks, rows
+from evaltk.neighbours import search
 
 BLOCKS = [(2048, 32768), (1, 1), (3, 7), (2, 32), (5, 64), (16, 33), (1, 100)]
 
@@ -71,7 +72,7 @@ def test_property(data: st.DataObject) -> None:
     sizes = {"query_block": data.draw(st.integers(1, 12)), "bank_block": data.draw(st.integers(1, 160))}
     check(queries, bank, k, **sizes)
     size = sizes["bank_block"]
-    met = [range(start + again, start + len(part)) for start, part, again in blocks(bank, "dot", size, "cpu")]
+    met = [range(start, start + len(part)) for start, part in blocks(bank, "dot", size, "cpu")]
     assert [row for rows_ in met for row in rows_] == list(range(num_bank))  # each row once, in order
     assert block_size(num_bank, size) <= size
 
@@ -98,6 +99,124 @@ def test_equal_rows_stand_in_order_whatever_the_blocks(dim: int, num_queries: in
         _, index = search(queries, bank, 63, query_block=query_block, bank_block=bank_block)
         groups = index.view(num_queries, 3, 21)
         assert (groups % 50 == groups[..., :1] % 50).all() and (groups.diff(dim=2) > 0).all(), (query_block, bank_block)
+
+
+def cosines(queries: torch.Tensor, bank: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """By the definition, one query at a time, with numpy's float64 sums; equal ones by index."""
+    q, b = queries.numpy().astype(np.float64), bank.numpy().astype(np.float64)
+    s = np.stack([(b * row).sum(1) / np.sqrt((b * b).sum(1)) / np.sqrt((row * row).sum()) for row in q])
+    order = np.argsort(-s, axis=1, kind="stable")[:, :k]
+    return torch.from_numpy(np.take_along_axis(s, order, 1)).float(), torch.from_numpy(order)
+
+
+BACKENDS = ["torch", "faiss"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("k", [1, 20, 500, 600])
+def test_a_bank_of_one_row_repeated(backend: str, k: int) -> None:
+    if backend == "faiss":
+        pytest.importorskip("faiss")
+    draw = torch.Generator().manual_seed(0)
+    bank = torch.randn(1, 48, generator=draw).repeat(600, 1)
+    queries = torch.randn(5, 48, generator=draw)
+    for blocks_ in ((2048, 32768), (2, 64), (3, 37)):
+        s, i = search(queries, bank, k, backend=backend, query_block=blocks_[0], bank_block=blocks_[1])
+        assert torch.equal(i, torch.arange(k).expand(5, k)) and (s == s[:, :1]).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_rows_that_differ_in_the_last_bit(backend: str) -> None:
+    if backend == "faiss":
+        pytest.importorskip("faiss")
+    draw = torch.Generator().manual_seed(1)
+    bank = torch.randn(1, 64, generator=draw).repeat(400, 1)
+    for row in range(400):  # most rows one step away in one place, some equal
+        if row % 7:
+            up = torch.tensor(torch.inf if row % 2 else -torch.inf)
+            bank[row, row % 64] = torch.nextafter(bank[row, row % 64], up)
+    queries = torch.randn(6, 64, generator=draw)
+    expected_s, expected_i = cosines(queries, bank, 30)
+    for bank_block in (32768, 64, 37):
+        s, i = search(queries, bank, 30, backend=backend, bank_block=bank_block)
+        assert torch.equal(s, expected_s) and torch.equal(i, expected_i)
+
+
+def test_more_near_equals_than_proposed_among_others() -> None:
+    draw = torch.Generator().manual_seed(2)
+    bank = torch.randn(700, 32, generator=draw)
+    bank[100:400] = bank[100]  # 300 equal rows around the k-th
+    queries = bank[100] + 0.3 * torch.randn(4, 32, generator=draw)
+    expected = cosines(queries, bank, 50)
+    for query_block, bank_block in ((2048, 32768), (3, 64), (1, 50)):
+        found = search(queries, bank, 50, query_block=query_block, bank_block=bank_block)
+        assert torch.equal(found[1], expected[1]) and torch.equal(found[0], expected[0])
+
+
+@pytest.mark.parametrize("scale", [1e-14, 1e-8, 1e12, 1e25, 3e37])
+def test_norms_of_any_size(scale: float) -> None:
+    draw = torch.Generator().manual_seed(3)
+    queries, bank = torch.randn(8, 24, generator=draw), torch.randn(300, 24, generator=draw)
+    expected = cosines(queries * scale, bank * scale, 20)
+    for scaled in ((queries * scale, bank * scale), (queries * scale, bank)):
+        s, i = search(*scaled, 20, bank_block=64)
+        assert torch.equal(i, expected[1])
+        torch.testing.assert_close(s, expected[0], rtol=0, atol=2e-7)  # scaling rounds each number once
+    _, i = search(queries * 1e-3, bank * scale, 20, metric="dot")
+    assert torch.equal(i, full_sort(queries * 1e-3, bank * scale, 20)[1])
+
+
+def test_denormal_numbers_and_products_beyond_float32() -> None:
+    draw = torch.Generator().manual_seed(4)
+    queries, bank = torch.randn(8, 24, generator=draw), torch.randn(300, 24, generator=draw)
+    tiny = bank * 1e-42  # denormal: a few bits each
+    expected = full_sort(queries, tiny, 20)
+    i = search(queries, tiny, 20, metric="dot")[1]
+    assert torch.equal(i, expected[1])
+    with pytest.raises(DataError, match=r"so small \(norm 6e-42\), so that it has no direction; where: bank, row 0"):
+        search(queries, tiny, 20)
+    bank[:, 0] = 1e-40  # one denormal number in a row of ordinary ones
+    assert torch.equal(search(queries, bank, 20)[1], cosines(queries, bank, 20)[1])
+    with pytest.raises(DataError, match=r"inner products within float32's range; got one of .*e\+4"):
+        search(queries * 1e20, bank * 1e20, 20, metric="dot")
+    mixed = torch.cat([bank, bank * 1e30])  # norms 30 powers of ten apart
+    assert torch.equal(search(queries, mixed, 400, metric="dot")[1], full_sort(queries, mixed, 400)[1])
+
+
+def test_nothing_rests_on_the_precision_of_the_product_or_the_threads() -> None:
+    draw = torch.Generator().manual_seed(5)
+    bank = torch.randn(200, 96, generator=draw).repeat(5, 1)
+    queries = torch.randn(40, 96, generator=draw)
+    expected = cosines(queries, bank, 33)
+    before, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
+    try:
+        for precision in ("highest", "high", "medium"):
+            torch.set_float32_matmul_precision(precision)
+            for num in (1, 2, 3):
+                torch.set_num_threads(num)
+                s, i = search(queries, bank, 33, bank_block=128)
+                assert torch.equal(i, expected[1]) and torch.equal(s, expected[0]), (precision, num)
+    finally:
+        torch.set_float32_matmul_precision(before)
+        torch.set_num_threads(threads)
+
+
+def test_the_margin_is_what_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products as wrong as the bound allows, in the worst way, change nothing."""
+    draw = torch.Generator().manual_seed(6)
+    queries, bank = torch.randn(20, 16, generator=draw), torch.randn(2000, 16, generator=draw)
+    expected = cosines(queries, bank, 40)
+    error = 0.99 * fixed_order.product_error(16, torch.float32)
+    real = neighbour_blocks.products
+
+    def spoilt(part: torch.Tensor, block_rows: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:
+        found = real(part, block_rows, scratch)
+        return found.add_(error * torch.randn(found.shape, generator=draw).sign())
+
+    monkeypatch.setattr(neighbour_blocks, "products", spoilt)
+    for bank_block in (32768, 256):
+        found = search(queries, bank, 40, bank_block=bank_block)
+        assert torch.equal(found[1], expected[1]) and torch.equal(found[0], expected[0])
 
 
 @pytest.mark.parametrize("bank_block", [32768, 64, 129, 37])
@@ -257,12 +376,12 @@ def test_without_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_scratch_memory_is_bounded_by_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    real = neighbours.products
+    real = neighbour_blocks.products
 
     def watched(part: torch.Tensor, block_rows: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:
         seen.append(scratch.numel())
         return real(part, block_rows, scratch)
 
-    monkeypatch.setattr(neighbours, "products", watched)
+    monkeypatch.setattr(neighbour_blocks, "products", watched)
     search(torch.randn(100, 4), torch.randn(1000, 4), 5, query_block=10, bank_block=64)
     assert max(seen) == 640 and len(seen) == 10 * 16
