@@ -53,7 +53,7 @@ def pair_dots(a: torch.Tensor, i: torch.Tensor, b: torch.Tensor, j: torch.Tensor
 
 
 def over_rows(task: Callable[[slice], None], x: torch.Tensor, dim: int | None = None) -> None:
-    """Call task(rows) for slices of the rows of x, of as many rows of `dim` numbers as a device's scratch memory holds."""
+    """Call task(rows) for slices of the rows of x: as many rows of `dim` numbers as fit a device's scratch memory."""
     step = max(1, SCRATCH.get(x.device.type, SCRATCH["cpu"]) // max(dim or x.shape[-1], 1))
     slices = [slice(start, min(start + step, len(x))) for start in range(0, len(x), step)]
     if x.device.type == "cpu":
