@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from benchmarks import _memory
-from evaltk.duplicate_graph import Directions
-from evaltk.duplicates import METHODS, DuplicateSets, duplicate_sets
+from evaltk.prototypes.duplicates import METHODS, DuplicateSets, duplicate_sets
+from evaltk.prototypes.graph import Directions
 
 K, DIM, COPIES, FURTHER, THRESHOLD = 65_536, 256, 54_000, 900, 0.9
 

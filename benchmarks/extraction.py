@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from evaltk import build_backbone, images, load_checkpoint
-from evaltk.backbone import Backbone
-from evaltk.datasets import transforms
-from evaltk.features import auto_batch, extract
+from evaltk import build_backbone, load_checkpoint
+from evaltk.data import images, transforms
+from evaltk.features.extraction import auto_batch, extract
+from evaltk.models.backbone import Backbone
 from evaltk.types import Recipe
 
 NUM_IMAGES, SIZE = 2_000, (500, 375)  # the usual size of an ImageNet photograph

@@ -13,9 +13,10 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
-from evaltk import build_backbone, load_checkpoint, probe
-from evaltk.probe import Heads
+from evaltk import build_backbone, load_checkpoint
 from evaltk.types import Recipe
+from protocols.linear import heads as probe
+from protocols.linear.heads import Heads
 
 NET, BATCH, CHUNK, CLASSES, REPEATS = "random:vit_small_patch16_224", 256, 8, 1000, 3
 LRS = [digit * 10.0**power for power in range(-4, 1) for digit in range(1, 10)]

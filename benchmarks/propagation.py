@@ -1,4 +1,4 @@
-"""Labels carried to one frame of DAVIS: `evaltk.affinity` against the reference's algorithm, all pairs at once.
+"""Labels carried to one frame of DAVIS: `protocols.vos.affinity` against the reference's algorithm, all pairs at once.
 
 Both get the same tokens of 8 frames of 480 x 832 and are timed in processes of their own, one after the other, so that
 each one's peak memory can be told.
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import _memory
-from evaltk import affinity
+from protocols.vos import affinity
 
 DIM, CONTEXTS, CHANNELS, SIZE = 64, 8, 4, (480, 832)
 RADIUS, TOPK, TEMPERATURE = 12, 5, 0.1

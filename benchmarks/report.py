@@ -139,7 +139,7 @@ def write(folder: Path, checkpoints: int = CHECKPOINTS) -> int:
 
 def main() -> None:
     """Print seconds and megabytes, beside what is allowed."""
-    from reports import page
+    from reports.page import build as page
 
     with tempfile.TemporaryDirectory() as folder:
         runs = Path(folder)

@@ -9,16 +9,16 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from evaltk.backbone import build_backbone, build_head
-    from evaltk.checkpoint import load_checkpoint
+    from evaltk.checkpoints.load import load_checkpoint
     from evaltk.errors import EvaltkError
+    from evaltk.models.backbone import build_backbone, build_head
 
 __version__ = "0.1.0"
 
 _LAZY = {
-    "load_checkpoint": "evaltk.checkpoint",
-    "build_backbone": "evaltk.backbone",
-    "build_head": "evaltk.backbone",
+    "load_checkpoint": "evaltk.checkpoints.load",
+    "build_backbone": "evaltk.models.backbone",
+    "build_head": "evaltk.models.backbone",
     "EvaltkError": "evaltk.errors",
 }
 _MODULES = ("vmf", "neighbours", "logistic", "metrics", "results")

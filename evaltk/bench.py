@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeAlias
 
-from evaltk.datasets import transforms
-from evaltk.datasets.transforms import Transform, View
-from evaltk.images import Split
+from evaltk.data import transforms
+from evaltk.data.images import Split
+from evaltk.data.transforms import Transform, View
 from evaltk.types import Checkpoint, Features, Recipe, Score
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from evaltk.backbone import Backbone
-    from evaltk.features import Extraction
+    from evaltk.features.extraction import Extraction
+    from evaltk.models.backbone import Backbone
 
 
 class AnyDataset(Protocol):
@@ -103,7 +103,7 @@ class Bench:
 
     def prepare(self, split: Split, needs: tuple[Need, ...]) -> None:
         """Extract what the needs name and the cache lacks, one pass a view."""
-        from evaltk import features
+        from evaltk.features import extraction as features
 
         for view in dict.fromkeys(n.view for n in needs):
             recipes = tuple(dict.fromkeys(n.recipe for n in needs if n.view == view))
@@ -111,7 +111,7 @@ class Bench:
 
     def features(self, split: Split, need: Need) -> Features:
         """Features of a split, extracted now or long ago."""
-        from evaltk import features
+        from evaltk.features import extraction as features
 
         transform, recipes = self.transform(need.view), (need.recipe,)
         found = features.extract(

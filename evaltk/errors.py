@@ -74,3 +74,8 @@ def nearest(name: str, known: Iterable[str], *, limit: int = 3) -> str:
     if not close:
         return there
     return "did you mean " + " or ".join(repr(c) for c in close) + "? " + there
+
+
+def some(items: list[str], limit: int = 6) -> str:
+    """The first items in a line, and how many more there are."""
+    return ", ".join(items[:limit]) + (f" and {len(items) - limit} more" if len(items) > limit else "")

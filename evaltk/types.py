@@ -11,9 +11,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from evaltk.table import Cell as Cell
-from evaltk.table import Table as Table
-
 if TYPE_CHECKING:
     import numpy as np
     import torch

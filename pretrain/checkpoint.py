@@ -16,8 +16,8 @@ from evaltk import files
 from evaltk.errors import CheckpointError, EvaltkError
 from evaltk.progress import log
 from evaltk.types import Arch
-from pretrain.config import Recipe
 from pretrain.nets import Network
+from pretrain.recipe import Recipe
 
 FORMAT = 1
 LAST, BEFORE = "checkpoint.pth", "checkpoint.before.pth"
@@ -128,7 +128,7 @@ def write(folder: Path, tree: Mapping[str, Any], *, keep: str | None = None) -> 
 
 def read(path: Path) -> dict[str, Any]:
     """The tree of a training checkpoint. Raises: CheckpointError: none of ours, or damaged."""
-    from evaltk import rawfile
+    from evaltk.checkpoints import rawfile
 
     tree = dict(rawfile.read(path).tree)
     if tree.get("evaltk_format") != FORMAT:

@@ -20,11 +20,14 @@ from evaltk.errors import SettingsError
 from evaltk.progress import log
 from evaltk.seeding import derive
 from evaltk.types import Arch
-from pretrain import data, nets, objective, optim, saving, signals, sources
-from pretrain.config import Recipe
+from pretrain import checkpoint as saving
+from pretrain import nets, objective, optim, signals
+from pretrain.checkpoint import Position
+from pretrain.data import loader as data
+from pretrain.data import sources
 from pretrain.monitor import Monitor
 from pretrain.rates import rates_at
-from pretrain.saving import Position
+from pretrain.recipe import Recipe
 from pretrain.signals import REQUEUE
 from pretrain.state import State, begin, go_on
 

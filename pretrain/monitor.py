@@ -14,18 +14,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from evaltk import distributed, duplicates, files
-from evaltk.datasets import transforms
+from evaltk import distributed, files
+from evaltk.data import transforms
 from evaltk.progress import log
+from evaltk.prototypes import duplicates
 from evaltk.seeding import generator
 from evaltk.types import Arch
-from pretrain import objective, sources
-from pretrain.config import Recipe
+from pretrain import objective
+from pretrain.data import sources
 from pretrain.methods import dino
 from pretrain.nets import Network
+from pretrain.recipe import Recipe
 
 if TYPE_CHECKING:
-    from pretrain.loop import State
+    from pretrain.state import State
 
 LOG = "log.jsonl"
 DUPLICATE = 0.9  # cosine above which prototypes count as the same (paper, Table 4)

@@ -14,14 +14,14 @@ from evaltk import distributed
 from evaltk.models.vit import ViT
 from evaltk.seeding import derive
 from evaltk.types import Arch
-from pretrain.config import Method
 from pretrain.prototypes import PrototypeLayer
+from pretrain.recipe import Method
 
 
 def parse(name: str) -> Arch:
     """The ViT a recipe's ``net.arch`` spells. Raises: SettingsError: no ViT of that name."""
+    from evaltk.checkpoints.families import random
     from evaltk.errors import SettingsError
-    from evaltk.families import random
 
     arch = random.parse(name)
     if arch is None:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from evaltk.seeding import generator
 from pretrain import centering, schedules
 from pretrain.centering import RowSums
-from pretrain.config import Method, Recipe
 from pretrain.methods import dino, ibot, msn
 from pretrain.nets import Network
+from pretrain.recipe import Method, Recipe
 
 PATCH_CHUNK = 4096  # rows of patch scores that exist at a time while the patch centre is made
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pretrain import schedules
-from pretrain.config import Recipe
+from pretrain.recipe import Recipe
 
 
 def rates_at(recipe: Recipe, step: int, total: int, steps_per_epoch: int) -> dict[str, float]:

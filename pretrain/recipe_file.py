@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evaltk.errors import SettingsError, nearest
-from pretrain.config import Recipe
+from pretrain.recipe import Recipe
 
 
 def names() -> list[str]:

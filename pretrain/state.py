@@ -13,10 +13,11 @@ from evaltk import distributed
 from evaltk.errors import CheckpointError
 from evaltk.progress import log
 from evaltk.types import Arch
-from pretrain import nets, objective, optim, saving
-from pretrain.config import Recipe
+from pretrain import checkpoint as saving
+from pretrain import nets, objective, optim
+from pretrain.checkpoint import Position
 from pretrain.nets import Network
-from pretrain.saving import Position
+from pretrain.recipe import Recipe
 
 
 @dataclass(slots=True)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from evaltk.bench import Bench, Need, Outcome
+from evaltk.data.images import Dataset
 from evaltk.errors import DataError, SettingsError
-from evaltk.images import Dataset
 from evaltk.types import Features, Recipe, Score
 
 if TYPE_CHECKING:

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from evaltk.bench import Bench, Need, Outcome
+from evaltk.data.images import Dataset
 from evaltk.errors import DataError, SettingsError
-from evaltk.images import Dataset
 from evaltk.types import Recipe, Score
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from evaltk.mixture import Mixture
+    from evaltk.prototypes.mixture import Mixture
     from evaltk.types import Checkpoint
 
 VERSION = 1
@@ -69,7 +69,7 @@ def needs(settings: Settings) -> tuple[Need, ...]:
 
 def check_checkpoint(checkpoint: Checkpoint) -> None:
     """Raises: CheckpointError: the file has no head; before any image is looked at."""
-    from evaltk.prototype_head import head_of
+    from evaltk.prototypes.head import head_of
 
     head_of(checkpoint)
 
@@ -81,9 +81,9 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
     """
     import numpy as np
 
-    from evaltk import mixture
-    from evaltk.prototype_head import head_of
-    from protocols.prototype_use import variants
+    from evaltk.prototypes import mixture
+    from evaltk.prototypes.head import head_of
+    from protocols.prototypes.usage import variants
 
     (need,) = needs(settings)
     head = head_of(bench.checkpoint, bench.device)

@@ -42,7 +42,7 @@ def image_tree(tmp_path: Path) -> Callable[..., Path]:
 
 SERVER = """
 import json, os, sys, traceback
-import evaltk.cli, evaltk.features, evaltk.models.vit, evaltk.runner  # once, not once a process
+import evaltk.cli, evaltk.features.extraction, evaltk.models.vit, evaltk.running.runner  # once, not once a process
 
 for line in sys.stdin:
     asked = json.loads(line)

@@ -17,8 +17,9 @@ import pytest
 
 import evaltk
 import protocols
-from evaltk import cli, datasets, families
+from evaltk import cli, datasets
 from evaltk.bench import Need
+from evaltk.checkpoints import families
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("evaltk", "pretrain", "protocols", "reports")
@@ -107,21 +108,21 @@ def test_commands(name: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 # DESIGN's public names: parameters by position, then those by name. More may follow where they have defaults.
 SIGNATURES = {
-    "evaltk.checkpoint:load_checkpoint": (["path"], ["branch", "num_heads"]),
-    "evaltk.backbone:build_backbone": (["checkpoint"], ["device", "precision", "position"]),
-    "evaltk.backbone:build_head": (["checkpoint"], []),
-    "evaltk.backbone:Backbone.tokens": (["self", "images"], ["last", "norm"]),
-    "evaltk.backbone:Head.embed": (["self", "cls"], []),
-    "evaltk.backbone:Head.logits": (["self", "y"], []),
+    "evaltk.checkpoints.load:load_checkpoint": (["path"], ["branch", "num_heads"]),
+    "evaltk.models.backbone:build_backbone": (["checkpoint"], ["device", "precision", "position"]),
+    "evaltk.models.backbone:build_head": (["checkpoint"], []),
+    "evaltk.models.backbone:Backbone.tokens": (["self", "images"], ["last", "norm"]),
+    "evaltk.models.backbone:Head.embed": (["self", "cls"], []),
+    "evaltk.models.backbone:Head.logits": (["self", "y"], []),
     "evaltk.vmf:log_normalizer": (["kappa", "dim"], []),
-    "evaltk.neighbours:search": (["queries", "bank", "k"], ["metric", "backend"]),
-    "evaltk.logistic:fit": (["x", "y"], ["l2", "num_classes", "intercept"]),
+    "evaltk.neighbours.exact:search": (["queries", "bank", "k"], ["metric", "backend"]),
+    "evaltk.logistic.regression:fit": (["x", "y"], ["l2", "num_classes", "intercept"]),
     "evaltk.metrics.retrieval:evaluate": (["ranks", "gnd"], []),
     "evaltk.metrics.segmentation:region_similarity": (["gt", "pred"], []),
     "evaltk.metrics.segmentation:boundary_similarity": (["gt", "pred"], []),
     "evaltk.metrics.segmentation:frame_statistics": (["values"], []),
     "protocols.knn:knn_votes": (["bank", "labels", "queries", "ks", "temperature", "num_classes"], []),
-    "protocols.vos:propagate": (["backbone", "frames", "first_mask", "settings"], []),
+    "protocols.vos.protocol:propagate": (["backbone", "frames", "first_mask", "settings"], []),
     "protocols.prototypes:duplicate_sets": (["prototypes", "threshold"], ["method"]),
     "pretrain.methods.dino:loss": ([], []),
     "pretrain.methods.ibot:loss": ([], []),
@@ -197,9 +198,11 @@ def test_nothing_in_a_file_is_ever_executed(path: Path) -> None:
         assert called not in ("eval", "exec", "compile", "__import__"), f"{name}:{node.lineno} {called}"
         assert not re.fullmatch(
             r"(c?pickle|dill|marshal|shelve|joblib|yaml)\.\w*(load|loads|open|Unpickler)", called
-        ), f"{name}:{node.lineno} {called}: read it through evaltk/plain_pickle.py"
+        ), f"{name}:{node.lineno} {called}: read it through evaltk/safe_pickle.py"
         if called == "torch.load":
-            assert name in ("evaltk/rawfile.py", "evaltk/torchfile.py"), f"{name}:{node.lineno}: use evaltk/rawfile.py"
+            assert name in ("evaltk/checkpoints/rawfile.py", "evaltk/checkpoints/torchfile.py"), (
+                f"{name}:{node.lineno}: use evaltk/checkpoints/rawfile.py"
+            )
             assert given.get("weights_only") == "True"
         assert given.get("weights_only", "True") == "True", f"{name}:{node.lineno}"
         assert given.get("allow_pickle", "False") == "False", f"{name}:{node.lineno}"

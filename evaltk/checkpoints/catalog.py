@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from evaltk.download import download, state_path
+from evaltk.checkpoints.download import download, state_path
 from evaltk.errors import DownloadError, SettingsError, StorageError, nearest
 from evaltk.files import make_folder, storage_errors, write_text
 
@@ -74,7 +74,7 @@ def find(name: str, path: Path | None = None) -> Entry:
 
 
 def _read(path: Path) -> dict[str, Entry]:
-    do = "mend the file; evaltk/catalog.toml shows the form"
+    do = "mend the file; evaltk/checkpoints/catalog.toml shows the form"
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors

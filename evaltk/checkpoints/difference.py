@@ -9,12 +9,12 @@ from typing import NoReturn
 
 import torch
 
-from evaltk.errors import CheckpointError
-from evaltk.models.layout import VIT_KEYS
+from evaltk.checkpoints.layout import VIT_KEYS
+from evaltk.errors import CheckpointError, some
 
 Tensors = Mapping[str, torch.Tensor]
 
-SHOWN = 6  # names of a kind in an error
+SHOWN = 6  # missing names for which the nearest is looked up
 DO = "name the right --branch or --family, or save the net's own state_dict"
 
 
@@ -50,11 +50,6 @@ def refuse(weights: Tensors, extra: Tensors, path: Path) -> NoReturn:
     lacking = ", ".join(f"{key}{hint}" for key, hint in near.items())
     got = f"{len(there)} tensors ({some(there)}), as a ViT lacking {lacking}"
     raise CheckpointError(wanted="a ViT, ResNet or XCiT", got=got, where=path, do=DO)
-
-
-def some(items: list[str], limit: int = SHOWN) -> str:
-    """The first items in a line, and how many more there are."""
-    return ", ".join(items[:limit]) + (f" and {len(items) - limit} more" if len(items) > limit else "")
 
 
 def _near(missing: list[str], there: Iterable[str]) -> dict[str, str]:

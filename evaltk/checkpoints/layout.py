@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
+from evaltk.checkpoints.rawfile import Converted, ReadOptions
 from evaltk.errors import CheckpointError
-from evaltk.rawfile import Converted, ReadOptions
+from evaltk.models.timm_nets import count
 from evaltk.types import Arch
 
 # Width -> heads of the published ViTs (ViT paper table 1; DINO vision_transformer.py:243-254). Only these widths have
@@ -118,13 +119,6 @@ def _square(number: int) -> bool:
 def _depth(weights: Mapping[str, torch.Tensor]) -> int:
     """Blocks that the keys number; a number far off is left to be an unexpected key."""
     return count(weights, "blocks.", limit=len(weights))
-
-
-def count(weights: Mapping[str, torch.Tensor], prefix: str, *, limit: int = 1000) -> int:
-    """One more than the highest number below `limit` that follows `prefix` in a key."""
-    found = (k.removeprefix(prefix).split(".")[0] for k in weights if k.startswith(prefix))
-    numbers = (int(n) for n in found if n.isascii() and n.isdigit() and len(n) < 6)
-    return 1 + max((n for n in numbers if n < limit), default=-1)
 
 
 def vit_name(dim: int, depth: int, heads: int, patch: int, img_size: int, mlp_ratio: float = 4.0) -> str:

@@ -11,10 +11,11 @@ from types import ModuleType
 
 import torch
 
-from evaltk import catalog, families, files, rawfile
+from evaltk import files
+from evaltk.checkpoints import catalog, difference, families, layout, rawfile, resemblance
+from evaltk.checkpoints.rawfile import Converted, RawFile, ReadOptions
 from evaltk.errors import CheckpointError, SettingsError, nearest
-from evaltk.models import difference, heads, layout, resemblance, timm_nets
-from evaltk.rawfile import Converted, RawFile, ReadOptions
+from evaltk.models import heads, timm_nets
 from evaltk.types import Arch, Checkpoint, canonical
 
 Triple = tuple[float, float, float]

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from evaltk import files, torchfile
+from evaltk import files
+from evaltk.checkpoints import torchfile
 from evaltk.errors import CheckpointError, SettingsError
 from evaltk.types import Arch, HeadWeights
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import torch
 
-from evaltk.models import layout
-from evaltk.models.difference import some
-from evaltk.rawfile import pattern, walk
+from evaltk.checkpoints import layout
+from evaltk.checkpoints.rawfile import pattern, walk
+from evaltk.errors import some
 from evaltk.types import Arch
 
 # Any ViT: only its names are compared.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from evaltk import plain_pickle
+from evaltk import safe_pickle as plain_pickle
 from evaltk.errors import CheckpointError, printable
 
 # What a checkpoint may hold besides tensors and plain containers. Closed: nothing here runs code of the file.

@@ -21,7 +21,8 @@ def commands() -> dict[str, str]:
     for module in pkgutil.iter_modules(__path__):
         if module.name.startswith("_"):
             continue
-        source = (Path(__file__).parent / f"{module.name}.py").read_text(encoding="utf-8")
+        place = Path(__file__).parent / module.name
+        source = (place / "__init__.py" if module.ispkg else place.with_suffix(".py")).read_text(encoding="utf-8")
         found[module.name] = (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
     return found
 

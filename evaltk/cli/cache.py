@@ -43,7 +43,7 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """List or remove. Raises: SettingsError: prune without saying what."""
-    from evaltk import catalog
+    from evaltk.checkpoints import catalog
 
     options = tyro.cli(Options, args=argv, prog="evaltk cache", description=__doc__)
     root = (options.cache or catalog.home()) / "features"

@@ -37,8 +37,8 @@ def main(argv: list[str]) -> int:
     from safetensors.torch import save
 
     from evaltk import files
-    from evaltk.checkpoint import load_checkpoint
-    from evaltk.families import own
+    from evaltk.checkpoints.families import own
+    from evaltk.checkpoints.load import load_checkpoint
 
     options = tyro.cli(Options, args=argv, prog="evaltk convert", description=__doc__)
     if options.out.suffix != ".safetensors":

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 if TYPE_CHECKING:
-    from evaltk.images import Dataset
+    from evaltk.data.images import Dataset
 
 METRICS = {"top1": "top-1", "mean_per_class": "mean per class"}
 
@@ -72,7 +72,7 @@ def _images(dataset: Dataset) -> list[str]:
 
 
 def _contents(dataset: Dataset) -> tuple[str, ...]:
-    from evaltk.datasets import overlap
+    from evaltk.data import overlap
 
     for split in dataset.splits:
         if len(split):

@@ -17,7 +17,7 @@ import tyro
 from evaltk.cli.run import print_tables
 
 if TYPE_CHECKING:
-    from pretrain.config import Recipe
+    from pretrain.recipe import Recipe
 
 RECIPES = ("digits_dino", "digits_dino_vmf")
 
@@ -47,10 +47,11 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Pretrain where that is not done, evaluate all, and the prototypes of what was trained. Returns: 0, or 75."""
-    from evaltk import files, results, runner
+    from evaltk import files, results
     from evaltk.progress import log
+    from evaltk.running import runner
     from protocols import fewshot, knn, linear, prototypes, transfer
-    from reports import page
+    from reports.page import build as page
 
     options = tyro.cli(Options, args=argv, prog="evaltk demo", description=__doc__)
     recipes = [_recipe(name, options.epochs) for name in RECIPES]
@@ -101,7 +102,8 @@ def _recipe(name: str, epochs: int | None) -> Recipe:
 def _pretrain(recipe: Recipe, out: Path) -> int:
     """Train unless the folder holds the end of this run. Returns: 0, or 75 where a signal stopped it."""
     from evaltk.progress import log
-    from pretrain import loop, saving
+    from pretrain import checkpoint as saving
+    from pretrain import loop
 
     found = saving.newest(out)
     if found is not None:

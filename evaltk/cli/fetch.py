@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
     """Fetch the named checkpoints; 0 when all are there. Raises: SettingsError, DownloadError, StorageError."""
     import tyro
 
-    from evaltk import catalog
+    from evaltk.checkpoints import catalog
     from evaltk.errors import SettingsError
 
     config = (tyro.conf.PositionalRequiredArgs,)

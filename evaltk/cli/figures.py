@@ -37,7 +37,9 @@ def main(argv: list[str]) -> int:
 
     options = tyro.cli(Options, args=argv, prog="evaltk figures", description=__doc__)
     from evaltk import results
-    from reports import figure_style, figures, training_log
+    from reports.figures import collect as figures
+    from reports.figures import style as figure_style
+    from reports.figures import training_log
 
     written: list[Path] = []
     for drawn in figures.of_results(results.find(options.runs), logs=training_log.under(options.runs)):
@@ -56,8 +58,9 @@ def main(argv: list[str]) -> int:
 
 
 def _theory(options: Options) -> list[Path]:
-    from evaltk import vmf_curves
-    from reports import figure_style, vmf_figures
+    from evaltk.prototypes import vmf_curves
+    from reports.figures import style as figure_style
+    from reports.figures import vmf as vmf_figures
 
     circle = vmf_figures.circle(vmf_curves.circle_densities())
     normalizer = vmf_figures.normalizer(vmf_curves.normalizer_curves())

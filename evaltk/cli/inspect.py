@@ -38,7 +38,7 @@ class Options(Reading):
 
 def main(argv: list[str]) -> int:
     """Print it. Raises: CheckpointError: the file cannot be used, with the difference."""
-    from evaltk.checkpoint import load_checkpoint
+    from evaltk.checkpoints.load import load_checkpoint
 
     options = tyro.cli(Options, args=argv, prog="evaltk inspect", description=__doc__)
     said = {f.name: getattr(options, f.name) for f in dataclasses.fields(Reading)}
@@ -72,7 +72,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
 def _head(checkpoint: Checkpoint) -> dict[str, Any] | None:
     if checkpoint.head is None:
         return None
-    from evaltk.backbone import build_head
+    from evaltk.models.backbone import build_head
 
     w = build_head(checkpoint).prototypes
     raw = checkpoint.head.tensors.get("prototypes.weight")

@@ -55,7 +55,7 @@ def _datasets() -> list[tuple[str, str]]:
 
 
 def _checkpoints() -> list[tuple[str, str]]:
-    from evaltk import catalog
+    from evaltk.checkpoints import catalog
 
     rows = []
     for name, entry in sorted(catalog.load().items()):

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 if TYPE_CHECKING:
-    from evaltk.estimates import FeaturesToBe, Forecast, Pair, Reading
+    from evaltk.running.estimates import FeaturesToBe, Forecast, Pair, Reading
 
 UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 
 def main(argv: list[str]) -> int:
     """Print the plan (stdout); what happens meanwhile goes to stderr."""
-    from evaltk import estimates
     from evaltk.cli import run
+    from evaltk.running import estimates
 
     json_flag = Annotated[bool, tyro.conf.arg(help="print one JSON object, in bytes and seconds, instead of text.")]
     asked = dataclasses.make_dataclass(

@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
         log.warning("%d results read, %d JSON files skipped%s", len(found), len(skipped), more)
     if not found:
         raise StorageError(wanted="results", got="none", where=options.runs, do="evaltk run CKPT --protocols knn first")
-    from reports import page
+    from reports.page import build as page
 
     text = page.build(found, runs=options.runs, skipped=skipped, complain=lambda error: log.warning("%s", error))
     files.write_text(options.out, text)

@@ -26,7 +26,7 @@ from evaltk.errors import SettingsError
 from evaltk.types import PositionRule, Precision
 
 if TYPE_CHECKING:
-    from evaltk.runner import Job, Plan
+    from evaltk.running.runner import Job, Plan
     from evaltk.types import Result
 
 Triple = tuple[float, float, float]
@@ -108,8 +108,8 @@ def _settings(protocol: str) -> str:
 
 def plan_of(options: Any) -> Plan:
     """The plan that the parsed options stand for. Raises: SettingsError."""
-    from evaltk import catalog
-    from evaltk.runner import Plan, known_protocol
+    from evaltk.checkpoints import catalog
+    from evaltk.running.runner import Plan, known_protocol
 
     if not options.checkpoints:
         raise SettingsError(
@@ -143,7 +143,7 @@ def plan_of(options: Any) -> Plan:
 
 def main(argv: list[str]) -> int:
     """Run, then print a table of what was asked for (stdout) and say where the results lie (stderr)."""
-    from evaltk import runner
+    from evaltk.running import runner
 
     options = tyro.cli(options_type(), args=argv, prog="evaltk run", description=__doc__)
     plan = plan_of(options)
@@ -172,7 +172,9 @@ def main(argv: list[str]) -> int:
 def print_tables(found: Sequence[tuple[Path, Result]]) -> None:
     """Write the tables of results to stdout as Markdown; what cannot be told from the best is bold."""
     from evaltk.progress import log
-    from reports import ink, paired, tables
+    from reports import paired
+    from reports.formats import render as ink
+    from reports.tables import build as tables
 
     predictions = paired.beside(found, lambda error: log.warning("%s", error))
     made = tables.overview([result for _, result in found], predictions=predictions)

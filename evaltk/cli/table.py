@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Literal
 from evaltk.errors import SettingsError, StorageError
 
 if TYPE_CHECKING:
-    from evaltk.types import Result, Table
+    from evaltk.types import Result
     from reports.layouts import AnyLayout
+    from reports.table import Table
 
 RUNS = Path("runs")
 SHOWN = 5  # skipped files that are named one by one
@@ -52,7 +53,8 @@ def main(argv: list[str]) -> int:
     """Print them. Raises: StorageError: no results there. SettingsError: no such layout, flags that do not fit."""
     import tyro
 
-    from reports import ink, layouts
+    from reports import layouts
+    from reports.formats import render as ink
 
     options = tyro.cli(Options, args=argv, prog="evaltk table", description=__doc__)
     layout = layouts.load(options.layout) if options.layout else None
@@ -63,7 +65,8 @@ def main(argv: list[str]) -> int:
         made = [_without_intervals(table) for table in made]
     text = ink.join(made, form)
     if options.standalone:
-        from reports import html_table, latex
+        from reports.formats import html as html_table
+        from reports.formats import latex
 
         text = latex.document([ink.ink(t, form) for t in made]) if form == "latex" else html_table.page(text)
     sys.stdout.write(text)
@@ -92,8 +95,9 @@ def _check(options: Options, layout: AnyLayout | None, form: str) -> None:
 
 def _tables(options: Options, layout: AnyLayout | None) -> list[Table]:
     from evaltk.progress import log
-    from reports import paired, tables
+    from reports import paired
     from reports.layouts import Layout, Paper
+    from reports.tables import build as tables
 
     runs = options.runs or RUNS
     alone = options.published_only or (isinstance(layout, Paper) and options.runs is None and not runs.is_dir())

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from evaltk import images, plain_pickle
-from evaltk.datasets import listed, parquet
+from evaltk import safe_pickle as plain_pickle
+from evaltk.data import images, listed, parquet
+from evaltk.data.images import Dataset
 from evaltk.errors import DataError
-from evaltk.images import Dataset
 
 PIXELS = 3 * 32 * 32  # bytes of an image: all of its red, then green, then blue, each row by row
 Batch = tuple[np.ndarray, np.ndarray]  # data [n, PIXELS] uint8, labels [n] int64

@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from evaltk import files
-from evaltk.datasets import revisitop
-from evaltk.datasets.revisitop import GroundTruth
+from evaltk.data import revisitop
+from evaltk.data.images import EXTENSIONS, Split
+from evaltk.data.revisitop import GroundTruth
 from evaltk.errors import DataError
-from evaltk.images import EXTENSIONS, Split
 
 Box = tuple[float, float, float, float]
 NAMED = 100  # missing images that an error names one by one

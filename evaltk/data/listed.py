@@ -9,9 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from evaltk import images
+from evaltk.data import images
+from evaltk.data.images import Dataset, Split
 from evaltk.errors import DataError
-from evaltk.images import Dataset, Split
 
 Pair = tuple[str, str]  # a file below the root of the images, and the name of its class
 

@@ -9,9 +9,9 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from evaltk import cores, distributed
-from evaltk.datasets.transforms import Transform
+from evaltk.data.images import Split
+from evaltk.data.transforms import Transform
 from evaltk.errors import DataError, SettingsError
-from evaltk.images import Split
 
 Item = tuple[int, np.ndarray | None, str]  # index, pixels uint8 [crop, crop, 3] or None, what was wrong
 FEW = 1024  # images below which starting processes takes longer than they save

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from evaltk.datasets.parquet import ParquetSplit
+from evaltk.data.images import Dataset, Split
+from evaltk.data.parquet import ParquetSplit
 from evaltk.errors import DataError
-from evaltk.images import Dataset, Split
 
 # CIFAR-100 itself has near-copies of 10 % of its test images in its training set, byte-equal ones far fewer (Barz and
 # Denzler 2020, arXiv 1902.00423). Splits that were mixed up share much more.

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from evaltk.datasets import listed
+from evaltk.data import listed
+from evaltk.data.images import Dataset, Split
 from evaltk.errors import DataError, SettingsError
-from evaltk.images import Dataset, Split
 
 if TYPE_CHECKING:
     import pyarrow.parquet

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from evaltk import plain_pickle
+from evaltk import safe_pickle as plain_pickle
 from evaltk.errors import DataError
 from evaltk.metrics.retrieval import checked_truth
 

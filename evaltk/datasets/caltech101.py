@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from evaltk import images
-from evaltk.datasets import listed
+from evaltk.data import images, listed
+from evaltk.data.images import Dataset
 from evaltk.errors import DataError
-from evaltk.images import Dataset
 from evaltk.seeding import derive
 
 NEEDS_PATH = True

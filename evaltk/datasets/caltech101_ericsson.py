@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from evaltk.datasets import caltech101, listed
+from evaltk.data import listed
+from evaltk.data.images import Dataset
+from evaltk.datasets import caltech101
 from evaltk.errors import DataError
-from evaltk.images import Dataset
 
 NEEDS_PATH = True
 WHERE = f"{caltech101.WHERE}; train.txt and test.txt of ssl-transfer's caltech101-splits are taken where PATH has them"

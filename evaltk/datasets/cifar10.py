@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evaltk.datasets import cifar, listed, parquet
-from evaltk.images import Dataset
+from evaltk.data import cifar_files as cifar
+from evaltk.data import listed, parquet
+from evaltk.data.images import Dataset
 
 NEEDS_PATH = True
 WHERE = (

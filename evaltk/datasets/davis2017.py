@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from evaltk.data.images import Split
 from evaltk.errors import DataError
-from evaltk.images import Split
 
 NEEDS_PATH = True
 WHERE = (

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from evaltk import images
-from evaltk.images import Dataset
+from evaltk.data import images
+from evaltk.data.images import Dataset
 
 NEEDS_PATH = False
 WHERE = "bundled with scikit-learn"

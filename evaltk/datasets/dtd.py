@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evaltk.datasets import listed, parquet
-from evaltk.images import Dataset
+from evaltk.data import listed, parquet
+from evaltk.data.images import Dataset
 
 NEEDS_PATH = True
 WHERE = (

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from evaltk.datasets import listed, parquet
+from evaltk.data import listed, parquet
+from evaltk.data.images import Dataset
 from evaltk.errors import DataError
-from evaltk.images import Dataset
 
 NEEDS_PATH = True
 WHERE = (

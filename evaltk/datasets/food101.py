@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from evaltk.datasets import listed, parquet
+from evaltk.data import listed, parquet
+from evaltk.data.images import Dataset
 from evaltk.errors import DataError
-from evaltk.images import Dataset
 
 NEEDS_PATH = True
 WHERE = (

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evaltk import images
+from evaltk.data import images
+from evaltk.data.images import Dataset
 from evaltk.errors import DataError
-from evaltk.images import Dataset
 
 NEEDS_PATH = True
 WHERE = "expected: PATH/train/CLASS/IMAGE and PATH/test/CLASS/IMAGE (or val/ instead of test/)"

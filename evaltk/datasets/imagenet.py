@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from evaltk import images
+from evaltk.data import images
+from evaltk.data.images import Dataset
 from evaltk.errors import DataError
-from evaltk.images import Dataset
 
 NEEDS_PATH = True
 WHERE = (

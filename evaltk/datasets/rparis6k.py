@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evaltk import galleries
-from evaltk.galleries import Gallery
+from evaltk.data import galleries
+from evaltk.data.galleries import Gallery
 
 NEEDS_PATH = True
 WHERE = (
@@ -15,5 +15,5 @@ WHERE = (
 
 
 def load(root: Path, label: str = "rparis6k") -> Gallery:
-    """The benchmark; no image is decoded. Raises: DataError: see `evaltk.galleries.load`."""
+    """The benchmark; no image is decoded. Raises: DataError: see `evaltk.data.galleries.load`."""
     return galleries.load(root, label, "rparis6k", WHERE)

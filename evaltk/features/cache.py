@@ -20,8 +20,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from evaltk import files
+from evaltk.data.images import Split
 from evaltk.errors import DataError, StorageError
-from evaltk.images import Split
 from evaltk.types import FeatureKey, Features
 
 SHARD = 1024  # images; what a killed run loses at most, for each process

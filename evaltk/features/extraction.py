@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from evaltk import decoding, distributed, progress
-from evaltk.backbone import Backbone
-from evaltk.datasets.transforms import Transform
+from evaltk import distributed, progress
+from evaltk.data import loading as decoding
+from evaltk.data.images import Split
+from evaltk.data.transforms import Transform
 from evaltk.errors import DataError, SettingsError
-from evaltk.feature_store import SHARD, Entry
-from evaltk.images import Split
+from evaltk.features.cache import SHARD, Entry
+from evaltk.models.backbone import Backbone
 from evaltk.types import EXTRACTION_VERSION, Arch, FeatureKey, Features, Recipe
 
 # Its number, what was unreadable, the indices kept [n], and x [n, D] for each recipe.

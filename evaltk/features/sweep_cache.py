@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from evaltk import files, torchfile
+from evaltk import files
+from evaltk.checkpoints import torchfile
 from evaltk.errors import CheckpointError, StorageError
 from evaltk.types import FeatureKey
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from evaltk.errors import DataError, SettingsError
-from evaltk.lbfgs import Limits
+from evaltk.logistic.lbfgs import Limits
 
 Array: TypeAlias = torch.Tensor | np.ndarray
 READ_ROWS = 16_384

@@ -9,8 +9,8 @@ from functools import partial
 
 import torch
 
-from evaltk.lbfgs import Limits, Memory, Solution, Value, minimise, point_at
-from evaltk.logistic_problem import Problem
+from evaltk.logistic.lbfgs import Limits, Memory, Solution, Value, minimise, point_at
+from evaltk.logistic.problem import Problem
 
 PAIRS, PAIR_BYTES = 40, 2**30  # pairs of L-BFGS; fewer where those of all folds would take more memory than this
 SINGLE = 1e-6  # relative gradient that float32 can be asked for

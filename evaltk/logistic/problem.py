@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 
 from evaltk.errors import DataError
-from evaltk.lbfgs import Value
-from evaltk.logistic_inputs import Array, check_finite, features_type, fold_masks, labels, read
+from evaltk.logistic.inputs import Array, check_finite, features_type, fold_masks, labels, read
+from evaltk.logistic.lbfgs import Value
 
 CPU_LOGITS, GPU_LOGITS = 2**22, 2**27  # logits in flight: near what a processor's last cache holds; 512 MB on a GPU
 

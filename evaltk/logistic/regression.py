@@ -21,10 +21,10 @@ from typing import Literal
 import torch
 
 from evaltk.errors import DataError, SettingsError
-from evaltk.lbfgs import Limits, Solution
-from evaltk.logistic_inputs import READ_ROWS, Array, check_finite, check_settings, read
-from evaltk.logistic_path import solve
-from evaltk.logistic_problem import Problem, pose
+from evaltk.logistic.inputs import READ_ROWS, Array, check_finite, check_settings, read
+from evaltk.logistic.lbfgs import Limits, Solution
+from evaltk.logistic.path import solve
+from evaltk.logistic.problem import Problem, pose
 
 TOLERANCE, MAX_ITERATIONS = 1e-5, 1000
 

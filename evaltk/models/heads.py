@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from evaltk.errors import CheckpointError
-from evaltk.models import difference, head_layout
+from evaltk.errors import CheckpointError, some
+from evaltk.models import head_layout
 from evaltk.types import HeadWeights
 
 NORM_EPS = 1e-12  # torch's default in F.normalize, which all three use
@@ -96,7 +96,7 @@ def check(weights: HeadWeights, where: object = "head", *, width: int | None = N
     if faults:
         raise CheckpointError(
             wanted=f"the whole projection head of {weights.kind}, and nothing else",
-            got=difference.some(faults),
+            got=some(faults),
             where=where,
             do="use the whole training checkpoint, or a file of the backbone alone",
         )

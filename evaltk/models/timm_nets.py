@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from evaltk.errors import CheckpointError
-from evaltk.models.layout import count
 from evaltk.types import Arch
 
 RESNETS: dict[tuple[tuple[int, ...], bool], str] = {  # block counts, bottleneck -> name
@@ -131,3 +130,10 @@ def _create(name: str) -> nn.Module:
     import timm
 
     return timm.create_model(name, pretrained=False, num_classes=0)
+
+
+def count(weights: Mapping[str, torch.Tensor], prefix: str, *, limit: int = 1000) -> int:
+    """One more than the highest number below `limit` that follows `prefix` in a key."""
+    found = (k.removeprefix(prefix).split(".")[0] for k in weights if k.startswith(prefix))
+    numbers = (int(n) for n in found if n.isascii() and n.isdigit() and len(n) < 6)
+    return 1 + max((n for n in numbers if n < limit), default=-1)

@@ -39,7 +39,7 @@ def propose(
     """
     q = prepare(queries, metric, "queries", device=device, dtype=dtype)
     if backend == "faiss":
-        from evaltk import neighbour_faiss
+        from evaltk.neighbours import by_faiss as neighbour_faiss
 
         return neighbour_faiss.propose(q, blocks(bank, metric, bank_block, device, scale=scale), keep)
     parts = [_Best(part, keep) for part in q.split(query_block)]

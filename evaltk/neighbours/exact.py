@@ -15,18 +15,7 @@ import torch
 
 from evaltk import fixed_order
 from evaltk.errors import DataError, SettingsError
-from evaltk.neighbour_blocks import (
-    BANK_BLOCK,
-    QUERY_BLOCK,
-    Array,
-    Metric,
-    blocks,
-    prepare,
-    propose,
-    rows,
-    shift,
-    top,
-)
+from evaltk.neighbours.blocks import BANK_BLOCK, QUERY_BLOCK, Array, Metric, blocks, prepare, propose, rows, shift, top
 
 __all__ = ["Array", "Metric", "blocks", "prepare", "rows", "search", "top"]
 

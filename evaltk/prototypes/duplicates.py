@@ -20,8 +20,8 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from evaltk.duplicate_graph import MARGIN, Array, Directions, Pairs, count_edges, join
 from evaltk.errors import SettingsError, nearest
+from evaltk.prototypes.graph import MARGIN, Array, Directions, Pairs, count_edges, join
 
 Method = Literal["leader", "first-seen", "components", "largest-first"]
 METHODS: tuple[Method, ...] = get_args(Method)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from evaltk import catalog
-from evaltk.backbone import build_head
-from evaltk.checkpoint import load_checkpoint
+from evaltk.checkpoints import catalog
+from evaltk.checkpoints.load import load_checkpoint
 from evaltk.errors import CheckpointError, SettingsError, nearest
-from evaltk.mixture import SCORINGS, Scoring
+from evaltk.models.backbone import build_head
 from evaltk.models.heads import Head
+from evaltk.prototypes.mixture import SCORINGS, Scoring
 from evaltk.types import Checkpoint, HeadWeights
 
 OTHER = {"teacher": "student", "student": "teacher"}

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from evaltk import vmf
-from evaltk.mixture import Mixture, embed
 from evaltk.models.heads import Head
+from evaltk.prototypes.mixture import Mixture, embed
 
 IMAGES = 8_192  # embedded at a time
 

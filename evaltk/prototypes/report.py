@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from evaltk import duplicates, void
-from evaltk.duplicate_graph import Directions
-from evaltk.duplicates import METHODS, Method
 from evaltk.errors import DataError
+from evaltk.prototypes import duplicates, void
+from evaltk.prototypes.duplicates import METHODS, Method
+from evaltk.prototypes.graph import Directions
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 DISTANCE = 0.025
@@ -26,8 +26,8 @@ def read_matrix(path: Path, read: Mapping[str, Any] | None = None) -> np.ndarray
     Raises: DataError: no such file, not a matrix of numbers. CheckpointError: a checkpoint without a head.
     """
     if path.suffix != ".npy":
-        from evaltk.checkpoint import load_checkpoint
-        from evaltk.prototype_head import head_of
+        from evaltk.checkpoints.load import load_checkpoint
+        from evaltk.prototypes.head import head_of
 
         return head_of(load_checkpoint(path, **(read or {}))).prototypes.numpy()
     try:

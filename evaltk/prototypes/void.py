@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from evaltk.duplicates import DuplicateSets
+from evaltk.prototypes.duplicates import DuplicateSets
 
 Kind = Literal["void", "unused", "used", "no sets", "weights alone"]
 VOID_COSINE = -0.99  # the paper says "exactly -1" to two decimals

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 import protocols
 from evaltk import files
 from evaltk.bench import AnyDataset, Bench, Need
-from evaltk.forecast import FeaturesToBe, Forecast, JobToBe, Measured, Pair, Reading, State
-from evaltk.images import Split
-from evaltk.planning import Job, Plan, jobs
+from evaltk.data.images import Split
 from evaltk.progress import log
-from evaltk.runner import bench_of, wanted
+from evaltk.running.forecast import FeaturesToBe, Forecast, JobToBe, Measured, Pair, Reading, State
+from evaltk.running.planning import Job, Plan, jobs
+from evaltk.running.runner import bench_of, wanted
 
 if TYPE_CHECKING:
-    from evaltk.datasets.transforms import Transform
-    from evaltk.feature_store import Entry
-    from evaltk.measuring import Paced
+    from evaltk.data.transforms import Transform
+    from evaltk.features.cache import Entry
+    from evaltk.running.measuring import Paced
     from evaltk.types import Recipe
 
 SHARD_BYTES = 1_000  # of a shard's file beside its rows: what numpy and zip write around them
@@ -67,7 +67,7 @@ def _at_hand(checkpoint: str) -> bool:
     """Whether the weights are on this machine: those of timm:NAME may still have to be downloaded."""
     if not _of_timm(checkpoint):
         return True
-    from evaltk.families import timm
+    from evaltk.checkpoints.families import timm
 
     return timm.at_hand(checkpoint.partition(":")[2])
 
@@ -78,14 +78,14 @@ def _of_timm(checkpoint: str) -> bool:
 
 def _bench(plan: Plan, left: Sequence[Job]) -> Bench:
     """As the runner's, without moving a file that is not the pinned one, and without a download."""
-    from evaltk import catalog
+    from evaltk.checkpoints import catalog
 
     name = left[0].checkpoint
     if not Path(name).exists() and name in (known := catalog.load()):
         catalog.verify(catalog.local_path(known[name]), name, aside=False)
     if not _of_timm(name):
         return bench_of(plan, left)
-    from evaltk.families import timm
+    from evaltk.checkpoints.families import timm
 
     with timm.offline():
         return bench_of(plan, left)
@@ -125,8 +125,8 @@ def _readings(
 
 
 def _reading(bench: Bench, split: Split, transform: Transform, needs: Sequence[Need], before: _Before) -> Reading:
-    from evaltk import features
-    from evaltk.feature_store import Entry, outstanding
+    from evaltk.features import extraction as features
+    from evaltk.features.cache import Entry, outstanding
 
     how, recipes = bench.extraction, tuple(dict.fromkeys(need.recipe for need in needs))
     features.check_images(split, how.skip_bad_images)
@@ -165,7 +165,7 @@ def _reading(bench: Bench, split: Split, transform: Transform, needs: Sequence[N
 
 def _state(entry: Entry, split: Split, allowed: int, before: _Before) -> State:
     """Where a feature stands. Raises: StorageError, DataError: an entry that `run` would refuse to use."""
-    from evaltk import features
+    from evaltk.features import extraction as features
 
     if entry.done():
         features.stored(entry, split, allowed)
@@ -180,7 +180,8 @@ def _measure(
     before: _Before,
 ) -> tuple[dict[str, Any], tuple[int, ...]]:  # fmt: skip
     """Seconds, memory and what they are from, and the features' widths; nothing where no image can be read."""
-    from evaltk import decoding, measuring
+    from evaltk.data import loading as decoding
+    from evaltk.running import measuring
 
     how = bench.extraction
     log.info("measuring on a few images of %s %s", split.dataset, split.name)

@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from evaltk import cores, decoding, features
-from evaltk.backbone import Backbone
-from evaltk.datasets.transforms import Transform
-from evaltk.images import SAMPLED, Split
+from evaltk import cores
+from evaltk.data import loading as decoding
+from evaltk.data.images import SAMPLED, Split
+from evaltk.data.transforms import Transform
+from evaltk.features import extraction as features
+from evaltk.models.backbone import Backbone
 from evaltk.types import Recipe
 
 SAMPLE = SAMPLED - 1  # images of a split that are decoded at most, see `decode`

@@ -16,7 +16,7 @@ import protocols
 from evaltk import datasets, files, results
 from evaltk.bench import AnyDataset, ImageOptions
 from evaltk.errors import CheckpointError, SettingsError, nearest
-from evaltk.provenance import version
+from evaltk.machine import version
 from evaltk.types import EXTRACTION_VERSION, PositionRule, Precision, digest
 
 
@@ -149,7 +149,7 @@ def identify(checkpoint: str, read: Mapping[str, Any]) -> tuple[str, dict[str, A
 
     Raises: CheckpointError: no such file, or one that was not fetched or cannot be read.
     """
-    from evaltk import catalog
+    from evaltk.checkpoints import catalog
 
     path = Path(checkpoint)
     if not path.exists() and checkpoint in (known := catalog.load()):

@@ -12,13 +12,13 @@ import protocols
 from evaltk import results
 from evaltk.bench import Bench, Need, Outcome
 from evaltk.errors import CheckpointError
-from evaltk.planning import Job, Plan, identify, jobs, known_protocol, stamp
+from evaltk.machine import provenance
 from evaltk.progress import log
-from evaltk.provenance import provenance
+from evaltk.running.planning import Job, Plan, identify, jobs, known_protocol, stamp
 from evaltk.types import Result, digest
 
 if TYPE_CHECKING:
-    from evaltk.images import Split
+    from evaltk.data.images import Split
     from evaltk.types import Checkpoint
 
 __all__ = ["Job", "Plan", "bench_of", "identify", "jobs", "known_protocol", "run", "stamp", "wanted"]
@@ -88,9 +88,9 @@ def bench_of(plan: Plan, left: Sequence[Job]) -> Bench:
     Raises: CheckpointError, SettingsError: a file that cannot be used or is another by now, a device or size that will
         not do.
     """
-    from evaltk.backbone import build_backbone
-    from evaltk.checkpoint import load_checkpoint
-    from evaltk.features import Extraction
+    from evaltk.checkpoints.load import load_checkpoint
+    from evaltk.features.extraction import Extraction
+    from evaltk.models.backbone import build_backbone
 
     loaded = load_checkpoint(left[0].checkpoint, **plan.read)
     _check_unchanged(left[0], loaded)

@@ -14,10 +14,11 @@ from torch.utils.data import Dataset as TorchDataset
 from evaltk import cores
 from evaltk.errors import DataError, SettingsError
 from evaltk.seeding import generator
-from pretrain import masks, signals, views
-from pretrain.config import Recipe, Views
+from pretrain import signals
+from pretrain.data import masks, views
+from pretrain.data.sources import Source
 from pretrain.nets import parse
-from pretrain.sources import Source
+from pretrain.recipe import Recipe, Views
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +135,7 @@ def loader(source: Source, recipe: Recipe, batches: list[list[tuple[int, int]]],
 
 def to_views(batch: dict[str, Any], settings: Views, device: torch.device, mean: Any, std: Any) -> list[torch.Tensor]:
     """The batch's views on the device, normalised: float32 [B, 3, size, size] each, globals first."""
-    from pretrain import views_device
+    from pretrain.data import views_device
 
     if "views" in batch:
         made = [v.to(device, non_blocking=True).float().div_(255) for v in batch["views"]]

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from evaltk import datasets
+from evaltk.data.images import EXTENSIONS
 from evaltk.errors import DataError, SettingsError
-from evaltk.images import EXTENSIONS
 
 ALLOW = "restore it, or allow some with data.skip_bad_images"
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from evaltk.seeding import derive
-from pretrain.config import Views
+from pretrain.recipe import Views
 
 ATTEMPTS = 10  # of RandomResizedCrop to find a box that fits
 RATIO = (3 / 4, 4 / 3)

@@ -12,20 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from evaltk import progress, shots
+from evaltk import progress
 from evaltk.bench import Bench, Need, Outcome
+from evaltk.data.images import Dataset, Split
 from evaltk.errors import DataError, SettingsError
-from evaltk.images import Dataset, Split
-from evaltk.shots import Chosen, Shots
 from evaltk.types import Features, Recipe
-from protocols import fewshot_scores
+from protocols.fewshot import scores as fewshot_scores
+from protocols.fewshot import shots
+from protocols.fewshot.shots import Chosen, Shots
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
 
-    from evaltk.logistic import LogisticModel
+    from evaltk.logistic.regression import LogisticModel
 
 VERSION = 1
 KIND = "images"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from evaltk.images import Dataset
-from evaltk.shots import Shots
+from evaltk.data.images import Dataset
 from evaltk.types import Score
+from protocols.fewshot.shots import Shots
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from evaltk.data.images import Split
 from evaltk.errors import DataError
-from evaltk.images import Split
 from evaltk.seeding import derive
 
 LIST = re.compile(r"(?P<shots>\d+)imgs?_class\.txt|(?P<percent>\d+(\.\d+)?)percent\.txt")  # as facebookresearch/msn's

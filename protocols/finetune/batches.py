@@ -12,14 +12,15 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from evaltk import decoding, distributed
-from evaltk.datasets.transforms import Transform
+from evaltk import distributed
+from evaltk.data import loading as decoding
+from evaltk.data.images import Split
+from evaltk.data.transforms import Transform
 from evaltk.errors import DataError
-from evaltk.features import Extraction
-from evaltk.finetuning import Tuning, groups, order
+from evaltk.features.extraction import Extraction
 from evaltk.global_streams import seeded
-from evaltk.images import Split
 from evaltk.seeding import derive
+from protocols.finetune.recipe import Tuning, groups, order
 
 # Nets for images of up to 32 px see them whole, moved by up to an eighth: run_class_finetuning.py, build_transform, has
 # 4 px for its 32.

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from evaltk.bench import Bench, Outcome
-from evaltk.images import Dataset
+from evaltk.data.images import Dataset
 from evaltk.types import FeatureKey, Score, canonical
 
 if TYPE_CHECKING:
-    from evaltk.datasets.transforms import Transform
-    from evaltk.finetuning import Tuning
-    from evaltk.probe_store import Store
-    from protocols.finetune import Settings
+    from evaltk.data.transforms import Transform
+    from evaltk.features.sweep_cache import Store
+    from protocols.finetune.recipe import Tuning
+    from protocols.finetune.settings import Settings
 
 VERSION = 1  # rises when the numbers that training gives change
 APART = ": not comparable with published figures"  # what reports look for
@@ -42,9 +42,10 @@ class Job:
 
 def job(bench: Bench, dataset: Dataset, settings: Settings) -> Job:
     """The fine-tuning that settings stand for. Raises: SettingsError: they do not go together."""
-    from evaltk import finetune_batches, probe_batches
-    from evaltk.datasets import transforms
-    from evaltk.probe_store import Store
+    from evaltk.data import transforms
+    from evaltk.features.sweep_cache import Store
+    from protocols.finetune import batches as finetune_batches
+    from protocols.linear import batches as probe_batches
 
     arch, chosen = bench.checkpoint.arch, bench.images
     recipe, tuning, apart = settings.tuning(dataset.name, arch)
@@ -83,8 +84,9 @@ def job(bench: Bench, dataset: Dataset, settings: Settings) -> Job:
 
 def train(job: Job) -> None:
     """Learn; every process calls this. Raises: as `finetune.run`."""
-    from evaltk import finetune_training, probe_batches
-    from evaltk.finetune_batches import Views
+    from protocols.finetune import training as finetune_training
+    from protocols.finetune.batches import Views
+    from protocols.linear import batches as probe_batches
 
     bench, learnt = job.bench, job.dataset.train
     views = Views(
@@ -112,7 +114,8 @@ def train(job: Job) -> None:
 
 def outcome(job: Job) -> Outcome:
     """The figures of a fine-tuning that has ended. Raises: StorageError: its cache entry is damaged."""
-    from evaltk import finetune_batches, finetune_training
+    from protocols.finetune import batches as finetune_batches
+    from protocols.finetune import training as finetune_training
 
     found = job.store.read_arrays(finetune_training.OUTCOME)
     lrs, epochs, target = job.tuning.lr, job.tuning.epochs, job.dataset.test.labels

@@ -8,14 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaltk import decoding, distributed, features
-from evaltk.backbone import Backbone, numerics
-from evaltk.datasets.transforms import Transform
+from evaltk import distributed
+from evaltk.data import loading as decoding
+from evaltk.data.images import Split
+from evaltk.data.transforms import Transform
 from evaltk.errors import DataError
-from evaltk.features import Extraction
-from evaltk.finetuning import Classifier
-from evaltk.images import Split
+from evaltk.features import extraction as features
+from evaltk.features.extraction import Extraction
 from evaltk.metrics.classification import rank_of_label
+from evaltk.models.backbone import Backbone, numerics
+from protocols.finetune.recipe import Classifier
 
 
 @torch.no_grad()

@@ -17,18 +17,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from evaltk import distributed, finetuning, progress
-from evaltk.backbone import Backbone, numerics
+from evaltk import distributed, progress
+from evaltk.data.images import Split
 from evaltk.errors import DataError, SettingsError
-from evaltk.finetune_batches import Views
-from evaltk.finetune_judging import classify
-from evaltk.finetuning import Classifier, Tuning
+from evaltk.features.sweep_cache import Store
 from evaltk.global_streams import seeded
-from evaltk.images import Split
 from evaltk.metrics import classification
-from evaltk.probe_store import Store
+from evaltk.models.backbone import Backbone, numerics
 from evaltk.progress import log
 from evaltk.seeding import derive
+from protocols.finetune import recipe as finetuning
+from protocols.finetune.batches import Views
+from protocols.finetune.evaluation import classify
+from protocols.finetune.recipe import Classifier, Tuning
 
 OUTCOME = (
     "train_loss", "test_score", "held_score", "diverged", "best_lr", "best_epoch", "best_rank", "best_predicted",

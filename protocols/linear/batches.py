@@ -17,12 +17,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from evaltk import decoding, distributed, features
-from evaltk.backbone import Backbone
-from evaltk.datasets.transforms import Transform
+from evaltk import distributed
+from evaltk.data import loading as decoding
+from evaltk.data.images import Split
+from evaltk.data.transforms import Transform
 from evaltk.errors import DataError, SettingsError
-from evaltk.features import Extraction
-from evaltk.images import Split
+from evaltk.features import extraction as features
+from evaltk.features.extraction import Extraction
+from evaltk.models.backbone import Backbone
 from evaltk.seeding import derive, generator
 from evaltk.types import Features, Recipe
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from evaltk.bench import Bench, Extracts, Need
-from evaltk.images import Dataset, Split
+from evaltk.data.images import Dataset, Split
 from evaltk.types import FeatureKey, Features, Recipe, canonical
 
 if TYPE_CHECKING:
-    from evaltk.probe_store import Store
-    from evaltk.probe_training import Source
-    from protocols.linear import Settings
+    from evaltk.features.sweep_cache import Store
+    from protocols.linear.settings import Settings
+    from protocols.linear.training import Source
 
 VERSION = 1  # rises when the numbers that training gives change
 
@@ -26,14 +26,14 @@ def rates(settings: Settings) -> tuple[float, ...]:
 
 def held_out(bench: Bench, dataset: Dataset, settings: Settings) -> np.ndarray:
     """Numbers of the training images that the learning rate is chosen on."""
-    from evaltk import probe_batches
+    from protocols.linear import batches as probe_batches
 
     return probe_batches.hold_out(dataset.train.labels, settings.holdout, seed=bench.seed)
 
 
 def views(bench: Bench, settings: Settings) -> dict[str, str]:
     """The preprocessing of the images that are learnt from (``train``) and judged on (``eval``), in words."""
-    from evaltk import probe_batches
+    from protocols.linear import batches as probe_batches
 
     transform = bench.transform("eval")
     return {
@@ -44,7 +44,7 @@ def views(bench: Bench, settings: Settings) -> dict[str, str]:
 
 def store(bench: Bench, dataset: Dataset, settings: Settings, recipes: tuple[Recipe, ...]) -> Store:
     """The cache entry of a training: named by all its numbers depend on."""
-    from evaltk.probe_store import Store
+    from evaltk.features.sweep_cache import Store
 
     view = views(bench, settings)
     asked = {
@@ -83,14 +83,14 @@ def extracts(bench: Bench, dataset: Dataset, settings: Settings, recipes: tuple[
 
 
 def _held_split(dataset: Dataset, held: np.ndarray) -> Split:
-    from evaltk import probe_batches
+    from protocols.linear import batches as probe_batches
 
     return probe_batches.subset(dataset.train, held, f"{dataset.train.name}, {len(held)} held out")
 
 
 def train(bench: Bench, dataset: Dataset, settings: Settings, recipes: tuple[Recipe, ...]) -> None:
     """Extract what is judged on, and learn; every process calls this."""
-    from evaltk import probe_training
+    from protocols.linear import training as probe_training
 
     needs = tuple(Need(recipe=r) for r in recipes)
     held = held_out(bench, dataset, settings)
@@ -114,7 +114,7 @@ def train(bench: Bench, dataset: Dataset, settings: Settings, recipes: tuple[Rec
 def _cached(
     bench: Bench, dataset: Dataset, settings: Settings, needs: tuple[Need, ...], held: np.ndarray, widths: list[int]
 ) -> tuple[Source, list[Features]]:
-    from evaltk.probe_batches import Cached
+    from protocols.linear.batches import Cached
 
     found = tuple(bench.features(dataset.train, need) for need in needs)
     names = {dataset.train.image_id(i) for i in held.tolist()}
@@ -135,7 +135,7 @@ def _cached(
 def _augmented(
     bench: Bench, dataset: Dataset, settings: Settings, needs: tuple[Need, ...], held: np.ndarray, widths: list[int]
 ) -> tuple[Source, list[Features]]:
-    from evaltk.probe_batches import Augmented
+    from protocols.linear.batches import Augmented
 
     judged: list[Features] = []
     bad: set[int] = set()
@@ -165,7 +165,7 @@ def _numbers(split: Split, names: tuple[str, ...]) -> set[int]:
 
 def notes(bench: Bench, dataset: Dataset, settings: Settings, recipes: tuple[Recipe, ...]) -> tuple[str, ...]:
     """What a reader must know of how the heads were trained."""
-    from protocols.linear import PAPER_EPOCHS
+    from protocols.linear.settings import PAPER_EPOCHS
 
     found = [f"{settings.epochs} epochs, {settings.batch} images a step, {len(rates(settings))} learning rates"]
     apart = ": not comparable with published figures"  # what reports look for

@@ -6,90 +6,23 @@ the sweep of learning rates: ibot/evaluation/eval_linear_multi.py:100-106 at da3
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from evaltk.bench import Bench, Extracts, Need, Outcome
-from evaltk.errors import CheckpointError, DataError, SettingsError
-from evaltk.images import Dataset
+from evaltk.data.images import Dataset
+from evaltk.errors import CheckpointError, DataError
 from evaltk.types import Recipe
 
 if TYPE_CHECKING:
-    from evaltk.linear_heads import LinearHead
-    from evaltk.types import Arch
+    from protocols.linear.published_head import LinearHead
+
+from protocols.linear.settings import Settings, dino_rule
 
 VERSION = 1
 KIND = "images"
 TITLE = "linear"
-LRS = tuple(float(f"{digit}e{power}") for power in range(-4, 1) for digit in range(1, 10))
-PAPER_EPOCHS = 100
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """Settings of the linear probe; the defaults are DINO's, with iBOT's sweep of learning rates.
-
-    Attributes:
-        lr: base learning rates, a head each (iBOT's 45: 1 to 9 times 1e-4 to 1); times batch / 256 they are used.
-        epochs: passes over the training images (100, dino/eval_linear.py:265); the rate falls by a cosine to 0.
-        batch: images a step, of all processes together (256, as DINO's published logs have it).
-        blocks: last blocks whose class tokens are joined, a feature each; default: what Lin.[C] and Lin.[D] take.
-        pool: none, or mean: the last block's mean patch token is joined to them; default: as for blocks.
-        holdout: share of the training images held out, by class, to choose the learning rate on (0: do not choose).
-        fast: learn from features extracted once, without augmentation: another protocol, usually lower.
-        head: file or catalogue name of a published linear head: it is evaluated, nothing is trained.
-        head_order: columns of a head on cls and mean: plain, interleaved, or auto: as the checkpoint's family has them.
-    """
-
-    lr: tuple[float, ...] = LRS
-    epochs: int = PAPER_EPOCHS
-    batch: int = 256
-    blocks: tuple[int, ...] | None = None
-    pool: tuple[Literal["none", "mean"], ...] | None = None
-    holdout: float = 0.01
-    fast: bool = False
-    head: str | None = None
-    head_order: Literal["auto", "plain", "interleaved"] = "auto"
-
-    def __post_init__(self) -> None:
-        wrong = {
-            "lr": (not self.lr or not all(0 < lr < math.inf for lr in self.lr), "learning rates > 0"),
-            "epochs": (self.epochs < 1, "at least 1"),
-            "batch": (self.batch < 1, "at least 1"),
-            "blocks": (self.blocks is not None and not (self.blocks and min(self.blocks) >= 1), "numbers >= 1"),
-            "pool": (self.pool is not None and not (self.pool and {*self.pool} <= {"none", "mean"}), "none or mean"),
-            "holdout": (not 0 <= self.holdout <= 0.5, "a share of 0 to 0.5"),
-            "fast": (self.fast and self.head is not None, "no --linear.fast: a published head is not trained"),
-            "head_order": (self.head_order not in ("auto", "plain", "interleaved"), "auto, plain or interleaved"),
-        }
-        for name, (bad, wanted) in wrong.items():
-            if bad:
-                got, where = str(getattr(self, name)), f"--linear.{name.replace('_', '-')}"
-                raise SettingsError(wanted=wanted, got=got, where=where, do="mend the flag")
-
-    def recipes(self, arch: Arch) -> tuple[Recipe, ...]:
-        """The features heads are trained on: those of Lin.[C] and Lin.[D], or all of blocks x pool."""
-        if self.blocks is None and self.pool is None:
-            return tuple(dict.fromkeys((Recipe(), dino_rule(arch)[0])))
-        pairs = [(b, p) for b in self.blocks or (1,) for p in self.pool or ("none",)]
-        return tuple(dict.fromkeys(Recipe(tokens="cls+mean" if p == "mean" else "cls", last=b) for b, p in pairs))
-
-
-def dino_rule(arch: Arch) -> tuple[Recipe, str]:
-    """(the feature of Lin.[D] for a net, which rule that is, in words).
-
-    Source: dino/eval_linear.py:256-260: ViT-S 4 blocks without pooling, ViT-B one block with.
-    """
-    four = min(4, arch.depth)
-    if arch.kind != "vit":
-        return Recipe(), f"the class feature of {arch.name}, which has no choice of blocks"
-    if arch.embed_dim < 768:
-        told = "DINO's for ViT-S" if arch.embed_dim == 384 else f"DINO's for ViT-S, taken for width {arch.embed_dim}"
-        return Recipe(last=four), f"class tokens of the last {four} blocks, each through the final norm ({told})"
-    told = "DINO's for ViT-B" if arch.embed_dim == 768 else f"DINO's for ViT-B, taken for width {arch.embed_dim}"
-    return Recipe(tokens="cls+mean"), f"class token and mean patch token of the last block ({told})"
 
 
 def needs(settings: Settings) -> tuple[Need, ...]:
@@ -102,7 +35,8 @@ def identity(settings: Settings) -> dict[str, str]:
 
     Without torch, so that a result that is there is found in a blink.
     """
-    from evaltk import catalog, files
+    from evaltk import files
+    from evaltk.checkpoints import catalog
 
     if settings.head is None:
         return {}
@@ -136,7 +70,7 @@ def check(dataset: Dataset, settings: Settings) -> None:
 
 def extracts(bench: Bench, dataset: Dataset, settings: Settings) -> Extracts:
     """The features that `prepare` and `run` ask for of this net; no needs: images that training itself reads."""
-    from protocols import linear_data
+    from protocols.linear import data as linear_data
 
     if settings.head is not None:
         return ((dataset.test, (Need(recipe=_head(bench, dataset, settings)[0]),)),)
@@ -146,7 +80,7 @@ def extracts(bench: Bench, dataset: Dataset, settings: Settings) -> Extracts:
 def prepare(bench: Bench, dataset: Dataset, settings: Settings) -> None:
     """Extract features and train, all processes together; what is done is kept in the cache. Raises: as `run`."""
     from evaltk import distributed
-    from protocols import linear_data
+    from protocols.linear import data as linear_data
 
     if settings.head is not None:
         for split, needed in extracts(bench, dataset, settings):
@@ -164,7 +98,8 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
     Raises: DataError: unreadable images, features that are not finite. SettingsError: every head diverged, blocks that
         the net has not, a head of other classes or width. CheckpointError: a head that cannot be read.
     """
-    from protocols import linear_data, linear_scores
+    from protocols.linear import data as linear_data
+    from protocols.linear import scores as linear_scores
 
     if settings.head is not None:
         recipe, head = _head(bench, dataset, settings)
@@ -191,7 +126,7 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
 
 
 def _head(bench: Bench, dataset: Dataset, settings: Settings) -> tuple[Recipe, LinearHead]:
-    from evaltk import linear_heads
+    from protocols.linear import published_head as linear_heads
 
     arch, said = bench.checkpoint.arch, str(settings.head)
     path = Path(said).expanduser()

@@ -14,7 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from evaltk import checkpoint, rawfile
+from evaltk.checkpoints import load as checkpoint
+from evaltk.checkpoints import rawfile
 from evaltk.errors import CheckpointError, SettingsError
 from evaltk.types import Recipe
 

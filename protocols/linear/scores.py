@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from evaltk.bench import Outcome
-from evaltk.images import Dataset
+from evaltk.data.images import Dataset
 from evaltk.types import Features, Recipe, Score
 
 if TYPE_CHECKING:
-    from evaltk.linear_heads import LinearHead
-    from evaltk.probe_store import Trained
+    from evaltk.features.sweep_cache import Trained
+    from protocols.linear.published_head import LinearHead
 
 FEW = 100  # held-out images below which a choice among learning rates is rough
 
@@ -67,7 +67,7 @@ def of_head(dataset: Dataset, found: Features, recipe: Recipe, head: LinearHead)
     """Top-1 and top-5 of a published head on the features it is for."""
     import torch
 
-    from evaltk import probe
+    from protocols.linear import heads as probe
 
     weight, bias = head.weight[None], head.bias[None]
     heads = probe.Heads(weight=weight, bias=bias, weight_momentum=weight, bias_momentum=bias)

@@ -13,14 +13,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from evaltk import distributed, probe, progress
+from evaltk import distributed, progress
 from evaltk.errors import DataError, SettingsError
-from evaltk.probe import Heads
-from evaltk.probe_batches import Batch
-from evaltk.probe_store import HISTORY, Store, Trained
+from evaltk.features.sweep_cache import HISTORY, Store, Trained
 from evaltk.progress import log
 from evaltk.seeding import generator
 from evaltk.types import Features, Recipe
+from protocols.linear import heads as probe
+from protocols.linear.batches import Batch
+from protocols.linear.heads import Heads
 
 
 class Source(Protocol):

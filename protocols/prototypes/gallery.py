@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from evaltk.images import Split
+from evaltk.data.images import Split
 from evaltk.types import Features
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from evaltk.duplicates import DuplicateSets
-    from evaltk.mixture_fit import Fit
     from evaltk.models.heads import Head
-    from protocols.prototypes import Settings
+    from evaltk.prototypes.duplicates import DuplicateSets
+    from evaltk.prototypes.mixture_fit import Fit
+    from protocols.prototypes.settings import Settings
 
 PROTOTYPES = 4  # of each kind
 SIDE = 64  # of a thumbnail, pixels
@@ -31,7 +31,7 @@ def gallery(
     """Arrays of G prototypes: which, of what kind, their nearest images' cosines and thumbnails [G, M, 64, 64, 3]."""
     import numpy as np
 
-    from evaltk.mixture_fit import nearest_images
+    from evaltk.prototypes.mixture_fit import nearest_images
 
     chosen = choose(fit.counts, arrays["kappa"], arrays["purity"], sets.owner, settings.min_images)
     if not chosen:
@@ -57,7 +57,7 @@ def choose(
     """
     import numpy as np
 
-    from protocols.prototype_use import varies
+    from protocols.prototypes.settings import varies
 
     enough = np.flatnonzero(counts >= min_images)
     if not len(enough):

@@ -8,19 +8,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from evaltk.bench import Bench, Outcome
-from evaltk.images import Dataset
+from evaltk.data.images import Dataset
 from evaltk.types import Features, Score
+from protocols.prototypes.settings import varies
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from evaltk.duplicate_graph import Directions
-    from evaltk.duplicates import DuplicateSets
     from evaltk.metrics.clustering import Agreement
-    from evaltk.mixture import Mixture, Use
-    from evaltk.mixture_fit import Fit
     from evaltk.models.heads import Head
-    from protocols.prototypes import Settings
+    from evaltk.prototypes.duplicates import DuplicateSets
+    from evaltk.prototypes.graph import Directions
+    from evaltk.prototypes.mixture import Mixture, Use
+    from evaltk.prototypes.mixture_fit import Fit
+    from protocols.prototypes.settings import Settings
 
 
 def use_by_images(
@@ -33,8 +34,8 @@ def use_by_images(
     directions: Directions,
 ) -> Outcome:
     """Measures of the mixture on the images of `features`, for every temperature, without and with the centre."""
-    from evaltk import mixture, mixture_fit, void
     from evaltk.metrics.clustering import agreement
+    from evaltk.prototypes import mixture, mixture_fit, void
 
     mixtures, notes = variants(bench, head, settings.formulation, settings.temperature, settings.centre)
     used = mixture.use(head, features.x, mixtures)
@@ -55,7 +56,7 @@ def use_by_images(
     arrays = _arrays(used[0], found[0], own, mixtures[0], unit)
     arrays["void"] = (sets.owner == verdict.owner) & is_void
     if settings.gallery:
-        from protocols import prototype_gallery
+        from protocols.prototypes import gallery as prototype_gallery
 
         arrays |= prototype_gallery.gallery(dataset.train, features, head, own, arrays, sets, settings)
     return Outcome(scores=tuple(scores), predictions=arrays, notes=(verdict.words, *notes))
@@ -65,8 +66,8 @@ def variants(
     bench: Bench, head: Head, asked: str, temperatures: tuple[float, ...], centre: bool
 ) -> tuple[list[Mixture], tuple[str, ...]]:
     """Mixtures under the method's formulation, the primary one first, and notes on what decided it."""
-    from evaltk import mixture
-    from evaltk.prototype_head import formulation
+    from evaltk.prototypes import mixture
+    from evaltk.prototypes.head import formulation
 
     weights = bench.checkpoint.head
     assert weights is not None
@@ -136,14 +137,9 @@ def _fitted(bench: Bench, dataset: Dataset, settings: Settings, mixture: Mixture
     return found
 
 
-def varies(values: np.ndarray) -> bool:
-    """Whether there is more than rounding between the least and the greatest value."""
-    return bool(values.max() - values.min() > 1e-5 * abs(values).max())
-
-
 def _arrays(use: Use, agreement: Agreement, fit: Fit, mixture: Mixture, unit: np.ndarray) -> dict[str, np.ndarray]:
     """What figures are made of: one row a prototype, but for `assigned` (an image) and `projection_share`."""
-    from evaltk.mixture_fit import projection
+    from evaltk.prototypes.mixture_fit import projection
 
     places, share = projection(unit)
     return {

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from evaltk import features
-from evaltk.backbone import Backbone
-from evaltk.datasets.transforms import Transform
+from evaltk.data.galleries import Photographs
+from evaltk.data.transforms import Transform
 from evaltk.errors import DataError
-from evaltk.features import Extraction
-from evaltk.galleries import Photographs
+from evaltk.features import extraction as features
+from evaltk.features.extraction import Extraction
+from evaltk.models.backbone import Backbone
 from evaltk.types import Recipe, Tokens
 
 SHARD = 256  # images an interrupted run loses at most, for each process

@@ -14,13 +14,13 @@ import numpy as np
 
 from evaltk import datasets
 from evaltk.bench import Bench, Need, Outcome
+from evaltk.data.galleries import Gallery, Photographs, folder_of_images
 from evaltk.errors import DataError, SettingsError
-from evaltk.galleries import Gallery, Photographs, folder_of_images
 from evaltk.types import Score
 
 if TYPE_CHECKING:
-    from evaltk.descriptors import Pooling, Thumbnail
-    from evaltk.ranking import Ranking, Whitening
+    from protocols.retrieval.descriptors import Pooling, Thumbnail
+    from protocols.retrieval.ranking import Ranking, Whitening
 
 VERSION = 1
 KIND = "retrieval"
@@ -108,7 +108,7 @@ def run(bench: Bench, dataset: Gallery, settings: Settings) -> Outcome:
     Raises: DataError: an image that cannot be read, features that cannot be compared. SettingsError: a data set or
         number of dimensions that will not do.
     """
-    from evaltk import ranking
+    from protocols.retrieval import ranking
 
     x = {
         name: _describe(bench, dataset, split, settings, together=False)
@@ -160,7 +160,7 @@ def _splits(dataset: Gallery, settings: Settings) -> dict[str, Photographs]:
 
 
 def _describe(bench: Bench, dataset: Gallery, split: Photographs, settings: Settings, *, together: bool) -> np.ndarray:
-    from evaltk import descriptors
+    from protocols.retrieval import descriptors
 
     imsize, scales = settings.recipe(dataset.truth.name)
     mean, std = bench.checkpoint.mean, bench.checkpoint.std
@@ -175,7 +175,7 @@ def _describe(bench: Bench, dataset: Gallery, split: Photographs, settings: Sett
 
 
 def _whitening(x: np.ndarray | None, settings: Settings) -> tuple[Whitening | None, tuple[str, ...]]:
-    from evaltk import ranking
+    from protocols.retrieval import ranking
 
     if x is None:
         return None, ()

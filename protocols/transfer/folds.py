@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from evaltk.data.images import Dataset
 from evaltk.errors import DataError
-from evaltk.images import Dataset
 from evaltk.types import Features
 
 if TYPE_CHECKING:

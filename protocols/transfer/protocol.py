@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from evaltk.bench import Bench, Need, Outcome
+from evaltk.data.images import Dataset
 from evaltk.errors import DataError, SettingsError
-from evaltk.images import Dataset
 from evaltk.types import Recipe, Score
-from protocols.transfer_folds import FOLDS, held_out, stratified
+from protocols.transfer.folds import FOLDS, held_out, stratified
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from evaltk.logistic import CrossValidation
+    from evaltk.logistic.regression import CrossValidation
 
 VERSION = 1
 KIND = "images"
@@ -85,7 +85,7 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
     import numpy as np
 
     from evaltk import logistic
-    from evaltk.datasets import overlap
+    from evaltk.data import overlap
 
     (need,) = needs(settings)
     notes = overlap.check(dataset)

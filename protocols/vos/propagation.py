@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from evaltk import frames as video
-from evaltk.affinity import Contexts, Rules, carry
-from evaltk.backbone import Backbone
+from evaltk.data import frames as video
+from evaltk.data.frames import VOID, Frame
 from evaltk.errors import DataError, SettingsError
-from evaltk.frames import VOID, Frame
+from evaltk.models.backbone import Backbone
+from protocols.vos.affinity import Contexts, Rules, carry
 
 Triple = tuple[float, float, float]
 
@@ -39,7 +39,7 @@ class Course:
 
 
 def propagate(backbone: Backbone, frames: Sequence[Frame], first_mask: np.ndarray, course: Course) -> np.ndarray:
-    """Object ids of every frame, uint8 [T, H, W]; arguments and errors are told at `protocols.vos.propagate`."""
+    """Object ids of every frame, uint8 [T, H, W]; arguments and errors: `protocols.vos.propagate`."""
     mask = _checked(backbone, frames, first_mask)
     height, width = mask.shape
     done = np.empty((len(frames), height, width), dtype=np.uint8)

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from evaltk import files, progress, results
-from evaltk import frames as video
 from evaltk.bench import Bench, Need, Outcome
+from evaltk.data import frames as video
+from evaltk.data.frames import Frame
 from evaltk.datasets.davis2017 import Sequence as Video
 from evaltk.datasets.davis2017 import Sequences
 from evaltk.errors import SettingsError
-from evaltk.frames import Frame
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, FeatureKey, Score
 
 if TYPE_CHECKING:
-    from evaltk.backbone import Backbone
     from evaltk.metrics.segmentation import ObjectScores
-    from evaltk.propagation import Course
+    from evaltk.models.backbone import Backbone
+    from protocols.vos.propagation import Course
 
 VERSION = 1
 KIND = "sequences"
@@ -81,9 +81,9 @@ class Settings:
         return self.mean or IMAGENET_MEAN, std
 
     def course(self) -> Course:
-        """The settings as `evaltk.propagation` takes them."""
-        from evaltk.affinity import Rules
-        from evaltk.propagation import Course
+        """The settings as `protocols.vos.propagation` takes them."""
+        from protocols.vos.affinity import Rules
+        from protocols.vos.propagation import Course
 
         mean, std = self.statistics()
         rules = Rules(radius=self.radius, topk=self.topk, temperature=self.temperature)
@@ -112,7 +112,7 @@ def propagate(
 
     Raises: DataError: no frame, an unreadable one, sizes that differ. SettingsError: a net without patch tokens.
     """
-    from evaltk import propagation
+    from protocols.vos import propagation
 
     return propagation.propagate(backbone, frames, first_mask, (settings or Settings()).course())
 
@@ -136,8 +136,8 @@ def run(bench: Bench, dataset: Sequences, settings: Settings) -> Outcome:
     The masks of each sequence are kept in the cache once they are whole, so that an interrupted run goes on with the
     next. Raises: DataError: an image or mask that will not do (it is named). SettingsError: a net without patches.
     """
-    from evaltk import sequence_scores
-    from evaltk.sequence_scores import Task
+    from protocols.vos import scoring as sequence_scores
+    from protocols.vos.scoring import Task
 
     settings, notes = _with_statistics(bench, settings)
     masks = [_masks(bench, dataset, sequence, settings) for sequence in dataset.sequences]
@@ -207,7 +207,7 @@ def _scores(bench: Bench, dataset: Sequences, objects: Sequence[Sequence[ObjectS
     """Means over objects. Their intervals come from resampling sequences, for the objects of one share its frames."""
     from evaltk.metrics.statistics import bootstrap_interval
     from evaltk.seeding import derive
-    from evaltk.sequence_scores import MEASURES, measures
+    from protocols.vos.scoring import MEASURES, measures
 
     table = [np.array([measures(one) for one in of_sequence]) for of_sequence in objects]  # [objects, measures] each
     num_objects = sum(map(len, table))
@@ -234,7 +234,7 @@ def _scores(bench: Bench, dataset: Sequences, objects: Sequence[Sequence[ObjectS
 
 def _predictions(objects: Sequence[ObjectScores]) -> dict[str, np.ndarray]:
     """A row an object: its name and sequence, its measures, and J and F of each scored frame (NaN after the last)."""
-    from evaltk.sequence_scores import MEASURES, measures
+    from protocols.vos.scoring import MEASURES, measures
 
     longest = max(len(one.region) for one in objects)
     frames = np.full((2, len(objects), longest), np.nan, dtype=np.float64)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from evaltk import cores, files, frames
+from evaltk import cores, files
+from evaltk.data import frames
 from evaltk.errors import DataError
 from evaltk.metrics import segmentation
 from evaltk.metrics.segmentation import ObjectScores

@@ -13,10 +13,10 @@ import numpy as np
 
 from evaltk import results
 from evaltk.types import Result, Score
-from reports import prototype_figures as draw
-from reports import result_figures
-from reports.figure_style import Drawn, shown
-from reports.training_log import TrainingLog
+from reports.figures import prototypes as draw
+from reports.figures import scores as result_figures
+from reports.figures.style import Drawn, shown
+from reports.figures.training_log import TrainingLog
 
 Arrays = Mapping[str, np.ndarray]
 

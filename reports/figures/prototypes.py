@@ -14,7 +14,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, ScalarFormatter
 
-from reports.figure_style import COLOURS, WIDTH, legend_below, line, panels, style
+from reports.figures.style import COLOURS, WIDTH, legend_below, line, panels, style
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

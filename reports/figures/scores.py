@@ -14,10 +14,14 @@ from matplotlib.figure import Figure
 
 from evaltk import results as files
 from evaltk.types import Result, Score
-from reports import belonging, cells, layouts, overviews, trajectories, verdicts
-from reports.figure_style import COLOURS, GREY, Drawn, legend_below, line, panels, shown, style
+from reports import comparable as belonging
+from reports import layouts
+from reports.figures import trajectories
+from reports.figures.style import COLOURS, GREY, Drawn, legend_below, line, panels, shown, style
+from reports.figures.training_log import TrainingLog
 from reports.layouts import Layout
-from reports.training_log import TrainingLog
+from reports.published import verdicts
+from reports.tables import cells, overviews
 
 SWEPT = {"knn": "neighbours k", "fewshot": "images a class"}  # protocol: what its sweep is called under an axis
 BARS = {  # protocol: (panel, metric)

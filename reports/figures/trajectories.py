@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evaltk.types import Result
-from reports import belonging
-from reports.figure_style import GREY, legend_below, line, panels, shown, style
+from reports import comparable as belonging
+from reports.figures.style import GREY, legend_below, line, panels, shown, style
+from reports.figures.training_log import TrainingLog
 from reports.layouts import Extra
-from reports.training_log import TrainingLog
 
 # The checkpoints that one run leaves, called after its folder.
 OF_RUN = re.compile(r"(?P<run>.+)/checkpoint(-epoch\d+|\.before)?")

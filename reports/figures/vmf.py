@@ -10,11 +10,11 @@ from typing import Protocol
 import numpy as np
 from matplotlib.figure import Figure
 
-from reports.figure_style import DASHES, GREY, line, panels, style
+from reports.figures.style import DASHES, GREY, line, panels, style
 
 
 class Circle(Protocol):
-    """angle [N] in radians, kappa [C], density [C, N] per radian (`evaltk.vmf_curves.CircleDensities`)."""
+    """angle [N] in radians, kappa [C], density [C, N] per radian (`evaltk.prototypes.vmf_curves.CircleDensities`)."""
 
     @property
     def angle(self) -> np.ndarray: ...
@@ -25,7 +25,7 @@ class Circle(Protocol):
 
 
 class Normalizer(Protocol):
-    """kappa [N]; dims (P); approximate, error [P, N] in nats (`evaltk.vmf_curves.NormalizerCurves`)."""
+    """kappa [N]; dims (P); approximate, error [P, N] in nats (`evaltk.prototypes.vmf_curves.NormalizerCurves`)."""
 
     @property
     def kappa(self) -> np.ndarray: ...

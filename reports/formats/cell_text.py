@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from evaltk.types import Cell, Table
-from reports.verdicts import NOT_COMPARABLE, OFF, REPRODUCED
+from reports.published.verdicts import NOT_COMPARABLE, OFF, REPRODUCED
+from reports.table import Cell, Table
 
 LETTERS = "abcdefghijklmnopqrstuvwyz"  # without x: `- [x]` is a ticked box in Markdown
 PARENTHESES = "in parentheses: published, not measured here"

@@ -6,8 +6,8 @@ import html as markup
 from collections.abc import Mapping
 
 from evaltk.errors import printable
-from evaltk.types import Cell, Table
-from reports import wording
+from reports.formats import cell_text as wording
+from reports.table import Cell, Table
 
 
 def html(table: Table) -> str:

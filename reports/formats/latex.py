@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from evaltk.errors import printable
-from evaltk.types import Cell, Table
-from reports import wording
-from reports.wording import Pieces
+from reports.formats import cell_text as wording
+from reports.formats.cell_text import Pieces
+from reports.table import Cell, Table
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",

@@ -8,8 +8,10 @@ import re
 from collections.abc import Callable, Sequence
 
 from evaltk.errors import SettingsError, nearest, printable
-from evaltk.types import Cell, Table
-from reports import html_table, latex, terminal, wording
+from reports.formats import cell_text as wording
+from reports.formats import html as html_table
+from reports.formats import latex, terminal
+from reports.table import Cell, Table
 
 CSV_COLUMNS = (
     "table", "checkpoint", "column", "unit", "value", "low", "high", "bold", "published", "published_std", "verdict",

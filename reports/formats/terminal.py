@@ -6,9 +6,9 @@ import io
 import sys
 
 from evaltk.errors import printable
-from evaltk.types import Cell, Table
-from reports import wording
-from reports.verdicts import NOT_COMPARABLE, OFF, REPRODUCED
+from reports.formats import cell_text as wording
+from reports.published.verdicts import NOT_COMPARABLE, OFF, REPRODUCED
+from reports.table import Cell, Table
 
 COLOURS = {REPRODUCED: "green", OFF: "yellow", NOT_COMPARABLE: "dim"}
 

@@ -1,4 +1,4 @@
-"""Table layouts, one TOML file each: data that `reports.tables` reads. The folder is the registry.
+"""Table layouts, one TOML file each: data that `reports.tables.build` reads. The folder is the registry.
 
 Kinds: `protocol` (one row a checkpoint), `paper` (a paper's table, published numbers with ours beside them), `summary`,
 `sweep` and `compare` (over all protocols that have a layout).

@@ -16,21 +16,19 @@ from markupsafe import Markup
 
 from evaltk import results as files
 from evaltk.errors import StorageError, printable
-from evaltk.types import Result, Table
-from reports import (
-    belonging,
-    html_table,
-    layouts,
-    page_figures,
-    page_galleries,
-    page_provenance,
-    page_verdicts,
-    paired,
-    tables,
-    training_log,
-    verdicts,
-)
+from evaltk.types import Result
+from reports import comparable as belonging
+from reports import layouts, paired
+from reports.figures import training_log
+from reports.formats import html as html_table
 from reports.layouts import Paper
+from reports.page import figures as page_figures
+from reports.page import galleries as page_galleries
+from reports.page import provenance as page_provenance
+from reports.page import verdicts as page_verdicts
+from reports.published import verdicts
+from reports.table import Table
+from reports.tables import build as tables
 
 TESTED = 20  # checkpoints above which nothing is tested on the page: thousands of comparisons take too long
 FOLDED = 40  # lines above which the table of verdicts is behind a click

@@ -14,9 +14,13 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from evaltk.types import Result
-from reports import belonging, figure_style, figures, page_alt_texts, result_figures
-from reports.figure_style import Drawn
-from reports.training_log import TrainingLog
+from reports import comparable as belonging
+from reports.figures import collect as figures
+from reports.figures import scores as result_figures
+from reports.figures import style as figure_style
+from reports.figures.style import Drawn
+from reports.figures.training_log import TrainingLog
+from reports.page import alt_texts as page_alt_texts
 
 MOST = 30  # figures of scores on a page
 COMPARED = 4  # checkpoints of one data set whose prototypes are drawn

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evaltk.types import Result, canonical
-from reports import belonging, page_verdicts
-from reports.belonging import AROUND, mapping, sequence
+from reports import comparable as belonging
+from reports.comparable import AROUND, mapping, sequence
+from reports.page import verdicts as page_verdicts
 
 Lines = tuple[tuple[str, str], ...]  # (name, what it is)
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from evaltk.types import Cell, Result, Table
-from reports import belonging, cells, twins, verdicts
+from evaltk.types import Result
+from reports import comparable as belonging
+from reports.published import match as twins
+from reports.published import verdicts
+from reports.table import Cell, Table
+from reports.tables import cells
 
 NONE = "no published number"
 

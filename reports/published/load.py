@@ -14,7 +14,7 @@ from pathlib import Path
 
 from evaltk.errors import SettingsError, nearest
 
-FOLDER = Path(__file__).with_name("published")
+FOLDER = Path(__file__).parent
 COLUMNS = (
     "table", "task", "dataset", "metric", "arch", "method", "variant", "value", "std", "unit", "note", "source",
 )  # fmt: skip

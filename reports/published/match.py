@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from evaltk.types import Result, Score
-from reports import layouts, published
-from reports.belonging import mapping, scores
+from reports import layouts
+from reports.comparable import mapping, scores
 from reports.layouts import Extra
-from reports.published import Published
+from reports.published import load as published
+from reports.published.load import Published
 
 IMAGENET = {"imagenet": "ImageNet-1K"}
 METHODS = {"dino": "DINO", "ibot": "iBOT", "msn": "MSN"}

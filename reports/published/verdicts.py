@@ -13,10 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from evaltk.types import Cell, Result, Score
-from reports.belonging import mapping, sequence
-from reports.published import Published
-from reports.twins import Measured
+from evaltk.types import Result, Score
+from reports.comparable import mapping, sequence
+from reports.published.load import Published
+from reports.published.match import Measured
+from reports.table import Cell
 
 RULES = Path(__file__).with_name("acceptance.toml")
 SUBSET = ": not comparable with published figures"  # how a data set ends the note that it is not the whole

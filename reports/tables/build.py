@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from evaltk.types import Result, Table
-from reports import belonging, cells, compare, layouts, overviews, paper
+from evaltk.types import Result
+from reports import comparable as belonging
+from reports import layouts
 from reports.layouts import AnyLayout, Extra, Layout, Paper
 from reports.paired import Predictions
+from reports.table import Table
+from reports.tables import cells, compare, overviews, paper
 
 
 def build(

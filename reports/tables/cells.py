@@ -6,10 +6,14 @@ import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from evaltk.types import Cell, Result, Score
-from reports import belonging, paired, twins, verdicts
+from evaltk.types import Result, Score
+from reports import comparable as belonging
+from reports import paired
 from reports.layouts import Extra, Layout
 from reports.paired import Predictions, Sample
+from reports.published import match as twins
+from reports.published import verdicts
+from reports.table import Cell
 
 BOLD = (
     "best of its column and all that cannot be told from it at 5 %, compared on the same items (McNemar's exact test "

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaltk.errors import SettingsError, nearest
-from evaltk.types import Cell, Result, Score, Table
-from reports import belonging, cells, paired
+from evaltk.types import Result, Score
+from reports import comparable as belonging
+from reports import paired
 from reports.layouts import Extra, Layout, Over
-from reports.overviews import ordered
 from reports.paired import Difference, Predictions
+from reports.table import Cell, Table
+from reports.tables import cells
+from reports.tables.overviews import ordered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

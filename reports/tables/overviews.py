@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from evaltk.types import Cell, Result, Score, Table
-from reports import belonging, cells, layouts
+from evaltk.types import Result, Score
+from reports import comparable as belonging
+from reports import layouts
 from reports.layouts import Extra, Layout, Over
 from reports.paired import Predictions
+from reports.table import Cell, Table
+from reports.tables import cells
 
 
 def summary(over: Over, results: Sequence[Result], predictions: Predictions | None) -> list[Table]:

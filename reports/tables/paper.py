@@ -10,12 +10,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from evaltk.errors import SettingsError
-from evaltk.types import Cell, Result, Table
-from reports import belonging, cells, layouts, published, twins, verdicts
+from evaltk.types import Result
+from reports import comparable as belonging
+from reports import layouts
 from reports.layouts import Paper
 from reports.paired import Predictions
-from reports.published import Published
-from reports.twins import Measured
+from reports.published import load as published
+from reports.published import match as twins
+from reports.published import verdicts
+from reports.published.load import Published
+from reports.published.match import Measured
+from reports.table import Cell, Table
+from reports.tables import cells
 
 Place = tuple[int, int]  # (row, column)
 

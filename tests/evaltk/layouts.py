@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from evaltk.models import layout
+from evaltk.checkpoints import layout
 from evaltk.types import Arch
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaltk.affinity import Contexts, Rules, carry
+from protocols.vos.affinity import Contexts, Rules, carry
 
 
 def plain(

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from evaltk import catalog, download
+from evaltk.checkpoints import catalog, download
 from evaltk.cli import fetch as command
 from evaltk.errors import DownloadError, SettingsError, StorageError
 
@@ -504,5 +504,5 @@ def test_command_looks_all_names_up_first(site: Site, tmp_path: Path) -> None:
 
 
 def test_catalogue_needs_no_torch() -> None:
-    code = "import sys, evaltk.catalog as c; c.load(); sys.exit('torch' in sys.modules)"
+    code = "import sys, evaltk.checkpoints.catalog as c; c.load(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from evaltk import datasets, images
+from evaltk import datasets
+from evaltk.data import images
 from evaltk.datasets import cifar10
 from evaltk.errors import DataError, SettingsError
 

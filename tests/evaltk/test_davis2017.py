@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaltk import frames
+from evaltk.data import frames
 from evaltk.datasets import davis2017
 from evaltk.errors import DataError
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from evaltk.duplicate_graph import Directions, count_edges
-from evaltk.duplicates import METHODS, duplicate_sets, order_sensitivity, readings, scan
 from evaltk.errors import DataError, SettingsError
+from evaltk.prototypes.duplicates import METHODS, duplicate_sets, order_sensitivity, readings, scan
+from evaltk.prototypes.graph import Directions, count_edges
 from protocols import prototypes
 
 

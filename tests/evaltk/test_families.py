@@ -26,7 +26,8 @@ from layouts import (
 )
 
 import evaltk
-from evaltk import catalog, families, files, rawfile
+from evaltk import files
+from evaltk.checkpoints import catalog, families, rawfile
 from evaltk.errors import CheckpointError, SettingsError
 from evaltk.types import Checkpoint
 

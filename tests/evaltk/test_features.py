@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 import torch
 
-from evaltk import build_backbone, datasets, files, images, load_checkpoint
-from evaltk.backbone import Backbone
-from evaltk.datasets import transforms
-from evaltk.datasets.transforms import Transform
+from evaltk import build_backbone, datasets, files, load_checkpoint
+from evaltk.data import images, transforms
+from evaltk.data.images import Split
+from evaltk.data.transforms import Transform
 from evaltk.errors import DataError, EvaltkError, SettingsError, StorageError
-from evaltk.feature_store import Entry
-from evaltk.features import Extraction, auto_batch, extract, key_of
-from evaltk.images import Split
+from evaltk.features.cache import Entry
+from evaltk.features.extraction import Extraction, auto_batch, extract, key_of
+from evaltk.models.backbone import Backbone
 from evaltk.types import Recipe
 
 NET = "random:vit_patch4_dim32_depth2_heads2_img16"
@@ -135,7 +135,7 @@ def test_the_key_changes_with_all_that_changes_features(
 
 def test_a_weight_that_changes_is_another_key(split: Split, transform: Transform) -> None:
     checkpoint = load_checkpoint(NET)
-    from evaltk.checkpoint import weights_digest
+    from evaltk.checkpoints.load import weights_digest
 
     weights = dict(checkpoint.weights)
     weights["norm.bias"] = weights["norm.bias"].clone()
@@ -170,10 +170,11 @@ def test_decoding_processes_change_nothing(
 KILLED = """
 import sys, time
 from pathlib import Path
-from evaltk import build_backbone, images, load_checkpoint
-from evaltk.backbone import Backbone
-from evaltk.datasets import transforms
-from evaltk.features import Extraction, extract
+from evaltk import build_backbone, load_checkpoint
+from evaltk.data import images
+from evaltk.models.backbone import Backbone
+from evaltk.data import transforms
+from evaltk.features.extraction import Extraction, extract
 from evaltk.types import Recipe
 
 real = Backbone.features

@@ -13,14 +13,16 @@ from PIL import Image
 from timm.data.mixup import mixup_target
 from timm.scheduler import CosineLRScheduler
 
-from evaltk import build_backbone, finetune_batches, finetuning, images, load_checkpoint
-from evaltk.datasets import transforms
+from evaltk import build_backbone, load_checkpoint
+from evaltk.data import images, transforms
 from evaltk.errors import DataError
-from evaltk.features import Extraction
-from evaltk.finetune_batches import Views
-from evaltk.finetuning import Tuning
+from evaltk.features.extraction import Extraction
 from evaltk.global_streams import seeded
 from evaltk.types import Arch
+from protocols.finetune import batches as finetune_batches
+from protocols.finetune import recipe as finetuning
+from protocols.finetune.batches import Views
+from protocols.finetune.recipe import Tuning
 
 NET = "random:vit_patch4_dim32_depth3_heads2_img16"
 

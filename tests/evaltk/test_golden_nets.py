@@ -11,7 +11,7 @@ import torch
 from layouts import GOLDEN, gap, save
 
 import evaltk
-from evaltk.backbone import Backbone, Head
+from evaltk.models.backbone import Backbone, Head
 from evaltk.types import Recipe, Tokens
 
 NETS = np.load(GOLDEN / "nets.npz")

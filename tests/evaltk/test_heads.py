@@ -26,8 +26,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 import evaltk
-from evaltk.backbone import Head
 from evaltk.errors import CheckpointError
+from evaltk.models.backbone import Head
 from evaltk.types import HeadWeights
 
 CLS = images(5, 24, seed=11)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from evaltk import linear_heads
 from evaltk.errors import CheckpointError, SettingsError
-from evaltk.linear_heads import LinearHead
 from evaltk.types import Recipe
+from protocols.linear import published_head as linear_heads
+from protocols.linear.published_head import LinearHead
 
 CLASSES, WIDTH = 5, 4
 WEIGHT = torch.randn(CLASSES, WIDTH, generator=torch.Generator().manual_seed(0))

@@ -13,9 +13,10 @@ import torch
 from scipy.optimize import brentq, minimize
 from sklearn.linear_model import LogisticRegression
 
-from evaltk import lbfgs, logistic
 from evaltk.errors import DataError, EvaltkError, SettingsError
-from evaltk.logistic_path import extrapolate
+from evaltk.logistic import lbfgs
+from evaltk.logistic import regression as logistic
+from evaltk.logistic.path import extrapolate
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FEWSHOT = json.loads((GOLDEN / "fewshot_expected.json").read_text())

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from evaltk import vmf
-from evaltk.checkpoint import load_checkpoint
+from evaltk.checkpoints.load import load_checkpoint
 from evaltk.errors import DataError, SettingsError
-from evaltk.mixture import Mixture, mixture, use
-from evaltk.mixture_fit import fit, nearest_images, projection
 from evaltk.models.heads import Head
-from evaltk.prototype_head import formulation, head_of
+from evaltk.prototypes.head import formulation, head_of
+from evaltk.prototypes.mixture import Mixture, mixture, use
+from evaltk.prototypes.mixture_fit import fit, nearest_images, projection
 from evaltk.types import HeadWeights
 
 N, D, P, K = 60, 6, 5, 9

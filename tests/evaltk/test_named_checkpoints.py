@@ -14,8 +14,8 @@ from layouts import dino_head, gap, images, save, under
 from timm.models.vision_transformer import VisionTransformer
 
 import evaltk
+from evaltk.checkpoints.families import timm as timm_family
 from evaltk.errors import CheckpointError, SettingsError
-from evaltk.families import timm as timm_family
 
 STATS: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 

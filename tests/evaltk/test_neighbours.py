@@ -10,10 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaltk import fixed_order, neighbour_blocks
+from evaltk import fixed_order
 from evaltk.errors import DataError, SettingsError
-from evaltk.neighbour_blocks import block_size, blocks, rows
-from evaltk.neighbours import search
+from evaltk.neighbours import blocks as neighbour_blocks
+from evaltk.neighbours.blocks import block_size, blocks, rows
+from evaltk.neighbours.exact import search
 
 BLOCKS = [(2048, 32768), (1, 1), (3, 7), (2, 32), (5, 64), (16, 33), (1, 100)]
 

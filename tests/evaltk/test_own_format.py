@@ -15,9 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import evaltk
+from evaltk.checkpoints.families import own
 from evaltk.cli import main
 from evaltk.errors import CheckpointError, SettingsError
-from evaltk.families import own
 from evaltk.types import Checkpoint
 
 TREES = {"dino": dino_full, "ibot": ibot_full, "msn": msn_full}

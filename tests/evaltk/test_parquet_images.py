@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from evaltk import cli, datasets
-from evaltk.datasets import overlap, parquet
+from evaltk.data import overlap, parquet
 from evaltk.errors import DataError, SettingsError
 
 pa = pytest.importorskip("pyarrow")

@@ -22,15 +22,17 @@ import tyro
 from huggingface_hub import constants
 from PIL import Image
 
-from evaltk import cli, cores, estimates, features, files, measuring, results, runner
-from evaltk.backbone import Backbone, build_backbone
-from evaltk.checkpoint import load_checkpoint
+from evaltk import cli, cores, files, results
+from evaltk.checkpoints.families import timm
+from evaltk.checkpoints.load import load_checkpoint
 from evaltk.cli import plan, run
+from evaltk.data.images import SAMPLED
+from evaltk.data.transforms import Transform
 from evaltk.datasets import digits
-from evaltk.datasets.transforms import Transform
 from evaltk.errors import DataError, EvaltkError
-from evaltk.families import timm
-from evaltk.images import SAMPLED
+from evaltk.features import extraction as features
+from evaltk.models.backbone import Backbone, build_backbone
+from evaltk.running import estimates, measuring, runner
 from evaltk.types import Recipe
 
 NET = "random:vit_patch4_dim32_depth2_heads2_img16"
@@ -297,7 +299,7 @@ def test_damaged_files_are_refused_as_in_a_run(tmp_path: Path, folders: list[str
 
 
 def test_a_catalogued_file_that_changed_stays_where_it_is(tmp_path: Path, folders: list[str], capsys: Any) -> None:
-    from evaltk import catalog
+    from evaltk.checkpoints import catalog
 
     path = catalog.local_path(catalog.find("dino_vits16"))
     files.write_text(path, "other bytes")

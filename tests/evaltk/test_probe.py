@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from evaltk import probe
+from protocols.linear import heads as probe
 
 LRS = [digit * 10.0**power for power in range(-4, 1) for digit in range(1, 10)]
 CLASSES, DIM, BATCH, EPOCHS, STEPS = 7, 12, 16, 4, 5

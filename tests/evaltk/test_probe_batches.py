@@ -12,14 +12,15 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from evaltk import build_backbone, datasets, distributed, images, load_checkpoint, probe_batches
-from evaltk.datasets import transforms
+from evaltk import build_backbone, datasets, distributed, load_checkpoint
+from evaltk.data import images, transforms
+from evaltk.data.images import Split
 from evaltk.errors import DataError
-from evaltk.features import Extraction
-from evaltk.images import Split
-from evaltk.probe_batches import Augmented, hold_out
+from evaltk.features.extraction import Extraction
 from evaltk.seeding import derive
 from evaltk.types import Recipe
+from protocols.linear import batches as probe_batches
+from protocols.linear.batches import Augmented, hold_out
 
 NET = "random:vit_patch4_dim32_depth2_heads2_img16"
 RECIPES = (Recipe(), Recipe(tokens="cls+mean", last=2))

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from evaltk import probe
 from evaltk.errors import DataError, SettingsError, StorageError
-from evaltk.probe_batches import Batch, Cached
-from evaltk.probe_store import Store, Trained
-from evaltk.probe_training import Sweep, train
+from evaltk.features.sweep_cache import Store, Trained
 from evaltk.seeding import generator
 from evaltk.types import FeatureKey, Features, Recipe
+from protocols.linear import heads as probe
+from protocols.linear.batches import Batch, Cached
+from protocols.linear.training import Sweep, train
 
 KEY = FeatureKey(
     sha256="0", dataset="0", split="x", transform="", recipe="", precision="fp32", position="dino", version=1

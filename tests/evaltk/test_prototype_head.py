@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from evaltk.checkpoint import load_checkpoint
+from evaltk.checkpoints.load import load_checkpoint
 from evaltk.cli import convert
-from evaltk.prototype_head import head_of, other_branch
+from evaltk.prototypes.head import head_of, other_branch
 from evaltk.types import Checkpoint
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaltk import prototype_report
-from evaltk.cli._score import prototypes as command
+from evaltk.cli.score import prototypes as command
 from evaltk.errors import DataError, SettingsError
+from evaltk.prototypes import report as prototype_report
 
 
 @pytest.fixture

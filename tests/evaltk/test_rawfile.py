@@ -19,7 +19,7 @@ from layouts import ARCH, dino_full, msn_full, save, vit
 from safetensors.torch import save_file
 
 import evaltk
-from evaltk import rawfile
+from evaltk.checkpoints import rawfile
 from evaltk.errors import CheckpointError, EvaltkError
 
 

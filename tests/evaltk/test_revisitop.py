@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from evaltk import datasets
-from evaltk.datasets import revisitop
+from evaltk.data import revisitop
 from evaltk.errors import DataError
 from evaltk.metrics import retrieval
 

@@ -15,11 +15,12 @@ import pytest
 import torch
 
 import protocols
-from evaltk import checkpoint as checkpoints
-from evaltk import load_checkpoint, results, runner
+from evaltk import load_checkpoint, results
 from evaltk.bench import ImageOptions
+from evaltk.checkpoints import load as checkpoints
 from evaltk.errors import CheckpointError, DataError, SettingsError, StorageError
-from evaltk.runner import Plan
+from evaltk.running import runner
+from evaltk.running.runner import Plan
 from evaltk.types import Result
 from protocols import knn
 
@@ -274,7 +275,7 @@ def test_predictions_are_what_the_scores_say(tmp_path: Path) -> None:
 
 
 def test_one_pass_over_the_images_serves_all_protocols(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from evaltk.backbone import Backbone
+    from evaltk.models.backbone import Backbone
 
     twin = type(knn)("twin")
     twin.__dict__.update({k: v for k, v in vars(knn).items() if not k.startswith("__")})

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaltk import cli, frames
+from evaltk import cli
+from evaltk.data import frames
 from evaltk.metrics import retrieval, segmentation
 
 GOLDEN = Path(__file__).parents[1] / "golden"

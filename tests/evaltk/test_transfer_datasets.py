@@ -18,9 +18,10 @@ from PIL import Image
 from scipy.io import savemat
 
 from evaltk import cli, datasets
-from evaltk.datasets import caltech101, cifar100, listed, overlap
+from evaltk.data import listed, overlap
+from evaltk.data.images import Dataset
+from evaltk.datasets import caltech101, cifar100
 from evaltk.errors import DataError
-from evaltk.images import Dataset
 
 NAMES = ("aircraft", "caltech101", "cifar100", "dtd", "flowers102", "food101", "pets", "sun397")
 
@@ -531,7 +532,7 @@ def test_test_images_that_are_training_images_by_their_bytes(tree: Callable[[str
 def test_a_few_shared_images_are_told_and_not_refused(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     pixels, labels = draw.integers(0, 256, (60, 4, 4, 3), dtype=np.uint8), np.arange(60) % 3
-    from evaltk import images
+    from evaltk.data import images
 
     train = images.from_arrays("x", "train", pixels[:30], labels[:30], "abc")
     tests = np.concatenate([pixels[30:], pixels[:2]])

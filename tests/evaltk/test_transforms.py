@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
-from evaltk.datasets.transforms import Transform, view
+from evaltk.data.transforms import Transform, view
 from evaltk.errors import SettingsError
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD
 

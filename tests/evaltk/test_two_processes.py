@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from evaltk import build_backbone, datasets, load_checkpoint, results
-from evaltk.datasets import transforms
-from evaltk.features import Extraction, extract, key_of
+from evaltk.data import transforms
+from evaltk.features.extraction import Extraction, extract, key_of
 from evaltk.types import Recipe
 
 NET = "random:vit_patch4_dim32_depth2_heads2_img16"
@@ -22,9 +22,9 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from evaltk import build_backbone, cli, datasets, distributed, load_checkpoint
-from evaltk.backbone import Backbone
-from evaltk.datasets import transforms
-from evaltk.features import Extraction, extract
+from evaltk.models.backbone import Backbone
+from evaltk.data import transforms
+from evaltk.features.extraction import Extraction, extract
 from evaltk.types import Recipe
 
 cache, arguments = Path(sys.argv[1]), sys.argv[2:]

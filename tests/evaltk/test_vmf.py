@@ -12,7 +12,8 @@ import torch
 from scipy.integrate import quad
 from scipy.special import gammaln, ive
 
-from evaltk import vmf, vmf_curves
+from evaltk import vmf
+from evaltk.prototypes import vmf_curves
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "vmf_log_normalizer.json").read_text())
 DIMS = sorted({row["p"] for row in GOLDEN})

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaltk import void
-from evaltk.duplicates import duplicate_sets
+from evaltk.prototypes import void
+from evaltk.prototypes.duplicates import duplicate_sets
 
 DATA_MEAN = np.array([0.3, 0.4, 0.0, 0.0])
 

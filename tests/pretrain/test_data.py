@@ -13,7 +13,9 @@ from PIL import Image
 
 from evaltk.cli import main
 from evaltk.errors import DataError, SettingsError
-from pretrain import data, loop, recipe_file, sources
+from pretrain import loop, recipe_file
+from pretrain.data import loader as data
+from pretrain.data import sources
 
 SMALL = [
     "net.arch=vit_patch8_dim32_depth1_heads2_img32",

@@ -17,7 +17,9 @@ import torch
 from evaltk import build_backbone, build_head, load_checkpoint
 from evaltk.cli import main
 from evaltk.errors import EvaltkError
-from pretrain import config, loop, recipe_file, saving
+from pretrain import checkpoint as saving
+from pretrain import loop, recipe_file
+from pretrain import recipe as config
 
 TINY = [
     "net.arch=vit_patch4_dim32_depth2_heads2_img16",

@@ -7,7 +7,7 @@ import torch
 
 from evaltk.errors import SettingsError
 from evaltk.seeding import generator
-from pretrain import masks
+from pretrain.data import masks
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.03, 0.1, 0.3, 0.5, 1.0])

@@ -11,8 +11,9 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as TF
 
-from pretrain import data, views, views_device
-from pretrain.config import Views
+from pretrain.data import loader as data
+from pretrain.data import views, views_device
+from pretrain.recipe import Views
 
 WIDTH, HEIGHT = 200, 150
 PLAIN = Views(num_local=3, jitter_prob=0.0, gray_prob=0.0, flip_prob=0.0, blur=(0.0,) * 3, solarize=(0.0,) * 3)

@@ -13,14 +13,17 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 import evaltk
-from evaltk import cli, datasets, images, logistic, results, shots
+from evaltk import cli, datasets, logistic, results
 from evaltk.bench import Need, Outcome
+from evaltk.data import images
+from evaltk.data.images import Dataset, Split
 from evaltk.datasets import digits
 from evaltk.errors import DataError, SettingsError
-from evaltk.images import Dataset, Split
 from evaltk.types import FeatureKey, Features, Recipe
 from protocols import fewshot
-from reports import layouts, published
+from protocols.fewshot import shots
+from reports import layouts
+from reports.published import load as published
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FEWSHOT = json.loads((GOLDEN / "fewshot_expected.json").read_text())
@@ -276,7 +279,7 @@ def test_other_lists_in_the_same_place_make_another_result(imagenet_like: Datase
 def test_msns_own_lists_are_known_by_their_sha256(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = fewshot.Settings(lists=str(msn_lists(tmp_path / "lists")))
     assert (given.images(), fewshot.Settings().images()) == ("lists", "drawn")
-    monkeypatch.setattr(fewshot, "MSN_LISTS", given.lists_sha256)
+    monkeypatch.setattr(fewshot.protocol, "MSN_LISTS", given.lists_sha256)
     assert given.images() == "MSN's lists"
 
 

@@ -12,15 +12,19 @@ import numpy as np
 import pytest
 import torch
 
-from evaltk import build_backbone, cli, datasets, finetune_training, finetuning, images, load_checkpoint
+from evaltk import build_backbone, cli, datasets, load_checkpoint
 from evaltk.bench import Bench, ImageOptions, Outcome
+from evaltk.data import images
+from evaltk.data.images import Dataset
 from evaltk.errors import CheckpointError, DataError, SettingsError
-from evaltk.features import Extraction
-from evaltk.finetuning import Classifier
-from evaltk.images import Dataset
-from evaltk.probe_store import Store
-from protocols import finetune, finetune_data
+from evaltk.features.extraction import Extraction
+from evaltk.features.sweep_cache import Store
+from protocols import finetune
 from protocols.finetune import Settings
+from protocols.finetune import data as finetune_data
+from protocols.finetune import recipe as finetuning
+from protocols.finetune import training as finetune_training
+from protocols.finetune.recipe import Classifier
 
 NET = "random:vit_patch4_dim32_depth2_heads2_img16"
 FEW: dict[str, Any] = {"batch": 16, "group": 8, "repeats": 1, "epochs": 2, "warmup_epochs": 1}

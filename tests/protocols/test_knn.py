@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from evaltk import images, neighbours
+from evaltk import neighbours
 from evaltk.bench import Need, Outcome
+from evaltk.data import images
+from evaltk.data.images import Dataset, Split
 from evaltk.errors import DataError, SettingsError
-from evaltk.images import Dataset, Split
 from evaltk.seeding import generator
 from evaltk.types import FeatureKey, Features, Recipe, Score
 from protocols import knn

@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 import torch
 
-from evaltk import build_backbone, cli, datasets, images, load_checkpoint, results
+from evaltk import build_backbone, cli, datasets, load_checkpoint, results
 from evaltk.bench import Bench, ImageOptions, Need, Outcome
+from evaltk.data import images
+from evaltk.data.images import Dataset
 from evaltk.errors import CheckpointError, DataError, SettingsError
-from evaltk.features import Extraction
-from evaltk.images import Dataset
+from evaltk.features.extraction import Extraction
 from evaltk.types import Arch, Recipe, Result, Score
-from protocols import linear, linear_data
+from protocols import linear
+from protocols.linear import data as linear_data
 
 NET = "random:vit_patch4_dim32_depth5_heads2_img16"
 BOTH = Recipe(tokens="cls+mean")
@@ -152,7 +154,7 @@ def test_augmented_and_fast_are_two_protocols(tmp_path: Path) -> None:
 
 
 def test_held_out_images_are_not_learnt_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from evaltk import probe_training
+    from protocols.linear import training as probe_training
 
     digits = small_digits()
     seen: dict[bool, Any] = {}

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from evaltk import images
-from evaltk.backbone import build_backbone
 from evaltk.bench import Bench, ImageOptions, Outcome
-from evaltk.checkpoint import load_checkpoint
+from evaltk.checkpoints.load import load_checkpoint
+from evaltk.data import images
+from evaltk.data.images import Dataset
 from evaltk.errors import DataError, SettingsError
-from evaltk.features import Extraction
-from evaltk.images import Dataset
+from evaltk.features.extraction import Extraction
+from evaltk.models.backbone import build_backbone
 from evaltk.types import HeadWeights
 from protocols import precision
 from protocols.precision import Settings, percentile_bins

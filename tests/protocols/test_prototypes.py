@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from evaltk import images, results
-from evaltk.backbone import build_backbone, build_head
+from evaltk import results
 from evaltk.bench import Bench, ImageOptions, Outcome
-from evaltk.checkpoint import load_checkpoint
+from evaltk.checkpoints.load import load_checkpoint
+from evaltk.data import images
+from evaltk.data.images import Dataset
 from evaltk.errors import CheckpointError, DataError, SettingsError
-from evaltk.features import Extraction
-from evaltk.images import Dataset
+from evaltk.features.extraction import Extraction
+from evaltk.models.backbone import build_backbone, build_head
 from evaltk.types import Checkpoint, HeadWeights, Result, Score
 from protocols import precision, prototypes
-from reports import layouts, tables
+from reports import layouts
+from reports.tables import build as tables
 
 NUM_TRAIN, NUM_TEST, P, VOID = 120, 60, 8, 30
 ARCH = "random:vit_patch4_dim24_depth1_heads2_img8"
@@ -222,7 +224,7 @@ def test_tables(outcome: Outcome, tmp_path: Path) -> None:
 def test_scores_are_the_same_for_small_blocks(
     outcome: Outcome, checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from evaltk import duplicates
+    from evaltk.prototypes import duplicates
 
     monkeypatch.setattr(duplicates, "HEAD", 7)
     monkeypatch.setattr(duplicates, "CHUNK", 11)

@@ -12,14 +12,16 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from evaltk import build_backbone, cli, datasets, features, load_checkpoint, ranking
-from evaltk.backbone import Backbone
+from evaltk import build_backbone, cli, datasets, load_checkpoint
 from evaltk.bench import Bench, ImageOptions, Outcome
+from evaltk.data.galleries import Gallery
 from evaltk.errors import DataError, SettingsError
-from evaltk.features import Extraction
-from evaltk.galleries import Gallery
+from evaltk.features import extraction as features
+from evaltk.features.extraction import Extraction
 from evaltk.metrics import retrieval as metrics
+from evaltk.models.backbone import Backbone
 from protocols import retrieval
+from protocols.retrieval import ranking
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MEAN, STD = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -150,8 +152,8 @@ def test_a_second_run_extracts_nothing(bench: Bench, tmp_path: Path, monkeypatch
 
 
 def test_patches_are_pooled_by_a_generalised_mean(bench: Bench, tmp_path: Path) -> None:
-    from evaltk.descriptors import Pooling, pooled
     from evaltk.types import Tokens
+    from protocols.retrieval.descriptors import Pooling, pooled
 
     tokens = Tokens(cls=torch.ones(1, 2), patches=torch.tensor([[[1.0, -1.0], [3.0, 2.0]]]), grid=(1, 2))
     found = pooled(tokens, Pooling(kind="cls+gem", power=2.0))

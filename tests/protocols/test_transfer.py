@@ -12,10 +12,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, recall_score
 from sklearn.model_selection import StratifiedKFold
 
-from evaltk import cli, images, results
+from evaltk import cli, results
 from evaltk.bench import Need, Outcome
+from evaltk.data import images
+from evaltk.data.images import Dataset, Split
 from evaltk.errors import DataError, SettingsError
-from evaltk.images import Dataset, Split
 from evaltk.types import FeatureKey, Features, Recipe, Score
 from protocols import transfer
 

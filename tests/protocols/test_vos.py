@@ -10,15 +10,16 @@ import pytest
 import torch
 from PIL import Image
 
-from evaltk import build_backbone, cli, frames, load_checkpoint
-from evaltk.backbone import Backbone
+from evaltk import build_backbone, cli, load_checkpoint
 from evaltk.bench import Bench, ImageOptions
+from evaltk.data import frames
 from evaltk.datasets import davis2017
 from evaltk.errors import DataError, SettingsError
-from evaltk.features import Extraction
+from evaltk.features.extraction import Extraction
 from evaltk.metrics import segmentation
-from evaltk.propagation import one_hot, winner
+from evaltk.models.backbone import Backbone
 from protocols import vos
+from protocols.vos.propagation import one_hot, winner
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 COWS = GOLDEN / "davis_cows"
@@ -196,7 +197,7 @@ def test_from_frames_to_scores_and_on_after_an_interruption(
         asked.append(paths[0].parent.name)
         return real(net, paths, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(vos, "propagate", counted)
+    monkeypatch.setattr(vos.protocol, "propagate", counted)
     outcome = vos.run(bench, dataset, settings)
     assert asked == ["ball"]  # the other one was finished before
     again = vos.run(bench, dataset, settings)

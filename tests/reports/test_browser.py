@@ -16,7 +16,10 @@ from result_files import knn, predicted, retrieval, write
 from test_page import HOSTILE, prototypes
 
 from evaltk import results
-from reports import ink, page, paired, tables
+from reports import paired
+from reports.formats import render as ink
+from reports.page import build as page
+from reports.tables import build as tables
 
 pytestmark = [
     pytest.mark.browser,

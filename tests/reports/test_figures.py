@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from evaltk import results, vmf_curves
+from evaltk import results
 from evaltk.errors import SettingsError, StorageError
+from evaltk.prototypes import vmf_curves
 from evaltk.types import Result, Score
-from reports import figure_style, figures, vmf_figures
-from reports import prototype_figures as draw
+from reports.figures import collect as figures
+from reports.figures import prototypes as draw
+from reports.figures import style as figure_style
+from reports.figures import vmf as vmf_figures
 
 K, N = 300, 500
 RNG = np.random.default_rng(0)
@@ -196,5 +199,5 @@ def test_unknown_format() -> None:
 
 
 def test_figures_need_no_torch() -> None:
-    code = "import sys, reports.figures, reports.vmf_figures; sys.exit('torch' in sys.modules)"
+    code = "import sys, reports.figures.collect, reports.figures.vmf; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

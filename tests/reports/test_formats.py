@@ -15,9 +15,13 @@ from pathlib import Path
 import pytest
 from result_files import BASE, knn, prototypes, retrieval, vos
 
-from evaltk.types import Cell, Table
-from reports import html_table, latex, layouts, tables, terminal, wording
-from reports.ink import FORMS, escaped, ink, join
+from reports import layouts
+from reports.formats import cell_text as wording
+from reports.formats import html as html_table
+from reports.formats import latex, terminal
+from reports.formats.render import FORMS, escaped, ink, join
+from reports.table import Cell, Table
+from reports.tables import build as tables
 
 AWKWARD = (
     "<script>alert(1)</script>",

@@ -8,8 +8,9 @@ import io
 from result_files import BASE, knn, made, prototypes, retrieval, vos
 
 from evaltk.types import Result, Score
-from reports import layouts, tables
-from reports.ink import ink
+from reports import layouts
+from reports.formats.render import ink
+from reports.tables import build as tables
 
 SUMMARY, SWEEP = layouts.load("summary"), layouts.load("sweep")
 

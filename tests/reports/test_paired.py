@@ -12,9 +12,11 @@ from scipy import stats
 
 from evaltk import results
 from evaltk.errors import SettingsError, StorageError
-from evaltk.types import Result, Score, Table
-from reports import layouts, paired, tables
+from evaltk.types import Result, Score
+from reports import layouts, paired
 from reports.paired import Sample
+from reports.table import Table
+from reports.tables import build as tables
 
 KNN, COMPARE = layouts.load("knn"), layouts.load("compare")
 N = 400

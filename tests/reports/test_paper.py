@@ -11,10 +11,14 @@ import pytest
 from result_files import BASE, K, knn, made, prototypes, retrieval, vos
 
 from evaltk.errors import SettingsError
-from evaltk.types import Cell, Result, Score, Table
-from reports import layouts, paper, published, tables
-from reports.ink import ink
+from evaltk.types import Result, Score
+from reports import layouts
+from reports.formats.render import ink
 from reports.layouts import Line, Paper
+from reports.published import load as published
+from reports.table import Cell, Table
+from reports.tables import build as tables
+from reports.tables import paper
 
 NUMBERS = range(1, 16)
 SHAPES = {  # (rows, columns, numbers), counted in the paper's tables

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from evaltk import catalog
+from evaltk.checkpoints import catalog
 from evaltk.errors import SettingsError
-from reports import published
-from reports.published import Published, arch_label, find, load, select
+from reports.published import load as published
+from reports.published.load import Published, arch_label, find, load, select
 
 PAPER = tuple(row for row in load() if row.table.isdecimal())
 IMAGENET = {"dataset": "ImageNet-1K", "metric": "top-1"}
@@ -245,5 +245,7 @@ def test_folders_without_numbers_and_files_of_other_bytes_are_named(tmp_path: Pa
 
 
 def test_import_needs_no_torch() -> None:
-    code = "import sys, evaltk.metrics.statistics, reports.published as p; p.load(); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, evaltk.metrics.statistics, reports.published.load as p; p.load(); sys.exit('torch' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

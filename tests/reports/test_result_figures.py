@@ -13,8 +13,12 @@ from matplotlib.figure import Figure
 from result_files import knn, made, retrieval, vos, write
 
 from evaltk.types import Result, Score
-from reports import figure_style, page_alt_texts, page_figures, result_figures, training_log, trajectories
-from reports.figure_style import Drawn
+from reports.figures import scores as result_figures
+from reports.figures import style as figure_style
+from reports.figures import training_log, trajectories
+from reports.figures.style import Drawn
+from reports.page import alt_texts as page_alt_texts
+from reports.page import figures as page_figures
 
 
 def drawn(*results: Result, logs: dict | None = None) -> dict[str, Drawn]:

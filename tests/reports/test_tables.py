@@ -10,9 +10,13 @@ from typing import Any
 import pytest
 
 from evaltk.errors import SettingsError
-from evaltk.types import Cell, Result, Score, Table
-from reports import layouts, page_verdicts, tables, twins
-from reports.ink import ink
+from evaltk.types import Result, Score
+from reports import layouts
+from reports.formats.render import ink
+from reports.page import verdicts as page_verdicts
+from reports.published import match as twins
+from reports.table import Cell, Table
+from reports.tables import build as tables
 
 KNN = layouts.load("knn")
 

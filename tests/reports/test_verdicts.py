@@ -7,8 +7,12 @@ from typing import Any
 import pytest
 from result_files import BASE, EVAL, knn, retrieval, vos
 
-from evaltk.types import Cell, Result
-from reports import layouts, published, tables, verdicts
+from evaltk.types import Result
+from reports import layouts
+from reports.published import load as published
+from reports.published import verdicts
+from reports.table import Cell
+from reports.tables import build as tables
 
 KNN, RETRIEVAL, VOS = (layouts.load(name) for name in ("knn", "retrieval", "vos"))
 

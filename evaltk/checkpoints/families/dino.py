@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from evaltk.checkpoints import layout
+from evaltk.checkpoints.rawfile import Converted, RawFile, ReadOptions, rest_rules, strip, tensors
 from evaltk.errors import CheckpointError
-from evaltk.models import layout
-from evaltk.rawfile import Converted, RawFile, ReadOptions, rest_rules, strip, tensors
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, HeadWeights
 
 NORM_EPS = 1e-6

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 import torch
 
-from evaltk.families import dino
-from evaltk.models import layout
-from evaltk.rawfile import Converted, RawFile, ReadOptions, rest_rules, strip, tensors
+from evaltk.checkpoints import layout
+from evaltk.checkpoints.families import dino
+from evaltk.checkpoints.rawfile import Converted, RawFile, ReadOptions, rest_rules, strip, tensors
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD
 
 REST = dino.REST | {"ibot_loss": "loss state"}

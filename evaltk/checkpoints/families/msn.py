@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 import torch
 
-from evaltk.families import dino
-from evaltk.rawfile import Converted, RawFile, ReadOptions, rest_rules, strip, tensors
+from evaltk.checkpoints.families import dino
+from evaltk.checkpoints.rawfile import Converted, RawFile, ReadOptions, rest_rules, strip, tensors
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, HeadWeights
 
 BRANCHES = ("target_encoder", "encoder")

@@ -11,9 +11,9 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 
+from evaltk.checkpoints.families import dino, ibot, msn
+from evaltk.checkpoints.rawfile import Converted, RawFile, ReadOptions, tensors
 from evaltk.errors import CheckpointError, SettingsError, printable
-from evaltk.families import dino, ibot, msn
-from evaltk.rawfile import Converted, RawFile, ReadOptions, tensors
 from evaltk.types import Arch, Checkpoint, HeadWeights
 
 FORMAT = 1

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
+from evaltk.checkpoints.rawfile import Converted, ReadOptions
 from evaltk.errors import SettingsError
-from evaltk.rawfile import Converted, ReadOptions
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, Arch
 
 SCHEME = "pixels"

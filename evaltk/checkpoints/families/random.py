@@ -7,9 +7,9 @@ import re
 
 import torch
 
+from evaltk.checkpoints import layout
+from evaltk.checkpoints.rawfile import Converted, ReadOptions
 from evaltk.errors import SettingsError
-from evaltk.models import layout
-from evaltk.rawfile import Converted, ReadOptions
 from evaltk.seeding import derive, generator
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, Arch
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
+from evaltk.checkpoints import difference, layout
+from evaltk.checkpoints.families.dino import CLASS_HEADS
+from evaltk.checkpoints.rawfile import Converted, RawFile, ReadOptions, rest_rules, strip, tensors
 from evaltk.errors import CheckpointError, SettingsError, nearest
-from evaltk.families.dino import CLASS_HEADS
-from evaltk.models import difference, layout, timm_nets, vit
-from evaltk.rawfile import Converted, RawFile, ReadOptions, rest_rules, strip, tensors
+from evaltk.models import timm_nets, vit
 from evaltk.seeding import generator
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, Arch
 

@@ -13,16 +13,15 @@ import importlib
 import pkgutil
 from pathlib import Path
 
-from evaltk.cli import _score
 from evaltk.errors import SettingsError, nearest
 
 
 def subjects() -> dict[str, str]:
     """{subject: its one-line help}, read from the files' docstrings without importing them."""
     found = {}
-    for module in pkgutil.iter_modules(_score.__path__):
+    for module in pkgutil.iter_modules(__path__):
         if not module.name.startswith("_"):
-            source = (Path(_score.__path__[0]) / f"{module.name}.py").read_text(encoding="utf-8")
+            source = (Path(__path__[0]) / f"{module.name}.py").read_text(encoding="utf-8")
             found[module.name] = (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
     return found
 
@@ -39,4 +38,4 @@ def main(argv: list[str]) -> int:
         raise SettingsError(
             wanted="a subject to score", got=repr(argv[0]), where="evaltk score", do=nearest(argv[0], known)
         )
-    return int(importlib.import_module(f"evaltk.cli._score.{argv[0]}").main(argv[1:]))
+    return int(importlib.import_module(f"evaltk.cli.score.{argv[0]}").main(argv[1:]))

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from evaltk.cli._score import _terminal as terminal
+from evaltk.cli.score import _terminal as terminal
 from evaltk.errors import DataError, SettingsError
-from evaltk.types import Cell, Table
+from reports.table import Cell, Table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ def score(options: Options) -> None:
 
 
 def _spread(of: Sequence[Fit]) -> dict[str, float]:
-    from protocols import fewshot_scores
+    from protocols.fewshot import scores as fewshot_scores
 
     return fewshot_scores.spread([fit.top1 for fit in of])
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from evaltk.cli._score import _terminal as terminal
+from evaltk.cli.score import _terminal as terminal
 from evaltk.errors import DataError, SettingsError
-from evaltk.types import Cell, Table
+from reports.table import Cell, Table
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     import tyro
 
     options = tyro.cli(Options, args=argv, prog="evaltk score prototypes", description=__doc__)
-    from evaltk import prototype_report
+    from evaltk.prototypes import report as prototype_report
 
     told = prototype_report.score_matrix(
         options.matrix,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaltk.cli._score import _terminal as terminal
+from evaltk.cli.score import _terminal as terminal
 from evaltk.errors import DataError
 
 
@@ -48,8 +48,8 @@ def main(argv: list[str]) -> int:
 
 def score(options: Options) -> None:
     """Print mAP and mP@1, 5, 10. Raises: DataError: rankings or ground truth that will not do."""
-    from evaltk import official
-    from evaltk.datasets.revisitop import read_ground_truth
+    from evaltk.cli.score import _official as official
+    from evaltk.data.revisitop import read_ground_truth
     from evaltk.metrics.retrieval import DIFFICULTIES, per_query
 
     truth, ranks = read_ground_truth(options.gnd), terminal.read_array(options.ranks, "ranks")

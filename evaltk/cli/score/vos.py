@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evaltk.cli._score import _terminal as terminal
+from evaltk.cli.score import _terminal as terminal
 from evaltk.errors import DataError
 
 if TYPE_CHECKING:
@@ -59,9 +59,10 @@ def score(options: Options) -> None:
 
     Raises: DataError: a sequence or frame that is missing, in colours, of another size, or has too high an id.
     """
-    from evaltk import official, sequence_scores
+    from evaltk.cli.score import _official as official
     from evaltk.datasets.davis2017 import read_sequences
     from evaltk.metrics import segmentation
+    from protocols.vos import scoring as sequence_scores
 
     tasks = []
     missing: list[Path] = []

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from evaltk.errors import DataError
-from evaltk.types import Cell, Table
+from reports.table import Cell, Table
 
 
 def read_array(path: Path, name: str) -> np.ndarray:
@@ -50,7 +50,7 @@ def show(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[float]]
 
 def show_table(table: Table) -> None:
     """Print a table as Markdown."""
-    from reports import ink
+    from reports.formats import render as ink
 
     sys.stdout.write(ink.ink(table, "md"))
 

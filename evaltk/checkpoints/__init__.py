@@ -1,0 +1,1 @@
+"""Weight files: read without executing anything, claimed by one family, fetched from the catalogue."""

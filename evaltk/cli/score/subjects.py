@@ -1,1 +1,0 @@
-"""The subjects of `evaltk score`, one file each. The folder is the registry."""

@@ -1,0 +1,1 @@
+"""Features of images, extracted once and cached by content."""

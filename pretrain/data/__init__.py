@@ -1,0 +1,1 @@
+"""What a training run reads: images in the order of a sampler, multi-crop views and masks."""

@@ -1,0 +1,1 @@
+"""Results drawn as figures, and the curves of the von Mises-Fisher distribution."""

@@ -1,0 +1,1 @@
+"""Tables as Markdown, CSV, HTML, LaTeX, or for a terminal."""

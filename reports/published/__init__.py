@@ -1,0 +1,1 @@
+"""Published numbers with their source, what they are matched with, and verdicts."""
