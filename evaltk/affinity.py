@@ -21,8 +21,9 @@ from torch.nn import functional as F
 
 from evaltk import fixed_order, spread
 
-SCRATCH = {"cpu": 9 << 19, "cuda": 256 << 20}  # bytes of similarities at a time and thread; it changes no result
+SCRATCH = {"cpu": 9 << 20, "cuda": 256 << 20}  # bytes of similarities at a time and thread; it changes no result
 TILE = 20  # target rows at a time at most: more make better products, fewer waste less on rows outside the window
+PIECES, NARROW = 4, 8  # blocks a thread, so that none waits long for the last; but none of fewer target columns
 PRODUCTS = 1 << 16  # float64 products at a time when similarities are made again: they stay in a core's cache
 MANY = 1024  # pairs of tokens from which it pays to look for equal ones among them
 NOWHERE = torch.iinfo(torch.int64).max  # the source of no neighbour
@@ -100,11 +101,7 @@ def carry(target: torch.Tensor, contexts: Contexts, rules: Rules) -> torch.Tenso
     """
     h, w, _ = target.shape
     found = torch.empty(h, w, contexts.labels.shape[3], device=target.device, dtype=contexts.labels.dtype)
-    tile = math.ceil(h / math.ceil(h / rules.tile))
-    num_frames, span = contexts.tokens.shape[2], 2 * rules.radius + 1
-    held = min(h, tile + 2 * rules.radius) * num_frames * tile * min(span, w) * contexts.tokens.element_size()
-    scratch = rules.scratch or SCRATCH.get(target.device.type, SCRATCH["cpu"])
-    step = math.ceil(w / math.ceil(w / max(1, min(w, scratch // held))))
+    tile, step = _block_size(target, contexts, rules)
 
     def work(corner: tuple[int, int]) -> None:
         rows, columns = (slice(at, at + size) for at, size in zip(corner, (tile, step), strict=True))
@@ -119,6 +116,20 @@ def carry(target: torch.Tensor, contexts: Contexts, rules: Rules) -> torch.Tenso
             for corner in corners:
                 work(corner)
     return found
+
+
+def _block_size(target: torch.Tensor, contexts: Contexts, rules: Rules) -> tuple[int, int]:
+    """(rows, columns) of targets at a time; the last blocks of a frame may be smaller."""
+    h, w, _ = target.shape
+    tiles = math.ceil(h / rules.tile)
+    tile = math.ceil(h / tiles)
+    num_frames, span = contexts.tokens.shape[2], 2 * rules.radius + 1
+    held = min(h, tile + 2 * rules.radius) * num_frames * tile * min(span, w) * contexts.tokens.element_size()
+    step = max(1, min(w, (rules.scratch or SCRATCH.get(target.device.type, SCRATCH["cpu"])) // held))
+    threads = torch.get_num_threads() if target.is_cpu else 1
+    if threads > 1:
+        step = min(step, max(NARROW, math.ceil(w * tiles / (PIECES * threads))))
+    return tile, math.ceil(w / math.ceil(w / step))
 
 
 @contextmanager
