@@ -24,7 +24,7 @@ from evaltk import fixed_order, spread
 SCRATCH = {"cpu": 9 << 20, "cuda": 256 << 20}  # bytes of similarities at a time and thread; it changes no result
 TILE = 20  # target rows at a time at most: more make better products, fewer waste less on rows outside the window
 PIECES, NARROW = 4, 8  # blocks a thread, so that none waits long for the last; but none of fewer target columns
-PRODUCTS = 1 << 16  # float64 products at a time when similarities are made again: they stay in a core's cache
+PRODUCTS = 1 << 17  # float64 products at a time when similarities are made again: they stay in a core's cache
 MANY = 1024  # pairs of tokens from which it pays to look for equal ones among them
 NOWHERE = torch.iinfo(torch.int64).max  # the source of no neighbour
 
@@ -239,10 +239,12 @@ class _Block:
 
     def _exact(self, source: torch.Tensor) -> torch.Tensor:
         """Similarities [c * t, m] of all targets to their sources [c * t, m], -inf where that is NOWHERE."""
-        target = torch.arange(len(source), device=source.device).repeat_interleave(source.shape[1])
-        there = source != NOWHERE
-        found = self._products(target, torch.where(there, source, 0).flatten())
-        return found.view(source.shape).masked_fill_(~there, -torch.inf)
+        targets, sources = self.targets.flatten(0, 1).unsqueeze(1), self.sources.flatten(0, 2)
+        away = source == NOWHERE
+        size = max(1, PRODUCTS // (source.shape[1] * targets.shape[2]))
+        pairs = zip(targets.split(size), source.masked_fill(away, 0).split(size), strict=True)
+        found = torch.cat([fixed_order.dot(some, sources[at]) for some, at in pairs])
+        return found.masked_fill_(away, -torch.inf)
 
     def _similar(self, which: torch.Tensor, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
         """Similarities [p] of the targets target[which] to the sources [p]; of equal sources one is worked out."""
