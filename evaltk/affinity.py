@@ -110,11 +110,7 @@ def carry(target: torch.Tensor, contexts: Contexts, rules: Rules) -> torch.Tenso
 
     corners = itertools.product(range(0, h, tile), range(0, w, step))
     with _plain_products(target.device):
-        if target.is_cpu:
-            spread.each(work, corners)
-        else:
-            for corner in corners:
-                work(corner)
+        spread.each(work, corners, target.device)
     return found
 
 

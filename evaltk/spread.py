@@ -32,11 +32,16 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def each(work: Callable[[T], None], pieces: Iterable[T]) -> None:
+def each(work: Callable[[T], None], pieces: Iterable[T], device: torch.device) -> None:
     """Call `work` once for every piece, in as many threads as torch has here; this thread is one of them.
 
-    Gradients are recorded, or not, as outside. The first error ends the work and is raised; pieces begun are finished.
+    On a device other than the CPU, which computes meanwhile anyway, this thread takes all. Gradients are recorded, or
+    not, as outside. The first error ends the work and is raised; pieces begun are finished.
     """
+    if device.type != "cpu":
+        for piece in pieces:
+            work(piece)
+        return
     left = deque(pieces)
     threads = min(torch.get_num_threads(), len(left))
     inference, grad = torch.is_inference_mode_enabled(), torch.is_grad_enabled()

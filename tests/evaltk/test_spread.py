@@ -24,7 +24,7 @@ def test_pieces_are_each_worked_on_once_by_threads_that_compute_alone(
         seen.append((piece, torch.get_num_threads(), threading.get_ident(), torch.is_inference_mode_enabled()))
 
     with torch.inference_mode():
-        spread.each(work, range(20))
+        spread.each(work, range(20), torch.device("cpu"))
     assert sorted(piece for piece, *_ in seen) == list(range(20))
     assert {alone for _, alone, *_ in seen} == {1}
     assert len({ident for *_, ident, _ in seen}) == number
@@ -47,6 +47,12 @@ def test_an_error_of_a_piece_ends_the_work_and_is_raised(number: int, threads: C
             raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        spread.each(work, range(10_000))
+        spread.each(work, range(10_000), torch.device("cpu"))
     assert len(seen) < 10_000
     assert torch.get_num_threads() == number
+
+
+def test_what_another_device_computes_is_asked_for_by_one_thread() -> None:
+    seen = []
+    spread.each(lambda piece: seen.append((piece, threading.get_ident())), range(5), torch.device("cuda"))
+    assert seen == [(piece, threading.get_ident()) for piece in range(5)]
