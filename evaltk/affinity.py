@@ -20,11 +20,11 @@ import torch
 from torch.nn import functional as F
 
 from evaltk import fixed_order, spread
+from evaltk.unit_tokens import PRODUCTS, doubt, first_equal, unit
 
 SCRATCH = {"cpu": 9 << 20, "cuda": 256 << 20}  # bytes of similarities at a time and thread; it changes no result
 TILE = 20  # target rows at a time at most: more make better products, fewer waste less on rows outside the window
 PIECES, NARROW = 4, 8  # blocks a thread, so that none waits long for the last; but none of fewer target columns
-PRODUCTS = 1 << 17  # float64 products at a time when similarities are made again: they stay in a core's cache
 MANY = 1024  # pairs of tokens from which it pays to look for equal ones among them
 NOWHERE = torch.iinfo(torch.int64).max  # the source of no neighbour
 
@@ -72,25 +72,6 @@ class Contexts:
                 slot = 1 + self.seen % self.previous  # where the oldest lies; the order of frames does not matter
                 self.tokens[:, :, slot], self.labels[:, :, slot] = columns, values
         self.seen += 1
-
-
-def unit(tokens: torch.Tensor) -> torch.Tensor:
-    """Tokens [..., D] divided by their norm, float32: equal ones stay equal on any processor; zeros stay zeros.
-
-    Each value is within a relative 2^-24 (and a little of float64) of the true quotient.
-    """
-    norm = fixed_order.dot(tokens, tokens).sqrt_().clamp_min_(1e-12)
-    return tokens.double().div_(norm.unsqueeze(-1)).float()
-
-
-def doubt(dim: int) -> float:
-    """What the float32 product of two unit tokens [D] may be off by, in whatever order it adds.
-
-    |fl(x.y) - x.y| <= gamma_D |x| |y|, gamma_n = n u / (1 - n u), u = 2^-24: Higham, Accuracy and Stability of
-    Numerical Algorithms, 3.1. The last factor is for norms not quite 1, and for underflow.
-    """
-    bound = dim * 2.0**-24
-    return bound / (1 - bound) * (1 + 2.0**-20)
 
 
 def carry(target: torch.Tensor, contexts: Contexts, rules: Rules) -> torch.Tensor:
@@ -263,22 +244,3 @@ class _Block:
         size = max(1, PRODUCTS // targets.shape[1])
         pairs = zip(target.split(size), source.split(size), strict=True)
         return torch.cat([fixed_order.dot(targets[i], sources[j]) for i, j in pairs])
-
-
-def first_equal(rows: torch.Tensor) -> torch.Tensor:
-    """[n] int64: for each of rows [n, D] float32, one that is equal to it, the same for nearly all that are equal.
-
-    Rows are told apart by a sum of their bits, then compared with the first of the same sum; one that differs from it
-    stands for itself.
-    """
-    num, dim = rows.shape
-    draw = torch.Generator().manual_seed(0)
-    factors = torch.randint(-(1 << 62), 1 << 62, (dim,), generator=draw).to(rows.device)
-    size = max(1, PRODUCTS // dim)
-    sums = torch.cat([(part.long() * factors).sum(dim=1) for part in rows.view(torch.int32).split(size)])
-    values, place = sums.unique(return_inverse=True)
-    itself = torch.arange(num, device=rows.device)
-    first = torch.full_like(values, num).scatter_reduce_(0, place, itself, "amin")[place]
-    pairs = zip(rows.split(size), first.split(size), strict=True)
-    same = torch.cat([(part == rows[at]).all(dim=1) for part, at in pairs])
-    return torch.where(same, first, itself)

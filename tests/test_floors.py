@@ -20,8 +20,8 @@ FLOORS = """
 evaltk/errors evaltk/cores evaltk/global_streams evaltk/types+evaltk/table evaltk/vmf evaltk/seeding \
     evaltk/progress evaltk/provenance \
     evaltk/plain_pickle evaltk/fixed_order evaltk/forecast evaltk/spread
-evaltk/files evaltk/affinity evaltk/distributed evaltk/images evaltk/vmf_curves evaltk/torchfile evaltk/official \
-    evaltk/metrics/
+evaltk/files evaltk/affinity+evaltk/unit_tokens evaltk/distributed evaltk/images evaltk/vmf_curves evaltk/torchfile \
+    evaltk/official evaltk/metrics/
 evaltk/results evaltk/shots evaltk/rawfile evaltk/download evaltk/frames evaltk/duplicates+evaltk/duplicate_graph \
     evaltk/datasets/revisitop
 evaltk/models/ evaltk/catalog evaltk/galleries

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaltk import affinity, fixed_order
+from evaltk import affinity, fixed_order, unit_tokens
 from evaltk.affinity import Contexts, Rules, carry
 
 
@@ -181,7 +181,7 @@ def test_a_product_that_rounds_otherwise_changes_no_digit(monkeypatch: pytest.Mo
 
     def other(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         exact = bmm(a.double(), b.double())
-        return (exact + off * affinity.doubt(a.shape[2]) * (torch.rand(exact.shape, generator=draw) - 0.01)).float()
+        return (exact + off * unit_tokens.doubt(a.shape[2]) * (torch.rand(exact.shape, generator=draw) - 0.01)).float()
 
     for tokens, labels in (video(9, 10, 3, dim=64), repeated("texture", 9, 10, 3, 64)):
         contexts, target = filled(tokens, labels, previous=7), torch.from_numpy(tokens[-1])
@@ -203,13 +203,13 @@ def test_many_pairs_are_worked_out_once_for_equal_tokens(monkeypatch: pytest.Mon
 
 def test_the_first_of_equal_rows_stands_for_them() -> None:
     rows = torch.tensor([[1.0, 2], [3, 4], [1, 2], [4, 3], [3, 4], [0, 0]])
-    assert affinity.first_equal(rows).tolist() == [0, 1, 0, 3, 1, 5]
+    assert unit_tokens.first_equal(rows).tolist() == [0, 1, 0, 3, 1, 5]
 
 
 def test_rows_of_one_sum_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "randint", lambda low, high, size, generator: torch.zeros(size, dtype=torch.int64))
     rows = torch.tensor([[1.0, 2], [3, 4], [1, 2], [3, 4]])
-    assert affinity.first_equal(rows).tolist() == [0, 1, 0, 3]  # a colliding one is alone at worst, never mistaken
+    assert unit_tokens.first_equal(rows).tolist() == [0, 1, 0, 3]  # a colliding one is alone at worst, never mistaken
 
 
 @pytest.mark.parametrize("dim", [1, 6, 64, 384, 1024])
@@ -218,13 +218,13 @@ def test_products_are_no_further_off_than_said(dim: int) -> None:
     a = torch.randn(400, dim, generator=draw) * 10 ** torch.randn(400, dim, generator=draw)
     b = torch.randn(400, dim, generator=draw)
     b[:100] = a[:100]
-    a, b = affinity.unit(a), affinity.unit(b)
+    a, b = unit_tokens.unit(a), unit_tokens.unit(b)
     exact = fixed_order.dot(a, b)
     one_by_one = torch.zeros(400)  # the worst order there is
     for i in range(dim):
         one_by_one += a[:, i] * b[:, i]
     for product in (one_by_one, (a @ b.T).diagonal(), torch.bmm(a[:, None], b[:, :, None])[:, 0, 0]):
-        assert float((product.double() - exact).abs().max()) <= affinity.doubt(dim)
+        assert float((product.double() - exact).abs().max()) <= unit_tokens.doubt(dim)
 
 
 def test_units_are_those_of_numpy_to_the_bit_and_zeros_stay() -> None:
@@ -233,8 +233,8 @@ def test_units_are_those_of_numpy_to_the_bit_and_zeros_stay() -> None:
     total = (x[:, :4] + x[:, 4:]).T
     total = (total[0] + total[2]) + (total[1] + total[3])
     expected = (tokens.double().numpy() / np.sqrt(total)[:, None]).astype(np.float32)
-    np.testing.assert_array_equal(affinity.unit(tokens).numpy(), expected)
-    assert not bool(affinity.unit(torch.zeros(2, 8)).any())
+    np.testing.assert_array_equal(unit_tokens.unit(tokens).numpy(), expected)
+    assert not bool(unit_tokens.unit(torch.zeros(2, 8)).any())
 
 
 def test_products_of_lower_precision_are_not_used(threads: Callable[[int], None]) -> None:
