@@ -17,13 +17,13 @@ PACKAGES = ("evaltk", "pretrain", "protocols", "reports")
 # From the ground up, one line a floor. A name that ends in / is a whole folder, whose files may see each other; names
 # joined by + are one thing in several files, which may see each other too; all others on a line do not.
 FLOORS = """
-evaltk/errors evaltk/cores evaltk/threads evaltk/global_streams evaltk/types+evaltk/table evaltk/vmf evaltk/seeding \
+evaltk/errors evaltk/cores evaltk/spread evaltk/global_streams evaltk/types+evaltk/table evaltk/vmf evaltk/seeding \
     evaltk/progress evaltk/provenance \
-    evaltk/plain_pickle evaltk/affinity evaltk/forecast
+    evaltk/plain_pickle evaltk/forecast
 evaltk/files evaltk/fixed_order evaltk/distributed evaltk/images evaltk/vmf_curves evaltk/torchfile evaltk/official \
     evaltk/metrics/
-evaltk/results evaltk/shots evaltk/rawfile evaltk/download evaltk/frames evaltk/duplicates+evaltk/duplicate_graph \
-    evaltk/datasets/revisitop
+evaltk/affinity+evaltk/unit_tokens evaltk/results evaltk/shots evaltk/rawfile evaltk/download evaltk/frames \
+    evaltk/duplicates+evaltk/duplicate_graph evaltk/datasets/revisitop
 evaltk/models/ evaltk/catalog evaltk/galleries
 evaltk/families/ evaltk/datasets/
 evaltk/checkpoint evaltk/decoding evaltk/feature_store
