@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 
-from evaltk import threads
+from evaltk import spread
 
 UNIT_ROUNDOFF = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}
 SCRATCH = {"cpu": 1 << 19, "cuda": 1 << 25}  # numbers at a time: what a core's cache holds; it changes no result
@@ -22,8 +22,8 @@ SCRATCH = {"cpu": 1 << 19, "cuda": 1 << 25}  # numbers at a time: what a core's 
 def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Inner products over the last dimension, float64 [...], of a [..., D] and b [..., D], which broadcast.
 
-    Products of float32 values are exact in float64; the sum halves: x[:h] + x[-h:] until one number is left. Within
-    log2(D) 2^-53 |a||b| of the exact value.
+    Products of float32 values are exact in float64. They are added by halves, x[:n] + x[n:], n the largest power of two
+    below the length, as if filled up with zeros to a power of two. Within log2(D) 2^-53 |a||b| of the exact value.
     """
     return _halve(a.double() * b.double())
 
@@ -56,11 +56,7 @@ def over_rows(task: Callable[[slice], None], x: torch.Tensor, dim: int | None = 
     """Call task(rows) for slices of the rows of x: as many rows of `dim` numbers as fit a device's scratch memory."""
     step = max(1, SCRATCH.get(x.device.type, SCRATCH["cpu"]) // max(dim or x.shape[-1], 1))
     slices = [slice(start, min(start + step, len(x))) for start in range(0, len(x), step)]
-    if x.device.type == "cpu":
-        threads.each(task, slices)
-    else:
-        for rows in slices:
-            task(rows)
+    spread.each(task, slices, x.device)
 
 
 def _halve(x: torch.Tensor) -> torch.Tensor:
@@ -69,9 +65,9 @@ def _halve(x: torch.Tensor) -> torch.Tensor:
     if not length:
         return x.new_zeros(x.shape[:-1])
     while length > 1:
-        half = length // 2  # with an odd length the middle one stays where it is
-        x[..., :half] += x[..., length - half : length]
-        length -= half
+        half = 1 << (length - 1).bit_length() - 1  # the largest power of two below the length
+        x[..., : length - half] += x[..., half:length]
+        length = half
     return x[..., 0]
 
 

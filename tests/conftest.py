@@ -40,6 +40,16 @@ def image_tree(tmp_path: Path) -> Callable[..., Path]:
     return build
 
 
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """`threads(n)`: torch computes in n threads until the test ends."""
+    import torch  # only now that the number of threads above is set
+
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 SERVER = """
 import json, os, sys, traceback
 import evaltk.cli, evaltk.features.extraction, evaltk.models.vit, evaltk.running.runner  # once, not once a process

@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from evaltk import spread
 from evaltk.data import frames as video
 from evaltk.data.frames import VOID, Frame
 from evaltk.errors import DataError, SettingsError
 from evaltk.models.backbone import Backbone
 from protocols.vos.affinity import Contexts, Rules, carry
 
+BAND = 64  # rows of pixels at a time
 Triple = tuple[float, float, float]
 
 
@@ -39,7 +41,7 @@ class Course:
 
 
 def propagate(backbone: Backbone, frames: Sequence[Frame], first_mask: np.ndarray, course: Course) -> np.ndarray:
-    """Object ids of every frame, uint8 [T, H, W]; arguments and errors: `protocols.vos.propagate`."""
+    """Object ids of every frame, uint8 [T, H, W]; arguments and errors are told at `protocols.vos.propagate`."""
     mask = _checked(backbone, frames, first_mask)
     height, width = mask.shape
     done = np.empty((len(frames), height, width), dtype=np.uint8)
@@ -100,8 +102,9 @@ def _tokens(
                 do="give frames of one size",
             )
         resized = video.resize_bilinear(np.array(image), *size)
-        x = torch.from_numpy(resized).permute(2, 0, 1).unsqueeze(0).float() / 255
-        return (x - mean) / std
+        with spread.one_thread():  # beside the net, which has the others
+            x = torch.from_numpy(resized).permute(2, 0, 1).unsqueeze(0).float() / 255
+            return (x - mean) / std
 
     with ThreadPoolExecutor(max_workers=1) as pool:
         ahead = pool.submit(pixels, frames[0])
@@ -138,18 +141,25 @@ def winner(labels: torch.Tensor, patch: int) -> torch.Tensor:
     Each channel is enlarged and stretched to [0, 1] by itself; of equal ones the first wins, so channels are compared
     one after the other. A channel that is the same everywhere becomes 0 / 0 in the reference, which beats all.
     """
-    best: torch.Tensor | None = None
-    found = torch.zeros(1, dtype=torch.int64, device=labels.device)
-    for channel in range(labels.shape[2]):
+    h, w, num = labels.shape
+    stretched = torch.empty(num, h * patch, w * patch, device=labels.device)
+    found = torch.zeros(h * patch, w * patch, device=labels.device, dtype=torch.int64)
+
+    def stretch(channel: int) -> None:
         soft = labels[None, None, :, :, channel]
         full = F.interpolate(soft, scale_factor=patch, mode="bilinear", align_corners=False)[0, 0]
         low, high = full.min(), full.max()
-        stretched = torch.where(high > low, (full - low) / (high - low), torch.inf)
-        full = torch.where(high > 0, stretched, full)
-        if best is None:
-            best, found = full, torch.zeros_like(full, dtype=torch.int64)
-        else:
-            better = full > best
-            found[better] = channel
-            best = torch.where(better, full, best)
+        even = torch.where(high > low, (full - low) / (high - low), torch.inf)
+        stretched[channel] = torch.where(high > 0, even, full)
+
+    def compare(top: int) -> None:
+        rows = slice(top, top + BAND)
+        best = stretched[0, rows].clone()
+        for channel in range(1, num):
+            better = stretched[channel, rows] > best
+            found[rows][better] = channel
+            best = torch.where(better, stretched[channel, rows], best)
+
+    spread.each(stretch, range(num), labels.device)
+    spread.each(compare, range(0, len(found), BAND), labels.device)
     return found

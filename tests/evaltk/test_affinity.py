@@ -1,13 +1,20 @@
-"""Windowed propagation of labels against a loop over all pairs, in float64, written from the formula."""
+"""Windowed propagation of labels against a loop over all pairs, in float64, written from the formula.
+
+Where tokens are equal, their labels are compared to the bit: over block sizes, numbers of threads, and places.
+"""
 
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 
+from evaltk import fixed_order
+from protocols.vos import affinity, unit_tokens
 from protocols.vos.affinity import Contexts, Rules, carry
 
 
@@ -108,6 +115,143 @@ def test_a_small_temperature_does_not_overflow() -> None:
     found = carry(torch.from_numpy(tokens[-1]), filled(tokens, labels, previous=7), Rules(radius=2, temperature=1e-3))
     assert bool(torch.isfinite(found).all())
     np.testing.assert_allclose(found.sum(dim=2), 1, atol=1e-5)
+
+
+def canonical(
+    target: np.ndarray, frames: list[np.ndarray], labels: list[np.ndarray], radius: int, topk: int
+) -> np.ndarray:
+    """`plain`, but equal tokens have equal similarities: of float32 unit tokens, added up exactly."""
+    h, w, _ = target.shape
+    unit = [(f / np.sqrt((f.astype(np.float64) ** 2).sum(axis=2, keepdims=True))).astype(np.float32) for f in frames]
+    mine = (target / np.sqrt((target.astype(np.float64) ** 2).sum(axis=2, keepdims=True))).astype(np.float32)
+    known: dict[bytes, float] = {}
+    found = np.zeros((h, w, labels[0].shape[2]))
+    for i, j in itertools.product(range(h), range(w)):
+        near = (slice(max(0, i - radius), i + radius + 1), slice(max(0, j - radius), j + radius + 1))
+        values = np.concatenate([v[near].reshape(-1, v.shape[2]) for v in labels]).astype(np.float64)
+        cosines = []
+        for token in np.concatenate([f[near].reshape(-1, f.shape[2]) for f in unit]):
+            pair = mine[i, j].tobytes() + token.tobytes()
+            if pair not in known:
+                known[pair] = math.fsum(float(a) * float(b) for a, b in zip(mine[i, j], token, strict=True))
+            cosines.append(known[pair])
+        cosine = np.array(cosines)
+        threshold = np.sort(cosine)[::-1][min(topk, len(cosine)) - 1]
+        weights = np.where(cosine >= threshold, np.exp((cosine - cosine.max()) / 0.1), 0)
+        found[i, j] = weights @ values / weights.sum()
+    return found
+
+
+def repeated(kind: str, h: int, w: int, num: int, dim: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """As `video`, of tokens that repeat: a texture, one token everywhere, or frames that stand still."""
+    rng = np.random.default_rng(5)
+    palette = rng.standard_normal((6, dim)).astype(np.float32)
+    palette[3] = palette[2] * np.float32(1 + 2**-22)  # all but equal to its neighbour, but another token
+    palette[4, 1:] = palette[5, 1:]
+    palette[4, 0] = np.nextafter(palette[5, 0], np.float32(9))
+    still = rng.standard_normal((h, w, dim)).astype(np.float32)
+    make: dict[str, Callable[[], np.ndarray]] = {
+        "texture": lambda: palette[rng.integers(0, 6, (h, w))],
+        "identical": lambda: np.broadcast_to(palette[0], (h, w, dim)).copy(),
+        "still": lambda: still,
+    }
+    return [make[kind]() for _ in range(num + 1)], [rng.dirichlet(np.ones(3), (h, w)).astype(np.float32)] * num
+
+
+@pytest.mark.parametrize(("kind", "dim"), [("texture", 64), ("texture", 384), ("identical", 64), ("still", 37)])
+def test_equal_tokens_get_equal_labels_in_any_block_and_on_any_number_of_threads(
+    kind: str, dim: int, threads: Callable[[int], None]
+) -> None:
+    tokens, labels = repeated(kind, 11, 13, 3, dim)
+    expected = canonical(tokens[-1], tokens[:3], labels, 3, 5)
+    whole = None
+    for number, tile, scratch in itertools.product((1, 2, 3), (1, 4, 11), (1, None)):
+        threads(number)
+        contexts = filled(tokens, labels, previous=7)
+        part = carry(torch.from_numpy(tokens[-1]), contexts, Rules(radius=3, tile=tile, scratch=scratch))
+        whole = part if whole is None else whole
+        assert torch.equal(part, whole)
+    assert whole is not None
+    np.testing.assert_allclose(whole.numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("off", [-1.0, 1.0])
+def test_a_product_that_rounds_otherwise_changes_no_digit(monkeypatch: pytest.MonkeyPatch, off: float) -> None:
+    # Another processor: every similarity of the product is off by up to what `doubt` grants.
+    bmm, draw = torch.bmm, torch.Generator().manual_seed(0)
+
+    def other(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        exact = bmm(a.double(), b.double())
+        return (exact + off * unit_tokens.doubt(a.shape[2]) * (torch.rand(exact.shape, generator=draw) - 0.01)).float()
+
+    for tokens, labels in (video(9, 10, 3, dim=64), repeated("texture", 9, 10, 3, 64)):
+        contexts, target = filled(tokens, labels, previous=7), torch.from_numpy(tokens[-1])
+        here = carry(target, contexts, Rules(radius=3))
+        monkeypatch.setattr(torch, "bmm", other)
+        there = carry(target, contexts, Rules(radius=3))
+        monkeypatch.undo()
+        assert torch.equal(here, there)
+
+
+def test_many_pairs_are_worked_out_once_for_equal_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens, labels = repeated("texture", 9, 10, 3, 8)
+    monkeypatch.setattr(affinity, "MANY", 1 << 30)
+    each = carry(torch.from_numpy(tokens[-1]), filled(tokens, labels, previous=7), Rules(radius=3))
+    monkeypatch.setattr(affinity, "MANY", 0)
+    once = carry(torch.from_numpy(tokens[-1]), filled(tokens, labels, previous=7), Rules(radius=3))
+    assert torch.equal(each, once)
+
+
+def test_the_first_of_equal_rows_stands_for_them() -> None:
+    rows = torch.tensor([[1.0, 2], [3, 4], [1, 2], [4, 3], [3, 4], [0, 0]])
+    assert unit_tokens.first_equal(rows).tolist() == [0, 1, 0, 3, 1, 5]
+
+
+def test_rows_of_one_sum_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "randint", lambda low, high, size, generator: torch.zeros(size, dtype=torch.int64))
+    rows = torch.tensor([[1.0, 2], [3, 4], [1, 2], [3, 4]])
+    assert unit_tokens.first_equal(rows).tolist() == [0, 1, 0, 3]  # a colliding one is alone at worst, never mistaken
+
+
+@pytest.mark.parametrize("dim", [1, 6, 64, 384, 1024])
+def test_products_are_no_further_off_than_said(dim: int) -> None:
+    draw = torch.Generator().manual_seed(dim)
+    a = torch.randn(400, dim, generator=draw) * 10 ** torch.randn(400, dim, generator=draw)
+    b = torch.randn(400, dim, generator=draw)
+    b[:100] = a[:100]
+    a, b = unit_tokens.unit(a), unit_tokens.unit(b)
+    exact = fixed_order.dot(a, b)
+    one_by_one = torch.zeros(400)  # the worst order there is
+    for i in range(dim):
+        one_by_one += a[:, i] * b[:, i]
+    for product in (one_by_one, (a @ b.T).diagonal(), torch.bmm(a[:, None], b[:, :, None])[:, 0, 0]):
+        assert float((product.double() - exact).abs().max()) <= unit_tokens.doubt(dim)
+
+
+def test_units_are_those_of_numpy_to_the_bit_and_zeros_stay() -> None:
+    tokens = torch.randn(50, 8, generator=torch.Generator().manual_seed(1)) * 1e20  # the square is beyond float32
+    x = tokens.double().numpy() ** 2
+    total = (x[:, :4] + x[:, 4:]).T
+    total = (total[0] + total[2]) + (total[1] + total[3])
+    expected = (tokens.double().numpy() / np.sqrt(total)[:, None]).astype(np.float32)
+    np.testing.assert_array_equal(unit_tokens.unit(tokens).numpy(), expected)
+    assert not bool(unit_tokens.unit(torch.zeros(2, 8)).any())
+
+
+def test_products_of_lower_precision_are_not_used(threads: Callable[[int], None]) -> None:
+    tokens, labels = video(7, 9, 3, dim=64)
+    before = torch.get_float32_matmul_precision()
+    expected = carry(torch.from_numpy(tokens[-1]), filled(tokens, labels, previous=7), Rules(radius=3))
+    try:
+        for number in (1, 2):
+            threads(number)
+            torch.set_float32_matmul_precision("medium")
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                found = carry(torch.from_numpy(tokens[-1]), filled(tokens, labels, previous=7), Rules(radius=3))
+            assert torch.get_float32_matmul_precision() == "medium"
+            assert torch.equal(found, expected)
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @pytest.mark.gpu

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -46,6 +47,18 @@ def test_without_and_with_an_unknown_command(capsys: pytest.CaptureFixture[str])
     assert code == 2 and not out and err.count("\n") == 1
     assert err.startswith("evaltk: wanted a command; got 'tabel'; do: did you mean 'table'?")
     assert said(capsys, "--version") == (0, f"{__version__}\n", "")
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_sleep_while_they_wait_unless_told_otherwise(
+    before: str | None, after: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", before or "")  # so that it is restored
+    if before is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert cli.main(["no-such-command"]) == 2
+    capsys.readouterr()
+    assert os.environ["OMP_WAIT_POLICY"] == after
 
 
 def test_run_writes_skips_and_prints_a_table(
