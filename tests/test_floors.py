@@ -18,6 +18,7 @@ PACKAGES = ("evaltk", "pretrain", "protocols", "reports")
 # joined by + are one thing in several files, which may see each other too; all others on a line do not.
 FLOORS = """
 evaltk/errors evaltk/cores evaltk/global_streams evaltk/types+evaltk/table evaltk/vmf evaltk/seeding \
+    evaltk/fixed_order evaltk/fixed_exp evaltk/precise \
     evaltk/progress evaltk/provenance \
     evaltk/plain_pickle evaltk/affinity evaltk/forecast
 evaltk/files evaltk/distributed evaltk/images evaltk/vmf_curves evaltk/torchfile evaltk/official evaltk/metrics/
