@@ -14,6 +14,7 @@ Source: Govindarajan et al., ICLR 2023 (arXiv 2405.10939), Eq. 2 to 8.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -21,12 +22,13 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from evaltk import neighbours, vmf
+from evaltk import fixed_order, neighbours, precise, vmf
 from evaltk.errors import DataError, SettingsError
-from evaltk.models.heads import Head
+from evaltk.models.heads import Head, unit
 
 Scoring = Literal["linear", "cosine", "vmf"]
 SCORINGS: tuple[Scoring, ...] = get_args(Scoring)
+PAIRS = 8_192  # of images and components compared anew at a time, and prototypes widened to float64
 BLOCK_ELEMENTS = 2**24  # scores that exist at a time: 64 MiB of float32, and as much again for their exponentials
 
 
@@ -37,6 +39,7 @@ class Mixture:
     Attributes:
         rows: w [K, p] float32 (unit rows for cosine). temperature: tau.
         bias: b [K] float64, what is added to <w, y>/tau. kappa: [K] float64, ||w||/tau.
+        first: [K] bool, false for copies, to the bit, of a component before: they have its scores.
         offset: log p(y) = logsumexp_k(score_k) + offset, in nats.
         scoring, centred: what was asked for.
     """
@@ -45,6 +48,7 @@ class Mixture:
     temperature: float
     bias: torch.Tensor
     kappa: torch.Tensor
+    first: torch.Tensor
     offset: float
     scoring: Scoring
     centred: bool
@@ -83,12 +87,14 @@ def mixture(
     if rows.shape[1] < 3:
         raise DataError(wanted="prototypes of 3 dimensions or more", got=str(rows.shape[1]), do="use another head")
     if scoring == "cosine":
-        rows = torch.nn.functional.normalize(rows, dim=1)
-    kappa = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64) / temperature
+        rows = unit(rows)
+    # Of unequal values once each: what a vector library rounds by an element's place would part equal prototypes.
+    kappa, of = (_squares(rows).sqrt() / temperature).unique(return_inverse=True)
     log_c = vmf.log_normalizer(kappa, rows.shape[1])
     bias = torch.zeros_like(kappa)
     if scoring == "vmf":
         bias = vmf.log_normalizer_shifted(kappa, rows.shape[1])
+    kappa, log_c, bias = kappa[of], log_c[of], bias[of]
     if centred:
         if head.center is None:
             raise DataError(wanted="the training centre", got="a file without one", do="leave the centred variant out")
@@ -99,10 +105,22 @@ def mixture(
         temperature=temperature,
         bias=bias,
         kappa=kappa,
+        first=_first(rows, bias),
         offset=-float(torch.logsumexp(bias - log_c, dim=0)),
         scoring=scoring,
         centred=centred,
     )
+
+
+def _first(rows: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Whether each component [K] is the first of its weights [K, p] and bias [K], to the bit."""
+    seen: set[bytes] = set()
+    found = torch.empty(len(rows), dtype=torch.bool)
+    for at, (row, b) in enumerate(zip(rows.cpu().numpy(), bias.cpu().numpy(), strict=True)):
+        name = hashlib.blake2b(row.tobytes() + b.tobytes(), digest_size=16).digest()
+        found[at] = name not in seen
+        seen.add(name)
+    return found.to(rows.device)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +128,8 @@ class Use:
     """How N images use a mixture of K components.
 
     Attributes:
-        assigned: [N] int64, the component of the highest score (the first of equal ones).
+        assigned: [N] int64, the component of the highest score, in float64 of y and w as they are; of equal ones, as
+            equal prototypes have, the first.
         responsibility: [K] float64, mean over the images; sums to 1.
         log_likelihood: [N] float64, nats with respect to the surface measure of the sphere.
         entropy: mean over images of the entropy of their responsibilities, nats.
@@ -147,10 +166,58 @@ def use(head: Head, x: np.ndarray, mixtures: Sequence[Mixture], *, block: int = 
         raise DataError(wanted="images", got="none", where="features", do="name a data set with images")
     parts = [_Part(len(x), m) for m in mixtures]
     for rows, y in embed(head, x, max(1, block // len(head.prototypes))):
-        products = y @ mixtures[0].rows.T
+        with precise.products(y.device):
+            products = y @ mixtures[0].rows.T
         for part in parts:
-            part.add(rows, products)
+            part.add(rows, y, products)
     return [part.use() for part in parts]
+
+
+def _squares(rows: torch.Tensor) -> torch.Tensor:
+    """Squared lengths [K] float64 of rows [K, p]."""
+    return torch.cat([fixed_order.dot(some, some) for some in rows.split(PAIRS)])
+
+
+def margin(mixture: Mixture) -> float:
+    """How far a float32 score of a unit y lies from the one in float64, at most.
+
+    The product is off by gamma_p = p u / (1 - p u) of ||w|| ||y|| (u = 2^-24; Higham, Accuracy and Stability of
+    Numerical Algorithms, 2002, section 3.1), which makes gamma_p kappa of the score; rounding 1/tau, the bias and their
+    sum adds three more u of kappa + |b|, and the length of y, which is 1 but for rounding, less than another.
+    """
+    n = (mixture.rows.shape[1] + 8) * 2.0**-24
+    return n / (1 - n) * float(mixture.kappa.max() + mixture.bias.abs().max())
+
+
+def _exact(mixture: Mixture, y: torch.Tensor, image: torch.Tensor, component: torch.Tensor) -> torch.Tensor:
+    """Scores [n] float64 of the pairs (y[image[n]], component[n]), the same on every processor."""
+    found = []
+    for i, k in zip(image.split(PAIRS), component.split(PAIRS), strict=True):
+        found.append(fixed_order.dot(y[i], mixture.rows[k]) / mixture.temperature + mixture.bias[k])
+    return torch.cat(found)
+
+
+def assign(mixture: Mixture, y: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """The component [b] int64 of the highest score of unit y [b, p], whose float32 scores [b, K] are known.
+
+    Components within rounding of the best are compared anew in float64 and a fixed order; of equal ones the first is
+    taken. Copies of a component further up are passed over, so that a head that has collapsed costs no more.
+    """
+    best, assigned = scores.max(dim=1)
+    near = scores >= (best - 2 * margin(mixture))[:, None]
+    open_rows = (near.sum(dim=1) > 1).nonzero().flatten()
+    if not len(open_rows):
+        return assigned
+    near = near[open_rows] & mixture.first
+    image, component = near.nonzero().unbind(1)  # by image, components rising
+    exact = _exact(mixture, y[open_rows], image, component)
+    highest = torch.full((len(open_rows),), -torch.inf, dtype=torch.float64, device=y.device)
+    highest.scatter_reduce_(0, image, exact, "amax")
+    winners = torch.where(exact == highest[image], component, len(mixture.rows))
+    assigned[open_rows] = assigned.new_full((len(open_rows),), len(mixture.rows)).scatter_reduce_(
+        0, image, winners, "amin"
+    )
+    return assigned
 
 
 class _Part:
@@ -163,9 +230,10 @@ class _Part:
         self.responsibility = torch.zeros_like(mixture.bias)
         self.entropy = 0.0
 
-    def add(self, rows: slice, products: torch.Tensor) -> None:
+    def add(self, rows: slice, y: torch.Tensor, products: torch.Tensor) -> None:
         scores = self.mixture.from_products(products)  # [b, K]
-        best, assigned = scores.max(dim=1)
+        assigned = assign(self.mixture, y, scores)
+        best = scores.amax(dim=1)
         scores -= best[:, None]
         weights = scores.exp()
         total = weights.sum(dim=1)
