@@ -160,15 +160,17 @@ def spearman_permutation(
         raise DataError(wanted="two vectors of one length that both vary", got=got, do="correlate what varies")
     from scipy.stats import rankdata  # takes a second to import, and nothing else here needs it
 
-    centred = [rankdata(part) - (len(part) + 1) / 2 for part in (first, second)]
-    u, v = (ranks / np.linalg.norm(ranks) for ranks in centred)
-    n, rho = len(u), float(u @ v)
+    # Twice the ranks less their mean: whole numbers, whose products and sums float64 makes without rounding, in any
+    # order, as long as n^3 < 2^53; beyond that an order that differs by less than rounding counts as the one seen.
+    u, v = (2 * rankdata(part) - (len(part) + 1) for part in (first, second))
+    n, seen, scale = len(u), float(u @ v), math.sqrt(float(u @ u) * float(v @ v))
+    slack = 0.0 if n**3 < 2**53 else 2 * n * 2.0**-53 * scale
     exact = n <= 12 and math.factorial(n) <= permutations
     shuffled = (rng.permuted(np.tile(u, (size, 1)), axis=1) for size in _blocks(permutations, 16 * n))
     orders = [u[np.array(list(itertools.permutations(range(n))))]] if exact else shuffled
-    extreme = sum(int((np.abs(order @ v) >= abs(rho) - 1e-12).sum()) for order in orders)
+    extreme = sum(int((np.abs(order @ v) >= abs(seen) - slack).sum()) for order in orders)
     p = extreme / math.factorial(n) if exact else (1 + extreme) / (1 + permutations)
-    return Correlation(rho=min(1.0, max(-1.0, rho)), p_value=p, exact=exact)
+    return Correlation(rho=min(1.0, max(-1.0, seen / scale)), p_value=p, exact=exact)
 
 
 def _mean(sample: np.ndarray) -> np.ndarray:
@@ -213,10 +215,17 @@ def _draws(items: np.ndarray, function: Function, rng: np.random.Generator, resa
         distinct, counts = np.unique(items, axis=0, return_counts=True)
         if 16 * len(distinct) <= n:  # e.g. right or wrong: how often each is drawn tells all, and is quicker to draw
             for size in _blocks(resamples, 16 * len(distinct)):
-                yield rng.multinomial(n, counts / n, size=size) @ distinct / n
+                yield _weighted(rng.multinomial(n, counts / n, size=size), distinct) / n
             return
     for size in _blocks(resamples, 8 * (items.size + n)):
         yield function(items[rng.integers(n, size=(size, n))])
+
+
+def _weighted(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Sums [B] or [B, M] of values [V] or [V, M], each taken counts [B, V] times; in numpy's order, which is the same
+    everywhere, and not that of a matrix product."""
+    columns = [(counts * column).sum(axis=1) for column in values.reshape(len(values), -1).T]
+    return np.stack(columns, axis=1).reshape(len(counts), *values.shape[1:])
 
 
 def _jackknife(items: np.ndarray, function: Function, rng: np.random.Generator) -> np.ndarray:
