@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from evaltk.metrics.classification import rank_of_label
+from evaltk.seeding import normal
 
 MOMENTUM, WEIGHT_STD = 0.9, 0.01
 LR_BATCH = 256  # images a step that a base learning rate is for; dino/eval_linear.py:105
@@ -58,7 +59,7 @@ def begin(
 
     One draw serves all, so that a head does not depend on which others are trained beside it.
     """
-    drawn = torch.empty(num_classes, dim).normal_(std=WEIGHT_STD, generator=generator).to(device, dtype)
+    drawn = normal(num_classes, dim, std=WEIGHT_STD, generator=generator).to(device, dtype)
     return Heads(
         weight=drawn.expand(num_heads, -1, -1).clone(),
         bias=torch.zeros(num_heads, num_classes, device=device, dtype=dtype),
