@@ -29,6 +29,7 @@ from evaltk.models.heads import Head, unit
 Scoring = Literal["linear", "cosine", "vmf"]
 SCORINGS: tuple[Scoring, ...] = get_args(Scoring)
 PAIRS = 8_192  # of images and components compared anew at a time, and prototypes widened to float64
+MANY = 64  # open components an image, on average, from which on all of them are compared by one product first
 BLOCK_ELEMENTS = 2**24  # scores that exist at a time: 64 MiB of float32, and as much again for their exponentials
 
 
@@ -201,16 +202,19 @@ def assign(mixture: Mixture, y: torch.Tensor, scores: torch.Tensor) -> torch.Ten
     """The component [b] int64 of the highest score of unit y [b, p], whose float32 scores [b, K] are known.
 
     Components within rounding of the best are compared anew in float64 and a fixed order; of equal ones the first is
-    taken. Copies of a component further up are passed over, so that a head that has collapsed costs no more.
+    taken. Copies of a component before are passed over, so that a head that has collapsed costs no more.
     """
     best, assigned = scores.max(dim=1)
     near = scores >= (best - 2 * margin(mixture))[:, None]
     open_rows = (near.sum(dim=1) > 1).nonzero().flatten()
     if not len(open_rows):
         return assigned
-    near = near[open_rows] & mixture.first
+    y, near = y[open_rows], near[open_rows] & mixture.first
+    if int(near.sum()) > MANY * len(y):  # near-copies by the thousand: a product in float64 leaves few of them open
+        wide = mixture.scores(y.double()).masked_fill_(~near, -torch.inf)
+        near &= wide >= wide.amax(dim=1, keepdim=True) - 2 * margin(mixture) * 2.0**-29  # float64's u over float32's
     image, component = near.nonzero().unbind(1)  # by image, components rising
-    exact = _exact(mixture, y[open_rows], image, component)
+    exact = _exact(mixture, y, image, component)
     highest = torch.full((len(open_rows),), -torch.inf, dtype=torch.float64, device=y.device)
     highest.scatter_reduce_(0, image, exact, "amax")
     winners = torch.where(exact == highest[image], component, len(mixture.rows))

@@ -245,6 +245,20 @@ def test_a_head_that_has_collapsed_to_one_row() -> None:
     assert found.assigned.tolist() == [0] * 16
 
 
+def test_a_head_that_has_nearly_collapsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """300 prototypes that float32 products cannot tell apart: the first product in float64 changes nothing."""
+    draw = torch.Generator().manual_seed(0)
+    rows = torch.randn(1, 16, generator=draw) * (1 + 3e-7 * torch.randn(300, 16, generator=draw))
+    head = plain(torch.cat([rows, rows]))
+    x = np.random.default_rng(0).standard_normal((50, 16)).astype(np.float32)
+    m = mixture(head, scoring="linear", temperature=0.07)
+    (found,) = use(head, x, [m])
+    wide = m.scores(head.embed(torch.from_numpy(x)).double())
+    assert found.assigned.tolist() == wide[:, :300].argmax(dim=1).tolist()  # no two of the 300 are within float64's
+    monkeypatch.setattr("evaltk.mixture.MANY", 10**9)
+    assert use(head, x, [m])[0].assigned.tolist() == found.assigned.tolist()
+
+
 def test_scores_that_are_off_by_their_rounding_assign_alike() -> None:
     """Prototypes in pairs that differ in the last bits: whatever products a processor makes, one of each pair wins."""
     draw = torch.Generator().manual_seed(0)
