@@ -123,8 +123,7 @@ def count_votes(
     """{k: votes [N, C] float64} from sorted neighbours: similarity [N, K], their labels [N, K], K >= max(ks).
 
     The largest similarity of a row is subtracted first: a factor common to the row, and exp cannot overflow. Votes are
-    the same to the bit on every processor, and equal for equal similarities: a tie between two classes is one
-    everywhere, and goes to the smaller id.
+    the same bits on every processor: a tie between two classes is one everywhere, and goes to the smaller id.
     """
     import torch
 

@@ -30,7 +30,7 @@ evaltk/checkpoint evaltk/decoding evaltk/feature_store
 evaltk/backbone
 evaltk/features evaltk/neighbours+evaltk/neighbours_faiss evaltk/propagation evaltk/sequence_scores evaltk/void
 evaltk/logistic+evaltk/logistic_inputs+evaltk/logistic_path+evaltk/logistic_problem+evaltk/lbfgs \
-    evaltk/mixture+evaltk/mixture_fit
+    evaltk/mixture+evaltk/mixture_assign+evaltk/mixture_fit
 evaltk/descriptors evaltk/ranking evaltk/prototype_head evaltk/linear_heads evaltk/measuring \
     evaltk/probe+evaltk/probe_batches+evaltk/probe_store+evaltk/probe_training
 evaltk/bench evaltk/prototype_report \

@@ -16,6 +16,7 @@ import numpy as np
 from scipy import special
 
 from evaltk.errors import DataError, SettingsError
+from evaltk.metrics import sums
 
 Function = Callable[[np.ndarray], np.ndarray]  # of samples [B, N, ...], to [B] or [B, K]
 Statistic = Literal["mean"] | Function
@@ -160,11 +161,9 @@ def spearman_permutation(
         raise DataError(wanted="two vectors of one length that both vary", got=got, do="correlate what varies")
     from scipy.stats import rankdata  # takes a second to import, and nothing else here needs it
 
-    # Twice the ranks less their mean: whole numbers, whose products and sums float64 makes without rounding, in any
-    # order, as long as n^3 < 2^53; beyond that an order that differs by less than rounding counts as the one seen.
-    u, v = (2 * rankdata(part) - (len(part) + 1) for part in (first, second))
+    u, v = (2 * rankdata(part) - (len(part) + 1) for part in (first, second))  # whole numbers, of mean 0
     n, seen, scale = len(u), float(u @ v), math.sqrt(float(u @ u) * float(v @ v))
-    slack = 0.0 if n**3 < 2**53 else 2 * n * 2.0**-53 * scale
+    slack = 0.0 if n**3 < 2**53 else 2 * n * 2.0**-53 * scale  # below that sums of products are exact
     exact = n <= 12 and math.factorial(n) <= permutations
     shuffled = (rng.permuted(np.tile(u, (size, 1)), axis=1) for size in _blocks(permutations, 16 * n))
     orders = [u[np.array(list(itertools.permutations(range(n))))]] if exact else shuffled
@@ -215,17 +214,10 @@ def _draws(items: np.ndarray, function: Function, rng: np.random.Generator, resa
         distinct, counts = np.unique(items, axis=0, return_counts=True)
         if 16 * len(distinct) <= n:  # e.g. right or wrong: how often each is drawn tells all, and is quicker to draw
             for size in _blocks(resamples, 16 * len(distinct)):
-                yield _weighted(rng.multinomial(n, counts / n, size=size), distinct) / n
+                yield sums.weighted(rng.multinomial(n, counts / n, size=size), distinct) / n
             return
     for size in _blocks(resamples, 8 * (items.size + n)):
         yield function(items[rng.integers(n, size=(size, n))])
-
-
-def _weighted(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Sums [B] or [B, M] of values [V] or [V, M], each taken counts [B, V] times; in numpy's order, which is the same
-    everywhere, and not that of a matrix product."""
-    columns = [(counts * column).sum(axis=1) for column in values.reshape(len(values), -1).T]
-    return np.stack(columns, axis=1).reshape(len(counts), *values.shape[1:])
 
 
 def _jackknife(items: np.ndarray, function: Function, rng: np.random.Generator) -> np.ndarray:

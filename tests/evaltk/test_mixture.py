@@ -12,7 +12,8 @@ import torch
 from evaltk import vmf
 from evaltk.checkpoint import load_checkpoint
 from evaltk.errors import DataError, SettingsError
-from evaltk.mixture import Mixture, assign, margin, mixture, use
+from evaltk.mixture import Mixture, mixture, use
+from evaltk.mixture_assign import assign, margin
 from evaltk.mixture_fit import fit, nearest_images, projection
 from evaltk.models.heads import Head
 from evaltk.prototype_head import formulation, head_of
@@ -255,7 +256,7 @@ def test_a_head_that_has_nearly_collapsed(monkeypatch: pytest.MonkeyPatch) -> No
     (found,) = use(head, x, [m])
     wide = m.scores(head.embed(torch.from_numpy(x)).double())
     assert found.assigned.tolist() == wide[:, :300].argmax(dim=1).tolist()  # no two of the 300 are within float64's
-    monkeypatch.setattr("evaltk.mixture.MANY", 10**9)
+    monkeypatch.setattr("evaltk.mixture_assign.MANY", 10**9)
     assert use(head, x, [m])[0].assigned.tolist() == found.assigned.tolist()
 
 

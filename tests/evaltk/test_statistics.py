@@ -15,13 +15,13 @@ from evaltk.errors import DataError, SettingsError
 from evaltk.metrics import statistics
 from evaltk.metrics.statistics import (
     Correlation,
-    _weighted,
     bootstrap_interval,
     holm,
     mcnemar_exact,
     paired_bootstrap,
     spearman_permutation,
 )
+from evaltk.metrics.sums import weighted
 
 ONES = np.ones(9)
 
@@ -287,8 +287,8 @@ def test_resampled_means_of_few_values_are_sums_in_one_order() -> None:
     """The resamples of 0.1, 0.2 and 0.7, in two columns, in blocks of any size: the same bits."""
     counts = np.random.default_rng(0).multinomial(90, [0.2, 0.3, 0.5], size=400)
     values = np.array([[0.1, 1], [0.2, 0], [0.7, 0]])
-    found = _weighted(counts, values)
+    found = weighted(counts, values)
     assert found.shape == (400, 2)
-    np.testing.assert_array_equal(found, np.concatenate([_weighted(part, values) for part in np.split(counts, 100)]))
-    np.testing.assert_array_equal(found[:, 0], _weighted(counts, values[:, 0]))
+    np.testing.assert_array_equal(found, np.concatenate([weighted(part, values) for part in np.split(counts, 100)]))
+    np.testing.assert_array_equal(found[:, 0], weighted(counts, values[:, 0]))
     np.testing.assert_allclose(found, counts @ values, rtol=1e-14)  # a matrix product's order is the library's
