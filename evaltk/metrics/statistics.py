@@ -141,9 +141,8 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     if p.ndim != 1 or not np.all((p >= 0) & (p <= 1)):  # nan fails both
         raise DataError(wanted="a vector of p-values in [0, 1]", got=f"{p.tolist()}"[:80], do="leave out what has none")
     order = np.argsort(p, kind="stable")
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
-    return adjusted
+    raised = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    return raised[np.argsort(order, kind="stable")]
 
 
 def spearman_permutation(
