@@ -171,9 +171,11 @@ class Monitor:
         labels = torch.as_tensor(self.source.labels[chosen], device=self.device)
         x = F.normalize(torch.cat(rows), dim=1)
         asked = len(x) // 4
-        similarity, index = (x[:asked] @ x[asked:].T).topk(min(NEIGHBOURS, len(x) - asked), dim=1)
-        votes = torch.zeros(asked, int(labels.max()) + 1, device=x.device)
-        votes.scatter_add_(1, labels[asked:][index], (similarity / 0.07).exp())
+        # Through float64, so that equal images are equally near; of those the first is taken, on every device.
+        similarity = (x[:asked].double() @ x[asked:].double().T).float()
+        similarity, index = (t[:, :NEIGHBOURS] for t in similarity.sort(dim=1, descending=True, stable=True))
+        votes = torch.zeros(asked, int(labels.max()) + 1, dtype=torch.float64, device=x.device)
+        votes.scatter_add_(1, labels[asked:][index], (similarity.double() / 0.07).exp())
         spectrum = torch.linalg.svdvals(x - x.mean(0))
         share = spectrum / spectrum.sum()
         return {

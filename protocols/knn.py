@@ -6,7 +6,7 @@ Protocol: dino/eval_knn.py:126-183. Every k and temperature comes from one pass 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -122,12 +122,15 @@ def count_votes(
 ) -> dict[int, torch.Tensor]:
     """{k: votes [N, C] float64} from sorted neighbours: similarity [N, K], their labels [N, K], K >= max(ks).
 
-    The largest similarity of a row is subtracted first: a factor common to the row, and exp cannot overflow.
+    The largest similarity of a row is subtracted first: a factor common to the row, and exp cannot overflow. Votes are
+    the same bits on every processor: a tie between two classes is one everywhere, and goes to the smaller id.
     """
     import torch
 
+    from evaltk import fixed_exp
+
     s = similarity.double()
-    weights = ((s - s[:, :1]) / temperature).exp()
+    weights = fixed_exp.exp((s - s[:, :1]) / temperature)
     votes = torch.zeros(len(s), num_classes, dtype=torch.float64, device=s.device)
     found, start = {}, 0
     for k in sorted(set(ks)):
@@ -171,6 +174,11 @@ def rank_neighbours(
     return {at: torch.cat(r) for at, r in ranks.items()}, {at: torch.cat(p) for at, p in predictions.items()}
 
 
+def most_right(ranks: Mapping[tuple[int, float], torch.Tensor]) -> tuple[int, float]:
+    """The (k, temperature) with most images right; of equals the smallest k, then the temperature named first."""
+    return max(ranks, key=lambda at: (int((ranks[at] == 0).sum()), -at[0]))
+
+
 def _check_varied(bank: Features, name: str) -> None:
     some = bank.x[:: max(1, len(bank.x) // 2048)]  # of all classes, which stand one after the other
     if len(some) > 1 and abs(some - some[:1]).max() <= 1e-6 * abs(some[:1]).max():
@@ -207,7 +215,7 @@ def _sweep(dataset: Dataset, ranks: dict[tuple[int, float], torch.Tensor], setti
 
 
 def _best(dataset: Dataset, ranks: dict[tuple[int, float], torch.Tensor], settings: Settings) -> tuple[Score, ...]:
-    k, t = max(ranks, key=lambda at: (int((ranks[at] == 0).sum()), -at[0]))
+    k, t = most_right(ranks)
     return (_score(dataset, ranks[k, t], "top1_best_k", 1, k=k, temperature=t, chosen_on="the reported split"),)
 
 
@@ -237,6 +245,6 @@ def _chosen(
     similarity, index = similarity[keep].view(-1, width), index[keep].view(-1, width)
     y = torch.from_numpy(bank.y)
     found, _ = rank_neighbours(similarity, y[index], y[held], settings, num_classes)
-    k, t = max(found, key=lambda at: (int((found[at] == 0).sum()), -at[0]))
+    k, t = most_right(found)
     where = f"{len(held)} images of {dataset.train.name}, left out one by one"
     return (_score(dataset, ranks[k, t], "top1_chosen_k", 1, k=k, temperature=t, chosen_on=where),)

@@ -148,7 +148,7 @@ def _correct(bench: Bench, dataset: Dataset, settings: Settings) -> tuple[np.nda
         )
     asked = knn.Settings(k=fitting, temperature=(settings.knn_temperature,))
     ranks, _ = knn.classify(bank, queries, asked, len(dataset.train.classes), bench.device)
-    k, t = max(ranks, key=lambda at: (int((ranks[at] == 0).sum()), -at[0]))
+    k, t = knn.most_right(ranks)
     return (ranks[k, t] == 0).numpy(), k
 
 

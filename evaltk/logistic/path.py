@@ -23,8 +23,11 @@ def solve(problem: Problem, l2s: Sequence[float], limits: Limits) -> Iterator[tu
     paths = [_path(problem, fold, l2s, limits, done) for fold in range(len(problem.present))]
     asked = {fold: next(path) for fold, path in enumerate(paths)}
     while asked:
-        for dtype in {w.dtype for w in asked.values()}:
+        # Which folds share a product decides how it is rounded; a set of types would come in an order of chance.
+        for dtype in (torch.float32, torch.float64):
             together = [(fold, w) for fold, w in asked.items() if w.dtype == dtype]
+            if not together:
+                continue
             for (fold, _), value in zip(together, problem.values(together), strict=True):
                 try:
                     asked[fold] = paths[fold].send(value)

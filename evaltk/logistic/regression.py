@@ -14,6 +14,7 @@ intercept, objective - optimum <= ||gradient||^2 / (2 l2), the duality gap.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -25,6 +26,7 @@ from evaltk.logistic.inputs import READ_ROWS, Array, check_finite, check_setting
 from evaltk.logistic.lbfgs import Limits, Solution
 from evaltk.logistic.path import solve
 from evaltk.logistic.problem import Problem, pose
+from evaltk.metrics.classification import mean_per_class
 
 TOLERANCE, MAX_ITERATIONS = 1e-5, 1000
 
@@ -199,9 +201,8 @@ def cross_validate(
         predicted = torch.cat([(problem.z[rows] @ w.T).argmax(1) for rows in left_out.split(READ_ROWS)])
         scores[at, fold] = _score(predicted, problem.y[left_out], metric, num_classes)
         relative[at, fold], converged[at, fold] = solution.relative, solution.converged
-    return CrossValidation(
-        l2s=tuple(l2s), scores=scores, mean=scores.mean(1), relative_gradients=relative, converged=converged
-    )
+    mean = torch.tensor([math.fsum(row) / len(row) for row in scores.tolist()], dtype=torch.float64)
+    return CrossValidation(l2s=tuple(l2s), scores=scores, mean=mean, relative_gradients=relative, converged=converged)
 
 
 def _model(problem: Problem, fold: int, l2: float, solution: Solution) -> LogisticModel:
@@ -224,7 +225,5 @@ def _score(predicted: torch.Tensor, y: torch.Tensor, metric: str, num_classes: i
     """Accuracy, or the mean over the classes that y has of their recalls."""
     right = predicted == y
     if metric == "top1":
-        return float(right.double().mean())
-    rows = y.bincount(minlength=num_classes)
-    recall = y[right].bincount(minlength=num_classes) / rows.double()
-    return float(recall[rows > 0].mean())
+        return int(right.sum()) / len(right)
+    return mean_per_class(right, y, num_classes)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
+
+EQUAL = 1e-12  # scores nearer to each other than this are equal: they are means of fractions, in float64
 
 
 def rank_of_label(votes: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -22,7 +26,11 @@ def top_accuracy(rank: torch.Tensor, k: int) -> float:
 
 
 def mean_per_class(correct: torch.Tensor, labels: torch.Tensor, num_classes: int) -> float:
-    """Mean over the classes that occur of the share of their images that are right. correct: bool [N], labels: [N]."""
+    """Mean over the classes that occur of the share of their images that are right. correct: bool [N], labels: [N].
+
+    The sum is rounded once (`math.fsum`), so that the same shares give the same mean whatever their order.
+    """
     total = torch.bincount(labels, minlength=num_classes).double()
-    right = torch.bincount(labels, weights=correct.double(), minlength=num_classes)
-    return float((right[total > 0] / total[total > 0]).mean())
+    right = torch.bincount(labels[correct], minlength=num_classes).double()
+    shares = (right[total > 0] / total[total > 0]).tolist()
+    return math.fsum(shares) / len(shares) if shares else math.nan

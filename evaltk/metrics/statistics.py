@@ -16,6 +16,7 @@ import numpy as np
 from scipy import special
 
 from evaltk.errors import DataError, SettingsError
+from evaltk.metrics import sums
 
 Function = Callable[[np.ndarray], np.ndarray]  # of samples [B, N, ...], to [B] or [B, K]
 Statistic = Literal["mean"] | Function
@@ -140,9 +141,8 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     if p.ndim != 1 or not np.all((p >= 0) & (p <= 1)):  # nan fails both
         raise DataError(wanted="a vector of p-values in [0, 1]", got=f"{p.tolist()}"[:80], do="leave out what has none")
     order = np.argsort(p, kind="stable")
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
-    return adjusted
+    raised = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    return raised[np.argsort(order, kind="stable")]
 
 
 def spearman_permutation(
@@ -160,15 +160,15 @@ def spearman_permutation(
         raise DataError(wanted="two vectors of one length that both vary", got=got, do="correlate what varies")
     from scipy.stats import rankdata  # takes a second to import, and nothing else here needs it
 
-    centred = [rankdata(part) - (len(part) + 1) / 2 for part in (first, second)]
-    u, v = (ranks / np.linalg.norm(ranks) for ranks in centred)
-    n, rho = len(u), float(u @ v)
+    u, v = (2 * rankdata(part) - (len(part) + 1) for part in (first, second))  # whole numbers, of mean 0
+    n, seen, scale = len(u), float(u @ v), math.sqrt(float(u @ u) * float(v @ v))
+    slack = 0.0 if n**3 < 2**53 else 2 * n * 2.0**-53 * scale  # below that sums of products are exact
     exact = n <= 12 and math.factorial(n) <= permutations
     shuffled = (rng.permuted(np.tile(u, (size, 1)), axis=1) for size in _blocks(permutations, 16 * n))
     orders = [u[np.array(list(itertools.permutations(range(n))))]] if exact else shuffled
-    extreme = sum(int((np.abs(order @ v) >= abs(rho) - 1e-12).sum()) for order in orders)
+    extreme = sum(int((np.abs(order @ v) >= abs(seen) - slack).sum()) for order in orders)
     p = extreme / math.factorial(n) if exact else (1 + extreme) / (1 + permutations)
-    return Correlation(rho=min(1.0, max(-1.0, rho)), p_value=p, exact=exact)
+    return Correlation(rho=min(1.0, max(-1.0, seen / scale)), p_value=p, exact=exact)
 
 
 def _mean(sample: np.ndarray) -> np.ndarray:
@@ -213,7 +213,7 @@ def _draws(items: np.ndarray, function: Function, rng: np.random.Generator, resa
         distinct, counts = np.unique(items, axis=0, return_counts=True)
         if 16 * len(distinct) <= n:  # e.g. right or wrong: how often each is drawn tells all, and is quicker to draw
             for size in _blocks(resamples, 16 * len(distinct)):
-                yield rng.multinomial(n, counts / n, size=size) @ distinct / n
+                yield sums.weighted(rng.multinomial(n, counts / n, size=size), distinct) / n
             return
     for size in _blocks(resamples, 8 * (items.size + n)):
         yield function(items[rng.integers(n, size=(size, n))])

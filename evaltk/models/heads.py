@@ -8,12 +8,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from evaltk import fixed_order
 from evaltk.errors import CheckpointError, some
 from evaltk.models import head_layout
 from evaltk.types import HeadWeights
 
 NORM_EPS = 1e-12  # torch's default in F.normalize, which all three use
 BN_EPS = 1e-5
+ROWS = 8_192  # prototypes widened to float64 at a time
 
 
 class Head(nn.Module):
@@ -37,7 +39,7 @@ class Head(nn.Module):
         w = effective(found, "prototypes.")
         patch = effective(found, "patch_prototypes.") if any(k.startswith("patch_prototypes.") for k in found) else w
         if weights.kind == "msn":
-            w = patch = F.normalize(w, dim=1, eps=NORM_EPS)
+            w = patch = unit(w)
         self.register_buffer("prototypes", w, persistent=False)
         self.register_buffer("patch_prototypes", patch, persistent=False)
         center = None if weights.center is None else weights.center.float()
@@ -61,13 +63,14 @@ class Head(nn.Module):
 def effective(found: Mapping[str, torch.Tensor], prefix: str) -> torch.Tensor:
     """Effective prototypes w [K, p]: g v/||v|| by rows (the sign of g counts), or the plain weight.
 
-    Source: torch's weight_norm over dim 0.
+    In float64 and a fixed order, then rounded once: prototypes are the same on every processor, and so are their
+    norms, by which they are ranked. Source: torch's weight_norm over dim 0.
     """
     plain = found.get(f"{prefix}weight")
     if plain is not None:
         return plain
     v, g = found[f"{prefix}weight_v"], found[f"{prefix}weight_g"]
-    norms = v.norm(dim=1, keepdim=True)
+    norms = _norms(v)
     if bool((norms == 0).any()):
         row = int((norms == 0).flatten().nonzero()[0])
         raise CheckpointError(
@@ -76,7 +79,23 @@ def effective(found: Mapping[str, torch.Tensor], prefix: str) -> torch.Tensor:
             where=f"head.{prefix}weight_v",
             do="use another checkpoint",
         )
-    return g.reshape(-1, 1) * v / norms
+    made = torch.empty_like(v)
+    for part, rows, gains, of in zip(*(t.split(ROWS) for t in (made, v, g.reshape(-1, 1), norms)), strict=True):
+        part.copy_(gains.double() * rows.double() / of)
+    return made
+
+
+def unit(rows: torch.Tensor) -> torch.Tensor:
+    """Rows [K, p] at length 1, the same on every processor; one shorter than `NORM_EPS` is divided by that."""
+    made = torch.empty_like(rows)
+    for part, given in zip(made.split(ROWS), rows.split(ROWS), strict=True):
+        part.copy_(given.double() / _norms(given).clamp(min=NORM_EPS))
+    return made
+
+
+def _norms(rows: torch.Tensor) -> torch.Tensor:
+    """Lengths [K, 1] float64."""
+    return torch.cat([fixed_order.dot(some, some) for some in rows.split(ROWS)]).sqrt()[:, None]
 
 
 def check(weights: HeadWeights, where: object = "head", *, width: int | None = None) -> tuple[str, ...]:

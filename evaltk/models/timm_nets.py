@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from evaltk.errors import CheckpointError
+from evaltk.seeding import normal
 from evaltk.types import Arch
 
 RESNETS: dict[tuple[tuple[int, ...], bool], str] = {  # block counts, bottleneck -> name
@@ -106,12 +108,37 @@ def rename_xcit(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def random_weights(name: str, seed: int) -> dict[str, torch.Tensor] | None:
-    """Untrained weights of a ResNet or XCiT, in timm's own initialisation; None for names that no file is read as."""
+    """Untrained weights of a ResNet or XCiT, distributed as timm's own; None for names that no file is read as."""
     if name not in RESNETS.values() and name not in {f"xcit_{s}_p{p}_224" for s in XCITS.values() for p in (8, 16)}:
         return None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return {k: t.clone() for k, t in _create(name).state_dict().items()}
+        net = _create(name)
+    _redraw(net, torch.Generator().manual_seed(seed))
+    return {k: t.clone() for k, t in net.state_dict().items()}
+
+
+@torch.no_grad()
+def _redraw(net: nn.Module, draw: torch.Generator) -> None:
+    """Weights of timm's own distributions, in place, from draws that are the same bits on every processor.
+
+    ResNet: convolutions normal with the variance 2 / (outputs of a kernel). XCiT: linear layers and the class token
+    normal of std 0.02, convolutions and their biases uniform within 1 / sqrt(inputs of a kernel). What is not drawn
+    stays. The feature cache is named by the bits.
+    """
+    for layer in net.modules():
+        if isinstance(layer, nn.Linear):
+            layer.weight.copy_(normal(*layer.weight.shape, std=0.02, generator=draw))
+        elif isinstance(layer, nn.Conv2d) and hasattr(net, "cls_token"):
+            bound = 1 / math.sqrt(layer.weight[0].numel())
+            for part in (layer.weight, layer.bias):
+                if part is not None:
+                    part.copy_((2 * torch.rand(part.shape, dtype=torch.float64, generator=draw) - 1) * bound)
+        elif isinstance(layer, nn.Conv2d):
+            std = math.sqrt(2 / layer.weight[:, 0].numel())
+            layer.weight.copy_(normal(*layer.weight.shape, std=std, generator=draw))
+    if hasattr(net, "cls_token"):
+        net.cls_token.copy_(normal(*net.cls_token.shape, std=0.02, generator=draw))
 
 
 def build(arch: Arch, weights: Mapping[str, torch.Tensor]) -> nn.Module:

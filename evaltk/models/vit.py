@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 
 import torch
+from timm.layers import drop
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional as F
@@ -45,6 +46,21 @@ def resample_positions(
     return torch.cat([table[:, :prefix], moved.permute(0, 2, 3, 1).reshape(1, h * w, -1)], dim=1)
 
 
+class DropPath(drop.DropPath):
+    """timm's stochastic depth, whose draws on a CPU are the same whoever made it.
+
+    Torch takes Bernoulli draws from MKL on processors of Intel's alone: other images would lose a block elsewhere.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [B, ...] without the images that lose this branch, the others scaled up for them."""
+        if x.device.type != "cpu" or not self.training or not self.drop_prob:
+            return super().forward(x)
+        keep = 1 - self.drop_prob
+        kept = torch.rand(len(x), *(1,) * (x.ndim - 1), dtype=torch.float64).lt(keep).to(x.dtype)
+        return x * (kept.div_(keep) if keep > 0 and self.scale_by_keep else kept)
+
+
 class ViT(VisionTransformer):
     """A ViT without a class head, for any image size.
 
@@ -73,6 +89,10 @@ class ViT(VisionTransformer):
         if arch.class_position and arch.registers:
             # timm gives registers rows of the table; in DINOv2's files only the class token has one.
             self.pos_embed = nn.Parameter(self.get_parameter("pos_embed").detach()[:, arch.registers :].clone())
+        for block in self.blocks:
+            for name, branch in block.named_children():
+                if isinstance(branch, drop.DropPath):
+                    setattr(block, name, DropPath(branch.drop_prob, branch.scale_by_keep))
         self.arch = arch
         self.position = position
         self.mask_token = nn.Parameter(torch.zeros(1, arch.embed_dim))

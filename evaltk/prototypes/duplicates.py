@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from evaltk.errors import SettingsError, nearest
-from evaltk.prototypes.graph import MARGIN, Array, Directions, Pairs, count_edges, join
+from evaltk.prototypes.graph import Array, Directions, Pairs, count_edges, join
 
 Method = Literal["leader", "first-seen", "components", "largest-first"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -58,7 +58,7 @@ def duplicate_sets(
 
     Args:
         prototypes: [K, p], effective rows w; only their directions count.
-        threshold: in (-1, 1); the comparison is strict and as in float64.
+        threshold: in (-1, 1); the comparison is strict, with cosines in float64 summed in a fixed order.
         method: ``leader``, ``first-seen``, ``components`` or ``largest-first``.
 
     Raises: SettingsError: a threshold or method out of range. DataError: rows without a direction (named by index).
@@ -118,7 +118,8 @@ def scan(directions: Directions, threshold: float, order: np.ndarray | None = No
     owner = np.empty(len(directions), dtype=np.int64)
     while len(ids):
         head = ids[:HEAD]
-        edge = directions.edges(rows[: len(head)] @ rows[: len(head)].T, head, head, threshold).cpu().numpy() > 0
+        block = directions.similarities(rows[: len(head)], rows[: len(head)])
+        edge = directions.edges(block, head, head, threshold).cpu().numpy() > 0
         leads = _scan_head(edge)
         owner[head] = head[leads]
         leaders = np.flatnonzero(leads == np.arange(len(head)))
@@ -126,8 +127,8 @@ def scan(directions: Directions, threshold: float, order: np.ndarray | None = No
         vectors = rows[torch.from_numpy(leaders).to(rows.device)]
         taken = np.zeros(len(ids), dtype=bool)
         for start in range(0, len(ids), CHUNK):
-            block = rest[start : start + CHUNK] @ vectors.T  # [c, leaders]
-            near = (block.amax(dim=1) > threshold - MARGIN).nonzero().flatten()
+            block = directions.similarities(rest[start : start + CHUNK], vectors)  # [c, leaders]
+            near = (block.amax(dim=1) > threshold - directions.margin).nonzero().flatten()
             if not len(near):
                 continue
             at = start + near.cpu().numpy()

@@ -1,7 +1,8 @@
 """Which directions are near-copies: the graph with an edge where the cosine is above a threshold, never stored.
 
-Similarities exist one tile at a time. They are float32; a pair that lies within `MARGIN` of a threshold is computed
-again in float64, so that every edge is the one that float64 would give.
+Similarities exist one tile at a time. They are float32; a pair that lies within their rounding (`margin`) of a
+threshold is computed again in float64 and in a fixed order, so that edges are the same on every processor, and equal
+pairs have equal cosines.
 
 Source: Govindarajan et al., ICLR 2023 (arXiv 2405.10939), Table 4, which leaves the reading open.
 """
@@ -17,18 +18,32 @@ import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from evaltk import fixed_order, precise
 from evaltk.errors import DataError
 
 Array: TypeAlias = "torch.Tensor | np.ndarray"
-MARGIN = 1e-5  # many times the rounding of a float32 product of unit rows, which is below 1e-6
+ROWS = 8_192  # rows made unit at a time
 PAIRS = 8_192  # pairs computed again at a time: 32 MiB of float64 at 256 dimensions
+
+
+def margin(dim: int) -> float:
+    """How far a float32 product of two rows of `Directions.unit` lies from the cosine that `exact` gives, at most.
+
+    Each product and sum of p terms, in whatever order, is off by gamma_p = p u / (1 - p u) of sum |a_i b_i|, which is 1
+    at most for unit rows (u = 2^-24; Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1). Two
+    more roundings are those of the rows' own entries, two that of a threshold to float32; four are for all of float64's
+    and for products too small for float32.
+    """
+    n = (dim + 8) * 2.0**-24
+    return n / (1 - n)
 
 
 class Directions:
     """Prototypes as unit rows.
 
     Attributes:
-        unit: [K, p] float32 on the device. tile: rows of a block of similarities.
+        norms: [K] float64. unit: [K, p] float32 on the device, each entry rounded once. tile: rows of a block of
+            similarities. margin: within it of a threshold, a similarity does not tell whether there is an edge.
     """
 
     def __init__(self, prototypes: Array, *, device: str = "cpu") -> None:
@@ -38,7 +53,13 @@ class Directions:
             got = f"{given.dtype} {list(given.shape)}"
             raise DataError(wanted="a matrix of prototypes [K, p], floats", got=got, do="name another array")
         self.given = given
-        self.norms = np.sqrt(np.einsum("kp,kp->k", given, given, dtype=np.float64))
+        self.norms = np.empty(len(given), dtype=np.float64)
+        unit = np.empty(given.shape, dtype=np.float32)
+        for start in range(0, len(given), ROWS):
+            rows = torch.from_numpy(given[start : start + ROWS].astype(np.float64))
+            self.norms[start : start + ROWS] = norms = fixed_order.dot(rows, rows).sqrt().numpy()
+            with np.errstate(divide="ignore", invalid="ignore"):
+                unit[start : start + ROWS] = rows.numpy() / norms[:, None]
         bad = np.flatnonzero(~(np.isfinite(self.norms) & (self.norms > 0)))
         if len(bad):
             named = ", ".join(f"{i} ({'zero' if self.norms[i] == 0 else 'not finite'})" for i in bad[:8].tolist())
@@ -48,27 +69,35 @@ class Directions:
                 where="the matrix of prototypes, rows from 0",
                 do="leave these rows out, or use a checkpoint from before the training diverged",
             )
-        rows = torch.from_numpy(np.ascontiguousarray(given, dtype=np.float32)).to(device)
-        self.unit = rows / torch.from_numpy(self.norms.astype(np.float32)).to(device)[:, None]
+        self.unit = torch.from_numpy(unit).to(device)
+        self.margin = margin(given.shape[1])
         self.tile = 1_024 if self.unit.device.type == "cpu" else 8_192
 
     def __len__(self) -> int:
         return len(self.given)
 
     def exact(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        """Cosines in float64 of the pairs (i[n], j[n]): [n]. The order of the sum is that of the row alone."""
+        """Cosines in float64 of the pairs (i[n], j[n]): [n]. The sum's order is fixed: equal pairs are equal bits."""
         found = np.empty(len(i), dtype=np.float64)
         for start in range(0, len(i), PAIRS):
             some = slice(start, start + PAIRS)
-            a, b = self.given[i[some]].astype(np.float64), self.given[j[some]].astype(np.float64)
-            found[some] = np.einsum("np,np->n", a, b) / (self.norms[i[some]] * self.norms[j[some]])
+            a, b = (torch.from_numpy(self.given[at[some]].astype(np.float64)) for at in (i, j))
+            found[some] = fixed_order.dot(a, b).numpy() / (self.norms[i[some]] * self.norms[j[some]])
         return found
+
+    def similarities(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """Float32 cosines [a, b] of unit rows [a, p] and [b, p], each within `margin` of the exact one.
+
+        Never TF32 or bfloat16, whatever the process allows: the margin would not hold.
+        """
+        with precise.products(self.unit.device):
+            return rows @ columns.T
 
     def edges(self, block: torch.Tensor, i: np.ndarray, j: np.ndarray, threshold: float) -> torch.Tensor:
         """Float32 0 or 1 [a, b]: whether the similarities block [a, b] of rows i [a] and j [b] exceed the threshold."""
         # Two comparisons into float buffers are many times faster than a distance and a bool mask on the CPU.
-        sure = torch.gt(block, threshold + MARGIN, out=torch.empty_like(block))
-        perhaps = torch.gt(block, threshold - MARGIN, out=torch.empty_like(block))
+        sure = torch.gt(block, threshold + self.margin, out=torch.empty_like(block))
+        perhaps = torch.gt(block, threshold - self.margin, out=torch.empty_like(block))
         # Counts of a row stay below 2^24: they are exact in float32.
         rows = (perhaps.sum(dim=1) != sure.sum(dim=1)).nonzero().flatten()
         if not len(rows):
@@ -99,13 +128,13 @@ def count_edges(directions: Directions, thresholds: Sequence[float]) -> list[Pai
     ids = np.arange(num)
     degree = torch.zeros(len(thresholds), num, dtype=torch.float64, device=device)
     earliest = torch.arange(num, device=device).repeat(len(thresholds), 1)
-    for rows, columns, block in _tiles(directions.unit, size):
+    for rows, columns, block in _tiles(directions, size):
         # A row is no duplicate of itself, and below the diagonal stands what is above it.
         if rows.start == columns.start:
             block = block.triu_(1).add_(torch.full_like(block, -2.0).tril_())
         highest = float(block.max())
         for n, threshold in enumerate(thresholds):
-            if highest <= threshold - MARGIN:
+            if highest <= threshold - directions.margin:
                 continue
             edge = directions.edges(block, ids[rows], ids[columns], threshold)
             down = edge.sum(dim=0)
@@ -120,14 +149,15 @@ def count_edges(directions: Directions, thresholds: Sequence[float]) -> list[Pai
     ]
 
 
-def _tiles(unit: torch.Tensor, size: int) -> Iterator[tuple[slice, slice, torch.Tensor]]:
+def _tiles(directions: Directions, size: int) -> Iterator[tuple[slice, slice, torch.Tensor]]:
     """(rows, columns, similarities) of the tiles on and above the diagonal; for each column the rows rise."""
+    unit = directions.unit
     starts = range(0, len(unit), size)
     for top in starts:
         rows = slice(top, min(top + size, len(unit)))
         for left in starts[top // size :]:
             columns = slice(left, min(left + size, len(unit)))
-            yield rows, columns, unit[rows] @ unit[columns].T
+            yield rows, columns, directions.similarities(unit[rows], unit[columns])
 
 
 def join(directions: Directions, threshold: float, owner: np.ndarray) -> np.ndarray:
@@ -152,8 +182,8 @@ def join(directions: Directions, threshold: float, owner: np.ndarray) -> np.ndar
             columns = slice(left, min(left + directions.tile, num))
             if _one(label[rows]) and _one(label[columns]) and label[rows.start] == label[columns.start]:
                 continue
-            block = unit[rows] @ unit[columns].T
-            if float(block.max()) <= threshold - MARGIN:
+            block = directions.similarities(unit[rows], unit[columns])
+            if float(block.max()) <= threshold - directions.margin:
                 continue
             edge = directions.edges(block, order[rows], order[columns], threshold).cpu().numpy() > 0
             edge &= label[rows][:, None] != label[columns][None, :]

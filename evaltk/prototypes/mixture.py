@@ -16,54 +16,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 import torch
 
-from evaltk import neighbours, vmf
+from evaltk import neighbours, precise, vmf
 from evaltk.errors import DataError, SettingsError
-from evaltk.models.heads import Head
+from evaltk.models.heads import Head, unit
+from evaltk.prototypes.assignment import assign, first_of, squares
+from evaltk.prototypes.components import Mixture, Scoring
 
-Scoring = Literal["linear", "cosine", "vmf"]
-SCORINGS: tuple[Scoring, ...] = get_args(Scoring)
 BLOCK_ELEMENTS = 2**24  # scores that exist at a time: 64 MiB of float32, and as much again for their exponentials
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mixture:
-    """Components and how they are scored.
-
-    Attributes:
-        rows: w [K, p] float32 (unit rows for cosine). temperature: tau.
-        bias: b [K] float64, what is added to <w, y>/tau. kappa: [K] float64, ||w||/tau.
-        offset: log p(y) = logsumexp_k(score_k) + offset, in nats.
-        scoring, centred: what was asked for.
-    """
-
-    rows: torch.Tensor
-    temperature: float
-    bias: torch.Tensor
-    kappa: torch.Tensor
-    offset: float
-    scoring: Scoring
-    centred: bool
-
-    def scores(self, y: torch.Tensor) -> torch.Tensor:
-        """[B, K] float32 (float64 for y float64) of unit y [B, p]."""
-        return self.from_products(y @ self.rows.to(y.dtype).T)
-
-    def from_products(self, products: torch.Tensor) -> torch.Tensor:
-        """The scores from <w, y> [B, K]."""
-        return torch.add(self.bias.to(products), products, alpha=1.0 / self.temperature)
-
-    def at(self) -> dict[str, object]:
-        """What names it in a score."""
-        return {
-            "formulation": self.scoring,
-            "temperature": self.temperature,
-            "centre": "with" if self.centred else "without",
-        }
 
 
 def mixture(
@@ -83,12 +46,14 @@ def mixture(
     if rows.shape[1] < 3:
         raise DataError(wanted="prototypes of 3 dimensions or more", got=str(rows.shape[1]), do="use another head")
     if scoring == "cosine":
-        rows = torch.nn.functional.normalize(rows, dim=1)
-    kappa = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64) / temperature
+        rows = unit(rows)
+    # Of unequal values once each: what a vector library rounds by an element's place would part equal prototypes.
+    kappa, of = (squares(rows).sqrt() / temperature).unique(return_inverse=True)
     log_c = vmf.log_normalizer(kappa, rows.shape[1])
     bias = torch.zeros_like(kappa)
     if scoring == "vmf":
         bias = vmf.log_normalizer_shifted(kappa, rows.shape[1])
+    kappa, log_c, bias = kappa[of], log_c[of], bias[of]
     if centred:
         if head.center is None:
             raise DataError(wanted="the training centre", got="a file without one", do="leave the centred variant out")
@@ -99,6 +64,7 @@ def mixture(
         temperature=temperature,
         bias=bias,
         kappa=kappa,
+        first=first_of(rows, bias),
         offset=-float(torch.logsumexp(bias - log_c, dim=0)),
         scoring=scoring,
         centred=centred,
@@ -110,7 +76,8 @@ class Use:
     """How N images use a mixture of K components.
 
     Attributes:
-        assigned: [N] int64, the component of the highest score (the first of equal ones).
+        assigned: [N] int64, the component of the highest score, in float64 of y and w as they are; of equal ones, as
+            equal prototypes have, the first.
         responsibility: [K] float64, mean over the images; sums to 1.
         log_likelihood: [N] float64, nats with respect to the surface measure of the sphere.
         entropy: mean over images of the entropy of their responsibilities, nats.
@@ -147,9 +114,10 @@ def use(head: Head, x: np.ndarray, mixtures: Sequence[Mixture], *, block: int = 
         raise DataError(wanted="images", got="none", where="features", do="name a data set with images")
     parts = [_Part(len(x), m) for m in mixtures]
     for rows, y in embed(head, x, max(1, block // len(head.prototypes))):
-        products = y @ mixtures[0].rows.T
+        with precise.products(y.device):
+            products = y @ mixtures[0].rows.T
         for part in parts:
-            part.add(rows, products)
+            part.add(rows, y, products)
     return [part.use() for part in parts]
 
 
@@ -163,9 +131,10 @@ class _Part:
         self.responsibility = torch.zeros_like(mixture.bias)
         self.entropy = 0.0
 
-    def add(self, rows: slice, products: torch.Tensor) -> None:
+    def add(self, rows: slice, y: torch.Tensor, products: torch.Tensor) -> None:
         scores = self.mixture.from_products(products)  # [b, K]
-        best, assigned = scores.max(dim=1)
+        assigned = assign(self.mixture, y, scores)
+        best = scores.amax(dim=1)
         scores -= best[:, None]
         weights = scores.exp()
         total = weights.sum(dim=1)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from evaltk import vmf
+from evaltk import fixed_order, vmf
+from evaltk.models import heads
 from evaltk.models.heads import Head
 from evaltk.prototypes.mixture import Mixture, embed
 
@@ -66,29 +67,33 @@ def fit(head: Head, x: np.ndarray, assigned: np.ndarray, mixture: Mixture) -> Fi
 
 @torch.inference_mode()
 def nearest_images(head: Head, x: np.ndarray, components: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(cosine, index) [G, count] of the images x [N, D] whose y is nearest to each component [G], the nearest first."""
-    unit = torch.nn.functional.normalize(
-        head.prototypes[torch.from_numpy(components).to(head.prototypes.device)], dim=1
-    )
-    best = torch.empty(len(components), 0, device=unit.device)
+    """(cosine, index) [G, count] of the images x [N, D] whose y is nearest to each component [G], the nearest first.
+
+    Cosines are float64 of y and w in a fixed order; of equal ones the image that comes first stands first.
+    """
+    unit = heads.unit(head.prototypes[torch.from_numpy(components).to(head.prototypes.device)])
+    best = torch.empty(len(components), 0, dtype=torch.float64, device=unit.device)
     index = torch.empty(len(components), 0, dtype=torch.int64, device=unit.device)
     for rows, y in embed(head, x, IMAGES):
-        cosine = torch.cat([best, unit @ y.T], dim=1)
+        cosine = torch.stack([fixed_order.dot(y, of) for of in unit])  # [G, b]
         places = torch.arange(rows.start, rows.stop, device=unit.device).expand(len(components), -1)
-        best, at = cosine.topk(min(count, cosine.shape[1]), dim=1)
-        index = torch.cat([index, places], dim=1).gather(1, at)
-    return best.cpu().numpy(), index.cpu().numpy()
+        best, at = torch.cat([best, cosine], dim=1).sort(dim=1, descending=True, stable=True)
+        index = torch.cat([index, places], dim=1).gather(1, at[:, :count])
+        best = best[:, :count]
+    return best.float().cpu().numpy(), index.cpu().numpy()
 
 
 def projection(unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(places [K, 2], share of the variance [2]) of unit prototypes [K, p] along their two widest directions.
 
-    Principal components, each with its largest loading positive, so that a picture does not turn about by chance.
+    Principal components, each with its largest loading positive (of equally large ones, but for rounding, the first),
+    so that a picture does not turn about by chance.
     """
     mean = unit.mean(axis=0, dtype=np.float64)
     gram = unit.T.astype(np.float64) @ unit / len(unit) - np.outer(mean, mean)  # float64 would double the matrix
     values, vectors = np.linalg.eigh(gram)
     axes = vectors[:, ::-1][:, :2]
-    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), [0, 1]])
+    large = np.abs(axes) >= (1 - 1e-6) * np.abs(axes).max(axis=0)  # eigenvectors are told to far more digits
+    axes = axes * np.sign(axes[large.argmax(axis=0), [0, 1]])
     total = max(float(values.clip(0).sum()), np.finfo(np.float64).tiny)
     return (unit @ axes - mean @ axes).astype(np.float32), values[::-1][:2].clip(0) / total

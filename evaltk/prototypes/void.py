@@ -117,9 +117,11 @@ def _means(unit: np.ndarray, sets: DuplicateSets) -> tuple[np.ndarray, np.ndarra
 
 
 def _cosines(means: np.ndarray, direction: np.ndarray) -> np.ndarray:
-    """Cosine of each row with a direction; 0 where one of them has no length."""
-    length = np.linalg.norm(means, axis=1) * np.linalg.norm(direction)
-    product = means @ np.asarray(direction, dtype=np.float64)
+    """Cosine of each row with a direction; 0 where one of them has no length. Sums are numpy's own, in one order
+    everywhere, and not those of a matrix product: the verdict compares them with a threshold."""
+    toward = np.asarray(direction, dtype=np.float64)
+    length = np.sqrt((means * means).sum(axis=1)) * np.sqrt((toward * toward).sum())
+    product = (means * toward).sum(axis=1)
     return np.divide(product, length, out=np.zeros_like(product), where=length > 0)
 
 

@@ -67,7 +67,7 @@ def draw(views: Views, seed: int, epoch: int, index: int, width: int, height: in
         flip=rest[:, 2] < views.flip_prob,
         jitter=rest[:, 3] < views.jitter_prob,
         factors=factors,
-        order=rest[:, 8:12].argsort(dim=1),
+        order=rest[:, 8:12].argsort(dim=1, stable=True),
         gray=rest[:, 12] < views.gray_prob,
         blur=rest[:, 13] < torch.tensor(views.blur, dtype=torch.float64)[kind],
         radius=start + (stop - start) * rest[:, 14],

@@ -143,7 +143,9 @@ def outcome(job: Job) -> Outcome:
 
 def _chosen(held: np.ndarray) -> int | None:
     """The learning rate that is best on the held-out images after the last epoch, the lowest of equal ones."""
-    return int(np.nanargmax(held)) if np.isfinite(held).any() else None
+    from evaltk.metrics.classification import EQUAL
+
+    return int(np.argmax(held >= np.nanmax(held) - EQUAL)) if np.isfinite(held).any() else None
 
 
 def _scores(job: Job, rank: np.ndarray, which: str, at: dict[str, object]) -> Iterator[Score]:

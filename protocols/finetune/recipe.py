@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from evaltk.models import vit
-from evaltk.seeding import generator
+from evaltk.seeding import generator, normal
 from evaltk.types import Arch, PositionRule
 
 BETAS, EPS = (0.9, 0.999), 1e-8
@@ -145,8 +145,8 @@ def build(
     net.mask_token.requires_grad_(False)  # no image is masked
     head = nn.Linear(arch.embed_dim, num_classes)
     with torch.no_grad():
-        nn.init.trunc_normal_(head.weight, std=0.02, generator=generator(seed, "finetune", "head"))
-        head.weight.mul_(tuning.head_scale)
+        drawn = normal(*head.weight.shape, std=0.02, generator=generator(seed, "finetune", "head"))
+        head.weight.copy_(drawn).mul_(tuning.head_scale)
         head.bias.zero_()
     return Classifier(net, head)
 

@@ -223,7 +223,8 @@ def _judge(task: Task, model: Classifier, state: dict[str, Any], h: int, epoch: 
     views = task.views
     rank, predicted = classify(model, task.backbone, task.test, views.transform, views.how)
     score = _score(task, task.test, rank)
-    if not state["test_score"].nan_to_num(-1).max() >= score:
+    # Of equal scores the first of the lowest learning rate stays.
+    if not state["test_score"].nan_to_num(-1).max() >= score - classification.EQUAL:
         state |= {"best_lr": torch.tensor(h), "best_epoch": torch.tensor(epoch)}
         state |= {"best_rank": rank, "best_predicted": predicted}
     state["test_score"][h, epoch] = score

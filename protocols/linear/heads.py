@@ -19,9 +19,12 @@ import torch
 from torch import Tensor
 
 from evaltk.metrics.classification import rank_of_label
+from evaltk.seeding import normal
 
 MOMENTUM, WEIGHT_STD = 0.9, 0.01
 LR_BATCH = 256  # images a step that a base learning rate is for; dino/eval_linear.py:105
+# Float32 logits of 20 are told to 2e-6: losses below that, of heads that fit all images, are rounding and no more.
+LOSSES_EQUAL = 1e-5
 LOGITS = 1 << 24  # logits (images x heads x classes) that exist at a time in evaluation
 
 
@@ -56,7 +59,7 @@ def begin(
 
     One draw serves all, so that a head does not depend on which others are trained beside it.
     """
-    drawn = torch.empty(num_classes, dim).normal_(std=WEIGHT_STD, generator=generator).to(device, dtype)
+    drawn = normal(num_classes, dim, std=WEIGHT_STD, generator=generator).to(device, dtype)
     return Heads(
         weight=drawn.expand(num_heads, -1, -1).clone(),
         bias=torch.zeros(num_heads, num_classes, device=device, dtype=dtype),
@@ -154,3 +157,15 @@ def classify(
         ranks.append(rank_of_label(mine, y[rows].to(mine.device)).cpu())
         predicted.append(mine.argmax(dim=1).cpu())
     return torch.cat(ranks), torch.cat(predicted)
+
+
+def choose(correct: Sequence[float], loss: Sequence[float]) -> int:
+    """Which of several heads is best: most images right, then the least loss, then the first.
+
+    The loss parts heads that get equally many of a few images right; losses that differ by no more than
+    `LOSSES_EQUAL` (of the loss, where that is above 1) are equal, for they differ by rounding as well.
+    """
+    most = max(correct)
+    left = [i for i, right in enumerate(correct) if right == most]
+    least = min(loss[i] for i in left)
+    return next(i for i in left if loss[i] <= least + LOSSES_EQUAL * max(1.0, least))

@@ -81,11 +81,15 @@ def of_head(dataset: Dataset, found: Features, recipe: Recipe, head: LinearHead)
 
 
 def _chosen(features: list[int], trained: Trained) -> int | None:
-    """Of several recipes the one whose chosen head is best on the held-out images, None where none was chosen."""
-    there = [f for f in features if trained.chosen_head[f] >= 0]
-    correct, loss = trained.history["held_correct"][-1], trained.history["held_loss"][-1]
-    head = trained.chosen_head
-    return max(there, key=lambda f: (correct[f, head[f]], -loss[f, head[f]], -f), default=None)
+    """Of several recipes the one whose chosen head is best on the held-out images, None where none was chosen; of
+    equals the one named first."""
+    from protocols.linear import heads as probe
+
+    there = sorted(f for f in features if trained.chosen_head[f] >= 0)
+    if not there:
+        return None
+    held = (trained.history[name][-1, there, trained.chosen_head[there]] for name in ("held_correct", "held_loss"))
+    return there[probe.choose(*(values.tolist() for values in held))]
 
 
 def _pair(dataset: Dataset, rank: np.ndarray, name: str, which: str, at: dict[str, object]) -> tuple[Score, Score]:

@@ -205,10 +205,8 @@ def _outcome(
     for f, heads in enumerate(state.heads):
         alive = [h for h in range(len(sweep.lrs)) if state.diverged[f, h] < 0]
         if held and alive:
-            correct, loss = (state.history[name][-1, f].tolist() for name in ("held_correct", "held_loss"))
-            # The loss parts heads that get equally many of a few images right.
-            order = {h: (correct[h], -loss[h], -h) for h in alive}
-            chosen[f] = max(alive, key=order.__getitem__)
+            correct, loss = (state.history[name][-1, f][alive].tolist() for name in ("held_correct", "held_loss"))
+            chosen[f] = alive[probe.choose(correct, loss)]  # of equals the one of the smallest learning rate
             y = torch.from_numpy(reported[f].y)
             rank[f], predicted[f] = probe.classify(heads, int(chosen[f]), reported[f].x, y)
     return Trained(

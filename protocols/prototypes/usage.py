@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from protocols.prototypes.settings import Settings
 
 
+SPREAD_DIGITS = 6  # y has about seven
+
+
 def use_by_images(
     bench: Bench,
     dataset: Dataset,
@@ -128,9 +131,11 @@ def _fitted(bench: Bench, dataset: Dataset, settings: Settings, mixture: Mixture
         _score(dataset, "resultant_length", float(of_some @ fit.spread[some]), images, told),
         _score(dataset, "resultant_length_by_kappa", float(of_some @ fit.expected[some]), images, told),
     ]
-    if some.sum() > 2 and varies(kappa[some]) and varies(fit.spread[some]):
+    # Rounded, so that spreads that are equal but for rounding, as 0 and 1 are, share a rank on every processor.
+    spread = fit.spread[some].round(SPREAD_DIGITS)
+    if some.sum() > 2 and varies(kappa[some]) and varies(spread):
         rng = np.random.default_rng(derive(bench.seed, "prototypes", "precision", dataset.name))
-        rank = spearman_permutation(kappa[some], fit.spread[some], rng=rng, permutations=999)
+        rank = spearman_permutation(kappa[some], spread, rng=rng, permutations=999)
         found.append(
             _score(dataset, "precision_rho", rank.rho, int(some.sum()), told | {"p_value": round(rank.p_value, 6)})
         )

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 VERSION = 1
 KIND = "images"
 TITLE = "transfer"
-EQUAL = 1e-12  # mean scores nearer to each other than this are equal: they are means of a few fractions
 Metric = Literal["top1", "mean_per_class"]
 
 
@@ -118,6 +117,8 @@ def choose(scores: list[float], *, prefer: Literal["stronger", "weaker"]) -> int
 
     Ties in ssl-transfer go to the weakest, the first that it visits (linear.py:161-169).
     """
+    from evaltk.metrics.classification import EQUAL
+
     best = [i for i, score in enumerate(scores) if score >= max(scores) - EQUAL]
     return best[-1] if prefer == "stronger" else best[0]
 

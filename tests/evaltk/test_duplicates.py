@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 
 from evaltk.errors import DataError, SettingsError
 from evaltk.prototypes.duplicates import METHODS, duplicate_sets, order_sensitivity, readings, scan
-from evaltk.prototypes.graph import Directions, count_edges
+from evaltk.prototypes.graph import Directions, count_edges, margin
 from protocols import prototypes
 
 
@@ -203,3 +206,74 @@ def test_threshold_out_of_range(threshold: float) -> None:
 def test_unknown_reading() -> None:
     with pytest.raises(SettingsError, match="leader"):
         duplicate_sets(CHAIN, 0.9, method="leaders")
+
+
+@pytest.fixture(params=["highest", "high", "medium"])
+def allowed(request: pytest.FixtureRequest) -> Iterator[str]:
+    """What float32 products a process allows: TF32 or bfloat16 where the device has them."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(request.param)
+    yield request.param
+    torch.set_float32_matmul_precision(before)
+
+
+def adverse(dim: int) -> np.ndarray:
+    """Rows whose products round badly: all of one sign, falling and rising sizes, cancelling, drawn at random."""
+    rng = np.random.default_rng(dim)
+    fall = 2.0 ** -np.linspace(0, 12, dim)
+    signs = np.where(np.arange(dim) % 2, 1.0, -1.0)
+    rows = [np.ones(dim) + 1e-7, fall, fall[::-1], signs * fall, signs, *rng.standard_normal((11, dim))]
+    return np.stack(rows + [rng.uniform(0.3, 1, dim) for _ in range(16)])
+
+
+@pytest.mark.parametrize("dim", [2, 3, 17, 256, 768, 2048])
+def test_products_lie_within_the_margin(dim: int, allowed: str) -> None:
+    directions = Directions(adverse(dim))
+    product = directions.similarities(directions.unit, directions.unit).double().numpy()
+    unit = directions.given / np.array([[math.sqrt(math.fsum(row * row))] for row in directions.given])
+    wanted = np.array([[math.fsum(a * b) for b in unit] for a in unit])
+    assert abs(product - wanted).max() <= margin(dim)
+    assert margin(256) == pytest.approx(264 * 2**-24, rel=2e-5)
+    num = np.arange(len(unit))
+    pairs = directions.exact(num.repeat(len(unit)), np.tile(num, len(unit))).reshape(wanted.shape)
+    assert abs(pairs - wanted).max() <= (dim + 8) * 2.0**-53
+    np.testing.assert_array_equal(pairs, pairs.T)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dim", [3, 256, 2048])
+def test_products_lie_within_the_margin_on_a_gpu(dim: int, allowed: str) -> None:
+    there, here = (Directions(adverse(dim), device=device) for device in ("cuda", "cpu"))
+    num = np.arange(len(here))
+    exact = here.exact(num.repeat(len(num)), np.tile(num, len(num))).reshape(len(num), -1)
+    product = there.similarities(there.unit, there.unit).double().cpu().numpy()
+    assert abs(product - exact).max() <= margin(dim)
+
+
+def test_whatever_the_margin_leaves_open_changes_nothing() -> None:
+    """Float32 products that are off by as much as another processor's may be: the edges stay."""
+    w = np.random.default_rng(0).standard_normal((40, 3))
+    w = np.concatenate([w, w[:20] * 3.0, w[:10]])
+    directions = Directions(w)
+    num = np.arange(len(w))
+    product = directions.similarities(directions.unit, directions.unit)
+    noise = torch.rand(product.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for threshold in (float(directions.exact(num[:1], num[1:2])[0]), 0.5, 0.99, 1 - 1e-12):
+        edges = [
+            directions.edges(block, num, num, threshold)
+            for block in (product, product + 0.5 * margin(3) * noise, product - 0.5 * margin(3) * noise)
+        ]
+        assert all(torch.equal(edges[0], other) for other in edges[1:])
+
+
+def test_equal_pairs_have_equal_cosines() -> None:
+    """Two rows and copies of them, many times over: one cosine, however many pairs stand beside it."""
+    a, b = np.random.default_rng(0).standard_normal((2, 300)).astype(np.float32)
+    directions = Directions(np.concatenate([np.tile(a, (37, 1)), np.tile(b, (41, 1))]))
+    first, second = np.meshgrid(np.arange(37), np.arange(37, 78))
+    many = directions.exact(first.ravel(), second.ravel())
+    assert set(many.tolist()) == {float(directions.exact(np.array([40]), np.array([3]))[0])}
+    # A threshold that is that very cosine is not exceeded, by any of the pairs; just below it all exceed it.
+    at = float(many[0])
+    assert duplicate_sets(directions.given, at, method="components").num_unique == 2
+    assert duplicate_sets(directions.given, float(np.nextafter(at, -1)), method="components").num_unique == 1

@@ -27,6 +27,7 @@ from torch.nn.utils import parametrizations
 
 import evaltk
 from evaltk.errors import CheckpointError
+from evaltk.models import heads
 from evaltk.models.backbone import Head
 from evaltk.types import HeadWeights
 
@@ -235,3 +236,16 @@ def test_the_teacher_and_the_student_have_their_own(tmp_path: Path) -> None:
     path = save(tree, tmp_path / "net.pth")
     student = evaltk.load_checkpoint(path, num_heads=3, branch="student")
     assert evaltk.build_head(student).prototypes.shape == (10, 6)
+
+
+def test_effective_prototypes_are_rounded_once() -> None:
+    """Equal v and g make equal rows wherever they stand, and each entry is g v/||v|| to half a float32 step."""
+    draw = torch.Generator().manual_seed(0)
+    v, g = torch.randn(11, 77, generator=draw), torch.randn(11, 1, generator=draw)
+    found = heads.effective({"w.weight_v": v.repeat(9, 1), "w.weight_g": g.repeat(9, 1)}, "w.")
+    assert len(found.unique(dim=0)) == 11
+    wide = g.double() * v.double() / torch.linalg.vector_norm(v.double(), dim=1, keepdim=True)
+    torch.testing.assert_close(found[:11].double(), wide, rtol=2**-24 * 1.0001, atol=0)
+    rows = heads.unit(v)
+    torch.testing.assert_close(rows, F.normalize(v, dim=1))  # which sums float32 squares in an order of its own
+    assert heads.unit(torch.zeros(1, 3)).tolist() == [[0.0, 0.0, 0.0]]

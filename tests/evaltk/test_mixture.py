@@ -13,6 +13,7 @@ from evaltk import vmf
 from evaltk.checkpoints.load import load_checkpoint
 from evaltk.errors import DataError, SettingsError
 from evaltk.models.heads import Head
+from evaltk.prototypes.assignment import assign, margin
 from evaltk.prototypes.head import formulation, head_of
 from evaltk.prototypes.mixture import Mixture, mixture, use
 from evaltk.prototypes.mixture_fit import fit, nearest_images, projection
@@ -215,3 +216,80 @@ def test_bad_input(head: Head, x: np.ndarray) -> None:
 
 def _tensors(head: Head) -> dict[str, torch.Tensor]:
     return {"mlp.weight": torch.ones(P, D), "mlp.bias": torch.zeros(P), "prototypes.weight": head.prototypes}
+
+
+def plain(rows: torch.Tensor) -> Head:
+    """A head that takes features as they are, with these prototypes."""
+    tensors = {"mlp.weight": torch.eye(rows.shape[1]), "prototypes.weight": rows}
+    return Head(HeadWeights(kind="dino", tensors=tensors | {"mlp.bias": torch.zeros(rows.shape[1])}))
+
+
+@pytest.mark.parametrize("scoring", ["linear", "cosine", "vmf"])
+def test_of_equal_prototypes_the_first_is_taken(scoring: str) -> None:
+    """Every prototype is there five times over, at places that matrix products treat in ways of their own."""
+    draw = torch.Generator().manual_seed(0)
+    rows = torch.randn(23, 61, generator=draw)
+    copies = plain(rows.repeat(5, 1))
+    x = torch.randn(301, 61, generator=draw).numpy()
+    (once,) = use(plain(rows), x, [mixture(plain(rows), scoring=scoring, temperature=0.1)])
+    m = mixture(copies, scoring=scoring, temperature=0.1)
+    assert m.first.tolist() == [True] * 23 + [False] * 92
+    assert m.kappa.reshape(5, 23).unique(dim=0).shape[0] == m.bias.reshape(5, 23).unique(dim=0).shape[0] == 1
+    for block in (115, 7 * 115, 10**6):
+        (found,) = use(copies, x, [m], block=block)
+        np.testing.assert_array_equal(found.assigned, once.assigned)
+
+
+def test_a_head_that_has_collapsed_to_one_row() -> None:
+    head = plain(torch.randn(1, 16, generator=torch.Generator().manual_seed(0)).repeat(300, 1))
+    (found,) = use(head, np.eye(16, dtype=np.float32), [mixture(head, scoring="linear", temperature=0.07)])
+    assert found.assigned.tolist() == [0] * 16
+
+
+def test_a_head_that_has_nearly_collapsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """300 prototypes that float32 products cannot tell apart: the first product in float64 changes nothing."""
+    draw = torch.Generator().manual_seed(0)
+    rows = torch.randn(1, 16, generator=draw) * (1 + 3e-7 * torch.randn(300, 16, generator=draw))
+    head = plain(torch.cat([rows, rows]))
+    x = np.random.default_rng(0).standard_normal((50, 16)).astype(np.float32)
+    m = mixture(head, scoring="linear", temperature=0.07)
+    (found,) = use(head, x, [m])
+    wide = m.scores(head.embed(torch.from_numpy(x)).double())
+    assert found.assigned.tolist() == wide[:, :300].argmax(dim=1).tolist()  # no two of the 300 are within float64's
+    monkeypatch.setattr("evaltk.prototypes.assignment.MANY", 10**9)
+    assert use(head, x, [m])[0].assigned.tolist() == found.assigned.tolist()
+
+
+def test_scores_that_are_off_by_their_rounding_assign_alike() -> None:
+    """Prototypes in pairs that differ in the last bits: whatever products a processor makes, one of each pair wins."""
+    draw = torch.Generator().manual_seed(0)
+    rows = torch.randn(40, 64, generator=draw)
+    rows = torch.cat([rows, rows * (1 + 1e-7 * torch.randn(40, 64, generator=draw))])
+    head = plain(rows)
+    for scoring in ("linear", "vmf"):
+        m = mixture(head, scoring=scoring, temperature=0.07)
+        y = torch.nn.functional.normalize(torch.randn(200, 64, generator=draw), dim=1)
+        scores = m.scores(y)
+        wide = m.scores(y.double())
+        assert float((scores - wide).abs().max()) <= margin(m)
+        wanted = assign(m, y, scores)
+        torch.testing.assert_close(wide.gather(1, wanted[:, None])[:, 0], wide.amax(dim=1), rtol=1e-13, atol=1e-13)
+        for n in range(5):
+            noise = torch.rand(scores.shape, generator=torch.Generator().manual_seed(n)) * 2 - 1
+            assert torch.equal(assign(m, y, scores + 0.9 * margin(m) * noise), wanted)
+
+
+def test_equal_images_are_nearest_in_their_order() -> None:
+    rows = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    x = np.random.default_rng(0).standard_normal((50, 8)).astype(np.float32)
+    x[[7, 19, 31]] = rows[1].numpy()  # the nearest there can be, three times
+    cosine, index = nearest_images(plain(rows), x, np.array([1, 0]), 4)
+    assert index[0, :3].tolist() == [7, 19, 31]
+    np.testing.assert_allclose(cosine[0, :3], 1, atol=1e-6)
+    assert (np.diff(cosine) <= 0).all()
+
+
+def test_projection_of_equal_loadings() -> None:
+    """Both loadings of the widest direction are as large, of unlike signs: the first is the positive one."""
+    places, _ = projection(np.array([[1, -1], [-1, 1], [0.1, 0.1], [-0.1, -0.1]], dtype=np.float32))
+    assert places[0, 0] > 0

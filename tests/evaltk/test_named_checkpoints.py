@@ -35,6 +35,42 @@ def test_random_weights() -> None:
     assert tiny.digest == evaltk.load_checkpoint("random:vit_patch16_dim192_depth12_heads3_img224").digest
 
 
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("vit_patch8_dim24_depth2_heads3_img32", "08d7e61783d90dcc"),
+        ("resnet18", "bc175922884b7028"),
+        ("xcit_nano_12_p16_224", "aec93708642f457c"),
+    ],
+)
+def test_random_weights_are_the_same_bits_everywhere(name: str, digest: str) -> None:
+    """Equal to the bit: caches are named by the digest, and no draw takes a value from a processor's vector library."""
+    assert evaltk.load_checkpoint(f"random:{name}").digest.startswith(digest)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "xcit_nano_12_p16_224"])
+def test_random_weights_are_distributed_as_timms(name: str) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        timms = timm.create_model(name, pretrained=False, num_classes=0).state_dict()
+    found = evaltk.load_checkpoint(f"random:{name}").weights
+    assert found.keys() == timms.keys()
+    drawn = 0
+    for key, tensor in timms.items():
+        if tensor.unique().numel() <= 1:  # a constant
+            assert torch.equal(found[key], tensor), key
+        elif tensor.numel() >= 1000:
+            drawn += 1
+            mine, theirs = found[key].double(), tensor.double()
+            # 1,000 draws or more: their spread is told to 5 % at two standard deviations, and there are many tensors.
+            assert float(mine.std() / theirs.std()) == pytest.approx(1, abs=0.15), key
+            assert abs(float(mine.mean())) < 0.15 * float(mine.std())
+            assert float(mine.abs().max() / mine.std()) == pytest.approx(
+                float(theirs.abs().max() / theirs.std()), rel=0.4
+            ), key
+    assert drawn > 15
+
+
 def test_random_draws_leave_the_global_stream_alone() -> None:
     torch.manual_seed(1)
     wanted = torch.rand(3)

@@ -156,3 +156,18 @@ def test_a_gpu_gives_the_same_heads() -> None:
     assert float(((on_gpu.weight.cpu() - on_cpu.weight).abs().flatten(1).amax(dim=1) / scale).max()) < 1e-5
     x, y = data(torch.float32)[0]
     assert torch.equal(probe.measure(on_gpu, x, y)[0], probe.measure(on_cpu, x, y)[0])
+
+
+@pytest.mark.parametrize(
+    ("correct", "loss", "best"),
+    [
+        ([3, 5, 4], [0.1, 0.9, 0.2], 1),  # most right, whatever the loss
+        ([5, 5, 4], [0.3, 0.2, 0.1], 1),  # then the least loss
+        ([5, 5, 5], [3e-7, 1e-9, 0.0], 0),  # losses that only rounding tells apart: the first
+        ([5, 5, 5], [0.7 + 3e-5, 0.7, 0.7 - 1e-6], 1),
+        ([5, 5], [40.0003, 40.0], 0),
+        ([5], [0.0], 0),
+    ],
+)
+def test_the_best_of_several_heads(correct: list[float], loss: list[float], best: int) -> None:
+    assert probe.choose(correct, loss) == best

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from evaltk.errors import DataError, SettingsError, StorageError
 from evaltk.features.sweep_cache import Store, Trained
-from evaltk.seeding import generator
+from evaltk.seeding import generator, normal
 from evaltk.types import FeatureKey, Features, Recipe
 from protocols.linear import heads as probe
 from protocols.linear.batches import Batch, Cached
@@ -62,7 +63,8 @@ def by_torch(sweep: Sweep, f: int, h: int) -> Iterator[np.ndarray]:
     learnt, reported = features(0, 90)[f], features(1, 60)[f]
     linear = torch.nn.Linear(learnt.x.shape[1], CLASSES)
     with torch.no_grad():
-        linear.weight.normal_(std=0.01, generator=generator(sweep.seed, "probe", "weights", RECIPES[f].text()))
+        drawn = generator(sweep.seed, "probe", "weights", RECIPES[f].text())
+        linear.weight.copy_(normal(*linear.weight.shape, std=0.01, generator=drawn))
         linear.bias.zero_()
     optimizer = torch.optim.SGD(linear.parameters(), sweep.lrs[h] * sweep.batch / 256, momentum=0.9)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, sweep.epochs)
@@ -79,10 +81,13 @@ def test_every_head_of_the_sweep_is_what_torch_makes_of_it(tmp_path: Path) -> No
     sweep = a_sweep()
     found = a_run(tmp_path, sweep)
     y = features(1, 60)[0].y
-    correct = np.array(
-        [[[(z.argmax(1) == y).sum() for z in by_torch(sweep, f, h)] for h in range(3)] for f in range(2)]
-    )
-    assert np.array_equal(found.history["test_correct"], correct.transpose(2, 0, 1))
+    for f, h in itertools.product(range(2), range(3)):
+        for correct, z in zip(found.history["test_correct"][:, f, h], by_torch(sweep, f, h), strict=True):
+            own = z[np.arange(len(y)), y]
+            z[np.arange(len(y)), y] = -np.inf
+            lead = own - z.max(axis=1)
+            # Two ways of rounding 20 steps: logits agree to 1e-5 or so, and a lead that is less may turn either way.
+            assert (lead > 1e-4).sum() <= correct <= (lead > -1e-4).sum()
     assert (found.diverged == -1).all() and int(found.skipped) == 0
     for f in range(2):
         best = found.history["test_correct"][:, f]

@@ -13,7 +13,15 @@ from scipy import stats
 
 from evaltk.errors import DataError, SettingsError
 from evaltk.metrics import statistics
-from evaltk.metrics.statistics import bootstrap_interval, holm, mcnemar_exact, paired_bootstrap, spearman_permutation
+from evaltk.metrics.statistics import (
+    Correlation,
+    bootstrap_interval,
+    holm,
+    mcnemar_exact,
+    paired_bootstrap,
+    spearman_permutation,
+)
+from evaltk.metrics.sums import weighted
 
 ONES = np.ones(9)
 
@@ -258,3 +266,29 @@ def test_bad_input_is_named(kind: type[Exception], call: Callable[[], object]) -
 def test_equal_items_have_an_interval_of_no_width() -> None:
     found = bootstrap_interval(np.full(20, 0.3), rng=rng())
     assert ends(found) == pytest.approx((0.3, 0.3), abs=1e-12)
+
+
+def test_rank_correlation_is_exact_in_every_order_of_the_items() -> None:
+    """Sums of whole numbers: the same bits, and the same orders counted as extreme, however the items stand."""
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 40, 500).astype(float), rng.integers(0, 2, 500).astype(float)
+    whole = spearman_permutation(x, y, rng=np.random.default_rng(1), permutations=50)
+    for seed in range(5):
+        order = np.random.default_rng(seed).permutation(500)
+        assert spearman_permutation(x[order], y[order], rng=np.random.default_rng(1), permutations=50).rho == whole.rho
+    up = np.arange(8.0)
+    # Of 8! orders only the one seen and its reverse are as extreme.
+    assert spearman_permutation(up, -up, rng=rng, permutations=40_320) == Correlation(
+        rho=-1.0, p_value=2 / 40_320, exact=True
+    )
+
+
+def test_resampled_means_of_few_values_are_sums_in_one_order() -> None:
+    """The resamples of 0.1, 0.2 and 0.7, in two columns, in blocks of any size: the same bits."""
+    counts = np.random.default_rng(0).multinomial(90, [0.2, 0.3, 0.5], size=400)
+    values = np.array([[0.1, 1], [0.2, 0], [0.7, 0]])
+    found = weighted(counts, values)
+    assert found.shape == (400, 2)
+    np.testing.assert_array_equal(found, np.concatenate([weighted(part, values) for part in np.split(counts, 100)]))
+    np.testing.assert_array_equal(found[:, 0], weighted(counts, values[:, 0]))
+    np.testing.assert_allclose(found, counts @ values, rtol=1e-14)  # a matrix product's order is the library's

@@ -17,7 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 import evaltk
 from evaltk.errors import CheckpointError, SettingsError
-from evaltk.models.vit import ViT, build, resample_positions
+from evaltk.models.vit import DropPath, ViT, build, resample_positions
 from evaltk.types import Arch, Checkpoint
 
 A = -0.75  # coefficient of torch's cubic kernel
@@ -267,3 +267,17 @@ def test_low_matmul_precision_of_the_caller_is_set_aside_and_given_back(tmp_path
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+def test_stochastic_depth_takes_uniform_draws() -> None:
+    """Which images lose a branch: those whose number, of torch's uniform stream, is not below the share kept."""
+    net = ViT(ARCH, drop_path=0.4)
+    (last,) = [block.drop_path2 for block in net.blocks][-1:]
+    assert type(last) is DropPath and last.drop_prob == pytest.approx(0.4)
+    x = torch.ones(50, 3, 2)
+    torch.manual_seed(3)
+    found = last.train()(x)
+    torch.manual_seed(3)
+    kept = torch.rand(50, dtype=torch.float64) < 1 - last.drop_prob
+    torch.testing.assert_close(found, kept[:, None, None] / (1 - last.drop_prob) * x)
+    assert last.eval()(x) is x

@@ -69,3 +69,14 @@ def test_weights_alone_say_that_they_are_alone() -> None:
     rest = unit[:5].sum(axis=0)
     mean = unit[5:].mean(axis=0)
     assert found.cosine == pytest.approx(rest @ mean / np.linalg.norm(rest) / np.linalg.norm(mean))
+
+
+def test_cosines_do_not_hang_on_the_rows_beside_them() -> None:
+    """To the bit: the verdict compares them with a threshold."""
+    rng = np.random.default_rng(0)
+    means, direction = rng.standard_normal((37, 256)), rng.standard_normal(256)
+    together = void._cosines(means, direction)
+    assert together.tolist() == [float(void._cosines(row[None], direction)[0]) for row in means]
+    lengths = np.linalg.norm(means, axis=1) * np.linalg.norm(direction)
+    np.testing.assert_allclose(together, means @ direction / lengths, atol=1e-14)  # sums in two orders
+    assert void._cosines(np.zeros((1, 3)), np.ones(3)).tolist() == [0.0]

@@ -274,3 +274,12 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_an_outcome_says_how_images_were_seen(tmp_path: Path) -> None:
     outcome: Outcome = finetune.run(bench(tmp_path), small_digits(), Settings(recipe="imagenet", lr=(0.01,), **FEW))
     assert outcome.transforms["eval"].startswith("resize 16 bilinear") and "rand-m9" in outcome.transforms["train"]
+
+
+def test_of_equal_held_out_scores_the_lowest_learning_rate() -> None:
+    """Means of the same fractions, added up in another order, are one score."""
+    first, other = (0.1 + 0.2 + 0.3) / 3, (0.3 + 0.2 + 0.1) / 3
+    assert first != other
+    for held in ([0.1, first, other], [0.1, other, first], [np.nan, min(first, other), max(first, other)]):
+        assert finetune_data._chosen(np.array(held)) == 1
+    assert finetune_data._chosen(np.array([np.nan, np.nan])) is None

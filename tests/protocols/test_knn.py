@@ -315,3 +315,21 @@ def test_the_defaults_are_the_papers() -> None:
     found = knn.Settings()
     assert found.k == (5, 10, 20, 50, 100, 200) and found.temperature == (0.07,)
     assert knn.needs(found) == (Need(recipe=Recipe(tokens="cls", last=1, norm=True), view="eval"),)
+
+
+def test_equal_votes_are_equal_bits_wherever_they_stand() -> None:
+    """Classes 2 and 0 have neighbours of the same similarities, in turn: a tie in every row, whatever its place."""
+    for k in range(2, 40, 2):
+        similarity = torch.linspace(0.9, 0.1, k // 2).repeat_interleave(2).repeat(k, 1)
+        labels = torch.tensor([2, 0]).repeat(k // 2).repeat(k, 1)
+        votes = knn.count_votes(similarity, labels, (k,), 0.07, 3)[k]
+        assert len(votes.unique(dim=0)) == 1
+        assert votes[0, 2] == votes[0, 0] > votes[0, 1] == 0
+        ranks, predicted = knn.rank_neighbours(similarity, labels, torch.full((k,), 2), knn.Settings(k=(k,)), 3)
+        assert ranks[k, 0.07].tolist() == [1] * k and predicted[k, 0.07].tolist() == [0] * k
+
+
+def test_of_settings_with_as_many_right_the_smallest_k() -> None:
+    right, less = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1])
+    ranks = {(20, 0.1): right, (5, 0.07): less, (10, 0.1): right, (10, 0.05): right}
+    assert knn.most_right(ranks) == (10, 0.1)  # and of temperatures the one that was named first

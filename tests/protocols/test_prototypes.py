@@ -61,6 +61,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, dataset: Dataset) -> Ch
     x = torch.from_numpy(np.array(bench.features(dataset.train, need).x))
     draw = torch.Generator().manual_seed(0)
     mlp = torch.randn(P, x.shape[1], generator=draw)
+    mlp /= ((x - x.mean(dim=0)) @ mlp.T).std()  # so that images differ as much whatever weights the net has
     bias = 3 * torch.randn(P, generator=draw) - mlp @ x.mean(dim=0)
     y = torch.nn.functional.normalize(x @ mlp.T + bias, dim=1)
     used = y[:20] * (1 + torch.rand(20, 1, generator=draw))
