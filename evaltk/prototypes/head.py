@@ -7,7 +7,7 @@ from evaltk.checkpoints.load import load_checkpoint
 from evaltk.errors import CheckpointError, SettingsError, nearest
 from evaltk.models.backbone import build_head
 from evaltk.models.heads import Head
-from evaltk.prototypes.mixture import SCORINGS, Scoring
+from evaltk.prototypes.components import SCORINGS, Scoring
 from evaltk.types import Checkpoint, HeadWeights
 
 OTHER = {"teacher": "student", "student": "teacher"}
