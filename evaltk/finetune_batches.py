@@ -20,6 +20,7 @@ from evaltk.finetuning import Tuning, groups, order
 from evaltk.global_streams import seeded
 from evaltk.images import Split
 from evaltk.seeding import derive
+from evaltk.types import PixelView
 
 # Nets for images of up to 32 px see them whole, moved by up to an eighth: run_class_finetuning.py, build_transform, has
 # 4 px for its 32.
@@ -124,6 +125,20 @@ def text(transform: Transform, tuning: Tuning) -> str:
     mean, std = (" ".join(f"{v:g}" for v in values) for values in (transform.mean, transform.std))
     augment = f"colour jitter {JITTER:g}" if tuning.augment == "none" else f"{tuning.augment} (timm)"
     return f"{crop}, flip 0.5, {augment}, RGB/255, mean {mean}, std {std}, erasing {tuning.erase:g}"
+
+
+def recorded(transform: Transform, tuning: Tuning) -> PixelView:
+    """The training view as fields, for results."""
+    whole = transform.crop <= WHOLE
+    return PixelView(
+        text=text(transform, tuning),
+        resize=transform.crop if whole else None,
+        crop=transform.crop,
+        interpolation=None if whole else "bicubic",
+        mean=transform.mean,
+        std=transform.std,
+        augmented=True,
+    )
 
 
 class _Drawn:

@@ -24,7 +24,7 @@ from evaltk.errors import DataError, SettingsError
 from evaltk.features import Extraction
 from evaltk.images import Split
 from evaltk.seeding import derive, generator
-from evaltk.types import Features, Recipe
+from evaltk.types import Features, PixelView, Recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +190,18 @@ def crop_text(transform: Transform) -> str:
     return (
         f"RandomResizedCrop {transform.crop} bilinear, area 0.08 to 1, ratio 3/4 to 4/3 (torchvision v2 on Pillow), "
         f"flip 0.5, RGB/255, mean {mean}, std {std}"
+    )
+
+
+def recorded(transform: Transform) -> PixelView:
+    """The training view as fields, for results."""
+    return PixelView(
+        text=crop_text(transform),
+        crop=transform.crop,
+        interpolation="bilinear",
+        mean=transform.mean,
+        std=transform.std,
+        augmented=True,
     )
 
 

@@ -17,15 +17,15 @@ PACKAGES = ("evaltk", "pretrain", "protocols", "reports")
 # From the ground up, one line a floor. A name that ends in / is a whole folder, whose files may see each other; names
 # joined by + are one thing in several files, which may see each other too; all others on a line do not.
 FLOORS = """
-evaltk/errors evaltk/cores evaltk/threads evaltk/global_streams evaltk/types+evaltk/table evaltk/vmf evaltk/seeding \
-    evaltk/progress evaltk/provenance \
+evaltk/errors evaltk/cores evaltk/threads evaltk/global_streams evaltk/types+evaltk/table+evaltk/deviations evaltk/vmf \
+    evaltk/seeding evaltk/progress evaltk/provenance \
     evaltk/plain_pickle evaltk/affinity evaltk/forecast
 evaltk/files evaltk/fixed_order evaltk/distributed evaltk/images evaltk/vmf_curves evaltk/torchfile evaltk/official \
     evaltk/metrics/
-evaltk/results evaltk/shots evaltk/rawfile evaltk/download evaltk/frames evaltk/duplicates+evaltk/duplicate_graph \
+evaltk/shots evaltk/rawfile evaltk/download evaltk/frames evaltk/duplicates+evaltk/duplicate_graph \
     evaltk/datasets/revisitop
 evaltk/models/ evaltk/catalog evaltk/galleries
-evaltk/families/ evaltk/datasets/
+evaltk/results+evaltk/results_v1 evaltk/families/ evaltk/datasets/
 evaltk/checkpoint evaltk/decoding evaltk/feature_store
 evaltk/backbone
 evaltk/features evaltk/neighbours+evaltk/neighbour_blocks+evaltk/neighbour_faiss evaltk/propagation \
@@ -49,7 +49,7 @@ ONLY = {
     # families.random: how an architecture is spelled; rawfile: a training checkpoint is read as any foreign file is.
     "pretrain": "models vmf duplicates datasets seeding distributed types errors files images progress "
     "families.random rawfile cores",
-    "reports": "results types errors files metrics.statistics",
+    "reports": "results types deviations errors files metrics.statistics",
 }
 NEVER = {"protocols": ("evaltk.runner", "evaltk.planning", "evaltk.cli", "reports", "pretrain")}
 TORCH = ("torch", "torchvision", "timm")

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from evaltk.datasets import listed
+from evaltk.deviations import Deviation, DeviationKind
 from evaltk.errors import DataError, SettingsError
 from evaltk.images import Dataset, Split
 
@@ -115,14 +116,15 @@ def dataset(label: str, folder: Path, official: listed.Official, *, labels: Sequ
     name = "trainval" if "val" in tables else "train"
     learnt = [*tables["train"], *tables.get("val", ())]
     val = np.arange(counts["train"] + counts.get("val", 0)) >= counts["train"] if "val" in tables else None
+    unverified = f"images from parquet files; whether they are the official ones of {official.title} cannot be told"
     return Dataset(
         name=label,
         train=_split(label, name, folder, learnt, classes),
         test=_split(label, "test", folder, tables["test"], classes),
         val=val,
         metric=official.metric,
-        notes=(
-            f"images from parquet files; whether they are the official ones of {official.title} cannot be told",
+        deviations=(
+            Deviation(kind=DeviationKind.UNVERIFIED_IMAGES, text=unverified),
             *listed.differences(official, counts, len(classes)),
         ),
     )

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from result_files import LOOKS
 
 from evaltk import results, vmf_curves
 from evaltk.errors import SettingsError, StorageError
-from evaltk.types import Result, Score
+from evaltk.types import Result, ResultData, Score
 from reports import figure_style, figures, vmf_figures
 from reports import prototype_figures as draw
 
@@ -144,7 +145,9 @@ def _write(
         checkpoint={"name": name},
         protocol=protocol,
         version=1,
-        settings={"dataset": {"name": "toy", "fingerprint": "f" * 64}, "threshold": 0.9},
+        settings={"threshold": 0.9},
+        data=ResultData(name="toy", fingerprint="f" * 64),
+        preprocessing=LOOKS,
         scores=tuple(scores),
         seed=0,
         request=request,
