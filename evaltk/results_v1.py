@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from evaltk import catalog
-from evaltk.types import DeviationKind, OriginProof
+from evaltk.deviations import NOT_COMPARABLE, DeviationKind
+from evaltk.types import OriginProof
 
 FORMAT = 1
 REQUIRED = ("checkpoint", "protocol", "version", "settings", "scores", "seed", "request", "made")
 AROUND = ("dataset", "images", "transforms", "precision", "position", "notes")  # put among the protocol's settings
-NOT_COMPARABLE = ": not comparable with published figures"
+END = ": not comparable with published figures"  # of a note after which no published number was compared
 KINDS: tuple[tuple[DeviationKind, str], ...] = (
     (DeviationKind.SPLIT_SIZE, r"\w+ has [\d,]+ images, .+ [\d,]+"),
     (DeviationKind.SPLIT_SIZE, r"\d+ sequences, DAVIS-2017 val has \d+"),
@@ -61,7 +62,8 @@ def upgraded(found: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"no {', '.join(missing)}")
     if not (isinstance(settings, dict) and isinstance(data, dict) and isinstance(checkpoint, dict)):
         raise ValueError("a field of another kind")
-    deviations, notes = told(settings.get("notes") or ())
+    notes = settings.get("notes")
+    deviations, notes = told(notes if isinstance(notes, list) else ())
     return {
         **found,
         "settings": {key: value for key, value in settings.items() if key not in AROUND},
@@ -82,8 +84,9 @@ def told(notes: Any) -> tuple[list[dict[str, str]], list[str]]:
     """(deviations, other notes) of what a result says of itself."""
     deviations, others = [], []
     for note in map(str, notes):
-        text, apart = note.removesuffix(NOT_COMPARABLE), note.endswith(NOT_COMPARABLE)
-        kind = next((kind for kind, form in KINDS if re.fullmatch(form, text, re.DOTALL)), None)
+        text, apart = note.removesuffix(END), note.endswith(END)
+        forms = ((kind, form) for kind, form in KINDS if (kind in NOT_COMPARABLE) == apart)
+        kind = next((kind for kind, form in forms if re.fullmatch(form, text, re.DOTALL)), None)
         if apart and kind is None:
             kind = DeviationKind.UNCLASSIFIED
         if kind is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from evaltk.types import Result, Score, canonical
+from evaltk.types import DeviationKind, Result, Score, canonical
 from reports.layouts import Layout
 
 
@@ -30,8 +30,9 @@ def comparable(result: Result, layout: Layout) -> dict[str, object]:
     A protocol's settings count but for those that the layout calls loose (columns tell them) or harmless.
     """
     looks = result.preprocessing
+    smoke = any(deviation.kind is DeviationKind.SMOKE_TEST for deviation in result.deviations)
     apart = {*layout.loose, *layout.harmless, layout.sweep, layout.also}
-    return {
+    found: dict[str, object] = {
         "data set": result.data.name,
         "fingerprint": result.data.fingerprint[:12],
         "protocol version": result.version,
@@ -40,8 +41,10 @@ def comparable(result: Result, layout: Layout) -> dict[str, object]:
         "seed": result.seed,
         # Nets differ in image size and pixel statistics; what a user set beside these is another measurement.
         "preprocessing": dict(looks.overrides) or "the protocol's",
-        **{name: value for name, value in sorted(result.settings.items()) if name not in apart},
+        "smoke test": "yes" if smoke else "no",
     }
+    own = {name: value for name, value in sorted(result.settings.items()) if name not in apart}
+    return found | {f"{result.protocol}.{name}" if name in found else name: value for name, value in own.items()}
 
 
 def groups(results: Iterable[Result], layout: Layout) -> list[list[Result]]:

@@ -97,12 +97,14 @@ def test_kinds_of_what_the_notes_said() -> None:
         ("frames normalised by the net's own mean (0, 0, 0) and std (1, 1, 1), not by those of", K.PREPROCESSING),
         ("images: blurred v1, 9 bytes in 3 database files; papers since 2022 use blurred v1", None),
         ("masks in somewhere", None),
+        ("val has 1,000 images, ImageNet-1K 50,000", None),  # the end of the note decided, not what came before it
+        ("split: mine: not comparable with published figures", K.UNCLASSIFIED),
     ],
 )
 def test_wordings(note: str, kind: DeviationKind | None) -> None:
     deviations, notes = results_v1.told([note])
     assert ([d["kind"] for d in deviations], notes) == (([kind], []) if kind else ([], [note]))
-    assert not kind or note.endswith(results_v1.NOT_COMPARABLE) == (kind in NOT_COMPARABLE)
+    assert not kind or note.endswith(results_v1.END) == (kind in NOT_COMPARABLE)
 
 
 def test_preprocessing_that_is_drawn_or_in_words_nobody_knows() -> None:

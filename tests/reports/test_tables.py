@@ -163,6 +163,8 @@ def test_an_incomplete_imagenet_is_not_compared() -> None:
         ({"seed": 1}, "seed 1"),
         ({"looks": {"overrides": {"crop": 200}}}, "preprocessing {'crop': 200}"),
         ({"settings": {"choose": 100}}, "choose 100"),
+        ({"settings": {"precision": "bf16"}}, "knn.precision bf16"),  # a protocol's setting hides no field
+        ({"deviations": (Deviation(kind=DeviationKind.SMOKE_TEST, text="10 images"),)}, "smoke test yes"),
     ],
 )
 def test_results_that_do_not_belong_together_never_share_a_table(other: dict[str, Any], told: str) -> None:
