@@ -151,12 +151,12 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
     return Outcome(
         scores=fewshot_scores.scores(dataset, queries.y, predictions, told),
         predictions={"target": queries.y} | fewshot_scores.arrays(queries.y, predictions) | drawn,
-        deviations=_selection(settings, bench.seed) + unreadable(bank, queries),
+        deviations=selection(settings, bench.seed) + unreadable(bank, queries),
         notes=chosen.notes + notes,
     )
 
 
-def _selection(settings: Settings, seed: int) -> tuple[Deviation, ...]:
+def selection(settings: Settings, seed: int) -> tuple[Deviation, ...]:
     """How the images deviate from MSN's lists."""
     if settings.images() == "drawn":
         text = f"images drawn with seed {seed}, not by the lists of published figures"
