@@ -14,12 +14,13 @@ import numpy as np
 from PIL import Image
 
 from evaltk import results
-from evaltk.types import Result, Score, digest
+from evaltk.types import OriginProof, PixelView, Preprocessing, Result, ResultData, Score, digest
 
 CHECKPOINTS = 50
 BANK, IMAGES, QUERIES, PROTOTYPES = 1000, 10_000, 70, 8192
 K = (5, 10, 20, 50, 100, 200)
-EVAL = "resize 256 bicubic (Pillow), centre crop 224, RGB/255, mean 0.485 0.456 0.406, std 0.229 0.224 0.225"
+EVAL = PixelView(text="resize 256, centre crop 224", resize=256, crop=224, interpolation="bicubic")
+LOOKS = Preprocessing(precision="fp32", position="dino", views={"eval": EVAL})
 
 Made = tuple[str, dict[str, object], list[Score], dict[str, np.ndarray]]  # protocol, settings, scores, predictions
 
@@ -126,12 +127,21 @@ def write(folder: Path, checkpoints: int = CHECKPOINTS) -> int:
         checkpoint = {"name": name, "sha256": digest(name), "digest": digest(name), "family": "dino"}
         checkpoint |= {"branch": "teacher", "arch": {"name": "vit_small_patch16_224"}, "epoch": 10 * (c % 10 + 1)}
         for data, (protocol, settings, scores, arrays) in protocols(rng, target, 0.6 + 0.3 * rng.random()):
-            around = {"dataset": {"name": data, "fingerprint": digest(data)}, "images": {}, "notes": []}
-            around |= {"transforms": {"eval": EVAL}, "precision": "fp32", "position": "dino"}
             made = {"versions": {"python": "3.11"}, "device": "cpu", "seconds": {"scoring": 1.0}}
             request = digest([name, protocol, data])
-            result = Result(checkpoint=checkpoint, protocol=protocol, version=1, settings=settings | around,
-                            scores=tuple(scores), seed=0, request=request, made=made)  # fmt: skip
+            result = Result(
+                checkpoint=checkpoint,
+                protocol=protocol,
+                version=1,
+                settings=settings,
+                data=ResultData(name=data, fingerprint=digest(data)),
+                preprocessing=LOOKS,
+                scores=tuple(scores),
+                seed=0,
+                request=request,
+                made=made,
+                origin_proof=OriginProof.LAYOUT,
+            )
             results.write(results.path_of(folder, name, protocol, data, request), result, arrays)
             count += 1
     return count

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeAlias
 
+from evaltk import deviations
 from evaltk.data import transforms
 from evaltk.data.images import Split
 from evaltk.data.transforms import Transform, View
-from evaltk.types import Checkpoint, Features, Recipe, Score
+from evaltk.types import Checkpoint, Deviation, Features, PixelView, Recipe, Score
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +26,7 @@ class AnyDataset(Protocol):
 
     A protocol's `KIND` names the kind of data set it runs on. `splits` are those whose features protocols ask for by
     `needs`; kinds that extract on their own have none. `fingerprint` is the same on every machine, `stamp` is not.
+    `sizes`: {split: images or videos}.
     """
 
     KIND: ClassVar[str]
@@ -32,7 +34,11 @@ class AnyDataset(Protocol):
     @property
     def name(self) -> str: ...
     @property
+    def deviations(self) -> tuple[Deviation, ...]: ...
+    @property
     def notes(self) -> tuple[str, ...]: ...
+    @property
+    def sizes(self) -> Mapping[str, int]: ...
     @property
     def fingerprint(self) -> str: ...
     @property
@@ -73,13 +79,16 @@ class Outcome:
 
     Attributes:
         scores: the numbers. predictions: arrays with one row an image, kept beside the result.
-        notes: what a reader of the numbers must know. transforms: {view: text}, of those that `needs` does not name.
+        deviations: from the published protocol; rules decide by their kinds.
+        notes: what else a reader of the numbers must know; nothing is decided by them.
+        views: {view: how its images were made}, of those that `needs` does not name.
     """
 
     scores: tuple[Score, ...]
     predictions: Mapping[str, np.ndarray] = field(default_factory=dict)
+    deviations: tuple[Deviation, ...] = ()
     notes: tuple[str, ...] = ()
-    transforms: Mapping[str, str] = field(default_factory=dict)
+    views: Mapping[str, PixelView] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,3 +133,8 @@ class Bench:
         from evaltk.seeding import generator
 
         return generator(self.seed, *names)
+
+
+def unreadable(*found: Features) -> tuple[Deviation, ...]:
+    """One deviation for each of the features from which unreadable images were left out."""
+    return tuple(one for f in found for one in deviations.left_out(len(f.skipped), f.key.split))

@@ -9,16 +9,26 @@ import os
 import re
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from evaltk import files
+from evaltk import files, results_v1
 from evaltk.errors import StorageError
-from evaltk.types import Result, Score
+from evaltk.types import (
+    Deviation,
+    DeviationKind,
+    OriginProof,
+    PixelView,
+    Preprocessing,
+    Result,
+    ResultData,
+    Score,
+)
 
-FORMAT = 1
+FORMAT = 2  # the formats before it are read too
 LONGEST = 100  # characters of a name that become part of a path
 CACHE_KEY = "key.json"  # of an entry of the feature cache
 OURS = re.compile(r"-[0-9a-f]{12}\.json$")
@@ -78,33 +88,64 @@ def predictions_path(path: Path) -> Path:
 
 
 def read(path: Path) -> Result:
-    """A result file. Raises: StorageError: unreadable, or of another format."""
+    """A result file, of this format or an earlier one.
+
+    Raises: StorageError: unreadable, damaged, or of a newer format.
+    """
+    do = "remove it and run again"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if (version := found.pop("format")) != FORMAT:
+        version = found.pop("format")
+        if version == results_v1.FORMAT:
+            found = results_v1.upgraded(found)
+        elif version != FORMAT:
+            do = f"install a newer evaltk, or {do}" if isinstance(version, int) and version > FORMAT else do
             raise ValueError(f"format {version!r:.20}")
-        scores = tuple(
-            Score(**(s | {"interval": tuple(s["interval"]) if s["interval"] else None})) for s in found.pop("scores")
-        )
-        if not all(math.isfinite(score.value) for score in scores):
+        result = _result(found)
+        if not all(math.isfinite(score.value) for score in result.scores):
             raise ValueError("a score that is no finite number")
-        result = Result(scores=scores, **found)
         if not _sound(result):
             raise ValueError("a field of another kind")
         return result
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise StorageError(
-            wanted=f"a result file of format {FORMAT}",
+            wanted=f"a result file of format {FORMAT} or earlier",
             got=f"{type(error).__name__}: {str(error)[:100]}",
             where=path,
-            do="remove it and run again",
+            do=do,
         ) from error
+
+
+def _result(found: dict[str, Any]) -> Result:
+    """A result from the tree of a file of this format. Raises: KeyError, TypeError, ValueError."""
+    names = {f.name for f in fields(Result)}
+    if missing := sorted(names - found.keys()):
+        raise ValueError(f"no {', '.join(missing)}")
+    looks = found["preprocessing"]
+    views = {name: PixelView(**{k: _fixed(v) for k, v in view.items()}) for name, view in looks["views"].items()}
+    typed = {
+        "data": ResultData(**found["data"]),
+        "preprocessing": Preprocessing(**(looks | {"views": views})),
+        "origin_proof": OriginProof(found["origin_proof"]),
+        "deviations": tuple(Deviation(kind=DeviationKind(d["kind"]), text=d["text"]) for d in found["deviations"]),
+        "notes": tuple(found["notes"]),
+        "scores": tuple(Score(**(s | {"interval": _fixed(s["interval"]) or None})) for s in found["scores"]),
+    }
+    return Result(**(found | typed))
+
+
+def _fixed(value: object) -> Any:
+    """Lists, which are all that JSON has, as tuples."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _sound(result: Result) -> bool:
     """Whether the fields are of the kinds that readers count on; a file may have been edited by hand."""
-    parts = (result.checkpoint, result.settings, result.made)
+    looks, data = result.preprocessing, result.data
+    parts = (result.checkpoint, result.settings, result.made, data.sizes, looks.overrides, looks.views)
     texts = [result.protocol, result.request, *(word for s in result.scores for word in (s.dataset, s.split, s.metric))]
+    texts += [data.name, data.fingerprint, *result.notes, *(d.text for d in result.deviations)]
+    texts += [view.text for view in looks.views.values()]
     numbers = [number for s in result.scores for number in (s.n, *(s.interval or ()))]
     return (
         all(isinstance(part, dict) for part in (*parts, *(s.at for s in result.scores)))

@@ -9,7 +9,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
+
+from evaltk.deviations import Deviation as Deviation
+from evaltk.deviations import DeviationKind as DeviationKind
+from reports.table import Cell as Cell
+from reports.table import Table as Table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +27,15 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Precision = Literal["fp32", "bf16"]
 PositionRule = Literal["dino", "size", "timm"]
+
+
+class OriginProof(StrEnum):
+    """What proves that weights are of the method and training that a checkpoint is taken for."""
+
+    LAYOUT = "training layout"  # a full training checkpoint, whose layout only that method's code writes
+    SHA256 = "pinned sha256"  # the bytes of a catalogued file
+    USER = "user's word"  # the user named the family
+    NONE = "none"  # tensors alone, which anyone may have trained
 
 
 def canonical(value: object) -> str:
@@ -95,6 +110,7 @@ class Checkpoint:
         sha256: of the file's bytes. digest: of the weights used, the architecture and nothing else.
         origin: path or name as given. dropped: {key: the rule that dropped it}. epoch: training epochs done, or None.
         trained_seed: of the training run, where the file states it.
+        origin_proof: what proves where the weights are from.
         notes: what the file does not say and its family fixes by convention, and hints that were set aside.
     """
 
@@ -112,6 +128,7 @@ class Checkpoint:
     dropped: Mapping[str, str] = field(default_factory=dict)
     epoch: int | None = None
     trained_seed: int | None = None
+    origin_proof: OriginProof = OriginProof.NONE
     notes: tuple[str, ...] = ()
 
 
@@ -205,12 +222,61 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ResultData:
+    """What a result was measured on, without paths.
+
+    Attributes:
+        fingerprint: the same on every machine. sizes: {split: images or videos}; {} where an old result has none.
+    """
+
+    name: str
+    fingerprint: str
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PixelView:
+    """How images became the net's input in one view; what a view does not have or an old result does not say is None.
+
+    Attributes:
+        resize: shorter side in pixels before the crop. crop: side of the crop. interpolation: filter of the resize.
+        mean, std: pixel statistics of RGB in [0, 1]. augmented: whether the view is drawn at random.
+        text: the same and more in words, for people; nothing is decided by it.
+    """
+
+    text: str
+    resize: int | None = None
+    crop: int | None = None
+    interpolation: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    augmented: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocessing:
+    """From image files to features.
+
+    Attributes:
+        precision: of the forward pass. position: rule for position tables at other sizes. None: an old result without.
+        overrides: {resize, crop, interpolation} as far as the user set them instead of the protocol.
+        views: {name: how its images were made}.
+    """
+
+    precision: str | None
+    position: str | None
+    overrides: Mapping[str, object] = field(default_factory=dict)
+    views: Mapping[str, PixelView] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """What one run of one protocol found, and all that made it.
 
     Attributes:
         checkpoint: {name, sha256, digest, family, branch, arch}. request: digest of everything asked for.
-        settings: the protocol's settings, the data set's path-free description, transform, precision, position.
+        origin_proof: what proves where the weights are from. settings: the protocol's, and nothing else.
+        deviations: from the published protocol, as rules need them. notes: what else a reader must know; texts only.
         scores: the numbers. made: {git, versions, device, precision, seconds, date}; nothing in it changes a score.
     """
 
@@ -218,7 +284,12 @@ class Result:
     protocol: str
     version: int
     settings: Mapping[str, object]
+    data: ResultData
+    preprocessing: Preprocessing
     scores: tuple[Score, ...]
     seed: int
     request: str
     made: Mapping[str, object]
+    origin_proof: OriginProof = OriginProof.NONE
+    deviations: tuple[Deviation, ...] = ()
+    notes: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from evaltk.bench import Bench, Need, Outcome
+from evaltk.bench import Bench, Need, Outcome, unreadable
 from evaltk.data.images import Dataset
 from evaltk.errors import DataError, SettingsError
 from evaltk.types import Features, Recipe, Score
@@ -75,13 +75,18 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
     num_classes = len(dataset.train.classes)
     ranks, predictions = classify(bank, queries, settings, num_classes, bench.device)
     scores = _sweep(dataset, ranks, settings) + _best(dataset, ranks, settings)
-    notes = tuple(f"{len(f.skipped)} unreadable images left out of {f.key.split}" for f in (bank, queries) if f.skipped)
+    notes: tuple[str, ...] = ()
     if settings.choose and max(settings.k) < len(bank.x):
         scores += _chosen(bench, dataset, bank, ranks, settings, num_classes)
     elif settings.choose:
-        notes += (f"k was not chosen on training images: k = {max(settings.k)} needs more than {len(bank.x)}",)
+        notes = (f"k was not chosen on training images: k = {max(settings.k)} needs more than {len(bank.x)}",)
     arrays = {f"k{k}_t{t!r}": p.numpy().astype("int32") for (k, t), p in predictions.items()}
-    return Outcome(scores=scores, predictions={"target": queries.y} | arrays, notes=notes)
+    return Outcome(
+        scores=scores,
+        predictions={"target": queries.y} | arrays,
+        deviations=unreadable(bank, queries),
+        notes=notes,
+    )
 
 
 def _check_k(settings: Settings, num_bank: int, dataset: Dataset) -> None:

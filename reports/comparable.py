@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from evaltk.types import Result, Score, canonical
+from evaltk.types import DeviationKind, Result, Score, canonical
 from reports.layouts import Layout
-
-# What the runner adds to a protocol's own settings.
-AROUND = ("dataset", "images", "transforms", "precision", "position", "notes")
 
 
 def mapping(value: object) -> Mapping[str, Any]:
@@ -24,7 +21,7 @@ def sequence(value: object) -> Iterable[object]:
 
 def dataset(result: Result) -> str:
     """The data set's name."""
-    return str(mapping(result.settings.get("dataset")).get("name"))
+    return result.data.name
 
 
 def comparable(result: Result, layout: Layout) -> dict[str, object]:
@@ -32,19 +29,22 @@ def comparable(result: Result, layout: Layout) -> dict[str, object]:
 
     A protocol's settings count but for those that the layout calls loose (columns tell them) or harmless.
     """
-    data = mapping(result.settings.get("dataset"))
-    apart = {*AROUND, *layout.loose, *layout.harmless, layout.sweep, layout.also}
-    return {
-        "data set": data.get("name"),
-        "fingerprint": str(data.get("fingerprint"))[:12],
+    looks = result.preprocessing
+    smoke = any(deviation.kind is DeviationKind.SMOKE_TEST for deviation in result.deviations)
+    apart = {*layout.loose, *layout.harmless, layout.sweep, layout.also}
+    found: dict[str, object] = {
+        "data set": result.data.name,
+        "fingerprint": result.data.fingerprint[:12],
         "protocol version": result.version,
-        "precision": result.settings.get("precision"),
-        "position rule": result.settings.get("position"),
+        "precision": looks.precision,
+        "position rule": looks.position,
         "seed": result.seed,
         # Nets differ in image size and pixel statistics; what a user set beside these is another measurement.
-        "preprocessing": dict(mapping(result.settings.get("images"))) or "the protocol's",
-        **{name: value for name, value in sorted(result.settings.items()) if name not in apart},
+        "preprocessing": dict(looks.overrides) or "the protocol's",
+        "smoke test": "yes" if smoke else "no",
     }
+    own = {name: value for name, value in sorted(result.settings.items()) if name not in apart}
+    return found | {f"{result.protocol}.{name}" if name in found else name: value for name, value in own.items()}
 
 
 def groups(results: Iterable[Result], layout: Layout) -> list[list[Result]]:
@@ -83,10 +83,10 @@ def identity(result: Result) -> tuple[str, str]:
 
 
 def notes(said_by: Sequence[str], results: Sequence[Result]) -> list[str]:
-    """What the results say of themselves; what not all of them say comes with their names."""
+    """Deviations and notes of the results, in words; what not all of them say comes with their names."""
     said: dict[str, list[str]] = {}
     for label, result in zip(said_by, results, strict=True):
-        for note in dict.fromkeys(map(str, sequence(result.settings.get("notes")))):
+        for note in dict.fromkeys((*(d.words() for d in result.deviations), *result.notes)):
             said.setdefault(note, []).append(label)
     return [note if len(who) == len(results) else f"{', '.join(who)}: {note}" for note, who in said.items()]
 

@@ -27,8 +27,6 @@ SOURCES = [p for package in (*PACKAGES, "benchmarks") for p in sorted((ROOT / pa
 OURS = [p for p in SOURCES if p.relative_to(ROOT).parts[0] in PACKAGES]
 COMMANDS = sorted(m.name for m in pkgutil.iter_modules(cli.__path__) if not m.name.startswith("_"))
 KINDS = ("images", "retrieval", "sequences", "checkpoints")
-# What the runner adds to a protocol's settings in a result: a setting of that name would be overwritten in silence.
-RESERVED = {"dataset", "images", "transforms", "precision", "position", "notes"}
 LONGEST_FILE, LONGEST_FUNCTION = 350, 60
 
 
@@ -55,7 +53,6 @@ def test_protocols(name: str) -> None:
     assert settings.__dataclass_params__.frozen and dataclasses.asdict(settings) is not None
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(settings, dataclasses.fields(settings)[0].name, None)
-    assert not {f.name for f in dataclasses.fields(settings)} & RESERVED
     check_documented(module.Settings)
     needs = module.needs(settings)
     assert isinstance(needs, tuple) and all(isinstance(need, Need) for need in needs)

@@ -153,6 +153,20 @@ def pins(*, home: Path | None = None) -> dict[str, dict[str, Any]]:
         raise StorageError(wanted="recorded sha256s", got="a damaged file", where=path, do=do) from error
 
 
+def pinned(sha256: str, *, home: Path | None = None) -> Entry | None:
+    """The catalogued file with these bytes, by the catalogue's own sha256s and the pins; None where there is none.
+
+    Damaged pins prove nothing, and are no error here: `fetch` and `verify` report them.
+    """
+    if not sha256:
+        return None
+    known, there = load(), {}
+    with suppress(StorageError):
+        there = pins(home=home)
+    names = [name for name, entry in known.items() if sha256 in (entry.sha256, there.get(name, {}).get("sha256"))]
+    return known[names[0]] if names else None
+
+
 def verify(path: Path, name: str, *, home: Path | None = None, aside: bool = True) -> str:
     """The sha256 of `path` in hex, which is the one pinned for `name`.
 

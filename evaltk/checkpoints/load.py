@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from evaltk.checkpoints import catalog, difference, families, layout, rawfile, r
 from evaltk.checkpoints.rawfile import Converted, RawFile, ReadOptions
 from evaltk.errors import CheckpointError, SettingsError, nearest
 from evaltk.models import heads, timm_nets
-from evaltk.types import Arch, Checkpoint, canonical
+from evaltk.types import Arch, Checkpoint, OriginProof, canonical
 
 Triple = tuple[float, float, float]
 
@@ -55,6 +56,9 @@ def load_checkpoint(
     raw = rawfile.read(where)
     name, module = _claimant(raw, modules, options)
     found = module.convert(raw, options)
+    claimed = not options.family or _claims(raw, modules) == [name]
+    proof = _origin_proof(found, raw, name, claimed=claimed, said=bool(options.family))
+    found = dataclasses.replace(found, origin_proof=proof)
     if branch not in (None, found.branch):
         raise CheckpointError(
             wanted=f"a file with the branch {branch!r}", got=f"a file that holds one net only ({found.branch})",
@@ -93,7 +97,7 @@ def _claimant(raw: RawFile, modules: Mapping[str, ModuleType], options: ReadOpti
             do = nearest(options.family, readers)
             raise SettingsError(wanted="a checkpoint family", got=repr(options.family), where="--family", do=do)
         return options.family, readers[options.family]
-    claims = [name for name, module in readers.items() if module.claims(raw)]
+    claims = _claims(raw, modules)
     if len(claims) == 1:
         return claims[0], readers[claims[0]]
     if claims:
@@ -103,6 +107,24 @@ def _claimant(raw: RawFile, modules: Mapping[str, ModuleType], options: ReadOpti
         )  # fmt: skip
     wanted, do = f"a layout of {', '.join(readers)}", resemblance.nearest(raw.tree)
     raise CheckpointError(wanted=wanted, got=resemblance.seen(raw.tree), where=raw.path, do=do)
+
+
+def _claims(raw: RawFile, modules: Mapping[str, ModuleType]) -> list[str]:
+    return [name for name, module in modules.items() if hasattr(module, "claims") and module.claims(raw)]
+
+
+def _origin_proof(found: Converted, raw: RawFile, family: str, *, claimed: bool, said: bool) -> OriginProof:
+    """The best proof there is that the weights are of their family: known bytes, the layout, else the user's word.
+
+    Args:
+        claimed: this family alone recognises the layout, which proves nothing otherwise. said: the user named it.
+    """
+    entry = catalog.pinned(raw.sha256)
+    if entry is not None and entry.family == family:
+        return OriginProof.SHA256
+    if claimed and found.origin_proof is not OriginProof.NONE:
+        return found.origin_proof
+    return OriginProof.USER if said else OriginProof.NONE
 
 
 def _finish(family: str, found: Converted, options: ReadOptions, path: Path, *, sha256: str, name: str) -> Checkpoint:
@@ -136,6 +158,7 @@ def _finish(family: str, found: Converted, options: ReadOptions, path: Path, *, 
         dropped=found.dropped,
         epoch=found.epoch,
         trained_seed=found.trained_seed,
+        origin_proof=found.origin_proof,
         notes=found.notes + notes,
     )
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from evaltk import files
 from evaltk.checkpoints import torchfile
 from evaltk.errors import CheckpointError, SettingsError
-from evaltk.types import Arch, HeadWeights
+from evaltk.types import Arch, HeadWeights, OriginProof
 
 WANTED = "a weight file (.pth, .pt, .pth.tar, .safetensors)"
 # How files start that are something else: (first bytes, what they are, what to do).
@@ -62,6 +62,7 @@ class Converted:
         num_heads, norm_eps, mean, std: fixed by the family, or None where nothing fixes them.
         hint_arch, hint_patch: what the file says of itself (`args.arch`, `args.patch_size`).
         epoch, trained_seed: epochs done and the seed of the training run, where the file states them.
+        origin_proof: what the file itself proves of where it is from.
     """
 
     branch: str
@@ -78,6 +79,7 @@ class Converted:
     hint_patch: int | None = None
     epoch: int | None = None
     trained_seed: int | None = None
+    origin_proof: OriginProof = OriginProof.NONE
     notes: tuple[str, ...] = ()
 
 

@@ -58,7 +58,11 @@ def main(argv: list[str]) -> int:
 def _report(dataset: Any, contents: bool) -> list[str]:
     """What is there, line by line. Raises: DataError: it cannot be used."""
     sizes = [f"{split.name} {len(split):,} images" for split in dataset.splits]
-    found = [f"{dataset.name}: {', '.join(sizes) or dataset.KIND}", *dataset.notes]
+    found = [
+        f"{dataset.name}: {', '.join(sizes) or dataset.KIND}",
+        *(d.words() for d in dataset.deviations),
+        *dataset.notes,
+    ]
     if dataset.KIND == "images":
         found[1:1] = _images(dataset)
         found += _contents(dataset) if contents else ()
@@ -77,4 +81,5 @@ def _contents(dataset: Dataset) -> tuple[str, ...]:
     for split in dataset.splits:
         if len(split):
             split.open(0)
-    return overlap.check(dataset) or (f"no image of {dataset.test.name} is in {dataset.train.name} too",)
+    shared = tuple(deviation.words() for deviation in overlap.check(dataset))
+    return shared or (f"no image of {dataset.test.name} is in {dataset.train.name} too",)

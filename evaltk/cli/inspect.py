@@ -58,6 +58,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "branch": checkpoint.branch,
         "epoch": checkpoint.epoch,
         "trained_seed": checkpoint.trained_seed,
+        "origin_proof": checkpoint.origin_proof,
         "arch": dataclasses.asdict(checkpoint.arch),
         "parameters": sum(t.numel() for k, t in checkpoint.weights.items() if not k.endswith(STATISTICS)),
         "mean": list(checkpoint.mean),
@@ -98,6 +99,7 @@ def text(told: dict[str, Any]) -> str:
             "family",
             f"{told['family']}, branch {told['branch']}" + (f", epoch {told['epoch']}" if told["epoch"] else ""),
         ),
+        ("origin proved by", told["origin_proof"]),
         (
             "net",
             f"{arch['name']}: {arch['embed_dim']} wide, {arch['depth']} blocks, {arch['num_heads']} heads, patch "

@@ -38,7 +38,8 @@ class Reading:
 
     Attributes:
         branch: which copy of the net: teacher, student, target_encoder, encoder (default: the one its paper evaluates).
-        family: read the file as dino, ibot, msn, timm or own, where two could.
+        family: read the file as dino, ibot, msn, timm or own, where two could; a published number beside its results
+            then stands there on your word.
         num_heads: attention heads.
         norm_eps: epsilon of the LayerNorms.
         mean: pixel mean, R G B of [0, 1].

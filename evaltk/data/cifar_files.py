@@ -11,6 +11,7 @@ import numpy as np
 from evaltk import safe_pickle as plain_pickle
 from evaltk.data import images, listed, parquet
 from evaltk.data.images import Dataset
+from evaltk.deviations import Deviation, DeviationKind
 from evaltk.errors import DataError
 
 PIXELS = 3 * 32 * 32  # bytes of an image: all of its red, then green, then blue, each row by row
@@ -60,8 +61,9 @@ def _from_archive(folder: Path, label: str, archive: Archive, published: Publish
         pixels = data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).copy()
         splits[split] = images.from_arrays(label, split, pixels, labels, published.classes)
     counts = {split: len(found) for split, found in splits.items()}
-    notes = listed.differences(official, counts, len(published.classes))
-    return Dataset(name=label, train=splits["train"], test=splits["test"], metric=official.metric, notes=notes)
+    deviations = listed.differences(official, counts, len(published.classes))
+    train, test = splits["train"], splits["test"]
+    return Dataset(name=label, train=train, test=test, metric=official.metric, deviations=deviations)
 
 
 def _batch(path: Path, archive: Archive, published: Published) -> Batch:
@@ -111,6 +113,7 @@ def _from_folders(root: Path, label: str, published: Published) -> Dataset:
     train, test = (
         images.from_folder(label, split, root, published.classes, get=official.where) for split in ("train", "test")
     )
-    lossy = f"{official.title} from image files: JPEG files are lossy, compare with figures of the original pixels with"
+    text = f"{official.title} from image files: JPEG files are lossy, compare with figures of the original pixels with"
+    lossy = Deviation(kind=DeviationKind.REENCODED_IMAGES, text=f"{text} care")
     odd = listed.differences(official, {"train": len(train), "test": len(test)}, len(published.classes))
-    return Dataset(name=label, train=train, test=test, metric=official.metric, notes=(f"{lossy} care", *odd))
+    return Dataset(name=label, train=train, test=test, metric=official.metric, deviations=(lossy, *odd))

@@ -17,6 +17,7 @@ from evaltk import files
 from evaltk.data import revisitop
 from evaltk.data.images import EXTENSIONS, Split
 from evaltk.data.revisitop import GroundTruth
+from evaltk.deviations import Deviation, DeviationKind
 from evaltk.errors import DataError
 
 Box = tuple[float, float, float, float]
@@ -26,6 +27,7 @@ ARCHIVES = {
     "blurred v1": ("oxbuild_images-v1.tgz", "paris_1-v1.tgz", "paris_2-v1.tgz"),
     "original": ("oxbuild_images.tgz", "paris_1.tgz", "paris_2.tgz"),
 }
+VERSIONS = {"blurred v1": None, "original": DeviationKind.ORIGINAL_IMAGES}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -73,12 +75,18 @@ class Gallery:
     truth: GroundTruth
     fingerprint: str
     stamp: str
+    deviations: tuple[Deviation, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
     def splits(self) -> tuple[Split, ...]:
         """None: what to extract depends on the protocol's settings."""
         return ()
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Images by split."""
+        return {split.name: len(split) for split in (self.database, self.queries)}
 
     def cropped_queries(self) -> Photographs:
         """The queries cut to their boxes. Raises: DataError: a query has none."""
@@ -156,6 +164,7 @@ def load(root: Path, label: str, name: str, where: str) -> Gallery:
         photographs(label, split, images, [found[Path(n).name] for n in names])
         for split, names in (("database", truth.imlist), ("queries", truth.qimlist))
     )
+    kind, version = _version(root, folder, images, database)
     prints = f"{files.sha256(path)}{database.fingerprint}{queries.fingerprint}"
     return Gallery(
         name=label,
@@ -164,17 +173,20 @@ def load(root: Path, label: str, name: str, where: str) -> Gallery:
         truth=truth,
         fingerprint=hashlib.sha256(prints.encode()).hexdigest(),
         stamp=hashlib.sha256(f"{database.stamp}{queries.stamp}".encode()).hexdigest(),
-        notes=(_version(root, folder, images, database), *truth.notes),
+        deviations=(*((Deviation(kind=kind, text=version),) if kind else ()), *truth.deviations),
+        notes=() if kind else (version,),
     )
 
 
-def _version(root: Path, folder: Path, images: Path, database: Photographs) -> str:
-    """Which copy of the images this is: told by the archives beside them, for the images themselves do not tell."""
+def _version(root: Path, folder: Path, images: Path, database: Photographs) -> tuple[DeviationKind | None, str]:
+    """(deviation from blurred v1, in words) of the images, told by the archives beside them: the images do not tell."""
     there = {p.name for f in {root, folder, images} for p in f.iterdir() if p.suffix == ".tgz"}
     names = [version for version, archives in ARCHIVES.items() if there & set(archives)]
     size = sum((images / name).stat().st_size for name in database.files or ())
+    kind = VERSIONS[names[0]] if len(names) == 1 else DeviationKind.UNKNOWN_IMAGES
     version = names[0] if len(names) == 1 else "unknown (no archive beside the images tells)"
-    return f"images: {version}, {size:,} bytes in {len(database):,} database files; papers since 2022 use blurred v1"
+    about = f"{size:,} bytes in {len(database):,} database files; papers since 2022 use blurred v1"
+    return kind, f"images: {version}, {about}"
 
 
 def _walk(root: Path) -> Iterator[str]:

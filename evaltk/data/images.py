@@ -6,13 +6,14 @@ import errno
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 from PIL import Image
 
+from evaltk.deviations import Deviation
 from evaltk.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's ImageFolder
@@ -83,7 +84,8 @@ class Dataset:
     name: str
     train: Split
     test: Split
-    notes: tuple[str, ...] = field(default=())
+    deviations: tuple[Deviation, ...] = ()
+    notes: tuple[str, ...] = ()
     val: np.ndarray | None = None
     metric: Literal["top1", "mean_per_class"] = "top1"
 
@@ -107,6 +109,11 @@ class Dataset:
     def splits(self) -> tuple[Split, ...]:
         """The splits whose features protocols ask for."""
         return (self.train, self.test)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Images by split."""
+        return {split.name: len(split) for split in self.splits}
 
 
 def from_arrays(dataset: str, name: str, pixels: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Split:

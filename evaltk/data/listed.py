@@ -11,6 +11,7 @@ import numpy as np
 
 from evaltk.data import images
 from evaltk.data.images import Dataset, Split
+from evaltk.deviations import Deviation, DeviationKind
 from evaltk.errors import DataError
 
 Pair = tuple[str, str]  # a file below the root of the images, and the name of its class
@@ -95,6 +96,7 @@ def assemble(
     official: Official,
     *,
     classes: Sequence[str] | None = None,
+    deviations: tuple[Deviation, ...] = (),
     notes: tuple[str, ...] = (),
 ) -> Dataset:
     """The data set that lists make of the images below `root`.
@@ -124,21 +126,25 @@ def assemble(
         test=splits["test"],
         val=val,
         metric=official.metric,
-        notes=(*differences(official, there, len(classes)), *notes),
+        deviations=(*differences(official, there, len(classes)), *deviations),
+        notes=notes,
     )
 
 
-def differences(official: Official, counts: Mapping[str, int], num_classes: int) -> tuple[str, ...]:
-    """Notes on what tells a data set from the whole official one."""
-    end = "not comparable with published figures"
-    odd = [
-        f"{split} has {counts.get(split, 0):,} images, {official.title} {wanted:,}: {end}"
+def differences(official: Official, counts: Mapping[str, int], num_classes: int) -> tuple[Deviation, ...]:
+    """How a data set deviates from the whole official one."""
+    found = [
+        Deviation(
+            kind=DeviationKind.SPLIT_SIZE,
+            text=f"{split} has {counts.get(split, 0):,} images, {official.title} {wanted:,}",
+        )
         for split, wanted in official.counts.items()
         if counts.get(split) != wanted
     ]
     if num_classes != official.classes:
-        odd.append(f"{num_classes} classes, {official.title} has {official.classes}: {end}")
-    return tuple(odd)
+        text = f"{num_classes} classes, {official.title} has {official.classes}"
+        found.append(Deviation(kind=DeviationKind.CLASS_COUNT, text=text))
+    return tuple(found)
 
 
 def _split(dataset: str, name: str, root: Path, pairs: Sequence[Pair], known: Mapping[str, int], where: str) -> Split:

@@ -12,6 +12,7 @@ import numpy as np
 
 from evaltk.data.images import Dataset, Split
 from evaltk.data.parquet import ParquetSplit
+from evaltk.deviations import Deviation, DeviationKind
 from evaltk.errors import DataError
 
 # CIFAR-100 itself has near-copies of 10 % of its test images in its training set, byte-equal ones far fewer (Barz and
@@ -20,8 +21,8 @@ MOST = 0.05
 END = 4096  # bytes from a file's end, read before the whole of it is
 
 
-def check(dataset: Dataset) -> tuple[str, ...]:
-    """A note on the test images that are training images too, () where there are none.
+def check(dataset: Dataset) -> tuple[Deviation, ...]:
+    """The test images that are training images too, () where there are none.
 
     Raises: DataError: they are more than `MOST` of the test split: then it does not measure what was not learnt.
     """
@@ -36,7 +37,8 @@ def check(dataset: Dataset) -> tuple[str, ...]:
             where=dataset.test.root or dataset.name,
             do="restore the official splits; were val and test, or train and test, mixed up?",
         )
-    return (f"{len(found)} {dataset.test.name} images are byte for byte in {dataset.train.name} too: {named}",)
+    text = f"{len(found)} {dataset.test.name} images are byte for byte in {dataset.train.name} too: {named}"
+    return (Deviation(kind=DeviationKind.SHARED_IMAGES, text=text),)
 
 
 def shared(train: Split, test: Split) -> list[tuple[str, str]]:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from evaltk.data import listed
 from evaltk.data.images import Dataset, Split
+from evaltk.deviations import Deviation, DeviationKind
 from evaltk.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
@@ -115,14 +116,15 @@ def dataset(label: str, folder: Path, official: listed.Official, *, labels: Sequ
     name = "trainval" if "val" in tables else "train"
     learnt = [*tables["train"], *tables.get("val", ())]
     val = np.arange(counts["train"] + counts.get("val", 0)) >= counts["train"] if "val" in tables else None
+    unverified = f"images from parquet files; whether they are the official ones of {official.title} cannot be told"
     return Dataset(
         name=label,
         train=_split(label, name, folder, learnt, classes),
         test=_split(label, "test", folder, tables["test"], classes),
         val=val,
         metric=official.metric,
-        notes=(
-            f"images from parquet files; whether they are the official ones of {official.title} cannot be told",
+        deviations=(
+            Deviation(kind=DeviationKind.UNVERIFIED_IMAGES, text=unverified),
             *listed.differences(official, counts, len(classes)),
         ),
     )

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from evaltk import safe_pickle as plain_pickle
+from evaltk.deviations import Deviation, DeviationKind
 from evaltk.errors import DataError
 from evaltk.metrics.retrieval import checked_truth
 
@@ -31,14 +32,14 @@ class GroundTruth:
         imlist, qimlist: names of the database images [N] and of the queries [Q], without ending.
         gnd: Q mappings {"easy", "hard", "junk": int64 indices into imlist, "bbx": (left, top, right, bottom) in pixels
             or None}.
-        notes: how it differs from the official files.
+        deviations: from the official files.
     """
 
     name: str
     imlist: tuple[str, ...]
     qimlist: tuple[str, ...]
     gnd: tuple[Mapping[str, Any], ...]
-    notes: tuple[str, ...] = ()
+    deviations: tuple[Deviation, ...] = ()
 
 
 def read_ground_truth(path: Path | str) -> GroundTruth:
@@ -59,23 +60,25 @@ def read_ground_truth(path: Path | str) -> GroundTruth:
     lists = checked_truth(entries, len(imlist), source=path)
     boxes = [_box(entry.get("bbx"), f"{path}, query {query}, bbx") for query, entry in enumerate(entries)]
     gnd = tuple({**own, "bbx": box} for own, box in zip(lists, boxes, strict=True))
-    name, notes = _recognised(path, len(imlist), len(qimlist))
+    name, deviations = _recognised(path, len(imlist), len(qimlist))
     if any(box is None for box in boxes):
-        notes = (*notes, f"{sum(box is None for box in boxes)} queries have no box to be cropped to")
-    return GroundTruth(name=name, imlist=imlist, qimlist=qimlist, gnd=gnd, notes=notes)
+        text = f"{sum(box is None for box in boxes)} queries have no box to be cropped to"
+        deviations = (*deviations, Deviation(kind=DeviationKind.QUERY_BOXES, text=text))
+    return GroundTruth(name=name, imlist=imlist, qimlist=qimlist, gnd=gnd, deviations=deviations)
 
 
-def _recognised(path: Path, num_images: int, num_queries: int) -> tuple[str, tuple[str, ...]]:
-    """(name, notes): by the file's name first, so that a truncated official file is told apart from another one."""
+def _recognised(path: Path, num_images: int, num_queries: int) -> tuple[str, tuple[Deviation, ...]]:
+    """(name, deviations): by the file's name first, so that a truncated official file is recognised as one."""
     names = [name for name in NUM_IMAGES if name in path.stem] or [n for n, v in NUM_IMAGES.items() if v == num_images]
     name = names[0] if names else path.stem
     if NUM_IMAGES.get(name) == num_images and num_queries == NUM_QUERIES:
         return name, ()
     official = f"{NUM_IMAGES[name]} of {name}" if names else " or ".join(f"{v} of {n}" for n, v in NUM_IMAGES.items())
-    return name, (
+    text = (
         f"{num_images} database images and {num_queries} queries where the official files have {official} and "
-        f"{NUM_QUERIES}: not comparable with published figures",
+        f"{NUM_QUERIES}"
     )
+    return name, (Deviation(kind=DeviationKind.GROUND_TRUTH, text=text),)
 
 
 def _wrong(where: object, got: str) -> DataError:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from evaltk.errors import SettingsError
+from evaltk.types import PixelView
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +52,17 @@ class Transform:
         mean, std = (" ".join(f"{float(v)!r}" for v in values) for values in (self.mean, self.std))
         sizes = f"resize {self.resize} {self.interpolation} (Pillow), centre crop {self.crop}"
         return f"{sizes}, RGB/255, mean {mean}, std {std}"
+
+    def recorded(self) -> PixelView:
+        """The same as fields, for results."""
+        return PixelView(
+            text=self.text(),
+            resize=self.resize,
+            crop=self.crop,
+            interpolation=self.interpolation,
+            mean=self.mean,
+            std=self.std,
+        )
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """The cropped image, uint8 [crop, crop, 3]; normalising is left to the device."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from evaltk.data import images, listed
 from evaltk.data.images import Dataset
+from evaltk.deviations import Deviation, DeviationKind
 from evaltk.errors import DataError
 from evaltk.seeding import derive
 
@@ -76,9 +77,14 @@ def share(
 def assembled(
     label: str, folder: Path, listings: Mapping[str, Sequence[listed.Pair]], official: listed.Official, split: str
 ) -> Dataset:
-    """The data set of drawn lists, with a note on its split."""
+    """The data set of drawn lists; `split` says in words how they were drawn."""
     made = {name: listed.Listing(path=folder, pairs=tuple(pairs)) for name, pairs in listings.items()}
-    return listed.assemble(label, folder, made, official, notes=(split,))
+    return listed.assemble(label, folder, made, official, deviations=(own_split(split),))
+
+
+def own_split(text: str) -> Deviation:
+    """The data set has no official split; `text` says how this one was made."""
+    return Deviation(kind=DeviationKind.OWN_SPLIT, text=text)
 
 
 def _is_image(name: str) -> bool:

@@ -40,15 +40,16 @@ def load(root: Path, label: str = "caltech101_ericsson") -> Dataset:
             split: listed.read(root / name, _pair, form="accordion/image_0001.jpg 3", where=WHERE)
             for split, name in LISTS.items()
         }
-        return listed.assemble(label, folder, listings, OFFICIAL, notes=("split: the lists train.txt and test.txt",))
+        split = caltech101.own_split("split: the lists train.txt and test.txt")
+        return listed.assemble(label, folder, listings, OFFICIAL, deviations=(split,))
     drawn: dict[str, list[listed.Pair]] = {"train": [], "test": []}
     draw = np.random.RandomState(0)
     for cls, files in caltech101.images_of(folder).items():
         if not files:
             raise DataError(wanted="images in every class", got=f"none in {cls}", where=folder, do=WHERE)
         caltech101.share(drawn, cls, files, draw.choice(len(files), caltech101.A_CLASS))
-    split = "split: 30 draws a class with replacement, RandomState(0), as Ericsson et al. drew"
-    return caltech101.assembled(label, folder, drawn, OFFICIAL, split)
+    how = "split: 30 draws a class with replacement, RandomState(0), as Ericsson et al. drew"
+    return caltech101.assembled(label, folder, drawn, OFFICIAL, how)
 
 
 def _pair(line: str) -> listed.Pair | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from evaltk.data.images import Split
+from evaltk.deviations import Deviation, DeviationKind
 from evaltk.errors import DataError
 
 NEEDS_PATH = True
@@ -43,12 +44,18 @@ class Sequences:
     sequences: tuple[Sequence, ...]
     fingerprint: str
     stamp: str
+    deviations: tuple[Deviation, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
     def splits(self) -> tuple[Split, ...]:
         """None: tokens of frames are used at once and not kept."""
         return ()
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Videos by split."""
+        return {self.split: len(self.sequences)}
 
 
 def load(root: Path, label: str = "davis2017") -> Sequences:
@@ -63,16 +70,17 @@ def load(root: Path, label: str = "davis2017") -> Sequences:
             stat = path.stat()
             prints.update(f"{path.relative_to(root)}\0{stat.st_size}\n".encode())
             stamps.update(stat.st_mtime_ns.to_bytes(16, "big", signed=True))
-    notes: tuple[str, ...] = ()
+    deviations: tuple[Deviation, ...] = ()
     if len(found) != NUM_SEQUENCES:
-        notes = (f"{len(found)} sequences, DAVIS-2017 val has {NUM_SEQUENCES}: not comparable with published figures",)
+        text = f"{len(found)} sequences, DAVIS-2017 val has {NUM_SEQUENCES}"
+        deviations = (Deviation(kind=DeviationKind.SPLIT_SIZE, text=text),)
     return Sequences(
         name=label,
         split="val",
         sequences=found,
         fingerprint=prints.hexdigest(),
         stamp=stamps.hexdigest(),
-        notes=notes,
+        deviations=deviations,
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from evaltk.data import images
 from evaltk.data.images import Dataset
+from evaltk.deviations import Deviation, DeviationKind
 from evaltk.errors import DataError
 
 NEEDS_PATH = True
@@ -33,9 +34,12 @@ def load(root: Path, label: str = "imagenet") -> Dataset:
         )
     train = images.from_folder(label, "train", root, classes, get=WHERE)
     val = images.from_folder(label, "val", root, classes, get=WHERE)
-    notes = tuple(
-        f"{split.name} has {len(split):,} images, ImageNet-1K {official:,}: not comparable with published figures"
+    deviations = tuple(
+        Deviation(
+            kind=DeviationKind.SPLIT_SIZE,
+            text=f"{split.name} has {len(split):,} images, ImageNet-1K {official:,}",
+        )
         for split, official in ((train, NUM_TRAIN), (val, NUM_VAL))
         if len(split) != official
     )
-    return Dataset(name=label, train=train, test=val, notes=notes)
+    return Dataset(name=label, train=train, test=val, deviations=deviations)

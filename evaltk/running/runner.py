@@ -15,7 +15,7 @@ from evaltk.errors import CheckpointError
 from evaltk.machine import provenance
 from evaltk.progress import log
 from evaltk.running.planning import Job, Plan, identify, jobs, known_protocol, stamp
-from evaltk.types import Result, digest
+from evaltk.types import Preprocessing, Result, ResultData, digest
 
 if TYPE_CHECKING:
     from evaltk.data.images import Split
@@ -139,15 +139,17 @@ def _run_job(plan: Plan, job: Job, bench: Bench, extracting: float) -> Result:
         checkpoint=_describe(job.name, bench.checkpoint),
         protocol=job.protocol,
         version=job.asked["version"],
-        settings={
-            **job.asked["settings"],
-            "dataset": job.asked["dataset"],
-            "images": {k: v for k, v in asdict(plan.images).items() if v is not None},
-            "transforms": {n.view: bench.transform(n.view).text() for n in _needs(job)} | dict(outcome.transforms),
-            "precision": plan.precision,
-            "position": plan.position,
-            "notes": [*bench.checkpoint.notes, *job.dataset.notes, *outcome.notes],
-        },
+        origin_proof=bench.checkpoint.origin_proof,
+        settings=job.asked["settings"],
+        data=ResultData(**job.asked["dataset"], sizes=dict(job.dataset.sizes)),
+        preprocessing=Preprocessing(
+            precision=plan.precision,
+            position=plan.position,
+            overrides={k: v for k, v in asdict(plan.images).items() if v is not None},
+            views={n.view: bench.transform(n.view).recorded() for n in _needs(job)} | dict(outcome.views),
+        ),
+        deviations=(*job.dataset.deviations, *outcome.deviations),
+        notes=(*bench.checkpoint.notes, *job.dataset.notes, *outcome.notes),
         scores=outcome.scores,
         seed=plan.seed,
         request=digest(job.asked),

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from evaltk import progress
-from evaltk.bench import Bench, Need, Outcome
+from evaltk.bench import Bench, Need, Outcome, unreadable
 from evaltk.data.images import Dataset, Split
+from evaltk.deviations import Deviation, DeviationKind
 from evaltk.errors import DataError, SettingsError
 from evaltk.types import Features, Recipe
 from protocols.fewshot import scores as fewshot_scores
@@ -132,7 +133,7 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
     chosen = choose(dataset.train, settings, bench.seed)
     part, rows = shots.union(dataset.train, chosen.shots)
     bank, queries = bench.features(part, need), bench.features(dataset.test, need)
-    notes = tuple(f"{len(f.skipped)} unreadable images left out of {f.key.split}" for f in (bank, queries) if f.skipped)
+    notes: tuple[str, ...] = ()
     place = {part.image_id(i): row for i, row in enumerate(rows.tolist())}
     at = {place[name]: i for i, name in enumerate(bank.ids)}  # row of the training split -> row of the features
     x, asked = centred(bank.x), centred(queries.x)
@@ -151,8 +152,20 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
     return Outcome(
         scores=fewshot_scores.scores(dataset, queries.y, predictions, told),
         predictions={"target": queries.y} | fewshot_scores.arrays(queries.y, predictions) | drawn,
+        deviations=selection(settings, bench.seed) + unreadable(bank, queries),
         notes=chosen.notes + notes,
     )
+
+
+def selection(settings: Settings, seed: int) -> tuple[Deviation, ...]:
+    """How the images deviate from MSN's lists."""
+    if settings.images() == "drawn":
+        text = f"images drawn with seed {seed}, not by the lists of published figures"
+        return (Deviation(kind=DeviationKind.OWN_DRAWS, text=text),)
+    if settings.images() == "lists":
+        text = f"images by lists of sha256 {str(settings.lists_sha256)[:12]}, not by those of published figures"
+        return (Deviation(kind=DeviationKind.OTHER_LISTS, text=text),)
+    return ()
 
 
 def _feature(need: Need) -> str:

@@ -62,9 +62,9 @@ def draw(train: Split, *, per_class: Sequence[int], percent: float, splits: int,
     num_classes = len(train.classes)
     members = np.split(train.labels.argsort(kind="stable"), np.bincount(train.labels, minlength=num_classes).cumsum())
     spread, more = divmod(int(len(train) * percent / 100), num_classes)
-    notes: tuple[str, ...] = (f"images drawn with seed {seed}, not by the lists of published figures",)
+    notes: tuple[str, ...] = ()
     if percent and not spread:
-        notes += (f"{share(percent)} of {len(train):,} images is less than one a class: left out",)
+        notes = (f"{share(percent)} of {len(train):,} images is less than one a class: left out",)
     _check_enough(train, members, max(per_class, default=0), "--fewshot.shots")
     _check_enough(train, members, spread + bool(more) if spread else 0, "--fewshot.percent")
     found = []

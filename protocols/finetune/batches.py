@@ -20,6 +20,7 @@ from evaltk.errors import DataError
 from evaltk.features.extraction import Extraction
 from evaltk.global_streams import seeded
 from evaltk.seeding import derive
+from evaltk.types import PixelView
 from protocols.finetune.recipe import Tuning, groups, order
 
 # Nets for images of up to 32 px see them whole, moved by up to an eighth: run_class_finetuning.py, build_transform, has
@@ -125,6 +126,20 @@ def text(transform: Transform, tuning: Tuning) -> str:
     mean, std = (" ".join(f"{v:g}" for v in values) for values in (transform.mean, transform.std))
     augment = f"colour jitter {JITTER:g}" if tuning.augment == "none" else f"{tuning.augment} (timm)"
     return f"{crop}, flip 0.5, {augment}, RGB/255, mean {mean}, std {std}, erasing {tuning.erase:g}"
+
+
+def recorded(transform: Transform, tuning: Tuning) -> PixelView:
+    """The training view as fields, for results."""
+    whole = transform.crop <= WHOLE
+    return PixelView(
+        text=text(transform, tuning),
+        resize=transform.crop if whole else None,
+        crop=transform.crop,
+        interpolation=None if whole else "bicubic",
+        mean=transform.mean,
+        std=transform.std,
+        augmented=True,
+    )
 
 
 class _Drawn:

@@ -10,6 +10,7 @@ import numpy as np
 
 from evaltk.bench import Bench, Outcome
 from evaltk.data.images import Dataset
+from evaltk.deviations import Deviation, DeviationKind, left_out
 from evaltk.types import FeatureKey, Score, canonical
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from protocols.finetune.settings import Settings
 
 VERSION = 1  # rises when the numbers that training gives change
-APART = ": not comparable with published figures"  # what reports look for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,8 +136,12 @@ def outcome(job: Job) -> Outcome:
     return Outcome(
         scores=tuple(scores),
         predictions=arrays,
+        deviations=tuple(_deviations(job, found)),
         notes=tuple(_notes(job, found)),
-        transforms={"train": finetune_batches.text(job.transform, job.tuning), "eval": job.transform.text()},
+        views={
+            "train": finetune_batches.recorded(job.transform, job.tuning),
+            "eval": job.transform.recorded(),
+        },
     )
 
 
@@ -173,18 +177,26 @@ def _scores(job: Job, rank: np.ndarray, which: str, at: dict[str, object]) -> It
 
 
 def _notes(job: Job, found: dict[str, np.ndarray]) -> Iterator[str]:
-    tuning, train = job.tuning, job.dataset.train
+    tuning = job.tuning
     rates = ", ".join(f"{lr:g}" for lr in tuning.lr)
     rates += f", times {tuning.batch} / 512" if tuning.scale_lr else ""
     yield f"fine-tuned by the {job.recipe} recipe: {tuning.epochs} epochs, {tuning.batch} images a step, lr {rates}"
-    if job.apart:
-        yield f"fine-tuning apart from the recipe: {'; '.join(job.apart)}{APART}"
-    if len(job.held):
-        yield f"{len(job.held)} images of {train.name} held out, from which no net learnt{APART}"
     lost = [f"lr {tuning.lr[h]:g} in epoch {e + 1}" for h, e in enumerate(found["diverged"].tolist()) if e >= 0]
     if lost:
         yield f"training diverged and counts no longer with {', '.join(lost)}"
-    if missing := int((found["best_rank"] < 0).sum()):
-        yield f"{missing} unreadable images left out of {job.dataset.test.name}"
+
+
+def _deviations(job: Job, found: dict[str, np.ndarray]) -> Iterator[Deviation]:
+    train = job.dataset.train
+    if job.apart:
+        text = f"fine-tuning apart from the recipe: {'; '.join(job.apart)}"
+        yield Deviation(kind=DeviationKind.RECIPE, text=text)
+    if len(job.held):
+        text = f"{len(job.held)} images of {train.name} held out, from which no net learnt"
+        yield Deviation(kind=DeviationKind.HELD_OUT, text=text)
+    yield from left_out(int((found["best_rank"] < 0).sum()), job.dataset.test.name)
     if len(found["bad"]):
-        yield f"{len(found['bad'])} unreadable images of {train.name}, in whose place others of their batch were learnt"
+        text = (
+            f"{len(found['bad'])} unreadable images of {train.name}, in whose place others of their batch were learnt"
+        )
+        yield Deviation(kind=DeviationKind.UNREADABLE_IMAGES, text=text)

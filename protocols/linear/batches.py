@@ -26,7 +26,7 @@ from evaltk.features import extraction as features
 from evaltk.features.extraction import Extraction
 from evaltk.models.backbone import Backbone
 from evaltk.seeding import derive, generator
-from evaltk.types import Features, Recipe
+from evaltk.types import Features, PixelView, Recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +192,18 @@ def crop_text(transform: Transform) -> str:
     return (
         f"RandomResizedCrop {transform.crop} bilinear, area 0.08 to 1, ratio 3/4 to 4/3 (torchvision v2 on Pillow), "
         f"flip 0.5, RGB/255, mean {mean}, std {std}"
+    )
+
+
+def recorded(transform: Transform) -> PixelView:
+    """The training view as fields, for results."""
+    return PixelView(
+        text=crop_text(transform),
+        crop=transform.crop,
+        interpolation="bilinear",
+        mean=transform.mean,
+        std=transform.std,
+        augmented=True,
     )
 
 

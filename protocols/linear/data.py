@@ -9,7 +9,8 @@ import numpy as np
 
 from evaltk.bench import Bench, Extracts, Need
 from evaltk.data.images import Dataset, Split
-from evaltk.types import FeatureKey, Features, Recipe, canonical
+from evaltk.deviations import Deviation, DeviationKind, left_out
+from evaltk.types import FeatureKey, Features, PixelView, Recipe, canonical
 
 if TYPE_CHECKING:
     from evaltk.features.sweep_cache import Store
@@ -31,14 +32,14 @@ def held_out(bench: Bench, dataset: Dataset, settings: Settings) -> np.ndarray:
     return probe_batches.hold_out(dataset.train.labels, settings.holdout, seed=bench.seed)
 
 
-def views(bench: Bench, settings: Settings) -> dict[str, str]:
-    """The preprocessing of the images that are learnt from (``train``) and judged on (``eval``), in words."""
+def views(bench: Bench, settings: Settings) -> dict[str, PixelView]:
+    """The preprocessing of the images that are learnt from (``train``) and judged on (``eval``)."""
     from protocols.linear import batches as probe_batches
 
     transform = bench.transform("eval")
     return {
-        "eval": transform.text(),
-        "train": transform.text() if settings.fast else probe_batches.crop_text(transform),
+        "eval": transform.recorded(),
+        "train": transform.recorded() if settings.fast else probe_batches.recorded(transform),
     }
 
 
@@ -61,7 +62,7 @@ def store(bench: Bench, dataset: Dataset, settings: Settings, recipes: tuple[Rec
         sha256=bench.backbone.digest,
         dataset=f"{dataset.train.fingerprint}{dataset.train.stamp}{dataset.test.fingerprint}{dataset.test.stamp}",
         split=f"{dataset.train.name} to {dataset.test.name}",
-        transform=f"train: {view['train']}; test: {view['eval']}",
+        transform=f"train: {view['train'].text}; test: {view['eval'].text}",
         recipe=f"linear heads {canonical(asked)}",
         precision=bench.backbone.precision,
         position=bench.backbone.position,
@@ -163,23 +164,28 @@ def _numbers(split: Split, names: tuple[str, ...]) -> set[int]:
     return {i for i in range(len(split)) if split.image_id(i) in names} if names else set()
 
 
-def notes(bench: Bench, dataset: Dataset, settings: Settings, recipes: tuple[Recipe, ...]) -> tuple[str, ...]:
+def notes(settings: Settings) -> tuple[str, ...]:
     """What a reader must know of how the heads were trained."""
+    return (f"{settings.epochs} epochs, {settings.batch} images a step, {len(rates(settings))} learning rates",)
+
+
+def deviations(
+    bench: Bench, dataset: Dataset, settings: Settings, recipes: tuple[Recipe, ...]
+) -> tuple[Deviation, ...]:
+    """How the training of the heads deviates from the published one."""
     from protocols.linear.settings import PAPER_EPOCHS
 
-    found = [f"{settings.epochs} epochs, {settings.batch} images a step, {len(rates(settings))} learning rates"]
-    apart = ": not comparable with published figures"  # what reports look for
+    found: list[Deviation] = []
     if settings.fast:
-        found.append(
-            f"--linear.fast: learnt from features without augmentation, another protocol, usually lower{apart}"
-        )
+        text = "--linear.fast: learnt from features without augmentation, another protocol, usually lower"
+        found.append(Deviation(kind=DeviationKind.NO_AUGMENTATION, text=text))
     if settings.epochs != PAPER_EPOCHS:
-        found.append(f"{settings.epochs} epochs where the protocol has {PAPER_EPOCHS}{apart}")
+        text = f"{settings.epochs} epochs where the protocol has {PAPER_EPOCHS}"
+        found.append(Deviation(kind=DeviationKind.EPOCHS, text=text))
     counts = np.bincount(dataset.train.labels, minlength=len(dataset.train.classes))
     lacking = [name for name, count in zip(dataset.train.classes, counts, strict=True) if not count]
     if lacking:
-        found.append(f"no training images of {len(lacking)} classes: {', '.join(lacking[:5])}")
-    skipped = bench.features(dataset.test, Need(recipe=recipes[0])).skipped
-    if skipped:
-        found.append(f"{len(skipped)} unreadable images left out of {dataset.test.name}")
+        text = f"no training images of {len(lacking)} classes: {', '.join(lacking[:5])}"
+        found.append(Deviation(kind=DeviationKind.EMPTY_CLASSES, text=text))
+    found += left_out(len(bench.features(dataset.test, Need(recipe=recipes[0])).skipped), dataset.test.name)
     return tuple(found)

@@ -105,13 +105,12 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
         recipe, head = _head(bench, dataset, settings)
         found = bench.features(dataset.test, Need(recipe=recipe))
         outcome = linear_scores.of_head(dataset, found, recipe, head)
-        return replace(outcome, transforms={"eval": bench.transform("eval").text()})
+        return replace(outcome, views={"eval": bench.transform("eval").recorded()})
     recipes = settings.recipes(bench.checkpoint.arch)
     store = linear_data.store(bench, dataset, settings, recipes)
     if not store.done():
         prepare(bench, dataset, settings)
     trained, reported = store.read(), bench.features(dataset.test, Need(recipe=recipes[0]))
-    notes = linear_data.notes(bench, dataset, settings, recipes)
     rule = (f"Lin.[C]: class token of the last block; Lin.[D]: {dino_rule(bench.checkpoint.arch)[1]}",)
     columns = {"C": Recipe(), "D": dino_rule(bench.checkpoint.arch)[0]}
     groups = {name: [recipes.index(r)] for name, r in columns.items() if r in recipes}
@@ -121,8 +120,9 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
     sweep = linear_scores.Sweep(
         recipes=recipes, lrs=linear_data.rates(settings), groups=groups, num_held=len(held), holdout=settings.holdout
     )
-    outcome = linear_scores.of_sweep(dataset, reported, sweep, trained, rule + notes)
-    return replace(outcome, transforms=linear_data.views(bench, settings))
+    outcome = linear_scores.of_sweep(dataset, reported, sweep, trained, rule + linear_data.notes(settings))
+    deviations = linear_data.deviations(bench, dataset, settings, recipes) + outcome.deviations
+    return replace(outcome, deviations=deviations, views=linear_data.views(bench, settings))
 
 
 def _head(bench: Bench, dataset: Dataset, settings: Settings) -> tuple[Recipe, LinearHead]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from evaltk.bench import Outcome
 from evaltk.data.images import Dataset
+from evaltk.deviations import left_out
 from evaltk.types import Features, Recipe, Score
 
 if TYPE_CHECKING:
@@ -60,7 +61,12 @@ def of_sweep(dataset: Dataset, reported: Features, sweep: Sweep, trained: Traine
             if np.isfinite(correct):
                 scores.append(_score(dataset, int(correct), len(reported.y), "top1", sweep.at(f, h, last)))
     arrays["top1_by_epoch"] = (trained.history["test_correct"] / len(reported.y)).astype(np.float32)  # [E, F, H]
-    return Outcome(scores=tuple(scores), predictions=arrays, notes=notes + _notes(dataset, sweep, trained))
+    return Outcome(
+        scores=tuple(scores),
+        predictions=arrays,
+        deviations=tuple(left_out(int(trained.skipped), dataset.train.name)),
+        notes=notes + _notes(dataset, sweep, trained),
+    )
 
 
 def of_head(dataset: Dataset, found: Features, recipe: Recipe, head: LinearHead) -> Outcome:
@@ -73,11 +79,13 @@ def of_head(dataset: Dataset, found: Features, recipe: Recipe, head: LinearHead)
     heads = probe.Heads(weight=weight, bias=bias, weight_momentum=weight, bias_momentum=bias)
     rank, predicted = probe.classify(heads, 0, found.x, torch.from_numpy(found.y))
     at: dict[str, object] = {"head": head.origin.name, "feature": recipe.text()}
-    notes = head.notes
-    if found.skipped:
-        notes += (f"{len(found.skipped)} unreadable images left out of {dataset.test.name}",)
     arrays = {"target": found.y, "head": predicted.numpy().astype(np.int32)}
-    return Outcome(scores=_pair(dataset, rank.numpy(), "head", "", at), predictions=arrays, notes=notes)
+    return Outcome(
+        scores=_pair(dataset, rank.numpy(), "head", "", at),
+        predictions=arrays,
+        deviations=tuple(left_out(len(found.skipped), dataset.test.name)),
+        notes=head.notes,
+    )
 
 
 def _chosen(features: list[int], trained: Trained) -> int | None:
@@ -129,6 +137,4 @@ def _notes(dataset: Dataset, sweep: Sweep, trained: Trained) -> tuple[str, ...]:
         ]
         more = f" and {len(lost) - len(some)} more" if len(lost) > len(some) else ""
         found.append(f"{len(lost)} heads diverged and count no longer: {', '.join(some)}{more}")
-    if trained.skipped:
-        found.append(f"{int(trained.skipped)} unreadable images left out of {dataset.train.name}")
     return tuple(found)

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from evaltk.bench import Bench, Need, Outcome
+from evaltk.bench import Bench, Need, Outcome, unreadable
 from evaltk.data.images import Dataset
 from evaltk.errors import DataError, SettingsError
 from evaltk.types import Recipe, Score
@@ -87,9 +87,9 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
     from evaltk.data import overlap
 
     (need,) = needs(settings)
-    notes = overlap.check(dataset)
+    deviations = overlap.check(dataset)
     train, test = (bench.features(split, need) for split in (dataset.train, dataset.test))
-    notes += tuple(f"{len(f.skipped)} unreadable images left out of {f.key.split}" for f in (train, test) if f.skipped)
+    deviations += unreadable(train, test)
     _check_labels(dataset, train.y, test.y, settings)
     metric: Metric = dataset.metric if settings.metric == "auto" else settings.metric
     folds, how = stratified(train.y) if settings.mode == "cv5" else held_out(dataset, train)
@@ -100,7 +100,7 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
     l2 = settings.l2s[chosen]
     model = logistic.fit(train.x, train.y, l2=l2, **shared)
     predicted = model.predict(test.x).cpu().numpy()
-    notes += (how, *_doubts(found, chosen, model.converged, model.relative_gradient))
+    notes = (how, *_doubts(found, chosen, model.converged, model.relative_gradient))
     at: dict[str, object] = {"mode": settings.mode, "l2": _short(l2)}
     return Outcome(
         scores=(
@@ -108,6 +108,7 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
             *_validation(dataset, found, chosen, metric, at),
         ),
         predictions={"target": test.y, "predicted": predicted.astype(np.int32)},
+        deviations=deviations,
         notes=notes,
     )
 

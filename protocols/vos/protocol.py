@@ -20,6 +20,7 @@ from evaltk.data import frames as video
 from evaltk.data.frames import Frame
 from evaltk.datasets.davis2017 import Sequence as Video
 from evaltk.datasets.davis2017 import Sequences
+from evaltk.deviations import Deviation, DeviationKind
 from evaltk.errors import SettingsError
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, FeatureKey, Score
 
@@ -139,7 +140,8 @@ def run(bench: Bench, dataset: Sequences, settings: Settings) -> Outcome:
     from protocols.vos import scoring as sequence_scores
     from protocols.vos.scoring import Task
 
-    settings, notes = _with_statistics(bench, settings)
+    settings, deviations = _with_statistics(bench, settings)
+    notes: tuple[str, ...] = ()
     masks = [_masks(bench, dataset, sequence, settings) for sequence in dataset.sequences]
     if settings.save_masks is not None:
         folder = Path(settings.save_masks).expanduser() / results.slug(bench.checkpoint.name)
@@ -155,16 +157,20 @@ def run(bench: Bench, dataset: Sequences, settings: Settings) -> Outcome:
         ]
     )
     flat = [one for of_sequence in objects for one in of_sequence]
-    return Outcome(scores=_scores(bench, dataset, objects), predictions=_predictions(flat), notes=notes)
+    return Outcome(
+        scores=_scores(bench, dataset, objects), predictions=_predictions(flat), deviations=deviations, notes=notes
+    )
 
 
-def _with_statistics(bench: Bench, settings: Settings) -> tuple[Settings, tuple[str, ...]]:
-    """The settings with the net's own pixel statistics where these are not ImageNet's, and a note that says so."""
+def _with_statistics(bench: Bench, settings: Settings) -> tuple[Settings, tuple[Deviation, ...]]:
+    """The settings with the net's own pixel statistics where these are not ImageNet's, which is then a deviation."""
     mean, std = bench.checkpoint.mean, bench.checkpoint.std
     if np.allclose(mean, IMAGENET_MEAN, atol=1e-4) and np.allclose(std, IMAGENET_STD, atol=1e-4):
         return settings, ()
-    told = f"frames normalised by the net's own mean {mean} and std {std}, not by those of DINO's script"
-    return replace(settings, mean=settings.mean or mean, std=settings.std or std), (told,)
+    text = f"frames normalised by the net's own mean {mean} and std {std}, not by those of DINO's script"
+    return replace(settings, mean=settings.mean or mean, std=settings.std or std), (
+        Deviation(kind=DeviationKind.PREPROCESSING, text=text),
+    )
 
 
 def _masks(bench: Bench, dataset: Sequences, sequence: Video, settings: Settings) -> Path:

@@ -45,18 +45,16 @@ def of_analyses(
     Args:
         read: gives the arrays beside a result. galleries: draw the images nearest to prototypes.
     """
-    groups: dict[tuple[str, str], list[tuple[str, Path, Result]]] = {}
+    groups: dict[tuple[str, str, str, int], list[tuple[Path, Result]]] = {}
     for path, result in found:
-        data = result.settings.get("dataset")
-        if result.protocol in ("prototypes", "precision") and isinstance(data, Mapping):
-            told = f"{data['name']} {str(data.get('fingerprint'))[:12]} v{result.version}"
-            groups.setdefault((result.protocol, told), []).append(("", path, result))
-    names = [key[1].split()[0] for key in groups]
-    for (protocol, told), members in groups.items():
-        short = told.split()[0]
-        alone = names.count(short) <= len({key[0] for key in groups if key[1].split()[0] == short})
-        end = results.slug(short if alone else "-".join(told.split()[:2]))
-        labelled = _labelled([(path, result) for _, path, result in members])
+        if result.protocol in ("prototypes", "precision"):
+            key = result.protocol, result.data.name, result.data.fingerprint[:12], result.version
+            groups.setdefault(key, []).append((path, result))
+    names = [name for _, name, *_ in groups]
+    for (protocol, short, fingerprint, _), members in groups.items():
+        alone = names.count(short) <= len({key[0] for key in groups if key[1] == short})
+        end = results.slug(short if alone else f"{short}-{fingerprint}")
+        labelled = _labelled(members)
         if protocol == "precision":
             yield from _precision(labelled, end)
             continue
@@ -64,7 +62,7 @@ def of_analyses(
         arrays = {label: read(path) for label, (path, _) in labelled.items()}
         arrays = {label: beside for label, beside in arrays.items() if beside}
         if arrays:
-            threshold = float(str(members[0][2].settings["threshold"]))
+            threshold = float(str(members[0][1].settings["threshold"]))
             yield from _prototypes(arrays, threshold, end, galleries)
 
 

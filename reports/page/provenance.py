@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from evaltk.types import Result, canonical
 from reports import comparable as belonging
-from reports.comparable import AROUND, mapping, sequence
+from reports.comparable import mapping
 from reports.page import verdicts as page_verdicts
 
 Lines = tuple[tuple[str, str], ...]  # (name, what it is)
@@ -44,7 +44,7 @@ def of(found: Sequence[tuple[Path, Result]], runs: Path) -> list[Origin]:
     return [
         Origin(
             name=called[who],
-            checkpoint=tuple(_flat(members[0][1].checkpoint)),
+            checkpoint=tuple(_flat({**members[0][1].checkpoint, "origin proof": members[0][1].origin_proof})),
             results=tuple(_made(path, result, runs) for path, result in members),
         )
         for who, members in mine.items()
@@ -52,15 +52,16 @@ def of(found: Sequence[tuple[Path, Result]], runs: Path) -> list[Origin]:
 
 
 def _made(path: Path, result: Result, runs: Path) -> Made:
-    settings = {key: value for key, value in result.settings.items() if key not in AROUND}
-    around = {key: result.settings[key] for key in AROUND if key in result.settings and key != "notes"}
+    looks = asdict(result.preprocessing)
+    views = {name: view.text for name, view in result.preprocessing.views.items()}
+    around = {"dataset": asdict(result.data), "preprocessing": looks | {"views": views}}
     told = {"protocol": f"{result.protocol}, version {result.version}", "seed": result.seed, "request": result.request}
     where = path.relative_to(runs) if path.is_relative_to(runs) else path
     return Made(
         title=f"{result.protocol} on {belonging.dataset(result)}",
         scores=len(result.scores),
-        notes=tuple(map(str, sequence(result.settings.get("notes")))),
-        settings=tuple(_flat(settings)),
+        notes=(*(deviation.words() for deviation in result.deviations), *result.notes),
+        settings=tuple(_flat(result.settings)),
         around=tuple(_flat(around)),
         made=tuple(_flat(told | dict(result.made) | {"file": str(where)})),
     )

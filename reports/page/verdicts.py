@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from evaltk.types import Result
+from evaltk.types import OriginProof, Result
 from reports import comparable as belonging
 from reports.published import match as twins
 from reports.published import verdicts
@@ -35,6 +35,7 @@ def beside(results: Sequence[Result]) -> Beside:
     called = names(results)
     counts = dict.fromkeys((verdicts.REPRODUCED, verdicts.OFF, verdicts.NOT_COMPARABLE, NONE), 0)
     rows: list[tuple[str, tuple[Cell, ...]]] = []
+    assumed = False
     for result in results:
         compared = 0
         for found in twins.every(result):
@@ -43,12 +44,15 @@ def beside(results: Sequence[Result]) -> Beside:
                 continue
             compared += 1
             known = cells.of_extra(found.extra, found.result, found.score)
-            ours = replace(known, published=None, published_spread=None, verdict="", why="", digits=row.digits)
+            ours = replace(
+                known, published=None, published_spread=None, verdict="", why="", remark="", digits=row.digits
+            )
             cell = verdicts.beside(ours, row, found)
+            assumed = assumed or result.origin_proof is OriginProof.LAYOUT
             counts[cell.verdict] += 1
             what = f"{result.protocol} {belonging.dataset(result)}: {found.extra.title}"
             printed = Cell(value=row.value, unit=row.unit, digits=row.digits)
-            verdict = Cell(verdict=cell.verdict, why=cell.why)
+            verdict = Cell(verdict=cell.verdict, why=cell.why, remark=cell.remark)
             label = called[belonging.identity(result)]
             rows.append((label, (Cell(note=what), ours, printed, verdict, Cell(note=f"{row.source}"))))
         counts[NONE] += not compared
@@ -61,6 +65,6 @@ def beside(results: Sequence[Result]) -> Beside:
         name="verdicts",
         columns=("measured", "ours", "published", "verdict", "source"),
         rows=tuple(rows),
-        footnotes=(twins.ASSUMED,),
+        footnotes=(twins.ASSUMED,) if assumed else (),
     )
     return Beside(table=table, counts=counts)

@@ -1,7 +1,8 @@
 """The published twin of a score: which number of a paper or README was measured on the same thing in the same way.
 
 What a protocol's scores are called in print stands in its layout (`published` of an extra column). Method and net are
-read from the result: family, architecture, branch, and how the prototypes of a file of our own were scored.
+read from the result: family, architecture, branch, and how the prototypes of a file of our own were scored. A result
+whose checkpoint's origin nothing proves (`origin_proof`) has no method, and so no published twin.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from evaltk.types import Result, Score
+from evaltk.types import OriginProof, Result, Score
 from reports import layouts
 from reports.comparable import mapping, scores
 from reports.layouts import Extra
@@ -22,9 +23,14 @@ NORMS = {"linear": "none", "cosine": "L2", "vmf": "vMF"}  # what Table 1 calls o
 ABLATION, ABLATION_EPOCHS = "ablation_knn", 100
 RUNS: Mapping[object, str] = {0: "run1;seed=0", 42: "run2;seed=42"}  # of Table 8, by the training run's seed
 NOT_PUBLISHED = ("student", "encoder")  # papers report the teacher, MSN the target encoder
+# A number is set beside a published one only where something proves whose weights they are. A pinned sha256 proves them
+# to be the published file's; a training layout proves the method; tensors alone prove nothing.
+PROVED = (OriginProof.SHA256, OriginProof.LAYOUT, OriginProof.USER)
 ASSUMED = (
-    "a checkpoint counts as the published one by its family, architecture and branch; only its sha256 would prove it"
+    "a training checkpoint counts as the published one by its layout, architecture and branch; only its sha256 would "
+    "prove it"
 )
+ON_THE_USERS_WORD = "on the user's word: the file does not prove whose weights it holds, --family says so"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +71,7 @@ def measured(result: Result, score: Score, extra: Extra) -> Measured | None:
     checkpoint = result.checkpoint
     arch = mapping(checkpoint.get("arch"))
     registers = arch.get("registers")
-    reported = checkpoint.get("branch") not in NOT_PUBLISHED
+    reported = checkpoint.get("branch") not in NOT_PUBLISHED and result.origin_proof in PROVED
     found = Measured(
         result=result,
         score=score,

@@ -1,7 +1,7 @@
 """What a number of ours says about a published one: reproduced, off by so much, or not comparable and why.
 
-Tolerances and what must hold are data, `acceptance.toml`. Whether two numbers may be compared is read from the
-result's settings, notes and counts, never from a name.
+Tolerances and what must hold are data, `acceptance.toml`. Whether two numbers may be compared is read from the kinds of
+a result's deviations, its typed fields, settings and counts, never from a name or from the wording of a text.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from evaltk.types import Result, Score
-from reports.comparable import mapping, sequence
+from evaltk.deviations import NOT_COMPARABLE as NEVER_COMPARED
+from evaltk.types import OriginProof, Preprocessing, Result, Score
 from reports.published.load import Published
-from reports.published.match import Measured
+from reports.published.match import ON_THE_USERS_WORD, Measured
 from reports.table import Cell
 
 RULES = Path(__file__).with_name("acceptance.toml")
-SUBSET = ": not comparable with published figures"  # how a data set ends the note that it is not the whole
 REPRODUCED, OFF, NOT_COMPARABLE = "reproduced", "off", "not comparable"
 UNKNOWN = "not recorded"
 
@@ -34,9 +33,12 @@ def rules() -> dict[str, Any]:
 def beside(cell: Cell, row: Published, measured: Measured) -> Cell:
     """The cell of a score with its published twin and the verdict on it."""
     known = replace(cell, published=row.value, published_spread=row.std, published_digits=row.digits)
-    apart = "; ".join(dict.fromkeys(differences(measured.result, measured.score, row)))
-    if apart:
-        return replace(known, verdict=NOT_COMPARABLE, why=apart)
+    if measured.result.origin_proof is OriginProof.USER:
+        remarks = dict.fromkeys(filter(None, (cell.remark, ON_THE_USERS_WORD)))
+        known = replace(known, remark="; ".join(remarks))
+    apart = dict.fromkeys(differences(measured.result, measured.score, row))
+    if apart:  # the phrases may be empty, that there are some decides
+        return replace(known, verdict=NOT_COMPARABLE, why="; ".join(apart))
     verdict, why = judge(known, row)
     return replace(known, verdict=verdict, why=why)
 
@@ -64,19 +66,19 @@ def judge(cell: Cell, row: Published) -> tuple[str, str]:
 def differences(result: Result, score: Score, row: Published) -> Iterator[str]:
     """What makes the two numbers incomparable, one phrase each: ours first, then what the published one had."""
     task = {**rules()["every"], **rules()["tasks"].get(row.task, {})}
-    settings = result.settings
-    for note in map(str, sequence(settings.get("notes"))):
-        if note.endswith(SUBSET):
-            yield note.removesuffix(SUBSET)
-        for start, meaning in task.get("forbidden", []):
-            if note.startswith(start):
-                yield meaning
-    for name in ("precision", "position"):
-        if (got := settings.get(name, UNKNOWN)) != task[name]:
-            yield _apart(name, got, task[name])
+    settings, forbidden = result.settings, task.get("forbidden", {})
+    for deviation in result.deviations:
+        if deviation.kind in NEVER_COMPARED:
+            yield deviation.text
+        elif deviation.kind in forbidden:
+            yield forbidden[deviation.kind]
+    looks = result.preprocessing
+    for name, used in (("precision", looks.precision), ("position", looks.position)):
+        if used != task[name]:
+            yield _apart(name, UNKNOWN if used is None else used, task[name])
     if "n" in task and score.n != task["n"]:
         yield f"n = {score.n:,} for {task['n']:,}"
-    yield from _preprocessing(settings, task.get("transforms", {}))
+    yield from _preprocessing(looks, task.get("views", {}))
     for name, wanted in task.get("settings", {}).items():
         if (got := settings.get(name, UNKNOWN)) != wanted:
             yield _apart(name, got, wanted)
@@ -95,18 +97,21 @@ def differences(result: Result, score: Score, row: Published) -> Iterator[str]:
     yield from _training(result, row)
 
 
-def _preprocessing(settings: Mapping[str, Any], wanted: Mapping[str, list[str]]) -> Iterator[str]:
-    """By the preprocessing's own text where the task says what it must be, else by what the user set."""
+def _preprocessing(looks: Preprocessing, wanted: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """By the views' own fields where the task says what they must be, else by what the user set."""
     if not wanted:
-        for name, value in mapping(settings.get("images")).items():
+        for name, value in looks.overrides.items():
             yield f"{name} {value} set"
-    for view, parts in wanted.items():
-        text = str(mapping(settings.get("transforms")).get(view, ""))
-        if not text:
+    for name, fields in wanted.items():
+        view = looks.views.get(name)
+        if view is None or view.crop is None:
             yield f"preprocessing {UNKNOWN}"
-        for got, part in zip(text.split(", ") if text else (), parts, strict=False):
-            if got != part:
-                yield f"{got} for {part}"
+            continue
+        if (view.resize, view.interpolation) != (fields["resize"], fields["interpolation"]):
+            ours, theirs = f"{view.resize} {view.interpolation}", f"{fields['resize']} {fields['interpolation']}"
+            yield f"resize {ours} (Pillow) for resize {theirs} (Pillow)"
+        if view.crop != fields["crop"]:
+            yield f"centre crop {view.crop} for centre crop {fields['crop']}"
 
 
 def _training(result: Result, row: Published) -> Iterator[str]:

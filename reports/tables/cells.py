@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from evaltk.types import Result, Score
+from evaltk.types import OriginProof, Result, Score
 from reports import comparable as belonging
 from reports import paired
 from reports.layouts import Extra, Layout
@@ -54,10 +54,14 @@ def of_swept(layout: Layout, result: Result, score: Score) -> Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A cell on its way into a table, with the score's fraction and, where they are kept, its values by item."""
+    """A cell on its way into a table, with the score's fraction and, where they are kept, its values by item.
+
+    `assumed`: the weights are taken for the published ones by their layout, see `twins.ASSUMED`.
+    """
 
     cell: Cell
     value: float = 0.0
+    assumed: bool = False
     sample: Callable[[], Sample | None] | None = None
 
 
@@ -70,12 +74,13 @@ def entry(cell: Cell, layout: Layout, result: Result, score: Score, predictions:
     Scores whose items no layout tells of (counts, correlations) have none; nothing has where `predictions` is None.
     """
     spec = layout.items_of(score.metric)
+    assumed = bool(cell.verdict) and result.origin_proof is OriginProof.LAYOUT
     if spec is None or predictions is None:
-        return Entry(cell=cell)
+        return Entry(cell=cell, assumed=assumed)
     sample = functools.partial(paired.sample, spec, score, result, predictions)
     if cell.interval is None and (found := paired.interval(sample())):
         cell = replace(cell, interval=(times(cell.unit) * found[0], times(cell.unit) * found[1]))
-    return Entry(cell=cell, value=score.value, sample=sample)
+    return Entry(cell=cell, value=score.value, assumed=assumed, sample=sample)
 
 
 def finished(
@@ -108,7 +113,7 @@ def finished(
         said.append(f"no bold in columns of more than {paired.MOST} checkpoints")
     for why, labels in _without_interval(rows).items():
         said.append(f"no interval for {', '.join(labels)}: {why}")
-    if any(one.verdict for _, row in made for one in row):
+    if any(one.assumed for _, row in rows for one in row.values()):
         said.append(twins.ASSUMED)
     return made, said
 

@@ -16,6 +16,7 @@ from torchvision.datasets import ImageFolder
 from evaltk import datasets
 from evaltk.data import images
 from evaltk.datasets import cifar10
+from evaltk.deviations import DeviationKind
 from evaltk.errors import DataError, SettingsError
 
 Build = Callable[..., Path]
@@ -247,7 +248,7 @@ def test_cifar10_pickles(tmp_path: Path) -> None:
         assert found.train.classes == cifar10.CLASSES
         picture = np.asarray(found.test.open(7))
         assert np.array_equal(picture, data[7].reshape(3, 32, 32).transpose(1, 2, 0))
-        assert "train has 100 images, CIFAR-10 50,000: not comparable" in found.notes[0]
+        assert "train has 100 images, CIFAR-10 50,000: not comparable" in found.deviations[0].words()
 
 
 def test_a_hostile_pickle_is_not_executed(tmp_path: Path) -> None:
@@ -299,7 +300,7 @@ def test_cifar10_files_that_lack_or_broke(tmp_path: Path) -> None:
 def test_cifar10_image_folders(image_tree: Build) -> None:
     folders = {f"{split}/{name}": 1 for split in ("train", "test") for name in cifar10.CLASSES}
     found = datasets.load(f"cifar10={image_tree(folders, form='jpg')}")
-    assert found.test.labels.tolist() == list(range(10)) and "JPEG" in found.notes[0]
+    assert found.test.labels.tolist() == list(range(10)) and "JPEG" in found.deviations[0].text
     lacking = image_tree({k: v for k, v in folders.items() if k != "train/frog"}, name="lacking")
     with pytest.raises(DataError, match=r"wanted the ten classes.*my-cifar10:imagefolder=PATH"):
         datasets.load(f"cifar10={lacking}")
@@ -321,8 +322,10 @@ def test_imagenet(tmp_path: Path) -> None:
     found = datasets.load(f"imagenet={root}")
     assert found.train.classes == tuple(names) and found.test.name == "val"
     assert found.test.labels.tolist() == list(range(1000))
-    assert found.notes[0].startswith("train has 1,000 images, ImageNet-1K 1,281,167")
-    assert found.notes[1].startswith("val has 1,000 images, ImageNet-1K 50,000")
+    assert [(d.kind, d.text) for d in found.deviations] == [
+        (DeviationKind.SPLIT_SIZE, "train has 1,000 images, ImageNet-1K 1,281,167"),
+        (DeviationKind.SPLIT_SIZE, "val has 1,000 images, ImageNet-1K 50,000"),
+    ]
     shutil.move(root / "train" / names[3], root / "train" / "kitten")
     with pytest.raises(DataError, match=r"1000 class folders named nXXXXXXXX.*image-net\.org.*my-imagenet"):
         datasets.load(f"imagenet={root}")

@@ -34,7 +34,7 @@ def test_sequences_are_those_of_the_list_in_its_order(root: Path) -> None:
     assert [p.name for p in found.sequences[0].frames] == ["00000.jpg", "00001.jpg", "00002.jpg"]
     assert [p.stem for p in found.sequences[0].masks] == ["00000", "00001", "00002"]
     assert (found.KIND, found.splits, found.split) == ("sequences", (), "val")
-    assert "not comparable with published figures" in found.notes[0]
+    assert "not comparable with published figures" in found.deviations[0].words()
 
 
 def test_the_fingerprint_is_the_same_elsewhere_and_the_stamp_tells_a_change(root: Path, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_rows_keep_their_order_labels_and_pixels(tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(found.test.open(3)), np.asarray(Image.open(io.BytesIO(png(13)))))
     assert found.train.image_id(5) == "train-00001-of-00002.parquet#0" and len(set(found.train.files)) == 10
     assert len(found.train.held) == 1  # one run of rows is in memory, not the file
-    told = " | ".join(found.notes)
+    told = " | ".join(d.words() for d in found.deviations)
     assert "train has 7 images, DTD 1,880: not comparable" in told and "cannot be told" in told
 
 
@@ -95,7 +95,7 @@ def test_columns_as_the_hub_calls_them(tmp_path: Path, name: str, label: str, im
     found = datasets.load(f"{name}={tmp_path}")
     assert found.train.labels.tolist() == [2, 1] and found.test.labels.tolist() == [1] and found.val is None
     assert found.train.classes == tuple(TEXTURES) and found.test.open(0).size == (8, 6)
-    assert any("val has 0 images" in note for note in found.notes) == (name in ("aircraft", "flowers102"))
+    assert any("val has 0 images" in d.text for d in found.deviations) == (name in ("aircraft", "flowers102"))
 
 
 def test_labels_as_names_and_as_bare_numbers(tmp_path: Path) -> None:

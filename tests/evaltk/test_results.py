@@ -14,13 +14,30 @@ import pytest
 
 from evaltk import files, results
 from evaltk.errors import StorageError
-from evaltk.types import Result, Score, canonical
+from evaltk.types import (
+    Deviation,
+    DeviationKind,
+    OriginProof,
+    PixelView,
+    Preprocessing,
+    Result,
+    ResultData,
+    Score,
+    canonical,
+)
 
 RESULT = Result(
     checkpoint={"name": "net", "sha256": "0" * 64, "family": "dino"},
     protocol="knn",
     version=1,
-    settings={"k": [5, 10], "dataset": {"name": "digits", "fingerprint": "f"}, "notes": ["a note: ½"]},
+    settings={"k": [5, 10]},
+    data=ResultData(name="digits", fingerprint="f", sizes={"train": 20, "test": 7}),
+    preprocessing=Preprocessing(
+        precision="fp32",
+        position="dino",
+        overrides={"resize": 9},
+        views={"eval": PixelView(text="resize 9", resize=9, crop=8, mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 0.5))},
+    ),
     scores=(
         Score(dataset="digits", split="test", metric="top1", value=0.1, n=7, at={"k": 5}, interval=(0.0, 1 / 3)),
         Score(dataset="digits", split="test", metric="top5", value=1.0, n=7),
@@ -28,6 +45,9 @@ RESULT = Result(
     seed=3,
     request="ab" * 32,
     made={"seconds": {"scoring": 0.1}, "git": None},
+    origin_proof=OriginProof.LAYOUT,
+    deviations=(Deviation(kind=DeviationKind.SPLIT_SIZE, text="test has 7 images"),),
+    notes=("a note: ½",),
 )
 PREDICTIONS = {"target": np.arange(7), "k5_t0.07": np.zeros(7, np.int32)}
 
@@ -41,7 +61,7 @@ def test_round_trip(tmp_path: Path) -> None:
     assert sorted(p.name for p in path.parent.iterdir()) == [
         "knn-digits-abababababab.json", "knn-digits-abababababab.predictions.npz",
     ]  # fmt: skip
-    assert json.loads(path.read_text())["format"] == 1
+    assert json.loads(path.read_text())["format"] == 2
 
 
 def test_numbers_keep_their_last_digit(tmp_path: Path) -> None:
@@ -143,7 +163,17 @@ def test_what_else_lies_in_the_folder_is_passed_over(tmp_path: Path) -> None:
     [
         lambda tree: tree.pop("scores"),
         lambda tree: tree.pop("made"),
-        lambda tree: tree.update(format=2),
+        lambda tree: tree.update(format=0),
+        lambda tree: tree.update(format="2"),
+        lambda tree: tree.pop("preprocessing"),
+        lambda tree: tree["preprocessing"].pop("precision"),
+        lambda tree: tree["preprocessing"]["views"]["eval"].update(text=3),
+        lambda tree: tree.update(data="digits"),
+        lambda tree: tree["data"].update(name=None),
+        lambda tree: tree.update(origin_proof="hearsay"),
+        lambda tree: tree["deviations"][0].update(kind="of no kind"),
+        lambda tree: tree["deviations"][0].update(text=None),
+        lambda tree: tree.update(notes=[3]),
         lambda tree: tree.update(unknown=1),
         lambda tree: tree["scores"][0].update(value="0.5"),
         lambda tree: tree["scores"][0].update(value=None),
@@ -162,7 +192,7 @@ def test_damaged_results_are_named(tmp_path: Path, change) -> None:
     tree = json.loads(path.read_text())
     change(tree)
     path.write_text(json.dumps(tree))
-    with pytest.raises(StorageError, match=r"a result file of format 1.*knn-digits-cccccccccccc\.json.*remove it"):
+    with pytest.raises(StorageError, match=r"format 2 or earlier.*knn-digits-cccccccccccc\.json.*remove it"):
         list(results.find(tmp_path))
 
 
@@ -170,7 +200,7 @@ def test_damaged_results_are_named(tmp_path: Path, change) -> None:
 def test_files_that_are_no_json(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "knn-digits-abababababab.json"
     path.write_bytes(content)
-    with pytest.raises(StorageError, match="a result file of format 1"):
+    with pytest.raises(StorageError, match="a result file of format 2"):
         results.read(path)
 
 
@@ -206,14 +236,14 @@ def test_files_that_are_no_results_can_be_told_of_instead(tmp_path: Path) -> Non
     cut = results.path_of(tmp_path, "a", "knn", "digits", "b" * 64)
     cut.write_text('{"format": 1, ')
     newer = results.path_of(tmp_path, "a", "knn", "digits", "c" * 64)
-    newer.write_text('{"format": 2}')
+    newer.write_text('{"format": 3}')
     (tmp_path / "other.json").write_text("{}")
     (tmp_path / "key.json").write_text("{}")  # of the feature cache
     told: dict[str, str] = {}
     found = [path.name for path, _ in results.find(tmp_path, skip=lambda path, why: told.update({path.name: why}))]
     assert found == ["knn-digits-aaaaaaaaaaaa.json"]
     assert list(told) == [cut.name, newer.name, "other.json"]
-    assert "JSONDecodeError" in told[cut.name] and "format 2" in told[newer.name]
+    assert "JSONDecodeError" in told[cut.name] and "format 3" in told[newer.name]
     assert told["other.json"] == "no result of evaltk"
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from evaltk import datasets
 from evaltk.data import revisitop
+from evaltk.deviations import DeviationKind
 from evaltk.errors import DataError
 from evaltk.metrics import retrieval
 
@@ -83,7 +84,7 @@ def test_what_old_numpy_and_python_2_wrote(tmp_path: Path) -> None:
     old = b"\x80\x02(dU\x06imlist(lU\x01aaU\x01baU\x01caU\x01dasU\x07qimlist(lU\x01qasU\x03gnd(l" + entry + b"as."
     found = revisitop.read_ground_truth(written(tmp_path, old))
     assert found.imlist == ("a", "b", "c", "d") and found.gnd[0]["easy"].tolist() == [3, 0]
-    assert found.gnd[0]["bbx"] is None and "1 queries have no box" in found.notes[-1]
+    assert found.gnd[0]["bbx"] is None and "1 queries have no box" in found.deviations[-1].text
 
 
 @pytest.mark.parametrize(("name", "size"), [("roxford5k", 4993), ("rparis6k", 6322)])
@@ -95,12 +96,14 @@ def test_counts_are_checked_against_the_official(tmp_path: Path, name: str, size
     }
     for file in (f"gnd_{name}.pkl", "renamed.pkl"):
         found = revisitop.read_ground_truth(written(tmp_path, content, file))
-        assert (found.name, found.notes) == (name, ())
+        assert (found.name, found.deviations) == (name, ())
     content["imlist"].append("one_more")
     found = revisitop.read_ground_truth(written(tmp_path, content, f"gnd_{name}.pkl"))
-    assert found.name == name and f"{size + 1} database images" in found.notes[0] and str(size) in found.notes[0]
+    (deviation,) = found.deviations
+    assert found.name == name and deviation.kind is DeviationKind.GROUND_TRUTH
+    assert f"{size + 1} database images" in deviation.text and str(size) in deviation.text
     other = revisitop.read_ground_truth(written(tmp_path, content, "mine.pkl"))
-    assert other.name == "mine" and "4993 of roxford5k or 6322 of rparis6k" in other.notes[0]
+    assert other.name == "mine" and "4993 of roxford5k or 6322 of rparis6k" in other.deviations[0].text
 
 
 class Runs:

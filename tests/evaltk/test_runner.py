@@ -21,7 +21,7 @@ from evaltk.checkpoints import load as checkpoints
 from evaltk.errors import CheckpointError, DataError, SettingsError, StorageError
 from evaltk.running import runner
 from evaltk.running.runner import Plan
-from evaltk.types import Result
+from evaltk.types import IMAGENET_MEAN, DeviationKind, OriginProof, Result
 from protocols import knn
 
 NET = "vit_patch4_dim32_depth2_heads2_img16"
@@ -72,7 +72,7 @@ def test_one_result_a_checkpoint_protocol_and_data_set(tmp_path: Path, pictures:
     plan = plan_for(tmp_path, checkpoints=(str(net), "pixels:8"), data=("digits", f"pics:imagefolder={pictures}"))
     plan = dataclasses.replace(plan, read={"num_heads": 2})
     seen = ran(plan)
-    assert [(name, r.settings["dataset"]["name"], skip) for name, r, skip in seen] == [
+    assert [(name, r.data.name, skip) for name, r, skip in seen] == [
         ("net", "digits", False), ("net", "pics", False), ("pixels:8", "digits", False), ("pixels:8", "pics", False),
     ]  # fmt: skip
     files = sorted(str(path.relative_to(plan.out)).rpartition("-")[0] for path, _ in results.find(plan.out))
@@ -81,8 +81,14 @@ def test_one_result_a_checkpoint_protocol_and_data_set(tmp_path: Path, pictures:
     assert result.checkpoint["sha256"] == load_checkpoint(net, num_heads=2).sha256
     assert (result.checkpoint["family"], result.checkpoint["branch"]) == ("dino", "teacher")
     assert {s.n for s in result.scores} == {5} and {s.split for s in result.scores} == {"test"}
-    assert result.settings["k"] == (1, 5) and result.settings["images"] == {}
-    assert result.settings["transforms"]["eval"].startswith("resize 16 bicubic")
+    assert result.settings == dataclasses.asdict(knn.Settings(k=(1, 5), choose=20))  # the protocol's and no other
+    looks = result.preprocessing
+    assert (looks.precision, looks.position, looks.overrides) == ("fp32", "dino", {})
+    view = looks.views["eval"]
+    assert (view.resize, view.crop, view.interpolation, view.mean) == (16, 16, "bicubic", IMAGENET_MEAN)
+    assert view.text.startswith("resize 16 bicubic") and not view.augmented
+    assert result.data.name == "pics" and result.data.sizes == {"train": 12, "test": 5}
+    assert result.origin_proof is OriginProof.LAYOUT
     assert set(result.made) >= {"versions", "git", "device", "seconds", "date", "stamp"}
     assert set(result.made["versions"]) >= {"evaltk", "torch", "numpy", "pillow", "python"}
     assert json.loads(json.dumps(dataclasses.asdict(result)))["scores"][0]["metric"] == "top1"
@@ -242,7 +248,7 @@ def test_the_same_word_twice_is_one_job(tmp_path: Path) -> None:
 def test_results_come_in_the_order_asked_for(tmp_path: Path) -> None:
     ran(plan_for(tmp_path, data=("b:digits",)))
     seen = ran(plan_for(tmp_path, data=("a:digits", "b:digits", "c:digits")))
-    assert [(r.settings["dataset"]["name"], skip) for _, r, skip in seen] == [("a", False), ("b", True), ("c", False)]
+    assert [(r.data.name, skip) for _, r, skip in seen] == [("a", False), ("b", True), ("c", False)]
 
 
 def test_results_before_an_error_stay(tmp_path: Path, pictures: Path) -> None:
@@ -250,14 +256,16 @@ def test_results_before_an_error_stay(tmp_path: Path, pictures: Path) -> None:
     plan = plan_for(tmp_path, data=("digits", f"pics:imagefolder={pictures}"))
     with pytest.raises(DataError, match=r"test/b/000\.png"):
         ran(plan)
-    assert [result.settings["dataset"]["name"] for _, result in results.find(plan.out)] == ["digits"]
+    assert [result.data.name for _, result in results.find(plan.out)] == ["digits"]
 
 
 def test_images_left_out_are_told(tmp_path: Path, pictures: Path) -> None:
     (pictures / "test/b/000.png").write_bytes(b"broken")
     plan = plan_for(tmp_path, data=(f"pics:imagefolder={pictures}",), skip_bad_images=2)
     ((_, result, _),) = ran(plan)
-    assert "1 unreadable images left out of test" in result.settings["notes"]
+    assert [(d.kind, d.text) for d in result.deviations] == [
+        (DeviationKind.UNREADABLE_IMAGES, "1 unreadable images left out of test")
+    ]
     assert {s.n for s in result.scores} == {4}
     path = runner.jobs(plan)[0].path
     assert results.read_predictions(path)["target"].tolist() == [0, 0, 1, 1]

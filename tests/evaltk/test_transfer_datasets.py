@@ -21,6 +21,7 @@ from evaltk import cli, datasets
 from evaltk.data import listed, overlap
 from evaltk.data.images import Dataset
 from evaltk.datasets import caltech101, cifar100
+from evaltk.deviations import Deviation, DeviationKind
 from evaltk.errors import DataError
 
 NAMES = ("aircraft", "caltech101", "cifar100", "dtd", "flowers102", "food101", "pets", "sun397")
@@ -181,8 +182,9 @@ def test_layouts(trees: Path, name: str, below: str) -> None:
     assert (found.val is None) == (num_val is None)
     if num_val:
         assert found.val.dtype == bool and found.val.shape == (num_train,) and found.val.sum() == num_val
-    assert all("not comparable with published figures" in note for note in found.notes if "split:" not in note)
-    assert found.notes and found.fingerprint == datasets.load(f"x:{name}={trees / name}").fingerprint
+    kinds = {d.kind for d in found.deviations}
+    assert kinds and kinds <= {DeviationKind.SPLIT_SIZE, DeviationKind.CLASS_COUNT, DeviationKind.OWN_SPLIT}
+    assert found.fingerprint == datasets.load(f"x:{name}={trees / name}").fingerprint
     for split in found.splits:
         assert split.open(len(split) - 1).mode == "RGB" and not split.empty
     assert not overlap.shared(found.train, found.test)
@@ -443,8 +445,8 @@ def test_cifar100_as_class_folders(tmp_path: Path) -> None:
         for name in cifar100.CLASSES:
             picture(tmp_path / split / name / "0.jpg")
     found = datasets.load(f"cifar100={tmp_path}")
-    assert found.train.labels.tolist() == list(range(100)) and "JPEG" in found.notes[0]
-    assert "train has 100 images, CIFAR-100 50,000: not comparable" in found.notes[1]
+    assert found.train.labels.tolist() == list(range(100)) and "JPEG" in found.deviations[0].text
+    assert "train has 100 images, CIFAR-100 50,000: not comparable" in found.deviations[1].words()
     shutil.rmtree(tmp_path / "train" / "apple")
     with pytest.raises(DataError, match="the 100 classes apple, aquarium_fish"):
         datasets.load(f"cifar100={tmp_path}")
@@ -457,7 +459,8 @@ def test_caltech101_draws_thirty_of_each_class(trees: Path, tree: Callable[[str]
     assert len({*found.train.files, *found.test.files}) == 99
     drawn = {file for file in found.train.files if file.startswith("accordion")}
     assert sorted(drawn) != [f"accordion/image_{n:04d}.jpg" for n in range(1, 31)]  # drawn, not the first ones
-    assert any("split: 30 images a class drawn without replacement, seed 0" in note for note in found.notes)
+    (own,) = [d for d in found.deviations if d.kind is DeviationKind.OWN_SPLIT]
+    assert own.text.startswith("split: 30 images a class drawn without replacement, seed 0")
     root = tree("caltech101") / "caltech101" / "101_ObjectCategories"
     shutil.rmtree(root / "Faces")
     fewer = datasets.load(f"caltech101={root}")
@@ -491,7 +494,7 @@ def test_caltech101_in_ericssons_split(tmp_path: Path, trees: Path) -> None:
             tmp_path / f"{name}.txt", [f"{file} {label}" for file, label in zip(split.files, split.labels, strict=True)]
         )
     listed_ = datasets.load(f"caltech101_ericsson={tmp_path}")
-    assert listed_.fingerprint == found.fingerprint and "the lists train.txt" in listed_.notes[-1]
+    assert listed_.fingerprint == found.fingerprint and "the lists train.txt" in listed_.deviations[-1].text
     (tmp_path / "test.txt").unlink()
     with pytest.raises(DataError, match=r"wanted test\.txt; got no such file"):
         datasets.load(f"caltech101_ericsson={tmp_path}")
@@ -500,11 +503,11 @@ def test_caltech101_in_ericssons_split(tmp_path: Path, trees: Path) -> None:
         datasets.load(f"caltech101_ericsson={tmp_path}")
 
 
-def test_the_whole_sets_have_no_notes() -> None:
+def test_the_whole_sets_deviate_in_nothing() -> None:
     official = caltech101.OFFICIAL
     assert listed.differences(official, {"train": 3060, "test": 6084}, 102) == ()
     assert listed.differences(official, {"train": 3060, "test": 6084}, 101) == (
-        "101 classes, Caltech-101 has 102: not comparable with published figures",
+        Deviation(kind=DeviationKind.CLASS_COUNT, text="101 classes, Caltech-101 has 102"),
     )
     totals = {"aircraft": 10_000, "caltech101": 9144, "dtd": 5640, "flowers102": 8189, "food101": 101_000}
     totals |= {"pets": 7349, "sun397": 39_700}
@@ -540,7 +543,8 @@ def test_a_few_shared_images_are_told_and_not_refused(tmp_path: Path) -> None:
         test = images.from_arrays("x", "test", tests[:count], np.zeros(count, int), "abc")
         assert overlap.shared(train, test) == [("30", "0"), ("31", "1")][:repeats]
     few = Dataset(name="x", train=train, test=images.from_arrays("x", "test", tests[:31], np.zeros(31, int), "abc"))
-    assert overlap.check(few) == ("1 test images are byte for byte in train too: 30 = 0",)
+    text = "1 test images are byte for byte in train too: 30 = 0"
+    assert overlap.check(few) == (Deviation(kind=DeviationKind.SHARED_IMAGES, text=text),)
     many = Dataset(name="x", train=train, test=images.from_arrays("x", "test", tests, np.zeros(32, int), "abc"))
     with pytest.raises(DataError, match="got 2 of 32 with the same bytes"):
         overlap.check(many)

@@ -18,6 +18,7 @@ from evaltk.bench import Need, Outcome
 from evaltk.data import images
 from evaltk.data.images import Dataset, Split
 from evaltk.datasets import digits
+from evaltk.deviations import DeviationKind
 from evaltk.errors import DataError, SettingsError
 from evaltk.types import FeatureKey, Features, Recipe
 from protocols import fewshot
@@ -298,6 +299,15 @@ def test_published_twins(shots_: int | str, value: float) -> None:
     assert row is not None and row.value == value
 
 
+def test_how_the_images_were_selected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = fewshot.Settings(lists=str(msn_lists(tmp_path / "lists")))
+    (drawn,), (other,) = fewshot.selection(fewshot.Settings(), 3), fewshot.selection(listed, 3)
+    assert drawn.kind is DeviationKind.OWN_DRAWS and "seed 3" in drawn.text
+    assert other.kind is DeviationKind.OTHER_LISTS and str(listed.lists_sha256)[:12] in other.text
+    monkeypatch.setattr(fewshot, "MSN_LISTS", listed.lists_sha256)
+    assert fewshot.selection(listed, 3) == ()
+
+
 def test_lists_by_class_and_name(image_tree: Build, tmp_path: Path) -> None:
     train = dataset_of(image_tree({"train/a": 3, "train/b": 3, "test/a": 1})).train
     (tmp_path / "1imgs_class.txt").write_text("b/001.png\ntrain/a/002.png\n")
@@ -393,7 +403,8 @@ def test_what_features_may_lack(golden: dict[str, np.ndarray]) -> None:
         a_run(golden, shots=(1,), splits=1, percent=0, lost=("4",))
     whole = a_run(golden, shots=(5,), splits=1, percent=0)
     less = a_run(golden, shots=(5,), splits=1, percent=0, lost=("4",))
-    assert less.notes == (*whole.notes, "1 unreadable images left out of train (few-shot)")
+    (left_out,) = [d for d in less.deviations if d not in whole.deviations]
+    assert (left_out.kind, left_out.text) == ("unreadable-images", "1 unreadable images left out of train (few-shot)")
 
 
 def test_what_the_command_refuses(
@@ -440,7 +451,7 @@ def test_from_images_to_a_result(tmp_path: Path) -> None:
     assert [s.at[layout.sweep] for s in shown] == [1, 2, 5] and layout.also in shown[0].at
     assert {s.n for s in shown} == {797}
     assert {s.at["feature"] for s in result.scores} == {e.at["feature"] for e in layout.extra if e.hidden}
-    assert "bilinear" in result.settings["transforms"]["msn"]
+    assert "bilinear" in result.preprocessing.views["msn"].text
     arrays = results.read_predictions(path)
     wanted = digits.load(None).test.labels
     for score in result.scores:

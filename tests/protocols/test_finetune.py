@@ -16,6 +16,7 @@ from evaltk import build_backbone, cli, datasets, load_checkpoint
 from evaltk.bench import Bench, ImageOptions, Outcome
 from evaltk.data import images
 from evaltk.data.images import Dataset
+from evaltk.deviations import NOT_COMPARABLE
 from evaltk.errors import CheckpointError, DataError, SettingsError
 from evaltk.features.extraction import Extraction
 from evaltk.features.sweep_cache import Store
@@ -184,7 +185,8 @@ def test_what_departs_from_the_recipe_is_told(tmp_path: Path) -> None:
     assert told(Settings(epochs=1000, lr=(7.5e-6,))) == ("small", ())
     assert told(Settings(epochs=3, augment="none"))[1] == ("augment none for rand-m9-mstd0.5-inc1", "epochs 3 for 1000")
     outcome = finetune.run(bench(tmp_path), small_digits(), Settings(lr=(0.01,), **FEW))
-    (note,) = [n for n in outcome.notes if n.endswith(": not comparable with published figures")]
+    (deviation,) = [d for d in outcome.deviations if d.kind in NOT_COMPARABLE]
+    note = deviation.text
     assert "epochs 2 for 1000" in note and "lr 0.01 for 7.5e-06" in note
 
 
@@ -273,7 +275,9 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_an_outcome_says_how_images_were_seen(tmp_path: Path) -> None:
     outcome: Outcome = finetune.run(bench(tmp_path), small_digits(), Settings(recipe="imagenet", lr=(0.01,), **FEW))
-    assert outcome.transforms["eval"].startswith("resize 16 bilinear") and "rand-m9" in outcome.transforms["train"]
+    views = outcome.views
+    assert views["eval"].text.startswith("resize 16 bilinear") and "rand-m9" in views["train"].text
+    assert not views["eval"].augmented and views["train"].augmented
 
 
 def test_of_equal_held_out_scores_the_lowest_learning_rate() -> None:

@@ -17,7 +17,7 @@ from evaltk.data.images import Dataset
 from evaltk.errors import CheckpointError, DataError, SettingsError
 from evaltk.features.extraction import Extraction
 from evaltk.models.backbone import build_backbone, build_head
-from evaltk.types import Checkpoint, HeadWeights, Result, Score
+from evaltk.types import Checkpoint, HeadWeights, OriginProof, Preprocessing, Result, ResultData, Score
 from protocols import precision, prototypes
 from reports import layouts
 from reports.tables import build as tables
@@ -192,13 +192,16 @@ def test_settings_out_of_range(wrong: dict) -> None:
 
 def result_of(outcome: Outcome, protocol: str) -> Result:
     arch = {"name": "vit_base_patch16_224"}
-    data = {"name": "imagenet", "fingerprint": "0" * 64}
     scores = tuple(dataclasses.replace(s, dataset="imagenet") for s in outcome.scores)
     return Result(
         checkpoint={"name": "planted", "family": "dino", "branch": "teacher", "arch": arch},
         protocol=protocol,
         version=1,
-        settings={"dataset": data, "threshold": 0.9, "notes": list(outcome.notes)},
+        settings={"threshold": 0.9},
+        data=ResultData(name="imagenet", fingerprint="0" * 64),
+        preprocessing=Preprocessing(precision="fp32", position="dino"),
+        origin_proof=OriginProof.LAYOUT,
+        notes=outcome.notes,
         scores=scores,
         seed=0,
         request="a" * 64,

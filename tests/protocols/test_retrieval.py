@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from evaltk import build_backbone, cli, datasets, load_checkpoint
 from evaltk.bench import Bench, ImageOptions, Outcome
 from evaltk.data.galleries import Gallery
+from evaltk.deviations import DeviationKind
 from evaltk.errors import DataError, SettingsError
 from evaltk.features import extraction as features
 from evaltk.features.extraction import Extraction
@@ -233,9 +234,13 @@ def test_missing_images_are_named_at_once_and_other_layouts_are_found(tmp_path: 
     found = datasets.load(f"mine:roxford5k={tmp_path / 'data'}")
     assert found.name == "mine"
     assert (found.database.files or ())[0] == "christ_church/all_souls_000000.jpg"
-    assert any("images: unknown" in note for note in found.notes)
+    assert found.deviations[0].kind is DeviationKind.UNKNOWN_IMAGES and not found.notes
     (root / "oxbuild_images-v1.tgz").touch()
-    assert any("images: blurred v1" in note for note in datasets.load(f"roxford5k={tmp_path / 'data'}").notes)
+    blurred = datasets.load(f"roxford5k={tmp_path / 'data'}")
+    assert [d.kind for d in blurred.deviations] == [DeviationKind.GROUND_TRUTH] and "blurred v1" in blurred.notes[0]
+    (root / "oxbuild_images-v1.tgz").rename(root / "oxbuild_images.tgz")
+    original = datasets.load(f"roxford5k={tmp_path / 'data'}")
+    assert original.deviations[0].kind is DeviationKind.ORIGINAL_IMAGES
     for name in ("all_souls_000003", "query_000001"):
         (root / "jpg" / "christ_church" / f"{name}.jpg").unlink()
     with pytest.raises(DataError, match="2 missing: all_souls_000003, query_000001"):

@@ -181,10 +181,8 @@ def test_unreadable_images_leave_the_others_in_their_place() -> None:
     on, left = (kept[~val[kept]], kept[val[kept]])
     scores = [accuracy_score(y[left], by_sklearn(x[on], y[on], l2, x[left])) for l2 in np.logspace(-2, 3, 6)]
     assert [s.value for s in outcome.scores if s.metric == "validation"] == pytest.approx(scores, abs=1e-9)
-    assert outcome.notes[:2] == (
-        "4 unreadable images left out of x",
-        "l2 chosen on the official validation split, 48 images",
-    )
+    assert [d.text for d in outcome.deviations] == ["4 unreadable images left out of x"]
+    assert outcome.notes[0] == "l2 chosen on the official validation split, 48 images"
 
 
 def test_small_classes_lack_in_some_folds() -> None:
@@ -291,7 +289,7 @@ def test_one_command_from_a_folder_to_a_table(tmp_path: Path, capsys: pytest.Cap
     assert "not comparable with published figures" in out
     (path,) = (tmp_path / "runs").rglob("*.json")
     found = results.read(path)
-    assert found.protocol == "transfer" and found.settings["transforms"]["ssl"].startswith("resize 8 bicubic")
+    assert found.protocol == "transfer" and found.preprocessing.views["ssl"].text.startswith("resize 8 bicubic")
     values = {s.metric: (s.value, s.n, s.split) for s in found.scores if s.metric != "validation"}
     assert values["transfer"] == values["top1"] == values["mean_per_class"] == (1.0, 15, "test")
     assert values["validation_chosen_l2"] == (1.0, 33, "trainval")

@@ -14,6 +14,7 @@ from evaltk import build_backbone, cli, load_checkpoint
 from evaltk.bench import Bench, ImageOptions
 from evaltk.data import frames
 from evaltk.datasets import davis2017
+from evaltk.deviations import DeviationKind
 from evaltk.errors import DataError, SettingsError
 from evaltk.features.extraction import Extraction
 from evaltk.metrics import segmentation
@@ -253,6 +254,15 @@ def test_the_last_frame_counts_where_it_is_wanted(bench_parts: tuple[object, Bac
     assert without.shape == (3, 3)
     assert with_last.shape == (3, 4)
     assert np.array_equal(with_last[:, :3], without)
+
+
+def test_a_net_with_its_own_pixel_statistics_deviates(bench_parts: tuple[object, Backbone], tmp_path: Path) -> None:
+    dataset = davis2017.load(a_tree(tmp_path / "davis", names=("disc",)))
+    bench = a_bench(bench_parts, tmp_path / "cache")
+    assert not vos.run(bench, dataset, vos.Settings(size=64)).deviations
+    other = replace(bench, checkpoint=replace(bench.checkpoint, mean=(0.5, 0.5, 0.5)))
+    (deviation,) = vos.run(other, dataset, vos.Settings(size=64)).deviations
+    assert deviation.kind is DeviationKind.PREPROCESSING and "(0.5, 0.5, 0.5)" in deviation.text
 
 
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from evaltk import results
-from evaltk.types import Result, Score
+from evaltk.types import OriginProof, PixelView, Preprocessing, Result, ResultData, Score
 
-EVAL = "resize 256 bicubic (Pillow), centre crop 224, RGB/255, mean 0.485 0.456 0.406, std 0.229 0.224 0.225"
+EVAL = PixelView(
+    text="resize 256 bicubic (Pillow), centre crop 224, RGB/255, mean 0.485 0.456 0.406, std 0.229 0.224 0.225",
+    resize=256,
+    crop=224,
+    interpolation="bicubic",
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+)
+LOOKS = Preprocessing(precision="fp32", position="dino", views={"eval": EVAL})
+BF16 = replace(LOOKS, precision="bf16")
 SMALL, BASE = "vit_small_patch16_224", "vit_base_patch16_224"
 K = [5, 10, 20, 50, 100, 200]
 
@@ -29,7 +39,7 @@ def made(
     request: str = "",
     **given: Any,
 ) -> Result:
-    """A result of any protocol, with all that a run's own settings have."""
+    """A result of any protocol, with all that a run's own have; of a full training checkpoint unless told otherwise."""
     checkpoint = {
         "name": name,
         "digest": name,
@@ -38,19 +48,16 @@ def made(
         "arch": {"name": arch, "registers": 0},
         "epoch": epoch,
     }
-    around = {
-        "dataset": {"name": dataset, "fingerprint": "f" * 64},
-        "images": {},
-        "transforms": {"eval": EVAL},
-        "precision": "fp32",
-        "position": "dino",
-        "notes": [],
-    }
     return Result(
         checkpoint=checkpoint,
         protocol=protocol,
         version=given.get("version", 1),
-        settings=around | (settings or {}),
+        settings=settings or {},
+        data=ResultData(name=dataset, fingerprint="f" * 64),
+        preprocessing=given.get("preprocessing", LOOKS),
+        origin_proof=given.get("origin_proof", OriginProof.LAYOUT),
+        deviations=given.get("deviations", ()),
+        notes=given.get("notes", ()),
         scores=tuple(scores),
         seed=given.get("seed", 0),
         request=request or f"{name}-{protocol}-{dataset}".encode().hex()[:64],
@@ -121,7 +128,7 @@ def predicted(name: str, right: np.ndarray, *, target: np.ndarray | None = None,
 def write(folder: Path, pairs: list[tuple[Result, dict]]) -> list[tuple[Path, Result]]:
     """Write results with their predictions; what `results.find` gives of them."""
     for result, arrays in pairs:
-        name, data = str(result.checkpoint["name"]), result.settings["dataset"]
-        path = results.path_of(folder, name, result.protocol, str(data["name"]), result.request)  # type: ignore[index]
+        name = str(result.checkpoint["name"])
+        path = results.path_of(folder, name, result.protocol, result.data.name, result.request)
         results.write(path, result, arrays)
     return list(results.find(folder))

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from result_files import LOOKS
 
 from evaltk import results
 from evaltk.errors import SettingsError, StorageError
 from evaltk.prototypes import vmf_curves
-from evaltk.types import Result, Score
+from evaltk.types import Result, ResultData, Score
 from reports.figures import collect as figures
 from reports.figures import prototypes as draw
 from reports.figures import style as figure_style
@@ -147,7 +148,9 @@ def _write(
         checkpoint={"name": name},
         protocol=protocol,
         version=1,
-        settings={"dataset": {"name": "toy", "fingerprint": "f" * 64}, "threshold": 0.9},
+        settings={"threshold": 0.9},
+        data=ResultData(name="toy", fingerprint="f" * 64),
+        preprocessing=LOOKS,
         scores=tuple(scores),
         seed=0,
         request=request,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
-from result_files import BASE, knn, made, prototypes, retrieval, vos
+from result_files import BASE, BF16, knn, made, prototypes, retrieval, vos
 
 from evaltk.types import Result, Score
 from reports import layouts
@@ -39,7 +39,7 @@ def test_summary_has_the_headline_of_each_protocol_and_data_set() -> None:
 
 
 def test_what_does_not_belong_together_has_columns_of_its_own() -> None:
-    results = [knn("a"), knn("b", settings={"precision": "bf16"}), knn("c", seed=3)]
+    results = [knn("a"), knn("b", preprocessing=BF16), knn("c", seed=3)]
     (table,) = tables.build(SUMMARY, results)
     assert table.columns == (
         "knn imagenet: best k [precision fp32, seed 0]",
@@ -86,7 +86,7 @@ def test_sweep_is_long_form() -> None:
 
 
 def test_sweeps_of_other_runs_are_told_apart() -> None:
-    made_ = tables.build(SWEEP, [knn("a"), knn("b", settings={"precision": "bf16"})])
+    made_ = tables.build(SWEEP, [knn("a"), knn("b", preprocessing=BF16)])
     assert [t.title for t in made_] == [f"Sweep: k-NN top-1 (%) on imagenet [precision {p}]" for p in ("fp32", "bf16")]
 
 

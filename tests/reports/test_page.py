@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from result_files import knn, predicted, retrieval, vos, write
+from result_files import LOOKS, knn, predicted, retrieval, vos, write
 
 from evaltk import cli, results
-from evaltk.types import Result, Score
+from evaltk.types import Result, ResultData, Score
 from reports import paired
 from reports.formats import render as ink
 from reports.page import build as page
@@ -111,7 +111,10 @@ def prototypes(name: str) -> tuple[Result, dict]:
         checkpoint=result.checkpoint,
         protocol="prototypes",
         version=1,
-        settings={"dataset": {"name": "toy", "fingerprint": "f" * 64}, "threshold": 0.9, "notes": ["a <note>"]},
+        settings={"threshold": 0.9},
+        data=ResultData(name="toy", fingerprint="f" * 64),
+        preprocessing=LOOKS,
+        notes=("a <note>",),
         scores=tuple(scores),
         seed=0,
         request="9" * 64,

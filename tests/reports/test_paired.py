@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from result_files import knn, made, predicted, write
+from result_files import BF16, knn, made, predicted, write
 from scipy import stats
 
 from evaltk import results
@@ -221,7 +221,7 @@ def test_compare_without_items_and_apart(tmp_path: Path) -> None:
     assert any("no test where" in note for note in table.footnotes)
     apart = [
         knn("a"),
-        knn("b", settings={"precision": "bf16"}),
+        knn("b", preprocessing=BF16),
         predicted("a", right(0.8))[0],
         predicted("b", right(0.8))[0],
     ]

@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from result_files import BASE, K, knn, made, prototypes, retrieval, vos
+from result_files import BASE, BF16, K, knn, made, prototypes, retrieval, vos
 
 from evaltk.errors import SettingsError
 from evaltk.types import Result, Score
@@ -169,7 +169,7 @@ def test_nets_published_elsewhere_stay_out() -> None:
 
 
 def test_results_that_do_not_belong_together_make_further_tables() -> None:
-    results = [knn(), knn("dino_vitb16", 0.76, arch=BASE, settings={"precision": "bf16"})]
+    results = [knn(), knn("dino_vitb16", 0.76, arch=BASE, preprocessing=BF16)]
     first, second = tables.build(layout(2), results)
     assert first.title.endswith("[precision fp32]") and second.title.endswith("[precision bf16]")
     assert cell(first, "DINO ViT-B/16", "kNN").value is None
@@ -250,7 +250,7 @@ def test_the_average_of_nine() -> None:
     assert cell(table, "DINO ViT-S/16", "Pets").verdict == "reproduced"
     (table,) = tables.build(layout(5), transferred("dino_vits16", 0.0, without=("dtd",)))
     assert cell(table, "DINO ViT-S/16", "Average").value is None
-    (table,) = tables.build(layout(5), transferred("dino_vits16", 0.0, settings={"precision": "bf16"}))
+    (table,) = tables.build(layout(5), transferred("dino_vits16", 0.0, preprocessing=BF16))
     assert cell(table, "DINO ViT-S/16", "Average").verdict == "not comparable"
     (table,) = tables.build(layout(5), transferred("mine", 0.0, family="random"))
     assert cell(table, "mine", "Average").value == pytest.approx(81.8, abs=0.05)

@@ -96,7 +96,7 @@ def test_foreign_and_damaged_files_are_named_and_counted(runs: Path, capsys: pyt
     (runs / "notes.json").write_text('{"a": 1}')
     (runs / "net_b" / "knn-digits-aaaaaaaaaaaa.json").write_text('{"format": 1, "chec')
     (path,) = (runs / "net-a").glob("*.json")
-    newer = json.loads(path.read_text()) | {"format": 2}
+    newer = json.loads(path.read_text()) | {"format": 3}
     (runs / "net_b" / "knn-digits-bbbbbbbbbbbb.json").write_text(json.dumps(newer))
     odd = json.loads(path.read_text()) | {"settings": [1], "format": 1}
     (runs / "net_b" / "knn-digits-cccccccccccc.json").write_text(json.dumps(odd))
@@ -108,7 +108,7 @@ def test_foreign_and_damaged_files_are_named_and_counted(runs: Path, capsys: pyt
     lines = err.splitlines()
     assert [re.sub(r".*/", "", line) for line in lines[:4]] == [
         "knn-digits-aaaaaaaaaaaa.json: JSONDecodeError: Unterminated string starting at: line 1 column 15 (char 14)",
-        "knn-digits-bbbbbbbbbbbb.json: ValueError: format 2",
+        "knn-digits-bbbbbbbbbbbb.json: ValueError: format 3",
         "knn-digits-cccccccccccc.json: ValueError: a field of another kind",
         "notes.json: no result of evaltk",
     ]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from evaltk.errors import SettingsError
-from evaltk.types import Result, Score
+from evaltk.types import Deviation, DeviationKind, OriginProof, Preprocessing, Result, ResultData, Score
 from reports import layouts
 from reports.formats.render import ink
 from reports.page import verdicts as page_verdicts
@@ -33,6 +33,7 @@ def a_result(
     branch: str = "teacher",
     best: tuple[int, float] | None = (20, 0.5),
     notes: tuple[str, ...] = (),
+    looks: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
     **given: Any,
 ) -> Result:
@@ -49,14 +50,12 @@ def a_result(
         checkpoint={"name": name, "family": family, "branch": branch, "arch": {"name": arch}},
         protocol="knn",
         version=given.pop("version", 1),
-        settings={
-            "dataset": {"name": dataset, "fingerprint": fingerprint},
-            "precision": "fp32",
-            "position": "dino",
-            "images": {},
-            "notes": list(notes),
-        }
-        | (settings or {}),
+        settings=settings or {},
+        data=ResultData(name=dataset, fingerprint=fingerprint),
+        preprocessing=Preprocessing(**({"precision": "fp32", "position": "dino"} | (looks or {}))),
+        origin_proof=given.pop("origin_proof", OriginProof.LAYOUT),
+        deviations=given.pop("deviations", ()),
+        notes=notes,
         scores=tuple(scores),
         seed=given.pop("seed", 0),
         request=given.pop("request", "0123456789ab"),
@@ -128,7 +127,10 @@ def test_published_numbers_stand_beside_ours() -> None:
         ({"arch": "vit_p7_d99_l3_h1"}, None),
         ({"dataset": "my-imagenet"}, None),
         ({"dataset": "cifar10"}, None),
-        ({"settings": {"images": {"resize": 512}}}, 74.44),  # beside it, but not comparable
+        ({"looks": {"overrides": {"resize": 512}}}, 74.44),  # beside it, but not comparable
+        ({"branch": "backbone", "origin_proof": OriginProof.SHA256}, 74.44),
+        ({"branch": "backbone", "origin_proof": OriginProof.USER}, 74.44),
+        ({"branch": "backbone", "origin_proof": OriginProof.NONE}, None),  # a flat file of anyone
     ],
 )
 def test_which_published_number(given: dict[str, Any], published: float | None) -> None:
@@ -137,11 +139,12 @@ def test_which_published_number(given: dict[str, Any], published: float | None) 
 
 
 def test_an_incomplete_imagenet_is_not_compared() -> None:
-    note = "val has 1,000 images, ImageNet-1K 50,000: not comparable with published figures"
-    (table,) = tables.build(KNN, [imagenet(notes=(note,))])
+    text = "val has 1,000 images, ImageNet-1K 50,000"
+    deviations = (Deviation(kind=DeviationKind.SPLIT_SIZE, text=text),)
+    (table,) = tables.build(KNN, [imagenet(deviations=deviations)])
     best = table.rows[0][1][-1]
     assert best.verdict == "not comparable" and best.why.startswith("val has 1,000 images, ImageNet-1K 50,000")
-    assert note in table.footnotes
+    assert f"{text}: not comparable with published figures" in table.footnotes
 
 
 @pytest.mark.parametrize(
@@ -149,11 +152,13 @@ def test_an_incomplete_imagenet_is_not_compared() -> None:
     [
         ({"fingerprint": "e" * 64}, "fingerprint eeeeeeeeeeee"),
         ({"version": 2}, "protocol version 2"),
-        ({"settings": {"precision": "bf16"}}, "precision bf16"),
-        ({"settings": {"position": "timm"}}, "position rule timm"),
+        ({"looks": {"precision": "bf16"}}, "precision bf16"),
+        ({"looks": {"position": "timm"}}, "position rule timm"),
         ({"seed": 1}, "seed 1"),
-        ({"settings": {"images": {"crop": 200}}}, "preprocessing {'crop': 200}"),
+        ({"looks": {"overrides": {"crop": 200}}}, "preprocessing {'crop': 200}"),
         ({"settings": {"choose": 100}}, "choose 100"),
+        ({"settings": {"precision": "bf16"}}, "knn.precision bf16"),  # a protocol's setting hides no field
+        ({"deviations": (Deviation(kind=DeviationKind.SMOKE_TEST, text="10 images"),)}, "smoke test yes"),
     ],
 )
 def test_results_that_do_not_belong_together_never_share_a_table(other: dict[str, Any], told: str) -> None:
@@ -217,11 +222,25 @@ def test_no_results_no_tables() -> None:
     assert len(tables.overview([a_result(), a_result("b")])) == 1
 
 
-def test_results_of_an_older_run_without_preprocessing_are_read() -> None:
-    old = a_result()
-    settings = {k: v for k, v in old.settings.items() if k != "images"}
-    (table,) = tables.build(KNN, [replace(old, settings=settings), a_result("b")])
-    assert len(table.rows) == 2
+def test_a_number_on_the_users_word_says_so() -> None:
+    (table,) = tables.build(KNN, [imagenet(branch="backbone", origin_proof=OriginProof.USER)])
+    assert table.rows[0][1][-1].remark == twins.ON_THE_USERS_WORD and twins.ASSUMED not in table.footnotes
+    text = ink(table, "md")
+    assert "on the user's word" in text
+    made = page_verdicts.beside([imagenet(branch="backbone", origin_proof=OriginProof.USER)]).table
+    assert made is not None and made.rows[0][1][3].remark == twins.ON_THE_USERS_WORD and not made.footnotes
+
+
+def test_what_a_layout_proves_and_what_it_does_not_is_told() -> None:
+    for proof, told in ((OriginProof.LAYOUT, True), (OriginProof.SHA256, False), (OriginProof.NONE, False)):
+        (table,) = tables.build(KNN, [imagenet(origin_proof=proof)])
+        assert (twins.ASSUMED in table.footnotes) == told and table.rows[0][1][-1].remark == ""
+
+
+def test_a_flat_file_of_anyone_has_a_row_of_its_own_in_the_papers_table() -> None:
+    (table,) = tables.build(layouts.load("paper/table2"), [imagenet(name="mine", origin_proof=OriginProof.NONE)])
+    ((label, cell),) = [(label, c) for label, row in table.rows for c in row if c.value is not None]
+    assert (label, cell.published, cell.verdict) == ("mine", None, "")
 
 
 def test_forms_and_layouts_that_are_not_there() -> None:
@@ -297,9 +316,9 @@ def test_a_fine_tuned_net_stands_in_table_14(data: str, recipe: str, epochs: int
     base = imagenet(dataset=data)
     at = {"recipe": recipe, "lr": 0.001, "epoch": epochs, "metric": "top1", "chosen_on": "the reported split"}
     score = Score(dataset=data, split="val", metric="top1_best_epoch", value=0.8215, n=50_000, at=at)
-    note = "fine-tuning apart from the recipe: epochs 3 for 200: not comparable with published figures"
-    notes = [note] if epochs == 3 else []
-    result = replace(base, protocol="finetune", scores=(score,), settings={**base.settings, "notes": notes})
+    deviation = Deviation(kind=DeviationKind.RECIPE, text="fine-tuning apart from the recipe: epochs 3 for 200")
+    deviations = (deviation,) if epochs == 3 else ()
+    result = replace(base, protocol="finetune", scores=(score,), deviations=deviations)
     (table,) = tables.build(layouts.load("paper/table14"), [result])
     ((label, cell),) = [(label, c) for label, row in table.rows for c in row if c.value is not None]
     assert (label, cell.published, cell.verdict) == ("DINO", {"imagenet": 82.0, "cifar10": 99.0}[data], verdict)

@@ -13,7 +13,7 @@ import torch
 from evaltk.checkpoints import layout
 from evaltk.checkpoints.rawfile import Converted, RawFile, ReadOptions, rest_rules, strip, tensors
 from evaltk.errors import CheckpointError
-from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, HeadWeights
+from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, HeadWeights, OriginProof
 
 NORM_EPS = 1e-6
 BRANCHES = ("teacher", "student")
@@ -56,6 +56,7 @@ def convert(raw: RawFile, options: ReadOptions) -> Converted:
         dropped=dropped,
         unexpected=unknown | extra,
         epoch=whole(raw.tree.get("epoch")),
+        origin_proof=OriginProof.LAYOUT,
         **hints(raw.tree),
     )
 

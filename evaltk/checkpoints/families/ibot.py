@@ -13,7 +13,7 @@ import torch
 from evaltk.checkpoints import layout
 from evaltk.checkpoints.families import dino
 from evaltk.checkpoints.rawfile import Converted, RawFile, ReadOptions, rest_rules, strip, tensors
-from evaltk.types import IMAGENET_MEAN, IMAGENET_STD
+from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, OriginProof
 
 REST = dino.REST | {"ibot_loss": "loss state"}
 del REST["dino_loss"]
@@ -56,6 +56,7 @@ def convert(raw: RawFile, options: ReadOptions) -> Converted:
         dropped=dropped,
         unexpected=unknown | extra,
         epoch=dino.whole(raw.tree.get("epoch")),
+        origin_proof=OriginProof.LAYOUT,
         notes=notes,
         norm_eps=dino.NORM_EPS,
         mean=IMAGENET_MEAN,

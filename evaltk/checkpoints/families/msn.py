@@ -12,7 +12,7 @@ import torch
 
 from evaltk.checkpoints.families import dino
 from evaltk.checkpoints.rawfile import Converted, RawFile, ReadOptions, rest_rules, strip, tensors
-from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, HeadWeights
+from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, HeadWeights, OriginProof
 
 BRANCHES = ("target_encoder", "encoder")
 PROJECTOR = re.compile(r"fc\.(fc|bn)\d\.")
@@ -52,4 +52,5 @@ def convert(raw: RawFile, options: ReadOptions) -> Converted:
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
         epoch=dino.whole(raw.tree.get("epoch")),
+        origin_proof=OriginProof.LAYOUT,
     )

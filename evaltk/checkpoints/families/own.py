@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from evaltk.checkpoints.families import dino, ibot, msn
 from evaltk.checkpoints.rawfile import Converted, RawFile, ReadOptions, tensors
 from evaltk.errors import CheckpointError, SettingsError, printable
-from evaltk.types import Arch, Checkpoint, HeadWeights
+from evaltk.types import Arch, Checkpoint, HeadWeights, OriginProof
 
 FORMAT = 1
 KINDS = ("vit", "resnet", "xcit", "pixels")
@@ -72,6 +72,7 @@ def pack(checkpoint: Checkpoint) -> tuple[dict, dict[str, str]]:
         "epoch": checkpoint.epoch,
         "trained_seed": checkpoint.trained_seed,
         "source_sha256": checkpoint.sha256,
+        "origin_proof": checkpoint.origin_proof,
         "notes": list(checkpoint.notes),
     }
     return packed, {"evaltk": json.dumps(statement, sort_keys=True)}
@@ -107,8 +108,17 @@ def _converted_file(raw: RawFile, said: Mapping) -> Converted:
         std=_triple(said["std"], TINY),
         epoch=dino.whole(said["epoch"]),
         trained_seed=dino.whole(said.get("trained_seed")),
+        origin_proof=_origin_proof(said),
         notes=tuple(printable(str(note)) for note in said["notes"]),
     )
+
+
+def _origin_proof(said: Mapping) -> OriginProof:
+    """What was known when the file was converted; files from before that was written down have the branch alone."""
+    if "origin_proof" in said:
+        return OriginProof(said["origin_proof"])
+    known = (*dino.BRANCHES, *msn.BRANCHES)
+    return OriginProof.LAYOUT if said["branch"] in known else OriginProof.NONE
 
 
 def _training_file(raw: RawFile, options: ReadOptions) -> Converted:

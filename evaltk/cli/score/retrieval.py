@@ -78,17 +78,18 @@ def score(options: Options) -> None:
         ours = {f"{d} {name}": value for d, found in means.items() for name, value in found.items()}
         ours |= {f"{d} ap of query {q}": float(ap) for d, found in values.items() for q, ap in enumerate(found["ap"])}
         terminal.show_difference(official.largest_difference(ours, theirs))
+    said = tuple(deviation.words() for deviation in truth.deviations)
     if options.json:
         mean = {
             d: dict(zip(found, terminal.defined(np.array(list(found.values()))), strict=True))
             for d, found in means.items()
         }
         each = {d: {name: terminal.defined(v) for name, v in found.items()} for d, found in values.items()}
-        print(json.dumps({"benchmark": truth.name, "mean": mean, "per_query": each, "notes": truth.notes}))
+        print(json.dumps({"benchmark": truth.name, "mean": mean, "per_query": each, "notes": said}))
         return
     titles = {"map": "mAP", "mp@1": "mP@1", "mp@5": "mP@5", "mp@10": "mP@10"}
     rows = {d: [found[name] for name in titles] for d, found in means.items()}
-    terminal.show(f"{truth.name} (%)", tuple(titles.values()), rows, truth.notes)
+    terminal.show(f"{truth.name} (%)", tuple(titles.values()), rows, said)
 
 
 def _mean(values: np.ndarray) -> float:

@@ -1,0 +1,84 @@
+"""What proves whose weights a file holds: its layout, its bytes, the user's word, or nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from evaltk import cli, files, load_checkpoint
+from evaltk.types import OriginProof
+
+NET = "random:vit_patch4_dim32_depth2_heads2_img16"
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine without pins."""
+    monkeypatch.setenv("EVALTK_HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home"
+
+
+def saved(path: Path, tree: object) -> Path:
+    torch.save(tree, path)
+    return path
+
+
+@pytest.fixture
+def weights() -> Mapping[str, torch.Tensor]:
+    return load_checkpoint(NET).weights
+
+
+def proof(path: Path, **given: object) -> OriginProof:
+    return load_checkpoint(path, num_heads=2, **given).origin_proof  # type: ignore[arg-type]
+
+
+def test_a_training_checkpoint_proves_its_method_by_its_layout(tmp_path: Path, weights: dict) -> None:
+    teacher = {f"backbone.{k}": t for k, t in weights.items()}
+    full = saved(tmp_path / "full.pth", {"teacher": teacher, "student": teacher, "epoch": 3})
+    assert proof(full) is OriginProof.LAYOUT and proof(full, family="dino") is OriginProof.LAYOUT
+    assert proof(full, family="ibot") is OriginProof.USER  # which the layout alone would not say
+    for name in ("ibot_checkpoint.pth", "msn_checkpoint.pth.tar", "dino_p16_full_checkpoint.pth"):
+        assert load_checkpoint(GOLDEN / name, num_heads=3).origin_proof is OriginProof.LAYOUT
+
+
+def test_tensors_alone_prove_nothing(tmp_path: Path, weights: dict) -> None:
+    flat = saved(tmp_path / "flat.pth", dict(weights))
+    assert (load_checkpoint(flat, num_heads=2).family, proof(flat)) == ("dino", OriginProof.NONE)
+    assert proof(flat, family="dino") is OriginProof.USER
+    nested = saved(tmp_path / "nested.pth", {"state_dict": dict(weights)})
+    assert (load_checkpoint(nested, num_heads=2).family, proof(nested)) == ("ibot", OriginProof.NONE)
+    assert load_checkpoint(NET).origin_proof is OriginProof.NONE
+
+
+def test_pinned_bytes_prove_a_flat_file(tmp_path: Path, home: Path, weights: dict) -> None:
+    flat = saved(tmp_path / "flat.pth", dict(weights))
+
+    def pin(name: str, sha256: str) -> None:
+        (home / "pins.json").write_text(json.dumps({name: {"sha256": sha256}}))
+
+    pin("dino_vits16", files.sha256(flat))
+    assert proof(flat) is OriginProof.SHA256 and proof(flat, family="dino") is OriginProof.SHA256
+    assert proof(flat, family="ibot") is OriginProof.USER  # another family than the catalogue's
+    pin("dino_vits16", "0" * 64)
+    assert proof(flat) is OriginProof.NONE
+    pin("not_in_the_catalogue", files.sha256(flat))
+    assert proof(flat) is OriginProof.NONE
+    (home / "pins.json").write_text("{")
+    assert proof(flat) is OriginProof.NONE
+
+
+def test_a_converted_file_is_proved_by_what_it_was_made_of(tmp_path: Path, weights: dict) -> None:
+    teacher = {f"backbone.{k}": t for k, t in weights.items()}
+    full = saved(tmp_path / "full.pth", {"teacher": teacher, "student": teacher, "epoch": 3})
+    flat = saved(tmp_path / "flat.pth", dict(weights))
+    for path, wanted in ((full, OriginProof.LAYOUT), (flat, OriginProof.NONE)):
+        out = path.with_suffix(".safetensors")
+        assert cli.main(["convert", str(path), str(out), "--num-heads", "2"]) == 0
+        found = load_checkpoint(out)
+        assert (found.family, found.origin_proof) == ("own", wanted)
