@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Literal
 
 from evaltk.deviations import Deviation as Deviation
 from evaltk.deviations import DeviationKind as DeviationKind
-from reports.table import Cell as Cell
-from reports.table import Table as Table
 
 if TYPE_CHECKING:
     import numpy as np

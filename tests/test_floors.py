@@ -18,9 +18,10 @@ PACKAGES = ("evaltk", "pretrain", "protocols", "reports")
 # that no longer name covers: `evaltk` for the files directly in evaltk/.
 FLOORS = """
 evaltk
-evaltk.metrics evaltk.models evaltk.logistic
+evaltk.metrics
+evaltk.models evaltk.logistic
 evaltk.checkpoints evaltk.data evaltk.neighbours
-evaltk.datasets evaltk.features evaltk.prototypes
+evaltk.results evaltk.datasets evaltk.features evaltk.prototypes
 evaltk.bench
 protocols pretrain
 evaltk.running
@@ -35,7 +36,7 @@ ONLY = {
     # architecture is spelled, and a training checkpoint is read as any foreign file is.
     "pretrain": "models vmf prototypes.duplicates datasets data seeding distributed types errors files progress "
     "checkpoints.families.random checkpoints.rawfile cores",
-    "reports": "results types errors files metrics.statistics",
+    "reports": "results types deviations errors files metrics.statistics",
 }
 NEVER = {"protocols": ("evaltk.running", "evaltk.cli", "reports", "pretrain")}
 TORCH = ("torch", "torchvision", "timm")

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from evaltk import files, results_v1
+from evaltk import files
 from evaltk.errors import StorageError
+from evaltk.results import format1
 from evaltk.types import (
     Deviation,
     DeviationKind,
@@ -96,8 +97,8 @@ def read(path: Path) -> Result:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         version = found.pop("format")
-        if version == results_v1.FORMAT:
-            found = results_v1.upgraded(found)
+        if version == format1.FORMAT:
+            found = format1.upgraded(found)
         elif version != FORMAT:
             do = f"install a newer evaltk, or {do}" if isinstance(version, int) and version > FORMAT else do
             raise ValueError(f"format {version!r:.20}")

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from evaltk import cli, results, results_v1
+from evaltk import cli, results
+from evaltk.results import format1 as results_v1
 from evaltk.deviations import NOT_COMPARABLE
 from evaltk.errors import StorageError
 from evaltk.running import runner

@@ -11,11 +11,13 @@ import pytest
 from result_files import BASE, BF16, EVAL, LOOKS, knn, prototypes, retrieval, vos
 
 from evaltk import results
-from evaltk.types import Deviation, DeviationKind, OriginProof, Preprocessing, Result, Table
+from evaltk.types import Deviation, DeviationKind, OriginProof, Preprocessing, Result
 from reports import comparable as belonging
-from reports import layouts, tables
+from reports import layouts
 from reports.page import verdicts as page_verdicts
 from reports.published import verdicts
+from reports.table import Table
+from reports.tables import build as tables
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "results_v1"
 K = DeviationKind
