@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from evaltk import cli, results
-from evaltk.results import format1 as results_v1
 from evaltk.deviations import NOT_COMPARABLE
 from evaltk.errors import StorageError
+from evaltk.results import format1 as results_v1
 from evaltk.running import runner
 from evaltk.types import DeviationKind, OriginProof, PixelView, Result
 from protocols import knn, linear
