@@ -6,9 +6,9 @@ python tests/portable.py --numbers     which numbers each setting changes, and b
 
 What acts where, seen by hashing products, sums and elementary functions of torch 2.15 and numpy 2.4 on an AMD EPYC:
 
-- ATEN_CPU_CAPABILITY: normal draws, softmax, LayerNorm, attention. It is not checked against the processor: avx512 where
+- ATEN_CPU_CAPABILITY: normal draws, softmax, LayerNorm, attention. Not checked against the processor: avx512 where
   there is only AVX2 ends in an illegal instruction.
-- ONEDNN_MAX_CPU_ISA: convolutions and GELU. A limit from above; what the processor lacks is no error and changes nothing.
+- ONEDNN_MAX_CPU_ISA: convolutions and GELU. A limit from above: what the processor lacks changes nothing.
 - MKL_CBWR: COMPATIBLE changes all products and eigenvalues, AVX2 those in float64 and products with a vector.
 - MKL_ENABLE_INSTRUCTIONS: nothing. MKL reads it on Intel's processors alone.
 - OMP_NUM_THREADS: numpy's products and eigenvalues; torch's products of that size were the same.
