@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
+from evaltk.models.skeleton import on_meta
 from evaltk.types import Arch, PositionRule
 
 # DINO adds this to the target grid before dividing (dino/vision_transformer.py:184-187). It shifts every sample.
@@ -121,19 +120,6 @@ class ViT(VisionTransformer):
         return kept
 
 
-class _RatesAreRead(TorchFunctionMode):
-    """Keeps `torch.linspace` on the CPU: timm before 1.0.21 reads the rates of stochastic depth from such a tensor, and
-    one on the meta device has no values."""
-
-    def __torch_function__(
-        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        given = dict(kwargs or {})
-        if function is torch.linspace:
-            given.setdefault("device", "cpu")
-        return function(*args, **given)
-
-
 def build(
     arch: Arch, weights: Mapping[str, torch.Tensor], *, position: PositionRule = "dino", drop_path: float = 0.0
 ) -> ViT:
@@ -141,7 +127,7 @@ def build(
 
     Built without drawing initial weights that would be thrown away; the tensors given become the net's own.
     """
-    with torch.device("meta"), _RatesAreRead():
+    with on_meta():
         net = ViT(arch, position=position, drop_path=drop_path)
     complete = dict(weights) | {"mask_token": weights.get("mask_token", torch.zeros(1, arch.embed_dim))}
     net.load_state_dict(complete, strict=True, assign=True)
