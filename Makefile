@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test browser check bench clean
+.PHONY: demo test portable browser check bench clean
 
 demo: $(STAMP)
 	$(BIN)/evaltk demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+
+portable: $(STAMP)
+	$(BIN)/python tests/portable.py $(ARGS)
 
 browser: $(STAMP)
 	$(BIN)/python -m pytest -m browser -n 1 tests/reports
@@ -31,4 +34,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-oldest .pytest_cache .mypy_cache .ruff_cache

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from evaltk.errors import CheckpointError
+from evaltk.models.skeleton import on_meta
 from evaltk.seeding import normal
 from evaltk.types import Arch
 
@@ -87,7 +88,7 @@ def _arch(name: str, kind: str, *, patch: int, dim: int, depth: int, heads: int)
 @functools.cache
 def shapes(name: str) -> dict[str, tuple[int, ...]]:
     """{key: shape} of timm's net of that name without its class head."""
-    with torch.device("meta"):
+    with on_meta():
         return {k: tuple(t.shape) for k, t in _create(name).state_dict().items()}
 
 

@@ -12,6 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional as F
 
+from evaltk.models.skeleton import on_meta
 from evaltk.types import Arch, PositionRule
 
 # DINO adds this to the target grid before dividing (dino/vision_transformer.py:184-187). It shifts every sample.
@@ -146,7 +147,7 @@ def build(
 
     Built without drawing initial weights that would be thrown away; the tensors given become the net's own.
     """
-    with torch.device("meta"):
+    with on_meta():
         net = ViT(arch, position=position, drop_path=drop_path)
     complete = dict(weights) | {"mask_token": weights.get("mask_token", torch.zeros(1, arch.embed_dim))}
     net.load_state_dict(complete, strict=True, assign=True)

@@ -205,7 +205,7 @@ def _merge(label: np.ndarray, a: np.ndarray, b: np.ndarray, num: int) -> np.ndar
     """Labels [K] after the labels a[n] and b[n] became one."""
     pairs = np.unique(a * num + b)
     involved, inverse = np.unique(np.concatenate([pairs // num, pairs % num]), return_inverse=True)
-    half = len(pairs)
+    half, inverse = len(pairs), inverse.astype(np.int32)  # scipy 1.11 walks a graph by int32 alone
     graph = coo_array((np.ones(half, dtype=np.int8), (inverse[:half], inverse[half:])), shape=(len(involved),) * 2)
     _, part = connected_components(graph, directed=False)
     smallest = np.full(part.max() + 1, num, dtype=np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 import tracemalloc
@@ -75,7 +76,8 @@ def test_bootstrap_equals_scipy(method: str, statistic: statistics.Statistic) ->
     x = rng(1).beta(0.7, 3, 60)
     ours = bootstrap_interval(x, statistic, rng=rng(2), method=method.lower(), resamples=20_000)  # type: ignore[arg-type]
     of = np.mean if statistic == "mean" else np.median
-    oracle = stats.bootstrap((x,), of, n_resamples=20_000, method=method, rng=rng(3), confidence_level=expanded(60))
+    draws = {"rng" if "rng" in inspect.signature(stats.bootstrap).parameters else "random_state": rng(3)}  # until 1.15
+    oracle = stats.bootstrap((x,), of, n_resamples=20_000, method=method, confidence_level=expanded(60), **draws)
     low, high = oracle.confidence_interval
     assert float(ours.value) == pytest.approx(of(x))
     assert ends(ours) == pytest.approx((low, high), abs=0.05 * (high - low))

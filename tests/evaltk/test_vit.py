@@ -17,6 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 import evaltk
 from evaltk.errors import CheckpointError, SettingsError
+from evaltk.models.skeleton import on_meta
 from evaltk.models.vit import DropPath, ViT, build, resample_positions
 from evaltk.types import Arch, Checkpoint
 
@@ -130,7 +131,7 @@ def test_equals_timms_own_net(kind: str, tmp_path: Path) -> None:
 def test_standard_architectures_have_timms_tensors() -> None:
     for name in ("vit_small_patch16_224", "vit_base_patch16_224", "vit_small_patch8_224"):
         ours = evaltk.load_checkpoint(f"random:{name}") if "small_patch16" in name else None
-        with torch.device("meta"):
+        with on_meta():
             theirs = timm.create_model(name, num_classes=0)
         count = sum(p.numel() for p in theirs.parameters())
         if ours:
