@@ -60,7 +60,7 @@ def test_errors_come_out_of_worker_processes() -> None:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         for kind in KINDS:
             with pytest.raises(kind, match="where: worker; do: d"):
-                pool.submit(fail, kind.__name__).result(timeout=60)
+                pool.submit(fail, kind.__name__).result(timeout=600)
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,7 @@ def test_killed_three_times_gives_the_same_bits(
 
     before: dict[str, list[int]] = {}
     for _ in range(3):
-        pid, deadline = forks.start(KILLED.replace("NET", NET), (root, cache)), time.monotonic() + 60
+        pid, deadline = forks.start(KILLED.replace("NET", NET), (root, cache)), time.monotonic() + 600
         while len(shards()) <= len(before) and time.monotonic() < deadline:
             time.sleep(0.002)
         os.kill(pid, signal.SIGKILL)

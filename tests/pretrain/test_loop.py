@@ -150,7 +150,7 @@ def test_sigterm_writes_a_checkpoint_and_asks_to_be_requeued(tmp_path: Path) -> 
         time.sleep(0.01)
     time.sleep(1.0)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=600)
     assert process.returncode == loop.REQUEUE, said
     assert torch.load(tmp_path / "checkpoint.pth", weights_only=True)["progress"]["step"] > 0
 
