@@ -44,10 +44,11 @@ def main(argv: list[str]) -> int:
     import torch
 
     from evaltk.errors import SettingsError
-    from pretrain import loop, recipe_file
+    from pretrain import loop
+    from pretrain import recipe as recipes
 
     options = tyro.cli(Options, args=argv, prog="evaltk pretrain", description=__doc__)
-    recipe = recipe_file.load(options.recipe, options.set)
+    recipe = recipes.load(options.recipe, options.set)
     if options.data is not None:
         recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, source=options.data))
     device = options.device if options.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")

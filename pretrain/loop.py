@@ -21,12 +21,11 @@ from evaltk.progress import log
 from evaltk.seeding import derive
 from evaltk.types import Arch
 from pretrain import checkpoint as saving
-from pretrain import nets, objective, optim, signals
+from pretrain import nets, objective, optim, schedules, signals
 from pretrain.checkpoint import Position
 from pretrain.data import loader as data
 from pretrain.data import sources
 from pretrain.monitor import Monitor
-from pretrain.rates import rates_at
 from pretrain.recipe import Recipe
 from pretrain.signals import REQUEUE
 from pretrain.state import State, begin, go_on
@@ -141,7 +140,7 @@ class _Loop:
     def _step(self, epoch: int, batches: list[dict[str, Any]]) -> None:
         state, recipe, step = self.state, self.recipe, self.state.position.step
         self._count_bad(batches)
-        rates = rates_at(recipe, step, self.total, self.order.steps)
+        rates = schedules.rates_at(recipe, step, self.total, self.order.steps)
         for group, weight_decay in zip(state.optimizer.param_groups, (rates["weight_decay"], 0.0), strict=True):
             group["lr"], group["weight_decay"] = rates["lr"], weight_decay
         torch.manual_seed(derive(recipe.run.seed, "step", step, distributed.rank()))  # drop path draws from it

@@ -1,10 +1,17 @@
-"""A recipe: everything a training run depends on. `recipe_file` reads it from TOML."""
+"""A recipe: everything a training run depends on, read from TOML with overrides. Unknown keys are errors."""
 
 from __future__ import annotations
 
+import dataclasses
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
+from evaltk.errors import SettingsError, nearest
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD
 
 Triple = tuple[float, float, float]
@@ -157,3 +164,96 @@ class Recipe:
     views: Views = field(default_factory=Views)
     optim: Optim = field(default_factory=Optim)
     run: Run = field(default_factory=Run)
+
+
+def names() -> list[str]:
+    """The bundled recipes."""
+    return sorted(p.stem for p in (Path(__file__).parent / "recipes").glob("*.toml"))
+
+
+def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe by bundled name or path, with ``section.key=value`` overrides (values in TOML's notation).
+
+    Raises: SettingsError: no such recipe, unknown key, wrong type, value out of range.
+    """
+    path = Path(name) if name.endswith(".toml") else Path(__file__).parent / "recipes" / f"{name}.toml"
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(wanted="a recipe", got=repr(name), where=path, do=nearest(name, names())) from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(wanted="TOML", got=str(error), where=path, do="mend the file") from error
+    for word in overrides:
+        key, eq, text = word.partition("=")
+        section, dot, leaf = key.strip().partition(".")
+        if not eq or not dot:
+            raise SettingsError(
+                wanted="section.key=value", got=repr(word), where="--set", do="e.g. --set optim.epochs=100"
+            )
+        table.setdefault(section, {})[leaf] = _value(text)
+    recipe = _build(Recipe, table | {"name": path.stem}, str(path))
+    check(recipe)
+    return recipe
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text  # a bare word is a string
+
+
+def _build(kind: type, table: Mapping[str, Any], where: str) -> Any:
+    hints = typing.get_type_hints(kind)
+    unknown = [key for key in table if key not in hints]
+    if unknown:
+        raise SettingsError(wanted="a known key", got=repr(unknown[0]), where=where, do=nearest(unknown[0], hints))
+    return kind(**{key: _fit(hints[key], value, f"{where}, {key}") for key, value in table.items()})
+
+
+def _fit(hint: Any, value: Any, where: str) -> Any:
+    """`value` as the type a field is annotated with. Raises: SettingsError."""
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise SettingsError(wanted="a table", got=repr(value), where=where, do="write [section]")
+        return _build(typing.cast(type, hint), value, where)
+    if isinstance(hint, types.GenericAlias) and hint.__origin__ is tuple and isinstance(value, list | tuple):
+        inner = typing.get_args(hint)
+        kinds = [inner[0]] * len(value) if Ellipsis in inner else list(inner)
+        if len(kinds) == len(value):
+            return tuple(_fit(k, v, where) for k, v in zip(kinds, value, strict=True))
+    elif typing.get_origin(hint) is Literal:
+        if value in typing.get_args(hint):
+            return value
+        wanted = " or ".join(map(str, typing.get_args(hint)))
+        raise SettingsError(wanted=wanted, got=repr(value), where=where, do="mend the value")
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif hint in (int, str, bool) and type(value) is hint:
+        return value
+    raise SettingsError(wanted=getattr(hint, "__name__", str(hint)), got=repr(value), where=where, do="mend the value")
+
+
+def check(recipe: Recipe) -> None:
+    """Raises: SettingsError: a value that no run can have."""
+    m, v, o, r = recipe.method, recipe.views, recipe.optim, recipe.run
+    rules = [
+        (m.num_prototypes >= 2, "method.num_prototypes >= 2", m.num_prototypes),
+        (min(m.student_temp, m.teacher_temp, m.teacher_temp_end) > 0, "temperatures > 0",
+         (m.student_temp, m.teacher_temp, m.teacher_temp_end)),
+        (0 <= m.center_momentum < 1, "method.center_momentum in [0, 1)", m.center_momentum),
+        (0 <= m.patch_drop < 1, "method.patch_drop in [0, 1)", m.patch_drop),
+        (v.num_global >= 1 and v.num_local >= 0, "views.num_global >= 1, num_local >= 0", (v.num_global, v.num_local)),
+        (m.name == "msn" or v.num_global + v.num_local >= 2, "at least two views", v.num_global + v.num_local),
+        (m.name == "dino" or v.num_global == 2, f"views.num_global = 2 for {m.name}", v.num_global),
+        (o.epochs >= 1 and o.batch >= 1 and r.accumulate >= 1, "epochs, batch, accumulate >= 1",
+         (o.epochs, o.batch, r.accumulate)),
+        (0 <= o.warmup_epochs <= o.epochs, "optim.warmup_epochs within the epochs", o.warmup_epochs),
+        (o.lr > 0 and o.clip >= 0 and o.stretch >= 1, "optim.lr > 0, clip >= 0, stretch >= 1",
+         (o.lr, o.clip, o.stretch)),
+        (0 <= o.momentum <= 1 and 0 <= o.momentum_end <= 1, "optim.momentum in [0, 1]", (o.momentum, o.momentum_end)),
+        (m.name != "msn" or m.scoring == "cosine", "method.scoring = cosine for msn (kappa is fixed)", m.scoring),
+    ]  # fmt: skip
+    for fine, wanted, got in rules:
+        if not fine:
+            raise SettingsError(wanted=wanted, got=str(got), where=f"recipe {recipe.name}", do="mend it, or pass --set")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 
+from pretrain.recipe import Recipe
+
 
 def scaled_learning_rate(base: float, global_batch: int) -> float:
     """The peak learning rate under the linear scaling rule, base x global batch / 256.
@@ -126,3 +128,33 @@ def _stretched(total_steps: int, stretch: float) -> int:
     if stretch < 1.0:
         raise ValueError(f"wanted stretch >= 1, got {stretch}: a schedule may not end before the training does")
     return int(stretch * total_steps)
+
+
+def rates_at(recipe: Recipe, step: int, total: int, steps_per_epoch: int) -> dict[str, float]:
+    """lr, weight_decay and the teacher's momentum at a step (dino/main_dino.py:237-253; MSN stretches them)."""
+    o = recipe.optim
+    peak = scaled_learning_rate(o.lr, o.batch) if o.scale_lr else o.lr
+    warmup = round(o.warmup_epochs * steps_per_epoch)
+    if recipe.method.name == "msn":
+        return {
+            "lr": msn_learning_rate(
+                step,
+                start=o.start_lr,
+                peak=peak,
+                end=o.min_lr,
+                total_steps=total,
+                warmup_steps=warmup,
+                stretch=o.stretch,
+            ),
+            "weight_decay": msn_weight_decay(
+                step, start=o.weight_decay, end=o.weight_decay_end, total_steps=total, stretch=o.stretch
+            ),
+            "momentum": stretched_linear(
+                step, start=o.momentum, end=o.momentum_end, total_steps=total, stretch=o.stretch
+            ),
+        }
+    return {
+        "lr": learning_rate(step, peak=peak, end=o.min_lr, total_steps=total, warmup_steps=warmup, start=o.start_lr),
+        "weight_decay": cosine(step, start=o.weight_decay, end=o.weight_decay_end, total_steps=total),
+        "momentum": cosine(step, start=o.momentum, end=o.momentum_end, total_steps=total),
+    }

@@ -18,7 +18,7 @@ from evaltk import build_backbone, build_head, load_checkpoint
 from evaltk.cli import main
 from evaltk.errors import EvaltkError
 from pretrain import checkpoint as saving
-from pretrain import loop, recipe_file
+from pretrain import loop
 from pretrain import recipe as config
 
 TINY = [
@@ -44,7 +44,7 @@ METHODS = {
 
 
 def recipe(*more: str) -> config.Recipe:
-    return recipe_file.load("digits_dino_vmf", [*TINY, *more])
+    return config.load("digits_dino_vmf", [*TINY, *more])
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
