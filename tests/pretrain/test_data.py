@@ -108,9 +108,11 @@ def test_corrupt_images_are_named_and_replaced_up_to_the_stated_number(
 
 def test_a_bad_image_is_replaced_by_the_next(folder: Path) -> None:
     spoil(folder, "03.png", "04.png")
-    item = data.ViewDataset(sources.open_source(in_folder(folder)), recipes.load("cifar10_dino", SMALL))[0, 3]
-    assert item["index"] == 5
-    assert [Path(name).name for name in item["bad"]] == ["03.png", "04.png"]
+    settings = recipes.load("cifar10_dino", SMALL).views
+    source = sources.open_source(in_folder(folder))
+    item = data.ViewDataset(source, settings, seed=0, masking=None, patch_size=8)[0, 3]
+    assert item.index == 5
+    assert [Path(name).name for name in item.bad] == ["03.png", "04.png"]
 
 
 @pytest.mark.parametrize(
@@ -175,7 +177,7 @@ def test_fewer_gpus_than_asked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 @pytest.mark.parametrize("name", recipes.names())
 def test_every_recipe_loads_and_says_how_to_run_it(name: str) -> None:
     recipe = recipes.load(name)
-    loop._check_sizes(recipe, loop.nets.parse(recipe.net.arch))
+    loop.check_view_sizes(recipe.views, loop.nets.parse(recipe.net.arch).patch_size)
     assert recipe.name == name
     path = Path(recipes.__file__).parent / "recipes" / f"{name}.toml"
     head = [line for line in path.read_text().splitlines() if line.startswith("#")]

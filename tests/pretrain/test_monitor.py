@@ -13,7 +13,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from evaltk import load_checkpoint
 from evaltk.datasets import digits
-from pretrain import loop, monitor, recipe
+from pretrain import loop, methods, monitor, recipe
 
 LOG_K = math.log(512)
 
@@ -63,12 +63,14 @@ def test_the_watching_knn_is_scikit_learns() -> None:
     made = recipe.load("digits_dino_vmf", [*SMALL, "run.knn=200"])
     source = digits.load(None).train
     arch = loop.nets.parse(made.net.arch)
-    state = loop.begin(made, arch, torch.device("cpu"))
+    method = methods.get(made.method.name)
+    state = loop.init_state(made, method, arch, torch.device("cpu"))
     seen: list[torch.Tensor] = []
     state.teacher.backbone.register_forward_hook(lambda *_: None)
     real = state.teacher.tokens
     object.__setattr__(state.teacher, "tokens", lambda x: seen.append(real(x)) or seen[-1])
-    told = monitor.Monitor(made, source, Path(), arch, device=torch.device("cpu"))._watch(state.teacher)
+    watching = monitor.Monitor(made, method, arch, source, out=Path(), device=torch.device("cpu"))
+    told = watching._evaluate_features(state.teacher)
     x = torch.nn.functional.normalize(torch.cat(seen)[:, 0], dim=1).numpy()
     draw = monitor.generator(made.run.seed, "watch")
     labels = source.labels[torch.randperm(len(source), generator=draw)[:200].numpy()]
