@@ -1,4 +1,4 @@
-"""Pretrain DINO, DINO-vMF, iBOT, iBOT-vMF or MSN by a recipe; `torchrun -m pretrain` for several GPUs.
+"""Pretrain DINO, DINO-vMF, iBOT, iBOT-vMF or MSN from a recipe; use `torchrun -m pretrain` for several GPUs.
 
 Examples:
     python -m pretrain digits_dino_vmf --data digits --out runs/digits_dino_vmf
@@ -20,14 +20,14 @@ import tyro
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Pretrain by a recipe.
+    """Pretrain from a recipe.
 
     Attributes:
-        recipe: a bundled recipe (an unknown name lists them) or a .toml file.
-        data: images to learn from, NAME=PATH as for evaltk run, folder=DIR or zip=FILE (default: the recipe's).
-        out: folder of checkpoints and log (default: runs/RECIPE).
-        set: section.key=value, instead of what the recipe says.
-        resume: auto, never, or a checkpoint to go on from.
+        recipe: name of a bundled recipe (an unknown name lists them) or a .toml file.
+        data: training images: NAME=PATH as for evaltk run, folder=DIR or zip=FILE (default: from the recipe).
+        out: output folder for checkpoints and log (default: runs/RECIPE).
+        set: recipe overrides, section.key=value.
+        resume: auto (the newest checkpoint in --out), never, or a checkpoint file.
         device: cpu, cuda or auto.
     """
 
@@ -40,19 +40,20 @@ class Options:
 
 
 def main(argv: list[str]) -> int:
-    """Train. Returns: 0 done, 75 stopped by a signal after a checkpoint. Raises: EvaltkError, Diverged."""
+    """Train. Returns: 0, or 75 if stopped by a signal. Raises: EvaltkError, Diverged."""
     import torch
 
     from evaltk.errors import SettingsError
-    from pretrain import loop, recipe_file
+    from pretrain import loop
+    from pretrain import recipe as recipes
 
     options = tyro.cli(Options, args=argv, prog="evaltk pretrain", description=__doc__)
-    recipe = recipe_file.load(options.recipe, options.set)
+    recipe = recipes.load(options.recipe, options.set)
     if options.data is not None:
         recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, source=options.data))
     device = options.device if options.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise SettingsError(wanted="a CUDA device", got="none here", where="--device", do="--device cpu")
+        raise SettingsError(wanted="a CUDA device", got="none available", where="--device", do="--device cpu")
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     return loop.run(recipe, out=options.out or Path("runs") / recipe.name, device=device, resume=options.resume)

@@ -1,54 +1,57 @@
-"""Checkpoints of a run: written whole, the last good one never touched, in the layout of DINO, iBOT or MSN."""
+"""Checkpoints of a run: written atomically, the previous one kept, in the layout of DINO, iBOT or MSN."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from evaltk import files
+from evaltk import distributed, files
+from evaltk.checkpoints import rawfile
 from evaltk.errors import CheckpointError, EvaltkError
 from evaltk.progress import log
 from evaltk.types import Arch
-from pretrain.nets import Network
+from pretrain.method import Method
 from pretrain.recipe import Recipe
+from pretrain.state import Position, State
 
 FORMAT = 1
 LAST, BEFORE = "checkpoint.pth", "checkpoint.before.pth"
-# What may differ between the run that wrote a checkpoint and the one that goes on with it.
-FREE = ("name", "run.workers", "run.save_minutes", "run.keep_every", "run.log_every", "run.monitor_every", "run.knn",
-        "run.compile", "data.source", "data.skip_bad_images")  # fmt: skip
+MAY_DIFFER_ON_RESUME = (
+    "name", "run.workers", "run.save_minutes", "run.keep_every", "run.log_every", "run.monitor_every", "run.knn",
+    "run.compile", "data.source", "data.skip_bad_images",
+)  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Position:
-    """How far a run is: whole epochs done, steps done in the current one, steps in all."""
+class Saver:
+    """Writes the checkpoints of one run into a folder; all processes call it, the main one writes."""
 
-    epoch: int = 0
-    step_in_epoch: int = 0
-    step: int = 0
+    def __init__(self, folder: Path, recipe: Recipe, method: Method[Any], arch: Arch) -> None:
+        self.folder, self.recipe, self.method, self.arch = folder, recipe, method, arch
+        self.last_saved = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether `run.save_minutes` have passed; the main process decides, since clocks differ."""
+        due = time.monotonic() - self.last_saved > 60 * self.recipe.run.save_minutes
+        return bool(distributed.broadcast_object(due))
+
+    def save(self, state: State[Any], *, keep: str | None = None) -> None:
+        """Write a checkpoint; `keep`: also under this name. Raises: StorageError: disk full, or folder not writable."""
+        if distributed.is_main():
+            write(self.folder, pack(self.recipe, self.method, self.arch, state), keep=keep)
+        self.last_saved = time.monotonic()
+        distributed.barrier()
 
 
-def pack(
-    recipe: Recipe,
-    arch: Arch,
-    nets: tuple[Network, Network],
-    centers: Mapping[str, Tensor],
-    training: Mapping[str, Any],
-    position: Position,
-) -> dict[str, Any]:
-    """The file's tree. `training`: state dicts of ``optimizer`` and, where there is one, ``fp16_scaler``."""
-    student, teacher = (
-        _named(net, recipe.method.name, which) for net, which in zip(nets, ("student", "teacher"), strict=True)
-    )
-    told = {
-        "method": recipe.method.name,
+def pack(recipe: Recipe, method: Method[Any], arch: Arch, state: State[Any]) -> dict[str, Any]:
+    """The file's tree: what evaltk reads, the method's layout, and the position to resume from."""
+    config = {
+        "method": method.layout,
         "arch": dataclasses.asdict(arch),
         "mean": recipe.data.mean,
         "std": recipe.data.std,
@@ -56,61 +59,46 @@ def pack(
     }
     tree: dict[str, Any] = {
         "evaltk_format": FORMAT,
-        "config": json.dumps(told),
-        "epoch": position.epoch,
-        "progress": dataclasses.asdict(position),
+        "config": json.dumps(config),
+        "epoch": state.position.epoch,
+        "progress": dataclasses.asdict(state.position),
     }
-    if "fp16_scaler" in training:
-        tree["fp16_scaler"] = training["fp16_scaler"]
-    if recipe.method.name == "msn":
-        names = {"encoder": student, "target_encoder": teacher, "prototypes": nets[0].prototypes.detach()}
-        return tree | names | {"opt": training["optimizer"]}
-    tree |= {"student": student, "teacher": teacher, "optimizer": training["optimizer"]}
-    if recipe.method.name == "dino":
-        return tree | {"dino_loss": {"center": centers["cls"][None]}}
-    return tree | {"ibot_loss": {"center": centers["cls"][None], "center2": centers["patch"][None, None]}}
+    if state.scaler.is_enabled():
+        tree["fp16_scaler"] = state.scaler.state_dict()
+    return tree | method.pack(state)
 
 
-def _named(net: Network, method: str, which: str) -> dict[str, Tensor]:
-    """A network's tensors under the original's names: what evaltk and other people's loaders expect."""
-    out = {}
-    for key, tensor in net.state_dict().items():
-        if key == "backbone.mask_token":
-            if method == "ibot" and which == "student":  # iBOT's teacher has none
-                out["backbone.masked_embed"] = tensor
-        elif method == "msn":
-            if key != "prototypes":
-                out[
-                    key.removeprefix("backbone.").replace("head.", "fc.", 1)
-                    if key.startswith(("backbone.", "head."))
-                    else key
-                ] = tensor
-        else:
-            out[key] = tensor
-    return out
+def resume(state: State[Any], recipe: Recipe, method: Method[Any], *, folder: Path, source: str) -> None:
+    """Load a checkpoint into `state`: the newest in `folder` (``auto``), none (``never``), or the file `source` names.
 
-
-def restore(net: Network, saved: Mapping[str, Tensor], method: str, prototypes: Tensor | None) -> None:
-    """The reverse of `_named`: load a network's tensors. Raises: RuntimeError: names or shapes that differ."""
-    state = {}
-    for key in net.state_dict():
-        if key == "backbone.mask_token":
-            state[key] = saved.get("backbone.masked_embed", net.state_dict()[key])
-        elif key == "prototypes" and prototypes is not None:
-            state[key] = prototypes
-        elif method == "msn":
-            state[key] = saved[
-                key.removeprefix("backbone.") if key.startswith("backbone.") else key.replace("head.", "fc.", 1)
-            ]
-        else:
-            state[key] = saved[key]
-    net.load_state_dict(state, strict=True)
+    Raises: CheckpointError: it is of another recipe, method or shape.
+    """
+    if source == "never":
+        return
+    newest_or_named = newest(folder) if source == "auto" else (Path(source), read(Path(source)))
+    if newest_or_named is None:
+        return
+    path, tree = newest_or_named
+    check_same(tree, recipe, path)
+    try:
+        method.unpack(tree, state)
+        if "fp16_scaler" in tree:
+            state.scaler.load_state_dict(tree["fp16_scaler"])
+        state.position = Position(**tree["progress"])
+    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            wanted="a checkpoint of this network",
+            got=str(error).splitlines()[0][:160],
+            where=path,
+            do="start afresh with --resume never, or choose another --out",
+        ) from error
+    log.info("resuming from %s: epoch %d, step %d", path, state.position.epoch, state.position.step)
 
 
 def write(folder: Path, tree: Mapping[str, Any], *, keep: str | None = None) -> Path:
-    """Write the last checkpoint; the one before it stays until the new one is whole. `keep`: also under this name.
+    """Write the last checkpoint; the one before it stays until the new one is complete. `keep`: also under this name.
 
-    Raises: StorageError: no room; what was there before is untouched.
+    Raises: StorageError: disk full, or folder not writable; existing checkpoints are untouched.
     """
     last, before = folder / LAST, folder / BEFORE
     new = folder / f"{LAST}.new"
@@ -127,20 +115,18 @@ def write(folder: Path, tree: Mapping[str, Any], *, keep: str | None = None) -> 
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The tree of a training checkpoint. Raises: CheckpointError: none of ours, or damaged."""
-    from evaltk.checkpoints import rawfile
-
+    """The tree of a training checkpoint. Raises: CheckpointError: not written by pretrain, or damaged."""
     tree = dict(rawfile.read(path).tree)
     if tree.get("evaltk_format") != FORMAT:
         raise CheckpointError(
             wanted=f"a training checkpoint of format {FORMAT}", got=repr(tree.get("evaltk_format")), where=path,
-            do="resume from a file that pretrain wrote",
+            do="resume from a checkpoint written by pretrain",
         )  # fmt: skip
     return tree
 
 
 def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The last checkpoint of a run that reads well, or None; a damaged one is named and the one before it taken."""
+    """(path, tree) of a run's last checkpoint, or of the one before it if that is damaged (logged), or None."""
     for name in (LAST, BEFORE):
         path = folder / name
         if path.exists():
@@ -152,9 +138,10 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def check_same(tree: Mapping[str, Any], recipe: Recipe, path: Path) -> None:
-    """Raises: CheckpointError: the checkpoint is of another recipe; the first settings that differ are named."""
+    """Raises: CheckpointError: settings differ from the checkpoint's, except those in MAY_DIFFER_ON_RESUME."""
     then, now = _flat(json.loads(tree["config"])["recipe"]), _flat(json.loads(json.dumps(dataclasses.asdict(recipe))))
-    differ = [f"{k} was {then.get(k)}, is {now.get(k)}" for k in now if k not in FREE and then.get(k) != now.get(k)]
+    fixed = [key for key in now if key not in MAY_DIFFER_ON_RESUME]
+    differ = [f"{key} was {then.get(key)}, is {now[key]}" for key in fixed if then.get(key) != now[key]]
     if differ:
         raise CheckpointError(
             wanted="a checkpoint of this recipe", got="; ".join(differ[:4]), where=path,

@@ -1,8 +1,8 @@
-"""Student and teacher: a ViT and a projection head, with the original checkpoints' parameter names."""
+"""Student and teacher: a ViT and a projection head, with the parameter names of published checkpoints."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,60 +11,56 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evaltk import distributed
+from evaltk.checkpoints.families import random
+from evaltk.errors import SettingsError
 from evaltk.models.vit import ViT
 from evaltk.seeding import derive
 from evaltk.types import Arch
-from pretrain.prototypes import PrototypeLayer
-from pretrain.recipe import Method
+from pretrain import prototypes
 
 
 def parse(name: str) -> Arch:
-    """The ViT a recipe's ``net.arch`` spells. Raises: SettingsError: no ViT of that name."""
-    from evaltk.checkpoints.families import random
-    from evaltk.errors import SettingsError
-
+    """The ViT that a recipe's ``net.arch`` names. Raises: SettingsError: no ViT of that name."""
     arch = random.parse(name)
     if arch is None:
-        raise SettingsError(wanted=random.FORM, got=repr(name), where="net.arch", do="mend the name")
+        raise SettingsError(
+            wanted=random.FORM, got=repr(name), where="net.arch", do="e.g. --set net.arch=vit_small_patch16_224"
+        )
     return arch
 
 
 class Head(nn.Module):
-    """Linear GELU Linear GELU Linear, L2-normalised, then prototypes: DINO's head (`last_layer`) and iBOT's.
+    """DINO's head: Linear GELU Linear GELU Linear, L2-normalised, then prototypes (`last_layer`)."""
 
-    `last_layer2` is `last_layer` itself where CLS and patches share prototypes (ibot/models/head.py:145-199).
-    """
-
-    def __init__(self, dim: int, method: Method) -> None:
+    def __init__(self, dim: int, hidden: int, bottleneck: int, num_prototypes: int, scoring: prototypes.Kind) -> None:
         super().__init__()
         self.mlp = nn.Sequential(
-            nn.Linear(dim, method.hidden),
+            nn.Linear(dim, hidden),
             nn.GELU(),
-            nn.Linear(method.hidden, method.hidden),
+            nn.Linear(hidden, hidden),
             nn.GELU(),
-            nn.Linear(method.hidden, method.bottleneck),
+            nn.Linear(hidden, bottleneck),
         )
-        for layer in self.mlp:
-            if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
-                nn.init.zeros_(layer.bias)
-        self.last_layer = PrototypeLayer(method.bottleneck, method.num_prototypes, method.scoring)
-        if method.name == "ibot":
-            shared = method.shared_head
-            self.last_layer2 = (
-                self.last_layer if shared else PrototypeLayer(method.bottleneck, method.num_prototypes, method.scoring)
-            )
+        init_linear(*self.mlp)
+        self.last_layer = prototypes.PrototypeLayer(bottleneck, num_prototypes, scoring)
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """y [..., p], unit, float32."""
+        """y [..., p], unit, float32, of tokens [..., D]."""
         y = self.mlp(tokens)
         with torch.autocast(y.device.type, enabled=False):
             return F.normalize(y.float(), dim=-1)
 
-    def scores(self, y: Tensor, temperature: float, *, patch: bool = False) -> Tensor:
-        """Scores [..., K] of y, divided by the temperature, float32."""
-        layer = self.last_layer2 if patch else self.last_layer
-        return layer(y, temperature=temperature)
+    def scores(self, y: Tensor, temperature: float) -> Tensor:
+        """Scores [..., K] of y [..., p], divided by the temperature, float32."""
+        return self.last_layer(y, temperature=temperature)
+
+
+def init_linear(*layers: nn.Module) -> None:
+    """Draw the weights of linear layers as DINO does: truncated normal of std 0.02, biases 0."""
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
 
 
 class SyncBatchNorm(nn.BatchNorm1d):
@@ -90,40 +86,21 @@ class SyncBatchNorm(nn.BatchNorm1d):
         return (x - mean) * torch.rsqrt(var + self.eps) * self.weight + self.bias
 
 
-class Projector(nn.Module):
-    """MSN's projector: fc1 BN GELU fc2 BN GELU fc3 (msn/src/msn_train.py:380-392)."""
-
-    def __init__(self, dim: int, method: Method) -> None:
-        super().__init__()
-        self.fc1, self.bn1 = nn.Linear(dim, method.hidden), SyncBatchNorm(method.hidden)
-        self.fc2, self.bn2 = nn.Linear(method.hidden, method.hidden), SyncBatchNorm(method.hidden)
-        self.fc3 = nn.Linear(method.hidden, method.bottleneck)
-        for layer in (self.fc1, self.fc2, self.fc3):
-            nn.init.trunc_normal_(layer.weight, std=0.02)
-            nn.init.zeros_(layer.bias)
-
-    def forward(self, cls: Tensor) -> Tensor:
-        x = F.gelu(self.bn1(self.fc1(cls)))
-        return self.fc3(F.gelu(self.bn2(self.fc2(x))))
-
-
 class Network(nn.Module):
-    """Backbone and head; one call takes the views of all sizes, so that DDP sees one forward pass a step.
+    """Backbone and head; one call takes the views of all sizes, so that DDP sees one forward pass per step.
 
-    Views of a size go through the backbone together, and all class tokens through the head together.
+    Views of one size go through the backbone together, and all class tokens through the head together.
+
+    Args:
+        head: with `embed(tokens [..., D]) -> [..., p]`. masked: whether patches may be replaced by the mask token,
+            which is trained then.
     """
 
-    def __init__(self, arch: Arch, method: Method, *, drop_path: float) -> None:
+    def __init__(self, backbone: ViT, head: nn.Module, *, masked: bool = False) -> None:
         super().__init__()
-        self.backbone = ViT(arch, drop_path=drop_path)
-        self.backbone.mask_token.requires_grad_(method.name == "ibot")
-        self.method = method
-        self.head: Any = Projector(arch.embed_dim, method) if method.name == "msn" else Head(arch.embed_dim, method)
-        if method.name == "msn":
-            bound = 1 / math.sqrt(method.bottleneck)
-            self.prototypes = nn.Parameter(
-                torch.empty(method.num_prototypes, method.bottleneck).uniform_(-bound, bound)
-            )
+        self.backbone = backbone
+        self.backbone.mask_token.requires_grad_(masked)
+        self.head: Any = head
 
     def tokens(self, images: Tensor, mask: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
         """Tokens after the final norm [B, 1 + n, D]; `keep` [n]: patches that are not dropped (after positions)."""
@@ -159,8 +136,6 @@ class Network(nn.Module):
             if first == 0 and patches is not None:
                 patch = x[:, 1:][patches]
         cls = torch.cat(classes)
-        if self.method.name == "msn":
-            return {"cls": self.head(cls)}
         if patch is None:
             return {"cls": self.head.embed(cls)}
         both = self.head.embed(torch.cat([cls, patch]))
@@ -177,15 +152,18 @@ def _groups(views: list[Tensor]) -> list[Tensor]:
     return [torch.cat(g) for g in groups]
 
 
-def pair(arch: Arch, method: Method, *, drop_path: float, seed: int) -> tuple[Network, Network]:
-    """(student, teacher): the same weights to begin with, drawn from the stream of `seed`; the teacher has no gradient.
+def pair(build: Callable[[float], Network], *, drop_path: float, seed: int) -> tuple[Network, Network]:
+    """(student, teacher): the same initial weights, drawn from the stream of `seed`; the teacher has no gradient.
 
     Both are in training mode; the teacher has no drop path.
+
+    Args:
+        build: a network with the given drop path, its weights from torch's default stream.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "weights"))
-        student = Network(arch, method, drop_path=drop_path)
-        teacher = Network(arch, method, drop_path=0.0)
+        student = build(drop_path)
+        teacher = build(0.0)
     # timm draws weights as DINO does (truncated normal of std 0.02, zero biases) but for the class token.
     for name in ("pos_embed", "cls_token"):
         stream = torch.Generator().manual_seed(derive(seed, "weights", name))

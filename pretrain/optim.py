@@ -1,11 +1,13 @@
-"""What happens between backward and the next step: parameter groups, clipping, freezing, the teacher's average.
+"""Between backward and the next step: parameter groups, clipping, freezing, the teacher's average.
 
 Source: dino main_dino.py:237-350, utils.py:132-143, 632-643.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,19 +15,54 @@ from torch import Tensor, nn
 CLIP_EPS = 1e-6
 
 
-def groups(student: nn.Module) -> list[dict[str, object]]:
-    """AdamW's groups: the first is decayed (matrices, also weight_g, positions and class token), the second is not.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optim:
+    """AdamW and its schedules.
 
-    MSN's prototypes are not decayed (msn/src/msn_train.py).
+    Attributes:
+        batch: images per step over all processes. lr: peak; with scale_lr it is multiplied by batch/256.
+        warmup_epochs: of the learning rate; may be a fraction. freeze_last_layer: in whole epochs.
+        clip: 0 is off; clip_kind: parameter (each tensor's own norm, DINO) or global.
+        momentum, momentum_end: of the teacher. stretch: length of the schedules over that of the run (MSN: 1.25).
     """
-    decayed: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
+
+    batch: int = 1024
+    epochs: int = 100
+    lr: float = 5e-4
+    scale_lr: bool = True
+    start_lr: float = 0.0
+    min_lr: float = 1e-6
+    warmup_epochs: float = 10
+    weight_decay: float = 0.04
+    weight_decay_end: float = 0.4
+    clip: float = 3.0
+    clip_kind: Literal["parameter", "global"] = "parameter"
+    freeze_last_layer: int = 1
+    momentum: float = 0.996
+    momentum_end: float = 1.0
+    stretch: float = 1.0
+
+
+def groups(student: nn.Module, *, undecayed: Collection[str] = ()) -> list[dict[str, Any]]:
+    """AdamW's two groups: with weight decay (matrices, also weight_g, positions and class token), and without.
+
+    Args:
+        undecayed: names of parameters without decay besides biases and other vectors.
+    """
+    with_decay: list[nn.Parameter] = []
+    without: list[nn.Parameter] = []
     for name, parameter in student.named_parameters():
         if not parameter.requires_grad:
             continue
-        plain = name.endswith(".bias") or parameter.ndim == 1 or name == "prototypes"
-        (spared if plain else decayed).append(parameter)
-    return [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
+        plain = name.endswith(".bias") or parameter.ndim == 1 or name in undecayed
+        (without if plain else with_decay).append(parameter)
+    return [{"params": with_decay}, {"params": without, "weight_decay": 0.0}]
+
+
+def set_rates(optimizer: torch.optim.Optimizer, *, lr: float, weight_decay: float) -> None:
+    """Set the learning rate of both of `groups`, and the weight decay of the first."""
+    for group, decay in zip(optimizer.param_groups, (weight_decay, 0.0), strict=True):
+        group["lr"], group["weight_decay"] = lr, decay
 
 
 @torch.no_grad()
@@ -44,7 +81,7 @@ def clip_each(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
 
 @torch.no_grad()
 def clip_global(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
-    """Scale all gradients so that their joint norm is at most `limit`; returns the norms of each."""
+    """Scale all gradients so that their joint norm is at most `limit`; returns the norm of each."""
     grads = [p.grad for p in parameters if p.grad is not None]
     norms = torch.stack(torch._foreach_norm(grads))
     if limit > 0:
@@ -52,10 +89,13 @@ def clip_global(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
     return norms
 
 
-def freeze_last_layer(student: nn.Module) -> None:
-    """Take the last layer's gradients away: None, not zero, so that AdamW neither moves nor decays it."""
+def freeze(student: nn.Module, names: Collection[str]) -> None:
+    """Remove the gradients of parameters whose name contains one of `names`.
+
+    None, not zero, so that AdamW neither moves nor decays them.
+    """
     for name, parameter in student.named_parameters():
-        if "last_layer" in name:
+        if any(part in name for part in names):
             parameter.grad = None
 
 

@@ -7,6 +7,9 @@ resumed run needs no schedule state. The cosine schedules never reach their end 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+
+from pretrain.optim import Optim
 
 
 def scaled_learning_rate(base: float, global_batch: int) -> float:
@@ -126,3 +129,51 @@ def _stretched(total_steps: int, stretch: float) -> int:
     if stretch < 1.0:
         raise ValueError(f"wanted stretch >= 1, got {stretch}: a schedule may not end before the training does")
     return int(stretch * total_steps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """What the schedules give for one step; momentum is the teacher's."""
+
+    lr: float
+    weight_decay: float
+    momentum: float
+
+
+def dino_rates(optim: Optim, step: int, *, total_steps: int, epoch_steps: int) -> Rates:
+    """DINO's and iBOT's schedules at a step. Source: dino main_dino.py:237-253."""
+    return Rates(
+        lr=learning_rate(
+            step,
+            peak=_peak(optim),
+            end=optim.min_lr,
+            total_steps=total_steps,
+            warmup_steps=round(optim.warmup_epochs * epoch_steps),
+            start=optim.start_lr,
+        ),
+        weight_decay=cosine(step, start=optim.weight_decay, end=optim.weight_decay_end, total_steps=total_steps),
+        momentum=cosine(step, start=optim.momentum, end=optim.momentum_end, total_steps=total_steps),
+    )
+
+
+def msn_rates(optim: Optim, step: int, *, total_steps: int, epoch_steps: int) -> Rates:
+    """MSN's schedules at a step, stretched beyond the end of the run. Source: msn src/msn_train.py:253-259, 548-560."""
+    total, stretch = total_steps, optim.stretch
+    decay, momentum = (optim.weight_decay, optim.weight_decay_end), (optim.momentum, optim.momentum_end)
+    return Rates(
+        lr=msn_learning_rate(
+            step,
+            start=optim.start_lr,
+            peak=_peak(optim),
+            end=optim.min_lr,
+            total_steps=total,
+            warmup_steps=round(optim.warmup_epochs * epoch_steps),
+            stretch=stretch,
+        ),
+        weight_decay=msn_weight_decay(step, start=decay[0], end=decay[1], total_steps=total, stretch=stretch),
+        momentum=stretched_linear(step, start=momentum[0], end=momentum[1], total_steps=total, stretch=stretch),
+    )
+
+
+def _peak(optim: Optim) -> float:
+    return scaled_learning_rate(optim.lr, optim.batch) if optim.scale_lr else optim.lr

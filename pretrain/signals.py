@@ -1,32 +1,43 @@
-"""SIGTERM and SIGUSR1, as a scheduler sends them to a job that must go: answered by the loop, not by its workers."""
+"""SIGTERM and SIGUSR1, which schedulers send before they end a job: the loop handles them, its workers do not."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType
 
-REQUEUE = 75  # EX_TEMPFAIL: stopped by a signal after a checkpoint; the same command goes on
-_WANTED = [signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
+REQUEUE = 75  # EX_TEMPFAIL: checkpoint saved after a signal; the same command resumes
+HANDLED = [signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
+
+
+class StopFlag:
+    """`requested` turns true when a signal arrives."""
+
+    requested = False
+
+    def handler(self, number: int, frame: FrameType | None) -> None:
+        """For `signal.signal`."""
+        self.requested = True
 
 
 def ignore(worker: int) -> None:
-    """Set up a worker: a scheduler signals all of a job's processes, and the step under way needs its workers."""
-    for number in _WANTED:
+    """Set up a worker: schedulers signal all of a job's processes, and the current step still needs its workers."""
+    for number in HANDLED:
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
-def answered(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Call `handler` on either signal inside the block; outside the main thread signals stay with their owner."""
+def handle_signals() -> Iterator[StopFlag]:
+    """Within the block, either signal sets the flag. Outside the main thread handlers cannot be set: none is."""
+    flag = StopFlag()
     try:
-        before = {number: signal.signal(number, handler) for number in _WANTED}
+        previous = {number: signal.signal(number, flag.handler) for number in HANDLED}
     except ValueError:  # not in the main thread
-        yield
+        yield flag
         return
     try:
-        yield
+        yield flag
     finally:
-        for number, old in before.items():
-            signal.signal(number, old)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

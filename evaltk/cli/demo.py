@@ -92,11 +92,11 @@ def main(argv: list[str]) -> int:
 
 
 def _recipe(name: str, epochs: int | None) -> Recipe:
-    from pretrain import recipe_file
+    from pretrain import recipe
 
     if epochs is None:
-        return recipe_file.load(name)
-    return recipe_file.load(name, [f"optim.epochs={epochs}", f"optim.warmup_epochs={min(1, epochs)}"])
+        return recipe.load(name)
+    return recipe.load(name, [f"optim.epochs={epochs}", f"optim.warmup_epochs={min(1, epochs)}"])
 
 
 def _pretrain(recipe: Recipe, out: Path) -> int:

@@ -1,4 +1,4 @@
-"""Pretrain DINO, DINO-vMF, iBOT, iBOT-vMF or MSN by a recipe (`torchrun -m pretrain` for several GPUs).
+"""Pretrain DINO, DINO-vMF, iBOT, iBOT-vMF or MSN from a recipe (`torchrun -m pretrain` for several GPUs).
 
 Examples:
     evaltk pretrain digits_dino_vmf --data digits
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 
 def main(argv: list[str]) -> int:
-    """Hand over to `python -m pretrain`, which is the same command."""
+    """The same command as `python -m pretrain`."""
     from pretrain.__main__ import main as pretrain
 
     return pretrain(argv)

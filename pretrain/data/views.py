@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,13 +18,40 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from evaltk.seeding import derive
-from pretrain.recipe import Views
 
 ATTEMPTS = 10  # of RandomResizedCrop to find a box that fits
 RATIO = (3 / 4, 4 / 3)
 DRAWS = 2 * ATTEMPTS + 17  # uniform numbers a view takes
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 SOLARIZE_THRESHOLD = 128
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Views:
+    """Multi-crop (dino/main_dino.py:419-464). Sizes in pixels, scales as shares of the image's area.
+
+    Attributes:
+        where: workers (Pillow, the reference) or device (the same parameters, batched tensors).
+        blur, solarize: probabilities for the first global, the second global, the locals.
+    """
+
+    where: Literal["workers", "device"] = "workers"
+    num_global: int = 2
+    num_local: int = 10
+    global_size: int = 224
+    local_size: int = 96
+    global_scale: Range = (0.25, 1.0)
+    local_scale: Range = (0.05, 0.25)
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
+    jitter_prob: float = 0.8
+    gray_prob: float = 0.2
+    flip_prob: float = 0.5
+    blur: tuple[float, float, float] = (1.0, 0.1, 0.5)
+    blur_radius: Range = (0.1, 2.0)
+    solarize: tuple[float, float, float] = (0.0, 0.2, 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

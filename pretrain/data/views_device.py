@@ -9,8 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pretrain.data.views import SOLARIZE_THRESHOLD, Params, sizes
-from pretrain.recipe import Views
+from pretrain.data.views import SOLARIZE_THRESHOLD, Params, Views, sizes
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, Pillow's "L"
 SUPPORT = {"bicubic": 2.0, "bilinear": 1.0}

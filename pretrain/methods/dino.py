@@ -16,15 +16,39 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pretrain import centering, prototypes
+from evaltk.models.vit import ViT
+from evaltk.types import Arch
+from pretrain import centering, method, nets, prototypes, schedules
+from pretrain.data.loader import Batch
+from pretrain.state import State
 
 Students: TypeAlias = Tensor | Sequence[Tensor]
+
+
+class Temperatures(NamedTuple):
+    """What scores are divided by, and what the loss still divides them by."""
+
+    scores: float
+    loss: float
+
+
+def temperatures(settings: method.Settings, epoch: int) -> tuple[Temperatures, Temperatures]:
+    """The student's and the teacher's temperatures in an epoch."""
+    m = settings
+    teacher = schedules.teacher_temperature(
+        epoch, start=m.teacher_temp, end=m.teacher_temp_end, warmup_epochs=m.teacher_temp_warmup
+    )
+    student_split, teacher_split = (
+        split_temperature(temperature, scoring=m.scoring, centering_kind=m.centering)
+        for temperature in (m.student_temp, teacher)
+    )
+    return Temperatures(*student_split), Temperatures(*teacher_split)
 
 
 def split_temperature(
@@ -226,3 +250,37 @@ def _sum(tensors: Sequence[Tensor], *, like: Tensor) -> Tensor:
 
 def _wide(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+class Dino(method.Method[method.Settings]):
+    """DINO and DINO-vMF."""
+
+    name = "dino"
+
+    def network(self, arch: Arch, settings: method.Settings, *, drop_path: float) -> nets.Network:
+        """A ViT and DINO's head."""
+        m = settings
+        backbone = ViT(arch, drop_path=drop_path)
+        return nets.Network(backbone, nets.Head(arch.embed_dim, m.hidden, m.bottleneck, m.num_prototypes, m.scoring))
+
+    def loss(self, batch: Batch, state: State[method.Settings]) -> method.LossOutput:
+        """Cross-entropy between the teacher's global views and the student's other views."""
+        m = state.settings
+        student_temps, teacher_temps = temperatures(m, state.position.epoch)
+        with torch.no_grad():
+            y = state.teacher(batch.views[: batch.num_global])["cls"]
+            teacher = state.teacher.head.scores(y, teacher_temps.scores)
+        sums = centering.accumulate(teacher, kind=m.centering, previous=state.sums.get("cls"))
+        student = state.network.head.scores(state.student(batch.views)["cls"], student_temps.scores)
+        targets = teacher_probabilities(teacher, state.centers["cls"], temperature=teacher_temps.loss)
+        total = cross_view_loss(
+            student, targets, temperature=student_temps.loss, num_globals=batch.num_global, overwrite=True
+        )
+        return method.LossOutput(loss=total, sums={"cls": sums}, teacher=teacher, temperature=teacher_temps.loss)
+
+    def log(self, output: method.LossOutput, teacher_entropy: float) -> dict[str, float]:
+        """KL divergence in nats: cross-entropy less the entropy of its targets, of the same images."""
+        return {"kl": float(output.loss) - teacher_entropy}
+
+
+METHOD = Dino()

@@ -8,15 +8,40 @@ Source: ibot main_ibot.py:514-572; Govindarajan et al., ICLR 2023, A.5 (whose L_
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from pretrain import prototypes
+from evaltk.models.vit import ViT
+from evaltk.types import Arch
+from pretrain import centering, method, nets, prototypes
+from pretrain.data.loader import Batch
+from pretrain.data.masks import Settings as MaskSettings
+from pretrain.data.views import Views
 from pretrain.methods import dino
+from pretrain.state import State
 
 _CHUNK_ELEMENTS = 2**24  # 64 MiB of float32 log-probabilities at a time
+PATCH_CHUNK = 4096  # rows of patch scores that exist at a time while the patch centre is computed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IbotSettings(method.Settings):
+    """A recipe's [method] for iBOT.
+
+    Attributes:
+        cls_weight, patch_weight: lambda1, lambda2. shared_head: [CLS] and patches share prototypes.
+        mask_ratios, mask_half_widths: as in `masks.Settings`.
+    """
+
+    cls_weight: float = 1.0
+    patch_weight: float = 1.0
+    shared_head: bool = True
+    mask_ratios: tuple[float, ...] = (0.0, 0.3)
+    mask_half_widths: tuple[float, ...] = (0.0, 0.2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -152,3 +177,94 @@ def _masked_rows(scores: Tensor, mask: Tensor, who: str) -> Tensor:
         return scores
     wanted = f"{[*mask.shape, 'K']} or {[int(mask.sum()), 'K']}"
     raise ValueError(f"wanted {who} patches {wanted} for this mask, got {tuple(scores.shape)}")
+
+
+class IbotHead(nets.Head):
+    """DINO's head with prototypes for patches: `last_layer2`, which is `last_layer` itself where they are shared.
+
+    Source: ibot models/head.py:145-199.
+    """
+
+    def __init__(self, dim: int, settings: IbotSettings) -> None:
+        m = settings
+        super().__init__(dim, m.hidden, m.bottleneck, m.num_prototypes, m.scoring)
+        self.last_layer2 = (
+            self.last_layer if m.shared_head else prototypes.PrototypeLayer(m.bottleneck, m.num_prototypes, m.scoring)
+        )
+
+    def patch_scores(self, y: Tensor, temperature: float) -> Tensor:
+        """Scores [..., K] of patches' y [..., p], divided by the temperature, float32."""
+        return self.last_layer2(y, temperature=temperature)
+
+
+class Ibot(method.Method[IbotSettings]):
+    """iBOT and iBOT-vMF."""
+
+    name = "ibot"
+    settings = IbotSettings
+    layout = "ibot"
+    center_keys: ClassVar = {"cls": ("center", (1, -1)), "patch": ("center2", (1, 1, -1))}
+
+    def rules(self, settings: IbotSettings, views: Views) -> Iterable[method.Rule]:
+        """Both global views are masked, and compared with each other."""
+        return [*super().rules(settings, views), (views.num_global == 2, "views.num_global = 2", views.num_global)]
+
+    def masks(self, settings: IbotSettings) -> MaskSettings:
+        """Block masks."""
+        return MaskSettings(ratios=settings.mask_ratios, half_widths=settings.mask_half_widths)
+
+    def network(self, arch: Arch, settings: IbotSettings, *, drop_path: float) -> nets.Network:
+        """A ViT with a mask token, and iBOT's head."""
+        return nets.Network(ViT(arch, drop_path=drop_path), IbotHead(arch.embed_dim, settings), masked=True)
+
+    def loss(self, batch: Batch, state: State[IbotSettings]) -> method.LossOutput:
+        """DINO's loss on [CLS], and the same between the student's masked patches and the teacher's unmasked ones."""
+        m, mask = state.settings, batch.mask  # [2 B, h, w]
+        assert mask is not None
+        student_temps, teacher_temps = dino.temperatures(m, state.position.epoch)
+        head, teacher_head = state.network.head, state.teacher.head
+        with torch.no_grad():
+            seen = state.teacher(batch.views[: batch.num_global], patches=torch.ones_like(mask).flatten(1))
+            teacher_cls = teacher_head.scores(seen["cls"], teacher_temps.scores)
+            teacher_patch = teacher_head.patch_scores(seen["patch"][mask.flatten()], teacher_temps.scores)
+            patch_sums = state.sums.get("patch")
+            for y in seen["patch"].split(PATCH_CHUNK):
+                scores = teacher_head.patch_scores(y, teacher_temps.scores)
+                patch_sums = centering.accumulate(scores, kind=m.centering, previous=patch_sums)
+        assert patch_sums is not None
+        cls_sums = centering.accumulate(teacher_cls, kind=m.centering, previous=state.sums.get("cls"))
+        outputs = state.student(batch.views, mask=mask, patches=mask.flatten(1))
+        result = loss(
+            head.scores(outputs["cls"], student_temps.scores),
+            teacher_cls,
+            head.patch_scores(outputs["patch"], student_temps.scores),
+            teacher_patch,
+            mask.flatten(1),
+            state.centers["cls"],
+            state.centers["patch"],
+            settings=Settings(
+                student_temperature=student_temps.loss,
+                teacher_temperature=teacher_temps.loss,
+                teacher_patch_temperature=teacher_temps.loss,
+                cls_weight=m.cls_weight,
+                patch_weight=m.patch_weight,
+                num_globals=batch.num_global,
+            ),
+            overwrite=True,
+        )
+        return method.LossOutput(
+            loss=result.total,
+            parts={"loss_cls": result.cls.detach(), "loss_patch": result.patch.detach()},
+            sums={"cls": cls_sums, "patch": patch_sums},
+            teacher=teacher_cls,
+            temperature=teacher_temps.loss,
+        )
+
+    def file_key(self, key: str, branch: Literal["student", "teacher"]) -> str | None:
+        """The mask token is the student's `masked_embed`; iBOT's teacher has none."""
+        if key == "backbone.mask_token":
+            return "backbone.masked_embed" if branch == "student" else None
+        return key
+
+
+METHOD = Ibot()

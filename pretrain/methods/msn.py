@@ -8,14 +8,36 @@ Source: Assran et al., ECCV 2022 (arXiv 2204.07141); msn src/losses.py:33-127.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evaltk import distributed
-from pretrain import prototypes
+from evaltk.models.vit import ViT
+from evaltk.seeding import generator
+from evaltk.types import Arch
+from pretrain import method, nets, prototypes, schedules
+from pretrain.data.loader import Batch
+from pretrain.data.views import Views
+from pretrain.optim import Optim
+from pretrain.state import State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MsnSettings(method.Settings):
+    """A recipe's [method] for MSN.
+
+    sharpen: temperature of the targets; sinkhorn: iterations; me_max: weight; patch_drop: share of dropped patches.
+    """
+
+    sharpen: float = 0.25
+    sinkhorn: int = 3
+    me_max: float = 1.0
+    patch_drop: float = 0.15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,3 +171,110 @@ def _log_probabilities(z: Tensor, prototype_vectors: Tensor, temperature: float)
         dtype = torch.promote_types(z.dtype, torch.float32)
         unit, directions = F.normalize(z.to(dtype), dim=1), F.normalize(prototype_vectors.to(dtype), dim=1)
         return torch.log_softmax(unit @ directions.T / temperature, dim=1)
+
+
+class Projector(nn.Module):
+    """MSN's head: fc1 BN GELU fc2 BN GELU fc3. Source: msn src/msn_train.py:380-392."""
+
+    def __init__(self, dim: int, hidden: int, bottleneck: int) -> None:
+        super().__init__()
+        self.fc1, self.bn1 = nn.Linear(dim, hidden), nets.SyncBatchNorm(hidden)
+        self.fc2, self.bn2 = nn.Linear(hidden, hidden), nets.SyncBatchNorm(hidden)
+        self.fc3 = nn.Linear(hidden, bottleneck)
+        nets.init_linear(self.fc1, self.fc2, self.fc3)
+
+    def embed(self, cls: Tensor) -> Tensor:
+        """z [B, p], not normalised, of class tokens [B, D]."""
+        x = F.gelu(self.bn1(self.fc1(cls)))
+        return self.fc3(F.gelu(self.bn2(self.fc2(x))))
+
+
+class MsnNetwork(nets.Network):
+    """Backbone, projector, and `prototypes` [K, p] beside them, of which the student's alone are used."""
+
+    def __init__(self, backbone: ViT, head: nn.Module, num_prototypes: int, dim: int) -> None:
+        super().__init__(backbone, head)
+        bound = 1 / math.sqrt(dim)
+        self.prototypes = nn.Parameter(torch.empty(num_prototypes, dim).uniform_(-bound, bound))
+
+
+class Msn(method.Method[MsnSettings]):
+    """MSN."""
+
+    name = "msn"
+    settings = MsnSettings
+    layout = "msn"
+    frozen_at_first = ()
+    unregularized = ("prototypes",)
+    tree_keys = ("encoder", "target_encoder", "opt")
+    center_keys: ClassVar[Mapping[str, tuple[str, tuple[int, ...]]]] = {}
+
+    def rules(self, settings: MsnSettings, views: Views) -> Iterable[method.Rule]:
+        """One target view, one anchor whose patches are dropped; kappa is fixed."""
+        return [
+            (0 <= settings.patch_drop < 1, "method.patch_drop in [0, 1)", settings.patch_drop),
+            (views.num_global == 2, "views.num_global = 2", views.num_global),
+            (settings.scoring == "cosine", "method.scoring = cosine (kappa is fixed)", settings.scoring),
+        ]
+
+    def network(self, arch: Arch, settings: MsnSettings, *, drop_path: float) -> nets.Network:
+        """A ViT, MSN's projector and prototypes."""
+        m = settings
+        backbone = ViT(arch, drop_path=drop_path)
+        return MsnNetwork(backbone, Projector(arch.embed_dim, m.hidden, m.bottleneck), m.num_prototypes, m.bottleneck)
+
+    def rates(self, optim: Optim, step: int, *, total_steps: int, epoch_steps: int) -> schedules.Rates:
+        """MSN's schedules, which do not reach their end."""
+        return schedules.msn_rates(optim, step, total_steps=total_steps, epoch_steps=epoch_steps)
+
+    def loss(self, batch: Batch, state: State[MsnSettings]) -> method.LossOutput:
+        """The first view is the target, the second the anchor whose patches are dropped, the others focal anchors."""
+        m = state.settings
+        h, w = state.teacher.backbone.grid_of(batch.views[1])
+        order = torch.randperm(h * w, generator=generator(state.seed, "patch drop", state.position.step))
+        keep = order[: int((1 - m.patch_drop) * h * w)].sort().values
+        with torch.no_grad():
+            targets = state.teacher(batch.views[:1])["cls"]
+        anchors = state.student(batch.views[1:], keep=keep.to(batch.views[1].device))["cls"]
+        result = loss(
+            anchors,
+            targets,
+            state.network.prototypes,
+            settings=Settings(
+                temperature=m.student_temp,
+                sharpen_temperature=m.sharpen,
+                sinkhorn_iterations=m.sinkhorn,
+                me_max_weight=m.me_max,
+            ),
+        )
+        return method.LossOutput(
+            loss=result.total,
+            parts={"cross_entropy": result.cross_entropy.detach(), "me_max": result.me_max.detach()},
+            teacher=result.targets.clamp(min=1e-30).log(),
+        )
+
+    def prototypes(self, network: nets.Network) -> Tensor:
+        """Prototypes [K, p], not normalised."""
+        return network.prototypes.detach()
+
+    def concentrations(self, network: nets.Network, settings: MsnSettings) -> None:
+        """None: kappa = 1 / temperature is the same for all prototypes."""
+
+    def file_key(self, key: str, branch: Literal["student", "teacher"]) -> str | None:
+        """The encoder's names without `backbone.`, the projector's with `fc.`; prototypes stand apart."""
+        if key in ("backbone.mask_token", "prototypes"):
+            return None
+        return f"fc.{key.removeprefix('head.')}" if key.startswith("head.") else key.removeprefix("backbone.")
+
+    def pack(self, state: State[MsnSettings]) -> dict[str, Any]:
+        """As in the base, with the student's prototypes."""
+        return super().pack(state) | {"prototypes": state.network.prototypes.detach()}
+
+    def unpack(self, tree: Mapping[str, Any], state: State[MsnSettings]) -> None:
+        """As in the base, with the prototypes, which both networks get."""
+        super().unpack(tree, state)
+        for network in (state.network, state.teacher):
+            network.load_state_dict({"prototypes": tree["prototypes"]}, strict=False)
+
+
+METHOD = Msn()

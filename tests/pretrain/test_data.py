@@ -13,7 +13,8 @@ from PIL import Image
 
 from evaltk.cli import main
 from evaltk.errors import DataError, SettingsError
-from pretrain import loop, recipe_file
+from pretrain import loop
+from pretrain import recipe as recipes
 from pretrain.data import loader as data
 from pretrain.data import sources
 
@@ -107,9 +108,11 @@ def test_corrupt_images_are_named_and_replaced_up_to_the_stated_number(
 
 def test_a_bad_image_is_replaced_by_the_next(folder: Path) -> None:
     spoil(folder, "03.png", "04.png")
-    item = data.ViewDataset(sources.open_source(in_folder(folder)), recipe_file.load("cifar10_dino", SMALL))[0, 3]
-    assert item["index"] == 5
-    assert [Path(name).name for name in item["bad"]] == ["03.png", "04.png"]
+    settings = recipes.load("cifar10_dino", SMALL).views
+    source = sources.open_source(in_folder(folder))
+    item = data.ViewDataset(source, settings, seed=0, masking=None, patch_size=8)[0, 3]
+    assert item.index == 5
+    assert [Path(name).name for name in item.bad] == ["03.png", "04.png"]
 
 
 @pytest.mark.parametrize(
@@ -171,12 +174,12 @@ def test_fewer_gpus_than_asked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         pass
 
 
-@pytest.mark.parametrize("name", recipe_file.names())
+@pytest.mark.parametrize("name", recipes.names())
 def test_every_recipe_loads_and_says_how_to_run_it(name: str) -> None:
-    recipe = recipe_file.load(name)
-    loop._check_sizes(recipe, loop.nets.parse(recipe.net.arch))
+    recipe = recipes.load(name)
+    loop.check_view_sizes(recipe.views, loop.nets.parse(recipe.net.arch).patch_size)
     assert recipe.name == name
-    path = Path(recipe_file.__file__).parent / "recipes" / f"{name}.toml"
+    path = Path(recipes.__file__).parent / "recipes" / f"{name}.toml"
     head = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert any(name in line for line in head), "no command"
     assert any("k-NN" in line for line in head) and any("Machine" in line or "hour" in line for line in head)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -18,7 +19,7 @@ from evaltk import build_backbone, build_head, load_checkpoint
 from evaltk.cli import main
 from evaltk.errors import EvaltkError
 from pretrain import checkpoint as saving
-from pretrain import loop, recipe_file
+from pretrain import loop
 from pretrain import recipe as config
 
 TINY = [
@@ -44,7 +45,7 @@ METHODS = {
 
 
 def recipe(*more: str) -> config.Recipe:
-    return recipe_file.load("digits_dino_vmf", [*TINY, *more])
+    return config.load("digits_dino_vmf", [*TINY, *more])
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -91,23 +92,21 @@ def test_the_teacher_file_also_loads_as_a_plain_dino_checkpoint(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_run_stopped_in_the_middle_goes_on_to_the_same_bits(name: str, tmp_path: Path) -> None:
+def test_a_run_stopped_in_the_middle_resumes_to_the_same_bits(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = recipe(*METHODS[name], "net.drop_path=0.2")
     loop.run(made, out=tmp_path / "whole", device="cpu")
     stops = []
 
-    class Stopping(loop._Loop):
-        def _step(self, epoch, batches):  # type: ignore[no-untyped-def]
-            super()._step(epoch, batches)
-            self.stop = self.state.position.step + 1 in (3, 13)  # once in each epoch
-            stops.append(self.state.position.step)
+    def stopping(*args, **kwargs):  # type: ignore[no-untyped-def]
+        record = train_step(*args, **kwargs)
+        stops.append(record.step)
+        return dataclasses.replace(record, stop=record.step + 1 in (3, 13))  # once in each epoch
 
-    original = loop._Loop
-    loop._Loop = Stopping  # type: ignore[misc]
-    try:
-        codes = [loop.run(made, out=tmp_path / "parts", device="cpu") for _ in range(3)]
-    finally:
-        loop._Loop = original  # type: ignore[misc]
+    train_step = loop.train_step
+    monkeypatch.setattr(loop, "train_step", stopping)
+    codes = [loop.run(made, out=tmp_path / "parts", device="cpu") for _ in range(3)]
     assert codes == [loop.REQUEUE, loop.REQUEUE, 0]
     assert stops == list(range(20))  # no step twice
     assert same(weights(tmp_path / "whole" / "checkpoint.pth"), weights(tmp_path / "parts" / "checkpoint.pth"))
@@ -194,23 +193,17 @@ def test_micro_batches_equal_one_batch(tmp_path: Path) -> None:
         torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5)
 
 
-def test_a_value_that_is_not_finite_stops_the_run_and_names_it(tmp_path: Path) -> None:
-    class Spoiling(loop._Loop):
-        def _step(self, epoch, batches):  # type: ignore[no-untyped-def]
-            if self.state.position.step == 12:
-                with torch.no_grad():
-                    self.state.network.backbone.blocks[1].mlp.fc1.weight[0, 0] = float("nan")
-            super()._step(epoch, batches)
+def test_a_value_that_is_not_finite_stops_the_run_and_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoiling(batches, state, *args, **kwargs):  # type: ignore[no-untyped-def]
+        if state.position.step == 12:
+            with torch.no_grad():
+                state.network.backbone.blocks[1].mlp.fc1.weight[0, 0] = float("nan")
+        return train_step(batches, state, *args, **kwargs)
 
-    original = loop._Loop
-    loop._Loop = Spoiling  # type: ignore[misc]
-    try:
-        with pytest.raises(
-            loop.Diverged, match=r"step 12.*backbone\.blocks\.1\.mlp\.fc1\.weight.*last good checkpoint"
-        ):
-            loop.run(recipe("run.save_minutes=0"), out=tmp_path, device="cpu")
-    finally:
-        loop._Loop = original  # type: ignore[misc]
+    train_step = loop.train_step
+    monkeypatch.setattr(loop, "train_step", spoiling)
+    with pytest.raises(loop.Diverged, match=r"step 12.*backbone\.blocks\.1\.mlp\.fc1\.weight.*last good checkpoint"):
+        loop.run(recipe("run.save_minutes=0"), out=tmp_path, device="cpu")
     saved = weights(tmp_path / "checkpoint.pth")
     assert all(bool(torch.isfinite(t).all()) for t in saved.values())
 
@@ -223,7 +216,7 @@ def test_a_value_that_is_not_finite_stops_the_run_and_names_it(tmp_path: Path) -
         ("method.num_prototypes=1", "num_prototypes >= 2"),
         ("method.student_temp=0.0", "temperatures > 0"),
         ("optim.batch=5000", "5000 images"),
-        ("run.accumulate=3", "divide"),
+        ("run.accumulate=3", "divisible"),
         ("views.local_size=7", "multiple of the patch"),
         ("optim.batch=1.5", "int"),
         ("data.source=zip=nothing.zip", "zip"),

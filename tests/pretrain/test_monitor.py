@@ -13,7 +13,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from evaltk import load_checkpoint
 from evaltk.datasets import digits
-from pretrain import loop, monitor, recipe_file
+from pretrain import loop, methods, monitor, recipe
 
 LOG_K = math.log(512)
 
@@ -35,7 +35,7 @@ def test_collapse_is_named(line: dict[str, float], said: str | None) -> None:
 
 def test_a_run_that_collapses_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     # A teacher without sharpening, hotter than the student: nothing holds it from becoming uniform.
-    made = recipe_file.load("digits_dino_vmf", [*SMALL, "method.teacher_temp=0.5", "method.teacher_temp_end=0.5"])
+    made = recipe.load("digits_dino_vmf", [*SMALL, "method.teacher_temp=0.5", "method.teacher_temp_end=0.5"])
     loop.run(made, out=tmp_path, device="cpu")
     lines = [json.loads(text) for text in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert any("the teacher is uniform" in alarm for line in lines for alarm in line["alarms"])
@@ -43,7 +43,7 @@ def test_a_run_that_collapses_says_so(tmp_path: Path, caplog: pytest.LogCaptureF
 
 
 def test_the_log_against_what_it_speaks_of(tmp_path: Path) -> None:
-    made = recipe_file.load("digits_dino_vmf", SMALL)
+    made = recipe.load("digits_dino_vmf", SMALL)
     loop.run(made, out=tmp_path, device="cpu")
     *steps, last = [json.loads(text) for text in (tmp_path / "log.jsonl").read_text().splitlines()]
     for line in steps:
@@ -60,15 +60,17 @@ def test_the_log_against_what_it_speaks_of(tmp_path: Path) -> None:
 
 
 def test_the_watching_knn_is_scikit_learns() -> None:
-    made = recipe_file.load("digits_dino_vmf", [*SMALL, "run.knn=200"])
+    made = recipe.load("digits_dino_vmf", [*SMALL, "run.knn=200"])
     source = digits.load(None).train
     arch = loop.nets.parse(made.net.arch)
-    state = loop.begin(made, arch, torch.device("cpu"))
+    method = methods.get(made.method.name)
+    state = loop.init_state(made, method, arch, torch.device("cpu"))
     seen: list[torch.Tensor] = []
     state.teacher.backbone.register_forward_hook(lambda *_: None)
     real = state.teacher.tokens
     object.__setattr__(state.teacher, "tokens", lambda x: seen.append(real(x)) or seen[-1])
-    told = monitor.Monitor(made, source, Path(), arch, device=torch.device("cpu"))._watch(state.teacher)
+    watching = monitor.Monitor(made, method, arch, source, out=Path(), device=torch.device("cpu"))
+    told = watching._evaluate_features(state.teacher)
     x = torch.nn.functional.normalize(torch.cat(seen)[:, 0], dim=1).numpy()
     draw = monitor.generator(made.run.seed, "watch")
     labels = source.labels[torch.randperm(len(source), generator=draw)[:200].numpy()]

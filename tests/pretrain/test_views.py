@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from pretrain.data import loader as data
 from pretrain.data import views, views_device
-from pretrain.recipe import Views
+from pretrain.data.views import Views
 
 WIDTH, HEIGHT = 200, 150
 PLAIN = Views(num_local=3, jitter_prob=0.0, gray_prob=0.0, flip_prob=0.0, blur=(0.0,) * 3, solarize=(0.0,) * 3)
