@@ -36,22 +36,16 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _first_line(text: str | None) -> str:
-    return (text or "").strip().splitlines()[0]
-
-
 def _protocols() -> list[tuple[str, str]]:
     import protocols
 
-    return [(name, _first_line(module.__doc__)) for name, module in sorted(protocols.registry().items())]
+    return [(name, protocol.summary) for name, protocol in sorted(protocols.registry().items())]
 
 
 def _datasets() -> list[tuple[str, str]]:
     from evaltk import datasets
 
-    return [
-        (name, f"{_first_line(module.__doc__)} {module.WHERE}") for name, module in sorted(datasets.registry().items())
-    ]
+    return [(name, f"{spec.summary} {spec.where}") for name, spec in sorted(datasets.registry().items())]
 
 
 def _checkpoints() -> list[tuple[str, str]]:

@@ -97,8 +97,8 @@ def options_type() -> type:
 
     # The field has another name than its flags: a protocol called `precision` stands beside the option --precision.
     fields = [
-        (_settings(name), Annotated[module.Settings, tyro.conf.arg(name=name)], field(default_factory=module.Settings))
-        for name, module in sorted(protocols.registry().items())
+        (_settings(name), Annotated[known.settings, tyro.conf.arg(name=name)], field(default_factory=known.settings))
+        for name, known in sorted(protocols.registry().items())
     ]
     return dataclasses.make_dataclass("RunOptions", fields, bases=(Options,), frozen=True, kw_only=True)
 

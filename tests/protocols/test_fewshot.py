@@ -109,7 +109,7 @@ def test_the_recorded_figures_by_the_command(
 
 
 def test_the_feature_is_msns() -> None:
-    (need,) = fewshot.needs(fewshot.Settings())
+    need = fewshot.need_of(fewshot.Settings())
     backbone = evaltk.build_backbone(evaltk.load_checkpoint(GOLDEN / "msn_checkpoint.pth.tar", num_heads=3))
     nets = np.load(GOLDEN / "nets.npz")
     (found,) = backbone.features(torch.from_numpy(nets["ibot_msn_input"]), (need.recipe,))
@@ -118,8 +118,7 @@ def test_the_feature_is_msns() -> None:
 
 def test_presets_and_switches() -> None:
     def need(**given: object) -> Need:
-        (found,) = fewshot.needs(fewshot.Settings(**given))  # type: ignore[arg-type]
-        return found
+        return fewshot.need_of(fewshot.Settings(**given))  # type: ignore[arg-type]
 
     pre, post = Recipe(norm=False), Recipe()
     assert need() == Need(recipe=pre, view="msn")
