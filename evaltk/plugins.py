@@ -30,11 +30,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plugin:
-    """A plug-in file that was loaded."""
+    """A plug-in file that was loaded; `folder`: what was appended to `sys.path` for it, if anything."""
 
     path: Path
     sha256: str
     module: ModuleType
+    folder: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,13 +109,13 @@ class Registry(Generic[T]):
             if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         ]
         missing = [name for name in required if name not in dir(value)]
-        lacks = f" without {', '.join(missing)}" if missing else ""
+        lacks = f", without {', '.join(missing)}" if missing else ""
         kind = f"{self.record.__module__}.{self.record.__qualname__}"
         raise SettingsError(
             wanted=f"{self.constant} = {self.record.__name__}(...)",
-            got=f"a {type(value).__name__}{lacks}",
+            got=f"type {type(value).__name__}{lacks}",
             where=where,
-            do=f"make it a {kind}",
+            do=f"make it an instance of {kind}",
         )
 
 
@@ -175,6 +176,16 @@ def _installed(registry: Registry[T], path: tuple[str, ...]) -> tuple[Entry[T], 
 _plugins: list[Plugin] = []
 
 
+def identity(constant: str) -> list[str]:
+    """The sha256 of the plug-in files in use that define such a record."""
+    return sorted(plugin.sha256 for plugin in _plugins if constant in vars(plugin.module))
+
+
+def provenance() -> dict[str, dict[str, str]]:
+    """What a result says of the plug-in files in use: {"plugins": {file name: sha256}}, empty without any."""
+    return {"plugins": {plugin.path.name: plugin.sha256 for plugin in _plugins}} if _plugins else {}
+
+
 def named_in(argv: Sequence[str]) -> list[Path]:
     """The files that ``--plugin`` names in a command line, which decide what other flags there are."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
@@ -192,8 +203,8 @@ def use(paths: Sequence[Path]) -> tuple[Plugin, ...]:
     """
     for plugin in _plugins:
         sys.modules.pop(plugin.module.__name__, None)
-        if str(plugin.path.parent) in sys.path:
-            sys.path.remove(str(plugin.path.parent))
+        if plugin.folder in sys.path:
+            sys.path.remove(plugin.folder)
     _plugins.clear()
     for path in dict.fromkeys(path.resolve() for path in paths):
         _plugins.append(_load(path))
@@ -207,7 +218,8 @@ def _load(path: Path) -> Plugin:
         raise SettingsError(
             wanted="a Python file, NAME.py", got=got, where=f"--plugin {path}", do="check the path and the name"
         )
-    if name in sys.modules or importlib.util.find_spec(name) is not None:
+    other = None if name in sys.modules else importlib.util.find_spec(name)
+    if name in sys.modules or (other is not None and other.origin != str(path)):
         raise SettingsError(
             wanted="a file name that no other module has",
             got=name,
@@ -218,7 +230,8 @@ def _load(path: Path) -> Plugin:
     assert spec is not None and spec.loader is not None  # of every file that ends with .py
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    sys.path.append(str(path.parent))
+    folder = str(path.parent) if str(path.parent) not in sys.path else None
+    sys.path += [folder] if folder else []
     try:
         spec.loader.exec_module(module)
         if not any(constant in vars(module) for constant in CONSTANTS):
@@ -229,8 +242,9 @@ def _load(path: Path) -> Plugin:
                 do="define a record, see docs/extending.md",
             )
     except BaseException as error:
-        del sys.modules[name]
-        sys.path.remove(str(path.parent))
+        sys.modules.pop(name, None)
+        if folder in sys.path:
+            sys.path.remove(folder)
         if isinstance(error, KeyboardInterrupt) or (isinstance(error, SettingsError) and "--plugin" in error.where):
             raise
         raise SettingsError(
@@ -239,7 +253,7 @@ def _load(path: Path) -> Plugin:
             where=f"{path}, line {_line(error, path)}",
             do=f"fix that line; `python {path}` shows the whole traceback",
         ) from error
-    return Plugin(path=path, sha256=files.sha256(path), module=module)
+    return Plugin(path=path, sha256=files.sha256(path), module=module, folder=folder)
 
 
 def _line(error: BaseException, path: Path) -> int:

@@ -17,6 +17,8 @@ from typing import Annotated
 
 import tyro
 
+from evaltk import plugins
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -29,6 +31,7 @@ class Options:
         set: section.key=value, instead of what the recipe says.
         resume: auto, never, or a checkpoint to go on from.
         device: cpu, cuda or auto.
+        plugin: a Python file with datasets or training methods of your own (docs/extending.md); may be repeated.
     """
 
     recipe: Annotated[str, tyro.conf.Positional]
@@ -37,6 +40,7 @@ class Options:
     set: tuple[str, ...] = ()
     resume: str = "auto"
     device: str = "auto"
+    plugin: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
 
 
 def main(argv: list[str]) -> int:
@@ -46,6 +50,7 @@ def main(argv: list[str]) -> int:
     from evaltk.errors import SettingsError
     from pretrain import loop, recipe_file
 
+    plugins.use(plugins.named_in(argv))
     options = tyro.cli(Options, args=argv, prog="evaltk pretrain", description=__doc__)
     recipe = recipe_file.load(options.recipe, options.set)
     if options.data is not None:

@@ -8,9 +8,12 @@ Examples:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+
+from evaltk import plugins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,13 +22,16 @@ class Options:
 
     Attributes:
         kind: protocols, datasets, checkpoints or tables.
+        plugin: a Python file with protocols or datasets of your own (docs/extending.md); may be repeated.
     """
 
     kind: Annotated[Literal["protocols", "datasets", "checkpoints", "tables"], tyro.conf.Positional]
+    plugin: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
 
 
 def main(argv: list[str]) -> int:
     """Print one line each."""
+    plugins.use(plugins.named_in(argv))
     options = tyro.cli(Options, args=argv, prog="evaltk ls", description=__doc__)
     rows = {"protocols": _protocols, "datasets": _datasets, "checkpoints": _checkpoints, "tables": _tables}[
         options.kind

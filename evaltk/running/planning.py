@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import protocols
-from evaltk import datasets, files, results
+from evaltk import datasets, files, plugins, results
 from evaltk.bench import AnyDataset, ImageOptions, Protocol
 from evaltk.errors import CheckpointError, SettingsError, nearest
 from evaltk.machine import version
@@ -85,6 +85,7 @@ def jobs(plan: Plan) -> list[Job]:
     """
     chosen = {name: known_protocol(name) for name in plan.protocols}
     named = [(checkpoint, *identify(checkpoint, plan.read)) for checkpoint in dict.fromkeys(plan.checkpoints)]
+    words = {datasets.parse(word)[0]: datasets.parse(word)[1] for word in plan.data}
     found = [datasets.load(word) for word in dict.fromkeys(plan.data)]
     _check_kinds(chosen, found)
     made = []
@@ -108,6 +109,9 @@ def jobs(plan: Plan) -> list[Job]:
                     "skip_bad_images": plan.skip_bad_images,
                 }
                 asked |= chosen[protocol].identity(settings)
+                # Code from outside counts as it is now: its file may change without a new version.
+                added = protocols.REGISTRY.identity(protocol) | datasets.REGISTRY.identity(words[dataset.name])
+                asked |= {"plugins": added} if added else {}
                 path = results.path_of(plan.out, name, protocol, dataset.name, digest(asked))
                 made.append(
                     Job(
@@ -160,13 +164,14 @@ def identify(checkpoint: str, read: Mapping[str, Any]) -> tuple[str, dict[str, A
         raise CheckpointError(wanted="a weight file or a catalogue name", got="neither", where=checkpoint, do=do)
     if path.is_dir():
         raise CheckpointError(wanted="a weight file", got="a folder", where=path, do="name one file inside it")
+    families = {"family": added} if (added := plugins.identity("FAMILY")) else {}
     said = {k: list(v) if isinstance(v, tuple) else v for k, v in sorted(read.items())}
     if path.is_file():
         name = checkpoint if path != Path(checkpoint) else files.weights_name(path)
         try:
-            return name, {"sha256": files.sha256(path), "read": said}
+            return name, {"sha256": files.sha256(path), "read": said} | families
         except OSError as error:
             do = "check its permissions"
             raise CheckpointError(wanted="a file that can be read", got=str(error), where=path, do=do) from error
     versions = {"timm": version("timm")} if checkpoint.startswith(("timm:", "random:")) else {}
-    return checkpoint, {"name": checkpoint, "read": said} | versions
+    return checkpoint, {"name": checkpoint, "read": said} | versions | families

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from evaltk import results
+from evaltk import plugins, results
 from evaltk.bench import Bench, Extracts, Need
 from evaltk.errors import CheckpointError
 from evaltk.machine import provenance
@@ -160,7 +160,7 @@ def _run_job(plan: Plan, job: Job, bench: Bench, extracting: float) -> Result:
         scores=outcome.scores,
         seed=plan.seed,
         request=digest(job.asked),
-        made=provenance(plan.device, seconds) | {"stamp": stamp(job.dataset)},
+        made=provenance(plan.device, seconds) | {"stamp": stamp(job.dataset)} | plugins.provenance(),
     )
     results.write(job.path, result, outcome.predictions)
     return result

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from evaltk.checkpoints.rawfile import Converted, RawFile, ReadOptions
+from evaltk.errors import SettingsError
 from evaltk.plugins import Registry
 
 
@@ -47,4 +48,14 @@ REGISTRY = Registry(record=Family, constant="FAMILY", package=__name__)
 
 def load() -> dict[str, Family]:
     """{name: family}. Raises: SettingsError: a record that is missing or claims another's name or scheme."""
-    return REGISTRY.records()
+    known = REGISTRY.records()
+    owners: dict[str, str] = {}
+    for name, family in known.items():
+        if family.scheme is not None and owners.setdefault(family.scheme, name) != name:
+            raise SettingsError(
+                wanted="a scheme of its own for each family",
+                got=f"scheme {family.scheme!r} in both {owners[family.scheme]} and {name}",
+                where=REGISTRY.entries()[name].owner,
+                do="rename the scheme you added",
+            )
+    return known
