@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import typing
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, get_args
 
 from evaltk import deviations
 from evaltk.data import transforms
@@ -21,12 +23,11 @@ if TYPE_CHECKING:
     from evaltk.models.backbone import Backbone
 
 
-class AnyDataset(Protocol):
+class AnyDataset(typing.Protocol):
     """What every data set has, of whatever kind (``images``, ``retrieval``, ``sequences``).
 
-    A protocol's `KIND` names the kind of data set it runs on. `splits` are those whose features protocols ask for by
-    `needs`; kinds that extract on their own have none. `fingerprint` is the same on every machine, `stamp` is not.
-    `sizes`: {split: images or videos}.
+    A protocol's `kind` names the kind of dataset it runs on. `splits` are those whose features protocols may ask for;
+    sequences have none. `fingerprint` is the same on every machine, `stamp` is not. `sizes`: {split: images or videos}.
     """
 
     KIND: ClassVar[str]
@@ -49,13 +50,15 @@ class AnyDataset(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """Features a protocol will ask for: told beforehand, so that one pass over the images serves all of them."""
+    """Features a protocol will ask for: stated beforehand, so that one pass over the images serves all of them."""
 
     recipe: Recipe
     view: View = "eval"
 
 
-Extracts: TypeAlias = tuple[tuple[Split, tuple[Need, ...]], ...]  # what is asked for of each split
+# What is asked for of each split; without needs where the protocol reads the split's images itself.
+Extracts: TypeAlias = tuple[tuple[Split, tuple[Need, ...]], ...]
+Kind: TypeAlias = Literal["images", "retrieval", "sequences"]  # of datasets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +84,7 @@ class Outcome:
         scores: the numbers. predictions: arrays with one row an image, kept beside the result.
         deviations: from the published protocol; rules decide by their kinds.
         notes: what else a reader of the numbers must know; nothing is decided by them.
-        views: {view: how its images were made}, of those that `needs` does not name.
+        views: {view: how its images were made}, of those that `Protocol.extracts` does not name.
     """
 
     scores: tuple[Score, ...]
@@ -138,3 +141,81 @@ class Bench:
 def unreadable(*found: Features) -> tuple[Deviation, ...]:
     """One deviation for each of the features from which unreadable images were left out."""
     return tuple(one for f in found for one in deviations.left_out(len(f.skipped), f.key.split))
+
+
+def of_all_splits(dataset: AnyDataset, *needs: Need) -> Extracts:
+    """The same needs of every split of a dataset."""
+    return tuple((split, needs) for split in dataset.splits)
+
+
+def _nothing_extracted(bench: Bench, dataset: Any, settings: Any) -> Extracts:
+    return ()
+
+
+def _no_check(dataset: Any, settings: Any) -> None:
+    return None
+
+
+def _any_checkpoint(checkpoint: Checkpoint) -> None:
+    return None
+
+
+def _no_files(settings: Any) -> dict[str, str]:
+    return {}
+
+
+def _nothing_to_prepare(bench: Bench, dataset: Any, settings: Any) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protocol:
+    """An evaluation protocol. Its module defines one as `PROTOCOL`.
+
+    A job goes through the hooks in this order. `check` and `identity` must not import torch: they run before the
+    question whether the result is there already.
+
+    Attributes:
+        name: of the protocol, its settings' flags and its results.
+        version: rises when the numbers that it gives change; part of what identifies a result.
+        kind: of the datasets it runs on.
+        settings: a frozen dataclass whose fields all have defaults; its fields become flags, ``--NAME.FIELD``.
+        run: (bench, dataset, settings) -> outcome. Called by the main process alone.
+        doc: what it measures; the first line is what `evaltk ls protocols` prints.
+        check: (dataset, settings). Raises for what can be refused before any work.
+        identity: (settings) -> {name: sha256} of files that the settings name; part of what identifies a result.
+        check_checkpoint: (checkpoint). Raises where a file lacks what the protocol needs, such as a head.
+        extracts: (bench, dataset, settings) -> ((split, needs), ...): the features to extract before `run`, in one
+            pass for all protocols. An empty `needs` names a split whose images `prepare` or `run` reads by itself.
+        prepare: (bench, dataset, settings). Called by every process after the extraction, to share more of the work.
+    """
+
+    name: str
+    version: int
+    kind: Kind
+    settings: type
+    run: Callable[[Bench, Any, Any], Outcome]
+    doc: str | None = None
+    check: Callable[[Any, Any], None] = _no_check
+    identity: Callable[[Any], Mapping[str, str]] = _no_files
+    check_checkpoint: Callable[[Checkpoint], None] = _any_checkpoint
+    extracts: Callable[[Bench, Any, Any], Extracts] = _nothing_extracted
+    prepare: Callable[[Bench, Any, Any], None] = _nothing_to_prepare
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise ValueError(f"Protocol.name is a Python identifier, not {self.name!r}")
+        if isinstance(self.version, bool) or not isinstance(self.version, int) or self.version < 1:
+            raise ValueError(f"{self.name}: Protocol.version is an integer >= 1, not {self.version!r}")
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"{self.name}: Protocol.kind is one of {', '.join(get_args(Kind))}, not {self.kind!r}")
+        if not (isinstance(self.settings, type) and dataclasses.is_dataclass(self.settings)):
+            raise TypeError(f"{self.name}: Protocol.settings is a frozen dataclass, not {self.settings!r}")
+        for hook in ("run", "check", "identity", "check_checkpoint", "extracts", "prepare"):
+            if not callable(getattr(self, hook)):
+                raise TypeError(f"{self.name}: Protocol.{hook} is a function, not {getattr(self, hook)!r}")
+
+    @property
+    def summary(self) -> str:
+        """What it measures, in a line."""
+        return (self.doc or self.name).strip().splitlines()[0]

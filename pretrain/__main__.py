@@ -17,6 +17,8 @@ from typing import Annotated
 
 import tyro
 
+from evaltk import plugins
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -29,6 +31,7 @@ class Options:
         set: recipe overrides, section.key=value.
         resume: auto (the newest checkpoint in --out), never, or a checkpoint file.
         device: cpu, cuda or auto.
+        plugin: a Python file with datasets or training methods of your own (docs/extending.md); may be repeated.
     """
 
     recipe: Annotated[str, tyro.conf.Positional]
@@ -37,6 +40,7 @@ class Options:
     set: tuple[str, ...] = ()
     resume: str = "auto"
     device: str = "auto"
+    plugin: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
 
 
 def main(argv: list[str]) -> int:
@@ -47,6 +51,7 @@ def main(argv: list[str]) -> int:
     from pretrain import loop
     from pretrain import recipe as recipes
 
+    plugins.use(plugins.named_in(argv))
     options = tyro.cli(Options, args=argv, prog="evaltk pretrain", description=__doc__)
     recipe = recipes.load(options.recipe, options.set)
     if options.data is not None:

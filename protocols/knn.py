@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from evaltk.bench import Bench, Need, Outcome, unreadable
+from evaltk.bench import Bench, Extracts, Need, Outcome, Protocol, of_all_splits, unreadable
 from evaltk.data.images import Dataset
 from evaltk.errors import DataError, SettingsError
 from evaltk.types import Features, Recipe, Score
@@ -18,9 +18,7 @@ from evaltk.types import Features, Recipe, Score
 if TYPE_CHECKING:
     import torch
 
-VERSION = 1
-KIND = "images"
-TITLE = "k-NN"
+NEED = Need(recipe=Recipe(), view="eval")  # the class token after the final norm, under DINO's transform
 VOTES = 1 << 22  # votes (queries x classes) that exist at a time, for each k
 
 
@@ -52,9 +50,9 @@ class Settings:
             raise SettingsError(wanted=">= 0", got=str(self.choose), where="--knn.choose", do="mend the flag")
 
 
-def needs(settings: Settings) -> tuple[Need, ...]:
-    """The class token after the final norm, under DINO's evaluation transform."""
-    return (Need(recipe=Recipe(), view="eval"),)
+def extracts(bench: Bench, dataset: Dataset, settings: Settings) -> Extracts:
+    """The same feature of both splits."""
+    return of_all_splits(dataset, NEED)
 
 
 def check(dataset: Dataset, settings: Settings) -> None:
@@ -68,8 +66,7 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
 
     Raises: SettingsError: k larger than the bank. DataError: features that cannot be compared.
     """
-    (need,) = needs(settings)
-    bank, queries = (bench.features(split, need) for split in (dataset.train, dataset.test))
+    bank, queries = (bench.features(split, NEED) for split in (dataset.train, dataset.test))
     _check_k(settings, len(bank.x), dataset)
     _check_varied(bank, dataset.name)
     num_classes = len(dataset.train.classes)
@@ -253,3 +250,8 @@ def _chosen(
     k, t = most_right(found)
     where = f"{len(held)} images of {dataset.train.name}, left out one by one"
     return (_score(dataset, ranks[k, t], "top1_chosen_k", 1, k=k, temperature=t, chosen_on=where),)
+
+
+PROTOCOL = Protocol(
+    name="knn", version=1, kind="images", settings=Settings, run=run, doc=__doc__, check=check, extracts=extracts
+)

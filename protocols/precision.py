@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from evaltk.bench import Bench, Need, Outcome
+from evaltk.bench import Bench, Extracts, Need, Outcome, Protocol, of_all_splits
 from evaltk.data.images import Dataset
 from evaltk.errors import DataError, SettingsError
 from evaltk.types import Recipe, Score
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from evaltk.prototypes.mixture import Mixture
     from evaltk.types import Checkpoint
 
-VERSION = 1
-KIND = "images"
-TITLE = "precision"
+NEED = Need(recipe=Recipe(), view="eval")  # the class token after the final norm, under DINO's transform
 Formulation = Literal["auto", "linear", "cosine", "vmf"]
 
 
@@ -62,9 +60,9 @@ class Settings:
             raise SettingsError(wanted=">= 1", got=got, where="--precision.permutations", do="use 9999")
 
 
-def needs(settings: Settings) -> tuple[Need, ...]:
-    """The class token after the final norm, under DINO's evaluation transform."""
-    return (Need(recipe=Recipe(), view="eval"),)
+def extracts(bench: Bench, dataset: Dataset, settings: Settings) -> Extracts:
+    """The same feature of both splits."""
+    return of_all_splits(dataset, NEED)
 
 
 def check_checkpoint(checkpoint: Checkpoint) -> None:
@@ -85,9 +83,8 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
     from evaltk.prototypes.head import head_of
     from protocols.prototypes.usage import variants
 
-    (need,) = needs(settings)
     head = head_of(bench.checkpoint, bench.device)
-    queries = bench.features(dataset.test, need)
+    queries = bench.features(dataset.test, NEED)
     if len(queries.x) < settings.bins:
         raise DataError(
             wanted=f"an image a bin, {settings.bins} or more",
@@ -136,8 +133,7 @@ def _correct(bench: Bench, dataset: Dataset, settings: Settings) -> tuple[np.nda
     """(whether k-NN on the whole training split is right [N] bool, the k that is best on the reported split)."""
     from protocols import knn
 
-    (need,) = needs(settings)
-    bank, queries = (bench.features(split, need) for split in (dataset.train, dataset.test))
+    bank, queries = (bench.features(split, NEED) for split in (dataset.train, dataset.test))
     fitting = tuple(k for k in settings.k if k <= len(bank.x))
     if not fitting:
         raise SettingsError(
@@ -214,3 +210,15 @@ def _top1(dataset: Dataset, correct: np.ndarray, at: dict[str, object], metric: 
         at=at,
         interval=wilson_interval(right, n),
     )
+
+
+PROTOCOL = Protocol(
+    name="precision",
+    version=1,
+    kind="images",
+    settings=Settings,
+    run=run,
+    doc=__doc__,
+    check_checkpoint=check_checkpoint,
+    extracts=extracts,
+)

@@ -9,7 +9,7 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -18,7 +18,6 @@ import pytest
 import evaltk
 import protocols
 from evaltk import cli, datasets
-from evaltk.bench import Need
 from evaltk.checkpoints import families
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +25,6 @@ PACKAGES = ("evaltk", "pretrain", "protocols", "reports")
 SOURCES = [p for package in (*PACKAGES, "benchmarks") for p in sorted((ROOT / package).rglob("*.py"))]
 OURS = [p for p in SOURCES if p.relative_to(ROOT).parts[0] in PACKAGES]
 COMMANDS = sorted(m.name for m in pkgutil.iter_modules(cli.__path__) if not m.name.startswith("_"))
-KINDS = ("images", "retrieval", "sequences", "checkpoints")
 LONGEST_FILE, LONGEST_FUNCTION = 350, 60
 
 
@@ -45,47 +43,49 @@ def check_documented(settings: type) -> None:
 
 @pytest.mark.parametrize("name", protocols.registry())
 def test_protocols(name: str) -> None:
-    module = protocols.registry()[name]
-    assert isinstance(module.VERSION, int) and module.VERSION >= 1
-    assert module.KIND in KINDS
-    assert (module.__doc__ or "").strip().splitlines()[0].endswith((".", ")", "?"))
-    settings = module.Settings()  # every field has a default
+    protocol = protocols.registry()[name]
+    assert protocol.name == name and protocol.summary.endswith((".", ")", "?"))
+    settings = protocol.settings()  # every field has a default
     assert settings.__dataclass_params__.frozen and dataclasses.asdict(settings) is not None
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(settings, dataclasses.fields(settings)[0].name, None)
-    check_documented(module.Settings)
-    needs = module.needs(settings)
-    assert isinstance(needs, tuple) and all(isinstance(need, Need) for need in needs)
-    assert list(inspect.signature(module.run).parameters) == ["bench", "dataset", "settings"]
-    if hasattr(module, "check"):
-        assert list(inspect.signature(module.check).parameters) == ["dataset", "settings"]
+    check_documented(protocol.settings)
+    for hook in ("run", "check", "identity", "check_checkpoint", "extracts", "prepare"):
+        assert parameters_of(getattr(protocol, hook)) == HOOKS[hook], hook
+    assert dict(protocol.identity(settings)) == {}
+
+
+HOOKS = {
+    "run": ["bench", "dataset", "settings"],
+    "check": ["dataset", "settings"],
+    "identity": ["settings"],
+    "check_checkpoint": ["checkpoint"],
+    "extracts": ["bench", "dataset", "settings"],
+    "prepare": ["bench", "dataset", "settings"],
+}
+
+
+def parameters_of(function: Callable[..., object]) -> list[str]:
+    return list(inspect.signature(function).parameters)
 
 
 @pytest.mark.parametrize("name", datasets.registry())
 def test_data_sets(name: str) -> None:
-    module = datasets.registry()[name]
-    assert isinstance(module.WHERE, str) and module.WHERE
-    assert isinstance(module.NEEDS_PATH, bool)
-    assert list(inspect.signature(module.load).parameters)[:2] == ["root", "label"]
-    assert inspect.signature(module.load).parameters["label"].default == name
-    assert (module.__doc__ or "").strip().splitlines()[0].endswith(".")
-    if module.NEEDS_PATH:
-        assert "PATH" in module.WHERE
+    spec = datasets.registry()[name]
+    assert parameters_of(spec.load)[:2] == ["root", "label"]
+    assert inspect.signature(spec.load).parameters["label"].default == name
+    assert spec.summary.endswith(".")
+    if spec.needs_path:
+        assert "PATH" in spec.where
 
 
 @pytest.mark.parametrize("name", families.load())
 def test_families(name: str) -> None:
-    module = families.load()[name]
-    reads = {hasattr(module, "claims"), hasattr(module, "convert")}
-    names = {hasattr(module, "SCHEME"), hasattr(module, "from_name")}
-    assert len(reads) == len(names) == 1, "claims goes with convert, SCHEME with from_name"
-    assert reads == {True} or names == {True}
-    if reads == {True}:
-        assert list(inspect.signature(module.claims).parameters) == ["raw"]
-        assert list(inspect.signature(module.convert).parameters) == ["raw", "options"]
-    if names == {True}:
-        assert re.fullmatch(r"[a-z]+", module.SCHEME)
-        assert len(inspect.signature(module.from_name).parameters) == 2
+    family = families.load()[name]
+    if family.claims and family.convert:
+        assert parameters_of(family.claims) == ["raw"] and parameters_of(family.convert) == ["raw", "options"]
+    if family.scheme and family.from_name:
+        assert re.fullmatch(r"[a-z]+", family.scheme) and len(parameters_of(family.from_name)) == 2
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -5,21 +5,22 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
 
 import torch
 
 from evaltk import files
 from evaltk.checkpoints import catalog, difference, families, layout, rawfile, resemblance
+from evaltk.checkpoints.families import Family
 from evaltk.checkpoints.rawfile import Converted, RawFile, ReadOptions
 from evaltk.errors import CheckpointError, SettingsError, nearest
 from evaltk.models import heads, timm_nets
 from evaltk.types import Arch, Checkpoint, OriginProof, canonical
 
 Triple = tuple[float, float, float]
+Convert = Callable[[RawFile, ReadOptions], Converted]
 
 
 def load_checkpoint(
@@ -45,18 +46,17 @@ def load_checkpoint(
     """
     options = ReadOptions(branch=branch, family=family, num_heads=num_heads, norm_eps=norm_eps, mean=mean, std=std)
     rawfile.check_options(options)
-    modules = families.load()
+    known = families.load()
     scheme, colon, rest = str(path).partition(":")
-    named = {m.SCHEME: (name, m) for name, m in modules.items() if hasattr(m, "SCHEME")}
-    if colon and scheme in named and not rawfile.exists(Path(path)):
-        name, module = named[scheme]
-        where = Path(str(path))
-        return _finish(name, module.from_name(rest, options), options, where, sha256="", name=str(path))
+    for name, member in known.items():
+        if member.from_name is not None and colon and scheme == member.scheme and not rawfile.exists(Path(path)):
+            found = member.from_name(rest, options)
+            return _finish(name, found, options, Path(str(path)), sha256="", name=str(path))
     where = resolve(path)
     raw = rawfile.read(where)
-    name, module = _claimant(raw, modules, options)
-    found = module.convert(raw, options)
-    claimed = not options.family or _claims(raw, modules) == [name]
+    name, convert = _claimant(raw, known, options)
+    found = convert(raw, options)
+    claimed = not options.family or _claims(raw, known) == [name]
     proof = _origin_proof(found, raw, name, claimed=claimed, said=bool(options.family))
     found = dataclasses.replace(found, origin_proof=proof)
     if branch not in (None, found.branch):
@@ -90,14 +90,14 @@ def resolve(path: str | Path) -> Path:
     return file
 
 
-def _claimant(raw: RawFile, modules: Mapping[str, ModuleType], options: ReadOptions) -> tuple[str, ModuleType]:
-    readers = {name: m for name, m in modules.items() if hasattr(m, "claims")}
+def _claimant(raw: RawFile, known: Mapping[str, Family], options: ReadOptions) -> tuple[str, Convert]:
+    readers = {name: family.convert for name, family in known.items() if family.convert is not None}
     if options.family:
         if options.family not in readers:
             do = nearest(options.family, readers)
             raise SettingsError(wanted="a checkpoint family", got=repr(options.family), where="--family", do=do)
         return options.family, readers[options.family]
-    claims = _claims(raw, modules)
+    claims = _claims(raw, known)
     if len(claims) == 1:
         return claims[0], readers[claims[0]]
     if claims:
@@ -109,8 +109,8 @@ def _claimant(raw: RawFile, modules: Mapping[str, ModuleType], options: ReadOpti
     raise CheckpointError(wanted=wanted, got=resemblance.seen(raw.tree), where=raw.path, do=do)
 
 
-def _claims(raw: RawFile, modules: Mapping[str, ModuleType]) -> list[str]:
-    return [name for name, module in modules.items() if hasattr(module, "claims") and module.claims(raw)]
+def _claims(raw: RawFile, known: Mapping[str, Family]) -> list[str]:
+    return [name for name, family in known.items() if family.claims is not None and family.claims(raw)]
 
 
 def _origin_proof(found: Converted, raw: RawFile, family: str, *, claimed: bool, said: bool) -> OriginProof:

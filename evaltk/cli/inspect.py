@@ -10,10 +10,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from evaltk import plugins
 from evaltk.cli.run import Reading
 from evaltk.errors import printable
 
@@ -30,16 +32,19 @@ class Options(Reading):
     Attributes:
         checkpoint: a file, a catalogue name, timm:NAME, random:ARCH or pixels:SIZE.
         json: print JSON instead of text.
+        plugin: a Python file with checkpoint families of your own (docs/extending.md); may be repeated.
     """
 
     checkpoint: Annotated[str, tyro.conf.Positional]
     json: bool = False
+    plugin: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
 
 
 def main(argv: list[str]) -> int:
     """Print it. Raises: CheckpointError: the file cannot be used, with the difference."""
     from evaltk.checkpoints.load import load_checkpoint
 
+    plugins.use(plugins.named_in(argv))
     options = tyro.cli(Options, args=argv, prog="evaltk inspect", description=__doc__)
     said = {f.name: getattr(options, f.name) for f in dataclasses.fields(Reading)}
     told = describe(load_checkpoint(options.checkpoint, **said))

@@ -8,9 +8,12 @@ Examples:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+
+from evaltk import plugins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,13 +22,16 @@ class Options:
 
     Attributes:
         kind: protocols, datasets, checkpoints or tables.
+        plugin: a Python file with protocols or datasets of your own (docs/extending.md); may be repeated.
     """
 
     kind: Annotated[Literal["protocols", "datasets", "checkpoints", "tables"], tyro.conf.Positional]
+    plugin: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
 
 
 def main(argv: list[str]) -> int:
     """Print one line each."""
+    plugins.use(plugins.named_in(argv))
     options = tyro.cli(Options, args=argv, prog="evaltk ls", description=__doc__)
     rows = {"protocols": _protocols, "datasets": _datasets, "checkpoints": _checkpoints, "tables": _tables}[
         options.kind
@@ -36,22 +42,16 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _first_line(text: str | None) -> str:
-    return (text or "").strip().splitlines()[0]
-
-
 def _protocols() -> list[tuple[str, str]]:
     import protocols
 
-    return [(name, _first_line(module.__doc__)) for name, module in sorted(protocols.registry().items())]
+    return [(name, protocol.summary) for name, protocol in sorted(protocols.registry().items())]
 
 
 def _datasets() -> list[tuple[str, str]]:
     from evaltk import datasets
 
-    return [
-        (name, f"{_first_line(module.__doc__)} {module.WHERE}") for name, module in sorted(datasets.registry().items())
-    ]
+    return [(name, f"{spec.summary} {spec.where}") for name, spec in sorted(datasets.registry().items())]
 
 
 def _checkpoints() -> list[tuple[str, str]]:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from evaltk import plugins
+
 if TYPE_CHECKING:
     from evaltk.running.estimates import FeaturesToBe, Forecast, Pair, Reading
 
@@ -27,6 +29,7 @@ def main(argv: list[str]) -> int:
     from evaltk.cli import run
     from evaltk.running import estimates
 
+    plugins.use(plugins.named_in(argv))
     json_flag = Annotated[bool, tyro.conf.arg(help="print one JSON object, in bytes and seconds, instead of text.")]
     asked = dataclasses.make_dataclass(
         "PlanOptions", [("json", json_flag, False)], bases=(run.options_type(),), frozen=True, kw_only=True

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from evaltk import plugins
 from evaltk.bench import ImageOptions
 from evaltk.errors import SettingsError
 from evaltk.types import PositionRule, Precision
@@ -73,6 +74,7 @@ class Options(Reading, ImageOptions):
         cache: folder of the feature cache (default: $EVALTK_HOME or ~/.cache/evaltk).
         seed: of every random stream.
         json: print one JSON line a result instead of a table.
+        plugin: a Python file with protocols, datasets or families of your own (docs/extending.md); may be repeated.
     """
 
     checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional]
@@ -89,6 +91,7 @@ class Options(Reading, ImageOptions):
     cache: Path | None = None
     seed: int = 0
     json: bool = False
+    plugin: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
 
 
 def options_type() -> type:
@@ -97,8 +100,8 @@ def options_type() -> type:
 
     # The field has another name than its flags: a protocol called `precision` stands beside the option --precision.
     fields = [
-        (_settings(name), Annotated[module.Settings, tyro.conf.arg(name=name)], field(default_factory=module.Settings))
-        for name, module in sorted(protocols.registry().items())
+        (_settings(name), Annotated[known.settings, tyro.conf.arg(name=name)], field(default_factory=known.settings))
+        for name, known in sorted(protocols.registry().items())
     ]
     return dataclasses.make_dataclass("RunOptions", fields, bases=(Options,), frozen=True, kw_only=True)
 
@@ -146,6 +149,7 @@ def main(argv: list[str]) -> int:
     """Run, then print a table of what was asked for (stdout) and say where the results lie (stderr)."""
     from evaltk.running import runner
 
+    plugins.use(plugins.named_in(argv))
     options = tyro.cli(options_type(), args=argv, prog="evaltk run", description=__doc__)
     plan = plan_of(options)
     shown: list[tuple[Job, Result]] = []

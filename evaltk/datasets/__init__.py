@@ -1,25 +1,59 @@
-"""Data sets, one file each. The folder is the registry.
+"""Datasets, one file each. The folder is the registry.
 
-A data set module has `load(root) -> Dataset`, `WHERE` (the layout expected and where to get it) and `NEEDS_PATH`.
+Each file defines `DATASET`, a `DatasetSpec`. Datasets are also found through the entry points ``evaltk.datasets`` of
+installed packages and in plug-in files.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib
-import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from evaltk.errors import DataError, SettingsError, nearest
+from evaltk.plugins import Registry
 
 
-@functools.cache
-def registry() -> dict[str, ModuleType]:
-    """{name: module} of every data set in this folder."""
-    found = {m.name: importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)}
-    return {name: module for name, module in found.items() if hasattr(module, "load")}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetSpec:
+    """A dataset that can be loaded.
+
+    Attributes:
+        name: what ``--data`` calls it.
+        where: the layout expected and where to get it; printed where files are missing.
+        load: (root, label) -> the dataset: an `evaltk.data.images.Dataset`, or one of another kind (see
+            `evaltk.bench.AnyDataset`). `root` is the folder named, or None; `label` is the name used in results.
+        needs_path: whether ``--data`` names a folder; where it is not needed it is refused.
+        doc: what it contains; the first line is what `evaltk ls datasets` prints.
+    """
+
+    name: str
+    where: str
+    load: Callable[[Any, str], Any]
+    needs_path: bool = True
+    doc: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise ValueError(f"DatasetSpec.name is a Python identifier, not {self.name!r}")
+        if not (isinstance(self.where, str) and self.where):
+            raise ValueError(f"{self.name}: DatasetSpec.where is a text, not {self.where!r}")
+        if not callable(self.load):
+            raise TypeError(f"{self.name}: DatasetSpec.load is a function, not {self.load!r}")
+
+    @property
+    def summary(self) -> str:
+        """What it contains, in a line."""
+        return (self.doc or self.name).strip().splitlines()[0]
+
+
+REGISTRY = Registry(record=DatasetSpec, constant="DATASET", package=__name__)
+
+
+def registry() -> dict[str, DatasetSpec]:
+    """{name: dataset}. Raises: SettingsError: a record that is missing or claims another's name."""
+    return REGISTRY.records()
 
 
 def parse(text: str) -> tuple[str, str, Path | None]:
@@ -29,24 +63,25 @@ def parse(text: str) -> tuple[str, str, Path | None]:
     """
     left, _, path = text.partition("=")
     label, _, name = left.rpartition(":")
-    if name not in registry():
+    known = registry()
+    if name not in known:
         raise SettingsError(
             wanted="a data set",
             got=repr(name),
             where="--data",
-            do=f"{nearest(name, registry())}; your own folder: --data LABEL:imagefolder=PATH",
+            do=f"{nearest(name, known)}; your own folder: --data LABEL:imagefolder=PATH",
         )
-    if registry()[name].NEEDS_PATH and not path:
+    if known[name].needs_path and not path:
         raise SettingsError(
             wanted=f"where {name} lies",
             got="no path",
             where="--data",
-            do=f"--data {left}=PATH; {registry()[name].WHERE}",
+            do=f"--data {left}=PATH; {known[name].where}",
         )
-    if path and not registry()[name].NEEDS_PATH:
+    if path and not known[name].needs_path:
         do = f"--data {left}, or for your own files --data LABEL:imagefolder={path}"
         raise SettingsError(wanted=f"no path for {name}", got=path, where="--data", do=do)
-    if label != name and label in registry():  # tables put published numbers beside a data set's name
+    if label != name and label in known:  # tables put published numbers beside a data set's name
         do = f"--data my-{label}:{name}={path}"
         raise SettingsError(wanted="a label that is no data set's name", got=repr(label), where="--data", do=do)
     return label or name, name, Path(path).expanduser() if path else None
@@ -55,6 +90,7 @@ def parse(text: str) -> tuple[str, str, Path | None]:
 def load(text: str) -> Any:
     """The data set a ``--data`` word names. Raises: SettingsError, DataError: before any image is read."""
     label, name, path = parse(text)
+    spec = registry()[name]
     if path is not None and not path.is_dir():
-        raise DataError(wanted=f"the folder of {name}", got="no such folder", where=path, do=registry()[name].WHERE)
-    return registry()[name].load(path, label)
+        raise DataError(wanted=f"the folder of {name}", got="no such folder", where=path, do=spec.where)
+    return spec.load(path, label)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from evaltk.data import listed, parquet
 from evaltk.data.images import Dataset
+from evaltk.datasets import DatasetSpec
 
-NEEDS_PATH = True
 WHERE = (
     "expected: PATH/data/{images/*.jpg,images_variant_{train,val,test}.txt,variants.txt} of fgvc-aircraft-2013b.tar.gz "
     "from www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft, unpacked (PATH may also be the folder above, as torchvision's)"
@@ -41,3 +41,6 @@ def load(root: Path, label: str = "aircraft") -> Dataset:
 def _pair(line: str) -> listed.Pair | None:
     image, _, variant = line.partition(" ")
     return (f"images/{image}.jpg", variant.strip()) if variant.strip() else None
+
+
+DATASET = DatasetSpec(name="aircraft", where=WHERE, load=load, doc=__doc__)

@@ -9,11 +9,11 @@ import numpy as np
 
 from evaltk.data import images, listed
 from evaltk.data.images import Dataset
+from evaltk.datasets import DatasetSpec
 from evaltk.deviations import Deviation, DeviationKind
 from evaltk.errors import DataError
 from evaltk.seeding import derive
 
-NEEDS_PATH = True
 WHERE = (
     "expected: PATH/101_ObjectCategories/{BACKGROUND_Google,accordion,...}/*.jpg of caltech-101.zip from "
     "data.caltech.edu/records/mzrjq-6wc02, its inner 101_ObjectCategories.tar.gz unpacked too (PATH may also be "
@@ -89,3 +89,6 @@ def own_split(text: str) -> Deviation:
 
 def _is_image(name: str) -> bool:
     return name.lower().endswith(images.EXTENSIONS) and not name.startswith(".")
+
+
+DATASET = DatasetSpec(name="caltech101", where=WHERE, load=load, doc=__doc__)

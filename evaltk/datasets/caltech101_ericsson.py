@@ -14,10 +14,9 @@ import numpy as np
 
 from evaltk.data import listed
 from evaltk.data.images import Dataset
-from evaltk.datasets import caltech101
+from evaltk.datasets import DatasetSpec, caltech101
 from evaltk.errors import DataError
 
-NEEDS_PATH = True
 WHERE = f"{caltech101.WHERE}; train.txt and test.txt of ssl-transfer's caltech101-splits are taken where PATH has them"
 OFFICIAL = listed.Official(
     title="the split of Ericsson et al.",
@@ -56,3 +55,6 @@ def _pair(line: str) -> listed.Pair | None:
     file, _, number = line.rpartition(" ")
     cls = file.partition("/")[0]
     return (file, cls) if "/" in file and number.isdecimal() else None
+
+
+DATASET = DatasetSpec(name="caltech101_ericsson", where=WHERE, load=load, doc=__doc__)

@@ -7,8 +7,8 @@ from pathlib import Path
 from evaltk.data import cifar_files as cifar
 from evaltk.data import listed, parquet
 from evaltk.data.images import Dataset
+from evaltk.datasets import DatasetSpec
 
-NEEDS_PATH = True
 WHERE = (
     "expected: PATH/cifar-10-batches-py/{data_batch_1..5,test_batch} (cifar-10-python.tar.gz of "
     "www.cs.toronto.edu/~kriz/cifar.html, unpacked) or PATH/cifar-10-batches-bin/{data_batch_1..5,test_batch}.bin "
@@ -36,3 +36,6 @@ def load(root: Path, label: str = "cifar10") -> Dataset:
         label,
         cifar.Published(official=official, classes=CLASSES, number="ten", archives=(python, binary), labels=("label",)),
     )
+
+
+DATASET = DatasetSpec(name="cifar10", where=WHERE, load=load, doc=__doc__)

@@ -7,8 +7,8 @@ from pathlib import Path
 from evaltk.data import cifar_files as cifar
 from evaltk.data import listed, parquet
 from evaltk.data.images import Dataset
+from evaltk.datasets import DatasetSpec
 
-NEEDS_PATH = True
 WHERE = (
     "expected: PATH/cifar-100-python/{train,test} (cifar-100-python.tar.gz of www.cs.toronto.edu/~kriz/cifar.html, "
     "unpacked) or PATH/cifar-100-binary/{train,test}.bin (cifar-100-binary.tar.gz) or PATH/train/apple/IMAGE and "
@@ -46,3 +46,6 @@ def load(root: Path, label: str = "cifar100") -> Dataset:
             official=official, classes=CLASSES, number="100", archives=(python, binary), labels=("fine_label", "label")
         ),
     )
+
+
+DATASET = DatasetSpec(name="cifar100", where=WHERE, load=load, doc=__doc__)

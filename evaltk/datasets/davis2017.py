@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from evaltk.data.images import Split
+from evaltk.datasets import DatasetSpec
 from evaltk.deviations import Deviation, DeviationKind
 from evaltk.errors import DataError
 
-NEEDS_PATH = True
 WHERE = (
     "expected: PATH/{ImageSets/2017/val.txt,JPEGImages/480p/SEQUENCE/*.jpg,Annotations/480p/SEQUENCE/*.png}; get "
     "DAVIS-2017-trainval-480p.zip from davischallenge.org/davis2017/code.html"
@@ -126,3 +126,6 @@ def _listed(folder: Path, ending: str) -> tuple[Path, ...]:
     if not found:
         raise DataError(wanted=f"{ending[1:].upper()} files", got="none", where=folder, do=WHERE)
     return found
+
+
+DATASET = DatasetSpec(name="davis2017", where=WHERE, load=load, doc=__doc__)

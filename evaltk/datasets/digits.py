@@ -8,8 +8,8 @@ import numpy as np
 
 from evaltk.data import images
 from evaltk.data.images import Dataset
+from evaltk.datasets import DatasetSpec
 
-NEEDS_PATH = False
 WHERE = "bundled with scikit-learn"
 NUM_TRAIN = 1000  # in the file's order, so that no writer's digits are shuffled into both splits
 LEVELS = 16
@@ -28,3 +28,6 @@ def load(root: Path | None, label: str = "digits") -> Dataset:
         train=images.from_arrays(label, "train", pixels[:NUM_TRAIN], found.target[:NUM_TRAIN], names),
         test=images.from_arrays(label, "test", pixels[NUM_TRAIN:], found.target[NUM_TRAIN:], names),
     )
+
+
+DATASET = DatasetSpec(name="digits", where=WHERE, load=load, needs_path=False, doc=__doc__)

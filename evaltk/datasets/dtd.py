@@ -6,8 +6,8 @@ from pathlib import Path
 
 from evaltk.data import listed, parquet
 from evaltk.data.images import Dataset
+from evaltk.datasets import DatasetSpec
 
-NEEDS_PATH = True
 WHERE = (
     "expected: PATH/{images/banded/*.jpg,labels/{train1,val1,test1}.txt} of dtd-r1.0.1.tar.gz from "
     "www.robots.ox.ac.uk/~vgg/data/dtd, unpacked (PATH may also be a folder above, as torchvision's)"
@@ -35,3 +35,6 @@ def load(root: Path, label: str = "dtd") -> Dataset:
 def _pair(line: str) -> listed.Pair | None:
     texture, _, image = line.partition("/")
     return (f"images/{line}", texture) if texture and image else None
+
+
+DATASET = DatasetSpec(name="dtd", where=WHERE, load=load, doc=__doc__)

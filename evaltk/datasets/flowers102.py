@@ -8,9 +8,9 @@ import numpy as np
 
 from evaltk.data import listed, parquet
 from evaltk.data.images import Dataset
+from evaltk.datasets import DatasetSpec
 from evaltk.errors import DataError
 
-NEEDS_PATH = True
 WHERE = (
     "expected: PATH/{jpg/image_00001.jpg...,setid.mat,imagelabels.mat} of 102flowers.tgz, setid.mat and "
     "imagelabels.mat from www.robots.ox.ac.uk/~vgg/data/flowers/102 (PATH may also be the folder above flowers-102, as "
@@ -65,3 +65,6 @@ def _vectors(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         got = f"{type(error).__name__}: {error}"[:160]
         raise DataError(wanted=f"vectors {', '.join(names)} of whole numbers", got=got, where=path, do=WHERE) from error
     return {name: vector.astype(np.int64) for name, vector in vectors.items()}
+
+
+DATASET = DatasetSpec(name="flowers102", where=WHERE, load=load, doc=__doc__)

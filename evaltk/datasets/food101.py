@@ -7,9 +7,9 @@ from pathlib import Path
 
 from evaltk.data import listed, parquet
 from evaltk.data.images import Dataset
+from evaltk.datasets import DatasetSpec
 from evaltk.errors import DataError
 
-NEEDS_PATH = True
 WHERE = (
     "expected: PATH/{images/apple_pie/*.jpg,meta/{train,test}.txt or .json} of food-101.tar.gz from "
     "data.vision.ee.ethz.ch/cvl/datasets_extra/food-101, unpacked (PATH may also be the folder above, as torchvision's)"
@@ -50,3 +50,6 @@ def _listing(meta: Path, split: str) -> listed.Listing:
 def _pair(line: str) -> listed.Pair | None:
     dish, _, image = line.partition("/")
     return (f"images/{line}.jpg", dish) if dish and image else None
+
+
+DATASET = DatasetSpec(name="food101", where=WHERE, load=load, doc=__doc__)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from evaltk.data import images
 from evaltk.data.images import Dataset
+from evaltk.datasets import DatasetSpec
 from evaltk.errors import DataError
 
-NEEDS_PATH = True
 WHERE = "expected: PATH/train/CLASS/IMAGE and PATH/test/CLASS/IMAGE (or val/ instead of test/)"
 
 
@@ -24,3 +24,6 @@ def load(root: Path, label: str = "imagefolder") -> Dataset:
         train=images.from_folder(label, "train", root, classes, get=WHERE),
         test=images.from_folder(label, held, root, classes, get=WHERE),
     )
+
+
+DATASET = DatasetSpec(name="imagefolder", where=WHERE, load=load, doc=__doc__)

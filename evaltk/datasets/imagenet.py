@@ -7,10 +7,10 @@ from pathlib import Path
 
 from evaltk.data import images
 from evaltk.data.images import Dataset
+from evaltk.datasets import DatasetSpec
 from evaltk.deviations import Deviation, DeviationKind
 from evaltk.errors import DataError
 
-NEEDS_PATH = True
 WHERE = (
     "expected: PATH/train/nXXXXXXXX/*.JPEG and PATH/val/nXXXXXXXX/*.JPEG; get ILSVRC2012_img_train.tar and "
     "ILSVRC2012_img_val.tar from image-net.org (an account is needed), unpack the inner tars, and sort the validation "
@@ -43,3 +43,6 @@ def load(root: Path, label: str = "imagenet") -> Dataset:
         if len(split) != official
     )
     return Dataset(name=label, train=train, test=val, deviations=deviations)
+
+
+DATASET = DatasetSpec(name="imagenet", where=WHERE, load=load, doc=__doc__)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from evaltk.data import listed, parquet
 from evaltk.data.images import Dataset
+from evaltk.datasets import DatasetSpec
 from evaltk.errors import DataError
 
-NEEDS_PATH = True
 WHERE = (
     "expected: PATH/{images/*.jpg,annotations/{trainval,test}.txt} of images.tar.gz and annotations.tar.gz from "
     "www.robots.ox.ac.uk/~vgg/data/pets, unpacked (PATH may also be the folder above oxford-iiit-pet, as torchvision's)"
@@ -45,3 +45,6 @@ def _numbered(line: str) -> tuple[str, str] | None:
     """(image, the number of its breed) of a line that has species and breed within the species behind them."""
     parts = line.split()
     return (parts[0], parts[1]) if len(parts) >= 2 and "_" in parts[0] and parts[1].isdecimal() else None
+
+
+DATASET = DatasetSpec(name="pets", where=WHERE, load=load, doc=__doc__)

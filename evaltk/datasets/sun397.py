@@ -6,8 +6,8 @@ from pathlib import Path
 
 from evaltk.data import listed, parquet
 from evaltk.data.images import Dataset
+from evaltk.datasets import DatasetSpec
 
-NEEDS_PATH = True
 WHERE = (
     "expected: PATH/SUN397/a/abbey/*.jpg of SUN397.tar.gz and PATH/Partitions/{ClassName,Training_01,Testing_01}.txt "
     "of Partitions.zip, both from vision.princeton.edu/projects/2010/SUN, unpacked (the lists may also lie in PATH or "
@@ -44,3 +44,6 @@ def _pair(line: str) -> listed.Pair | None:
     file = line.lstrip("/")
     scene = file.partition("/")[2].rpartition("/")[0]
     return (file, scene) if scene else None
+
+
+DATASET = DatasetSpec(name="sun397", where=WHERE, load=load, doc=__doc__)

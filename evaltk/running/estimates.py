@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import protocols
 from evaltk import files
 from evaltk.bench import AnyDataset, Bench, Need
 from evaltk.data.images import Split
+from evaltk.datasets.davis2017 import Sequences
 from evaltk.progress import log
 from evaltk.running.forecast import FeaturesToBe, Forecast, JobToBe, Measured, Pair, Reading, State
 from evaltk.running.planning import Job, Plan, jobs
-from evaltk.running.runner import bench_of, wanted
+from evaltk.running.runner import bench_of, extracts_of, wanted
 
 if TYPE_CHECKING:
     from evaltk.data.transforms import Transform
@@ -92,8 +92,7 @@ def _bench(plan: Plan, left: Sequence[Job]) -> Bench:
 
 
 def _told(job: Job, done: bool, bench: Bench | None) -> JobToBe:
-    module = protocols.registry()[job.protocol]
-    some = bench is not None and not done and (hasattr(module, "extracts") or module.needs(job.settings))
+    some = bench is not None and not done and any(needs for _, needs in extracts_of(job, bench))
     return JobToBe(protocol=job.protocol, path=str(job.path), done=done, covers="extraction" if some else "nothing")
 
 
@@ -105,21 +104,16 @@ def _readings(
         return (), ()
     if bench is None:
         return (), ("the weights are not in timm's cache: `run` downloads them, and nothing is estimated",)
-    registry = protocols.registry()
-    late = [job for job in here if hasattr(registry[job.protocol], "extracts")]
-    asked = wanted([job for job in here if job not in late], plan.seed)
-    for job in late:
-        asked += registry[job.protocol].extracts(bench, dataset, job.settings)
     found: list[Reading] = []
-    for split, needs in asked:
+    for split, needs in wanted(here, bench):
         for view in dict.fromkeys(need.view for need in needs):
             some = [need for need in needs if need.view == view]
             found.append(_reading(bench, split, bench.transform(view), some, before))
         if not needs:
             found.append(Reading(split=split.name, images=len(split)))
-    frames = sum(len(video.frames) for video in getattr(dataset, "sequences", ()))
-    if frames:
-        found.append(Reading(split=f"{len(getattr(dataset, 'sequences', ()))} sequences", images=frames))
+    if isinstance(dataset, Sequences):
+        frames = sum(len(video.frames) for video in dataset.sequences)
+        found.append(Reading(split=f"{len(dataset.sequences)} sequences", images=frames))
     unreadable = any(r.left and r.measured is None for r in found)
     return tuple(found), ("none of the images looked at could be read",) if unreadable else ()
 

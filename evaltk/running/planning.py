@@ -9,12 +9,11 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import protocols
-from evaltk import datasets, files, results
-from evaltk.bench import AnyDataset, ImageOptions
+from evaltk import datasets, files, plugins, results
+from evaltk.bench import AnyDataset, ImageOptions, Protocol
 from evaltk.errors import CheckpointError, SettingsError, nearest
 from evaltk.machine import version
 from evaltk.types import EXTRACTION_VERSION, PositionRule, Precision, digest
@@ -71,7 +70,7 @@ def stamp(dataset: AnyDataset) -> str:
     return digest(dataset.stamp)[:16]
 
 
-def known_protocol(name: str) -> ModuleType:
+def known_protocol(name: str) -> Protocol:
     """The protocol called `name`. Raises: SettingsError: there is none."""
     registry = protocols.registry()
     if name not in registry:
@@ -84,22 +83,22 @@ def jobs(plan: Plan) -> list[Job]:
 
     Raises: SettingsError, DataError, CheckpointError: a name, layout or file that will not do.
     """
-    modules = {name: known_protocol(name) for name in plan.protocols}
+    chosen = {name: known_protocol(name) for name in plan.protocols}
     named = [(checkpoint, *identify(checkpoint, plan.read)) for checkpoint in dict.fromkeys(plan.checkpoints)]
+    words = {datasets.parse(word)[0]: datasets.parse(word)[1] for word in plan.data}
     found = [datasets.load(word) for word in dict.fromkeys(plan.data)]
-    _check_kinds(modules, found)
+    _check_kinds(chosen, found)
     made = []
     for checkpoint, name, identity in named:
         for dataset in found:
             for protocol, settings in plan.protocols.items():
-                if modules[protocol].KIND != dataset.KIND:
+                if chosen[protocol].kind != dataset.KIND:
                     continue
-                if hasattr(modules[protocol], "check"):
-                    modules[protocol].check(dataset, settings)
+                chosen[protocol].check(dataset, settings)
                 asked = {
                     "checkpoint": identity,
                     "protocol": protocol,
-                    "version": modules[protocol].VERSION,
+                    "version": chosen[protocol].version,
                     "settings": asdict(settings),
                     "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint},
                     "images": asdict(plan.images),
@@ -109,8 +108,10 @@ def jobs(plan: Plan) -> list[Job]:
                     "seed": plan.seed,
                     "skip_bad_images": plan.skip_bad_images,
                 }
-                if hasattr(modules[protocol], "identity"):
-                    asked |= modules[protocol].identity(settings)
+                asked |= chosen[protocol].identity(settings)
+                # Code from outside counts as it is now: its file may change without a new version.
+                added = protocols.REGISTRY.identity(protocol) | datasets.REGISTRY.identity(words[dataset.name])
+                asked |= {"plugins": added} if added else {}
                 path = results.path_of(plan.out, name, protocol, dataset.name, digest(asked))
                 made.append(
                     Job(
@@ -126,19 +127,19 @@ def jobs(plan: Plan) -> list[Job]:
     return made
 
 
-def _check_kinds(modules: Mapping[str, ModuleType], found: Sequence[AnyDataset]) -> None:
+def _check_kinds(chosen: Mapping[str, Protocol], found: Sequence[AnyDataset]) -> None:
     """Every protocol has a data set of its kind, and every data set a protocol. Raises: SettingsError."""
-    for name, module in modules.items():
-        if all(module.KIND != dataset.KIND for dataset in found):
+    for name, protocol in chosen.items():
+        if all(protocol.kind != dataset.KIND for dataset in found):
             got = ", ".join(f"{d.name} ({d.KIND})" for d in found) or "none"
             raise SettingsError(
-                wanted=f"a data set of {module.KIND} for {name}", got=got, where="--data", do="evaltk ls datasets"
+                wanted=f"a data set of {protocol.kind} for {name}", got=got, where="--data", do="evaltk ls datasets"
             )
     for dataset in found:
-        if all(module.KIND != dataset.KIND for module in modules.values()):
+        if all(protocol.kind != dataset.KIND for protocol in chosen.values()):
             raise SettingsError(
                 wanted=f"a protocol for {dataset.KIND}, as {dataset.name} has",
-                got=", ".join(modules),
+                got=", ".join(chosen),
                 where="--protocols",
                 do="evaltk ls protocols",
             )
@@ -163,13 +164,14 @@ def identify(checkpoint: str, read: Mapping[str, Any]) -> tuple[str, dict[str, A
         raise CheckpointError(wanted="a weight file or a catalogue name", got="neither", where=checkpoint, do=do)
     if path.is_dir():
         raise CheckpointError(wanted="a weight file", got="a folder", where=path, do="name one file inside it")
+    families = {"family": added} if (added := plugins.identity("FAMILY")) else {}
     said = {k: list(v) if isinstance(v, tuple) else v for k, v in sorted(read.items())}
     if path.is_file():
         name = checkpoint if path != Path(checkpoint) else files.weights_name(path)
         try:
-            return name, {"sha256": files.sha256(path), "read": said}
+            return name, {"sha256": files.sha256(path), "read": said} | families
         except OSError as error:
             do = "check its permissions"
             raise CheckpointError(wanted="a file that can be read", got=str(error), where=path, do=do) from error
     versions = {"timm": version("timm")} if checkpoint.startswith(("timm:", "random:")) else {}
-    return checkpoint, {"name": checkpoint, "read": said} | versions
+    return checkpoint, {"name": checkpoint, "read": said} | versions | families

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import protocols
-from evaltk import results
-from evaltk.bench import Bench, Need, Outcome
+from evaltk import plugins, results
+from evaltk.bench import Bench, Extracts, Need
 from evaltk.errors import CheckpointError
 from evaltk.machine import provenance
 from evaltk.progress import log
@@ -45,15 +44,20 @@ def run(plan: Plan, *, report: Callable[[Job, Result, bool], None]) -> None:
 
 def _agreed(value: list[bool]) -> list[bool]:
     """Rank 0's `value` on every process: each looks at another moment, and rank 0 may have written a result since."""
-    if "torch" not in sys.modules:  # then there is one process, and no need to wait for the import
+    if not _several():  # no need to wait for the import of torch
         return value
     from evaltk import distributed
 
     return list(distributed.broadcast_object(value))  # type: ignore[call-overload]
 
 
+def _several() -> bool:
+    """Whether torchrun started more than this process."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 def _is_main() -> bool:
-    if "torch" not in sys.modules:
+    if not _several():
         return True
     from evaltk import distributed
 
@@ -70,11 +74,10 @@ def _run_checkpoint(plan: Plan, left: Sequence[Job]) -> Iterator[Result | None]:
     for dataset in {id(job.dataset): job.dataset for job in left}.values():
         here = [job for job in left if job.dataset is dataset]
         started = time.perf_counter()
-        for split, needs in wanted(here, plan.seed):
+        for split, needs in wanted(here, bench):
             bench.prepare(split, needs)
         for job in here:
-            if ahead := getattr(protocols.registry()[job.protocol], "prepare", None):
-                ahead(bench, dataset, job.settings)
+            known_protocol(job.protocol).prepare(bench, dataset, job.settings)
         extracting = time.perf_counter() - started
         for job in here:
             result = _run_job(plan, job, bench, extracting) if distributed.is_main() else None
@@ -97,8 +100,7 @@ def bench_of(plan: Plan, left: Sequence[Job]) -> Bench:
     for note in loaded.notes:
         log.info("%s: %s", left[0].name, note)
     for job in left:
-        if fits := getattr(protocols.registry()[job.protocol], "check_checkpoint", None):
-            fits(loaded)
+        known_protocol(job.protocol).check_checkpoint(loaded)
     return Bench(
         checkpoint=loaded,
         backbone=build_backbone(loaded, device=plan.device, precision=plan.precision, position=plan.position),
@@ -110,14 +112,18 @@ def bench_of(plan: Plan, left: Sequence[Job]) -> Bench:
     )
 
 
-def wanted(here: Sequence[Job], seed: int) -> list[tuple[Split, tuple[Need, ...]]]:
-    """Each split of a data set with all that its protocols need of it, so that one pass serves all of them."""
-    found: dict[tuple[str, str], tuple[Split, list[Need]]] = {}
+def wanted(here: Sequence[Job], bench: Bench) -> list[tuple[Split, tuple[Need, ...]]]:
+    """Each split of a dataset with all that its protocols need of it, so that one pass serves all of them."""
+    merged: dict[tuple[str, str], tuple[Split, list[Need]]] = {}
     for job in here:
-        some = getattr(protocols.registry()[job.protocol], "splits", None)
-        for split in some(job.dataset, job.settings, seed) if some else job.dataset.splits:
-            found.setdefault((split.name, split.fingerprint), (split, []))[1].extend(_needs(job))
-    return [(split, tuple(dict.fromkeys(needs))) for split, needs in found.values()]
+        for split, needs in extracts_of(job, bench):
+            merged.setdefault((split.name, split.fingerprint), (split, []))[1].extend(needs)
+    return [(split, tuple(dict.fromkeys(needs))) for split, needs in merged.values()]
+
+
+def extracts_of(job: Job, bench: Bench) -> Extracts:
+    """What a job extracts of the splits."""
+    return known_protocol(job.protocol).extracts(bench, job.dataset, job.settings)
 
 
 def _check_unchanged(job: Job, loaded: Checkpoint) -> None:
@@ -133,7 +139,8 @@ def _check_unchanged(job: Job, loaded: Checkpoint) -> None:
 
 def _run_job(plan: Plan, job: Job, bench: Bench, extracting: float) -> Result:
     started = time.perf_counter()
-    outcome: Outcome = protocols.registry()[job.protocol].run(bench, job.dataset, job.settings)
+    needs = [need for _, split_needs in extracts_of(job, bench) for need in split_needs]
+    outcome = known_protocol(job.protocol).run(bench, job.dataset, job.settings)
     seconds = {"extracting": round(extracting, 3), "scoring": round(time.perf_counter() - started, 3)}
     result = Result(
         checkpoint=_describe(job.name, bench.checkpoint),
@@ -146,21 +153,17 @@ def _run_job(plan: Plan, job: Job, bench: Bench, extracting: float) -> Result:
             precision=plan.precision,
             position=plan.position,
             overrides={k: v for k, v in asdict(plan.images).items() if v is not None},
-            views={n.view: bench.transform(n.view).recorded() for n in _needs(job)} | dict(outcome.views),
+            views={n.view: bench.transform(n.view).recorded() for n in needs} | dict(outcome.views),
         ),
         deviations=(*job.dataset.deviations, *outcome.deviations),
         notes=(*bench.checkpoint.notes, *job.dataset.notes, *outcome.notes),
         scores=outcome.scores,
         seed=plan.seed,
         request=digest(job.asked),
-        made=provenance(plan.device, seconds) | {"stamp": stamp(job.dataset)},
+        made=provenance(plan.device, seconds) | {"stamp": stamp(job.dataset)} | plugins.provenance(),
     )
     results.write(job.path, result, outcome.predictions)
     return result
-
-
-def _needs(job: Job) -> tuple[Need, ...]:
-    return protocols.registry()[job.protocol].needs(job.settings)
 
 
 def _describe(name: str, checkpoint: Checkpoint) -> dict[str, Any]:

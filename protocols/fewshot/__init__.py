@@ -1,5 +1,17 @@
 """Few-shot classification as MSN does it: softmax regression on 1, 2 and 5 images per class and on 1 %."""
 
-from protocols.fewshot.protocol import KIND, TITLE, VERSION, Settings, centred, check, choose, fit, needs, run, splits
+from evaltk.bench import Protocol
+from protocols.fewshot.protocol import Settings, centred, check, choose, extracts, fit, need_of, run
 
-__all__ = ["KIND", "TITLE", "VERSION", "Settings", "centred", "check", "choose", "fit", "needs", "run", "splits"]
+__all__ = ["PROTOCOL", "Settings", "centred", "check", "choose", "extracts", "fit", "need_of", "run"]
+
+PROTOCOL = Protocol(
+    name="fewshot",
+    version=1,
+    kind="images",
+    settings=Settings,
+    run=run,
+    doc=__doc__,
+    check=check,
+    extracts=extracts,
+)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from evaltk import progress
-from evaltk.bench import Bench, Need, Outcome, unreadable
+from evaltk.bench import Bench, Extracts, Need, Outcome, unreadable
 from evaltk.data.images import Dataset, Split
 from evaltk.deviations import Deviation, DeviationKind
 from evaltk.errors import DataError, SettingsError
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
     from evaltk.logistic.regression import LogisticModel
 
-VERSION = 1
-KIND = "images"
-TITLE = "few-shot"
 TOLERANCE = 1e-6  # of the gradient, relative; MSN stops at a duality gap of 1e-3, which may cost 0.15 points
 # Of the lists of facebookresearch/msn at 4388dc1, imagenet_subsets1 to 3 (CC BY-NC 4.0, not part of this repository).
 MSN_LISTS = "09d3120172bb225d208d35d3eb28bbb74d1338b97d046daf46e5ed5a2f382d6f"
@@ -94,12 +91,12 @@ class Settings:
         return "MSN's lists" if self.lists_sha256 == MSN_LISTS else "lists"
 
 
-def needs(settings: Settings) -> tuple[Need, ...]:
+def need_of(settings: Settings) -> Need:
     """The class token, before the final norm and resized by the bilinear filter unless told otherwise."""
     msn = settings.preset == "msn"
     bilinear = settings.resize == "bilinear" if settings.resize else msn
     norm = settings.norm == "post" if settings.norm else not msn
-    return (Need(recipe=Recipe(norm=norm), view="msn" if bilinear else "eval"),)
+    return Need(recipe=Recipe(norm=norm), view="msn" if bilinear else "eval")
 
 
 def check(dataset: Dataset, settings: Settings) -> None:
@@ -110,10 +107,11 @@ def check(dataset: Dataset, settings: Settings) -> None:
     choose(dataset.train, settings, 0)
 
 
-def splits(dataset: Dataset, settings: Settings, seed: int) -> tuple[Split, ...]:
+def extracts(bench: Bench, dataset: Dataset, settings: Settings) -> Extracts:
     """The images to learn from, which are few of the training split, and all those to report on."""
-    part, _ = shots.union(dataset.train, choose(dataset.train, settings, seed).shots)
-    return (part, dataset.test)
+    part, _ = shots.union(dataset.train, choose(dataset.train, settings, bench.seed).shots)
+    needs = (need_of(settings),)
+    return ((part, needs), (dataset.test, needs))
 
 
 def choose(train: Split, settings: Settings, seed: int) -> Chosen:
@@ -129,7 +127,7 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
 
     Raises: DataError: lists or classes as `check`; features that are all the same; a class whose images are unreadable.
     """
-    (need,) = needs(settings)
+    need = need_of(settings)
     chosen = choose(dataset.train, settings, bench.seed)
     part, rows = shots.union(dataset.train, chosen.shots)
     bank, queries = bench.features(part, need), bench.features(dataset.test, need)

@@ -1,5 +1,19 @@
 """Fine-tuning of the whole net with a new linear head."""
 
-from protocols.finetune.protocol import KIND, TITLE, VERSION, Settings, check, check_checkpoint, needs, prepare, run
+from evaltk.bench import Protocol
+from protocols.finetune.protocol import Settings, check, check_checkpoint, extracts, prepare, run
 
-__all__ = ["KIND", "TITLE", "VERSION", "Settings", "check", "check_checkpoint", "needs", "prepare", "run"]
+__all__ = ["PROTOCOL", "Settings", "check", "check_checkpoint", "extracts", "prepare", "run"]
+
+PROTOCOL = Protocol(
+    name="finetune",
+    version=1,
+    kind="images",
+    settings=Settings,
+    run=run,
+    doc=__doc__,
+    check=check,
+    check_checkpoint=check_checkpoint,
+    extracts=extracts,
+    prepare=prepare,
+)

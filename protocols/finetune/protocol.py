@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from evaltk.bench import Bench, Need, Outcome
+from evaltk.bench import Bench, Extracts, Outcome, of_all_splits
 from evaltk.data.images import Dataset
 from evaltk.errors import CheckpointError
 from protocols import linear
@@ -19,14 +19,10 @@ if TYPE_CHECKING:
 
 from protocols.finetune.settings import Settings
 
-VERSION = 1
-KIND = "images"
-TITLE = "finetune"
 
-
-def needs(settings: Settings) -> tuple[Need, ...]:
-    """None: the net changes."""
-    return ()
+def extracts(bench: Bench, dataset: Dataset, settings: Settings) -> Extracts:
+    """No features, as the net changes: training reads the images of both splits."""
+    return of_all_splits(dataset)
 
 
 def check(dataset: Dataset, settings: Settings) -> None:

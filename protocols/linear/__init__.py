@@ -1,30 +1,31 @@
 """Linear classification on frozen features, Lin.[C] and Lin.[D]."""
 
-from protocols.linear.protocol import (
-    KIND,
-    TITLE,
-    VERSION,
-    check,
-    extracts,
-    identity,
-    needs,
-    prepare,
-    run,
-)
+from evaltk.bench import Protocol
+from protocols.linear.protocol import check, extracts, identity, prepare, run
 from protocols.linear.settings import LRS, PAPER_EPOCHS, Settings, dino_rule
 
 __all__ = [
-    "KIND",
     "LRS",
     "PAPER_EPOCHS",
-    "TITLE",
-    "VERSION",
+    "PROTOCOL",
     "Settings",
     "check",
     "dino_rule",
     "extracts",
     "identity",
-    "needs",
     "prepare",
     "run",
 ]
+
+PROTOCOL = Protocol(
+    name="linear",
+    version=1,
+    kind="images",
+    settings=Settings,
+    run=run,
+    doc=__doc__,
+    check=check,
+    identity=identity,
+    extracts=extracts,
+    prepare=prepare,
+)

@@ -20,15 +20,6 @@ if TYPE_CHECKING:
 
 from protocols.linear.settings import Settings, dino_rule
 
-VERSION = 1
-KIND = "images"
-TITLE = "linear"
-
-
-def needs(settings: Settings) -> tuple[Need, ...]:
-    """None: which features there are depends on the net, see `prepare`."""
-    return ()
-
 
 def identity(settings: Settings) -> dict[str, str]:
     """What the settings name outside themselves: the sha256 of the head's file. Raises: CheckpointError: no such file.

@@ -1,5 +1,17 @@
 """Prototype analysis: duplicates under four definitions, the void set, utilisation."""
 
-from protocols.prototypes.protocol import KIND, TITLE, VERSION, Settings, check_checkpoint, duplicate_sets, needs, run
+from evaltk.bench import Protocol
+from protocols.prototypes.protocol import NEED, Settings, check_checkpoint, duplicate_sets, extracts, run
 
-__all__ = ["KIND", "TITLE", "VERSION", "Settings", "check_checkpoint", "duplicate_sets", "needs", "run"]
+__all__ = ["NEED", "PROTOCOL", "Settings", "check_checkpoint", "duplicate_sets", "extracts", "run"]
+
+PROTOCOL = Protocol(
+    name="prototypes",
+    version=1,
+    kind="images",
+    settings=Settings,
+    run=run,
+    doc=__doc__,
+    check_checkpoint=check_checkpoint,
+    extracts=extracts,
+)

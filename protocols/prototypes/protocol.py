@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from evaltk.bench import Bench, Need, Outcome
+from evaltk.bench import Bench, Extracts, Need, Outcome, of_all_splits
 from evaltk.data.images import Dataset
 from evaltk.types import Recipe, Score
 
@@ -22,14 +22,12 @@ if TYPE_CHECKING:
 
 from protocols.prototypes.settings import Reading, Settings
 
-VERSION = 1
-KIND = "images"
-TITLE = "prototypes"
+NEED = Need(recipe=Recipe(), view="eval")  # the class token after the final norm, under DINO's transform
 
 
-def needs(settings: Settings) -> tuple[Need, ...]:
-    """The class token after the final norm, under DINO's evaluation transform."""
-    return (Need(recipe=Recipe(), view="eval"),)
+def extracts(bench: Bench, dataset: Dataset, settings: Settings) -> Extracts:
+    """The same feature of both splits."""
+    return of_all_splits(dataset, NEED)
 
 
 def check_checkpoint(checkpoint: Checkpoint) -> None:
@@ -59,7 +57,6 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
     from evaltk.prototypes.head import head_of, other_branch
     from protocols.prototypes import usage as prototype_use
 
-    (need,) = needs(settings)
     head = head_of(bench.checkpoint, bench.device)
     directions = Directions(head.prototypes, device=bench.device)
     counter = _Counter(dataset=dataset.name, settings=settings)
@@ -70,7 +67,7 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
         notes += (f"no second head counted: {why}",) if other is None else ()
         if other is not None:
             scores += counter.count_other(Directions(other.prototypes, device=bench.device), name)
-    features = bench.features(dataset.train, need)
+    features = bench.features(dataset.train, NEED)
     used = prototype_use.use_by_images(bench, dataset, settings, head, features, sets, directions)
     return Outcome(
         scores=scores + used.scores, predictions=arrays | dict(used.predictions), notes=notes + tuple(used.notes)

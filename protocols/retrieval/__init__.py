@@ -1,16 +1,17 @@
 """Image retrieval on revisited Oxford and Paris."""
 
-from protocols.retrieval.protocol import (
-    DIFFICULTIES,
-    KIND,
-    MEASURES,
-    TITLE,
-    VERSION,
-    Settings,
-    needs,
-    prepare,
-    run,
-    splits,
-)
+from evaltk.bench import Protocol
+from protocols.retrieval.protocol import DIFFICULTIES, MEASURES, Settings, extracts, prepare, run
 
-__all__ = ["DIFFICULTIES", "KIND", "MEASURES", "TITLE", "VERSION", "Settings", "needs", "prepare", "run", "splits"]
+__all__ = ["DIFFICULTIES", "MEASURES", "PROTOCOL", "Settings", "extracts", "prepare", "run"]
+
+PROTOCOL = Protocol(
+    name="retrieval",
+    version=1,
+    kind="retrieval",
+    settings=Settings,
+    run=run,
+    doc=__doc__,
+    extracts=extracts,
+    prepare=prepare,
+)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from evaltk import datasets
-from evaltk.bench import Bench, Need, Outcome
+from evaltk.bench import Bench, Extracts, Outcome
 from evaltk.data.galleries import Gallery, Photographs, folder_of_images
 from evaltk.errors import DataError, SettingsError
 from evaltk.types import Score
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from protocols.retrieval.descriptors import Pooling, Thumbnail
     from protocols.retrieval.ranking import Ranking, Whitening
 
-VERSION = 1
-KIND = "retrieval"
-TITLE = "retrieval"
 # {benchmark: (longest side in px, scales)}; dino README, image retrieval: Paris 512 multi-scale, Oxford 224 without.
 RECIPES: dict[str, tuple[int, tuple[float, ...]]] = {
     "rparis6k": (512, (1.0, 1 / math.sqrt(2), 0.5)),
@@ -86,14 +83,9 @@ class Settings:
         return self.imsize or imsize, self.scales or scales
 
 
-def needs(settings: Settings) -> tuple[Need, ...]:
-    """None: images have individual sizes here, see `prepare`."""
-    return ()
-
-
-def splits(dataset: Gallery, settings: Settings, seed: int) -> tuple[Photographs, ...]:
-    """The images described: database, queries, and those of whitening and distractors where they are asked for."""
-    return tuple(_splits(dataset, settings).values())
+def extracts(bench: Bench, dataset: Gallery, settings: Settings) -> Extracts:
+    """The images that `prepare` describes, each at its own size: database, queries, those of whitening, distractors."""
+    return tuple((split, ()) for split in _splits(dataset, settings).values())
 
 
 def prepare(bench: Bench, dataset: Gallery, settings: Settings) -> None:
@@ -139,9 +131,12 @@ def _splits(dataset: Gallery, settings: Settings) -> dict[str, Photographs]:
     }
     if settings.whiten is not None:
         other = datasets.load(settings.whiten)
-        if other.KIND != KIND:
+        if other.KIND != dataset.KIND:
             raise SettingsError(
-                wanted=f"a data set of {KIND}", got=other.KIND, where="--retrieval.whiten", do="evaltk ls datasets"
+                wanted=f"a data set of {dataset.KIND}",
+                got=other.KIND,
+                where="--retrieval.whiten",
+                do="evaltk ls datasets",
             )
         if other.fingerprint == dataset.fingerprint:
             got = f"{dataset.name} itself"

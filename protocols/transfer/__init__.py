@@ -1,5 +1,17 @@
 """Linear transfer to small datasets."""
 
-from protocols.transfer.protocol import KIND, TITLE, VERSION, Settings, check, choose, mean_of_classes, needs, run
+from evaltk.bench import Protocol
+from protocols.transfer.protocol import Settings, check, choose, extracts, mean_of_classes, run
 
-__all__ = ["KIND", "TITLE", "VERSION", "Settings", "check", "choose", "mean_of_classes", "needs", "run"]
+__all__ = ["PROTOCOL", "Settings", "check", "choose", "extracts", "mean_of_classes", "run"]
+
+PROTOCOL = Protocol(
+    name="transfer",
+    version=1,
+    kind="images",
+    settings=Settings,
+    run=run,
+    doc=__doc__,
+    check=check,
+    extracts=extracts,
+)

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from evaltk.bench import Bench, Need, Outcome, unreadable
+from evaltk.bench import Bench, Extracts, Need, Outcome, of_all_splits, unreadable
 from evaltk.data.images import Dataset
 from evaltk.errors import DataError, SettingsError
 from evaltk.types import Recipe, Score
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
     from evaltk.logistic.regression import CrossValidation
 
-VERSION = 1
-KIND = "images"
-TITLE = "transfer"
+NEED = Need(recipe=Recipe(), view="ssl")
 Metric = Literal["top1", "mean_per_class"]
 
 
@@ -65,9 +63,9 @@ class Settings:
         return tuple(10 ** (self.lowest + step * i) for i in range(self.strengths))
 
 
-def needs(settings: Settings) -> tuple[Need, ...]:
-    """The class token after the final norm, of the image resized to the net's size (ssl-transfer linear.py:274-279)."""
-    return (Need(recipe=Recipe(), view="ssl"),)
+def extracts(bench: Bench, dataset: Dataset, settings: Settings) -> Extracts:
+    """The same feature of all splits."""
+    return of_all_splits(dataset, NEED)
 
 
 def check(dataset: Dataset, settings: Settings) -> None:
@@ -86,9 +84,8 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
     from evaltk import logistic
     from evaltk.data import overlap
 
-    (need,) = needs(settings)
     deviations = overlap.check(dataset)
-    train, test = (bench.features(split, need) for split in (dataset.train, dataset.test))
+    train, test = (bench.features(split, NEED) for split in (dataset.train, dataset.test))
     deviations += unreadable(train, test)
     _check_labels(dataset, train.y, test.y, settings)
     metric: Metric = dataset.metric if settings.metric == "auto" else settings.metric

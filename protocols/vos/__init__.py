@@ -1,5 +1,16 @@
 """Video object segmentation on DAVIS-2017."""
 
-from protocols.vos.protocol import KIND, TITLE, VERSION, Settings, needs, prepare, propagate, run
+from evaltk.bench import Protocol
+from protocols.vos.protocol import VERSION, Settings, prepare, propagate, run
 
-__all__ = ["KIND", "TITLE", "VERSION", "Settings", "needs", "prepare", "propagate", "run"]
+__all__ = ["PROTOCOL", "Settings", "prepare", "propagate", "run"]
+
+PROTOCOL = Protocol(
+    name="vos",
+    version=VERSION,
+    kind="sequences",
+    settings=Settings,
+    run=run,
+    doc=__doc__,
+    prepare=prepare,
+)

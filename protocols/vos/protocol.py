@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from evaltk import files, progress, results
-from evaltk.bench import Bench, Need, Outcome
+from evaltk.bench import Bench, Outcome
 from evaltk.data import frames as video
 from evaltk.data.frames import Frame
 from evaltk.datasets.davis2017 import Sequence as Video
@@ -29,9 +29,7 @@ if TYPE_CHECKING:
     from evaltk.models.backbone import Backbone
     from protocols.vos.propagation import Course
 
-VERSION = 1
-KIND = "sequences"
-TITLE = "DAVIS-2017"
+VERSION = 1  # of the protocol and of the masks in the cache
 DINO_STD = (0.228, 0.224, 0.225)  # the first value is not ImageNet's 0.229; dino/eval_video_segmentation.py:244
 ROUGH = 10  # sequences below which an interval says little
 Triple = tuple[float, float, float]
@@ -93,11 +91,6 @@ class Settings:
     def last_dropped(self) -> bool:
         """Whether the last frame is left out of the score."""
         return self.preset == "dino" if self.drop_last is None else self.drop_last
-
-
-def needs(settings: Settings) -> tuple[Need, ...]:
-    """None: patch tokens of frames are used at once."""
-    return ()
 
 
 def propagate(

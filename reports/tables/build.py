@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from evaltk.types import Result
+from evaltk.types import Result, canonical
 from reports import comparable as belonging
 from reports import layouts
 from reports.layouts import AnyLayout, Extra, Layout, Paper
 from reports.paired import Predictions
-from reports.table import Table
+from reports.table import Cell, Table
 from reports.tables import cells, compare, overviews, paper
 
 
@@ -46,10 +46,42 @@ def build(
 
 
 def overview(results: Sequence[Result], *, predictions: Predictions | None = None) -> list[Table]:
-    """Tables of every protocol among the results that has a layout of its own."""
+    """Tables of every protocol among the results: by its layout, or plain where it has none."""
     known = layouts.protocols()
-    present = dict.fromkeys(r.protocol for r in results if r.protocol in known)
-    return [table for name in present for table in build(known[name], results, predictions=predictions)]
+    made: list[Table] = []
+    for name in dict.fromkeys(r.protocol for r in results):
+        made += build(known[name], results, predictions=predictions) if name in known else plain(name, results)
+    return made
+
+
+def plain(protocol: str, results: Sequence[Result]) -> list[Table]:
+    """Every score as it stands in the results, a column each, for a protocol without a layout."""
+    layout = Layout(name=protocol, title=protocol, protocol=protocol)
+    groups = belonging.groups(results, layout)
+    apart = [belonging.comparable(group[0], layout) for group in groups]
+    made = []
+    for group, mine in zip(groups, apart, strict=True):
+        scores = [{(s.metric, canonical(s.at)): s for s in result.scores} for result in group]
+        columns = {key: score for of_result in scores for key, score in of_result.items()}
+        titles = tuple(" ".join((s.metric, *(f"{k}={v}" for k, v in s.at.items()))) for s in columns.values())
+        blank = Cell(unit="as it is")
+        cells_of = [
+            tuple(cells.of_score(one[key], unit="as it is") if key in one else blank for key in columns)
+            for one in scores
+        ]
+        names = belonging.labels(group)
+        told = belonging.told(mine, [other for other in apart if other["data set"] == mine["data set"]])
+        made.append(
+            Table(
+                title=f"{protocol} on {belonging.dataset(group[0])}" + (f" [{told}]" if told else ""),
+                name=protocol,
+                columns=titles,
+                rows=tuple(zip(names, cells_of, strict=True)),
+                digits=4,
+                footnotes=tuple(belonging.notes(names, group)),
+            )
+        )
+    return made
 
 
 def _told_apart(table: Table, mine: Mapping[str, object], others: Sequence[Mapping[str, object]]) -> Table:

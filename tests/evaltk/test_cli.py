@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import protocols
 from evaltk import __version__, cli, results
 from evaltk.cli import cache, run
 
@@ -180,7 +182,8 @@ def test_a_bug_is_a_traceback(folders: list[str], monkeypatch: pytest.MonkeyPatc
     def broken(*given: object) -> None:
         raise KeyError("ours")
 
-    monkeypatch.setattr(knn, "run", broken)
+    protocol = dataclasses.replace(knn.PROTOCOL, run=broken)
+    monkeypatch.setattr(protocols, "registry", lambda: {"knn": protocol})
     with pytest.raises(KeyError):
         cli.main(["run", "pixels:8", "--data", "digits", *SMALL, *folders])
 

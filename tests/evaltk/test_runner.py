@@ -141,7 +141,8 @@ def test_what_changes_a_number_makes_another_file(tmp_path: Path, monkeypatch: p
     assert len(set(paths)) == len(plans)
     alike = [{"device": "cuda"}, {"batch_size": 3}, {"workers": 1}, {"again": True}, {"cache": tmp_path}]
     assert {job.path for change in alike for job in runner.jobs(plan_for(tmp_path, **change))} == {paths[0]}
-    monkeypatch.setattr(knn, "VERSION", knn.VERSION + 1)
+    raised = dataclasses.replace(knn.PROTOCOL, version=knn.PROTOCOL.version + 1)
+    monkeypatch.setattr(protocols, "registry", lambda: {"knn": raised})
     assert runner.jobs(plans[0])[0].path not in paths
 
 
@@ -285,9 +286,7 @@ def test_predictions_are_what_the_scores_say(tmp_path: Path) -> None:
 def test_one_pass_over_the_images_serves_all_protocols(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from evaltk.models.backbone import Backbone
 
-    twin = type(knn)("twin")
-    twin.__dict__.update({k: v for k, v in vars(knn).items() if not k.startswith("__")})
-    both = {**protocols.registry(), "twin": twin}
+    both = {**protocols.registry(), "twin": dataclasses.replace(knn.PROTOCOL, name="twin")}
     monkeypatch.setattr(protocols, "registry", lambda: both)
     passed: list[int] = []
     real = Backbone.features

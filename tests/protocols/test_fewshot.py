@@ -109,7 +109,7 @@ def test_the_recorded_figures_by_the_command(
 
 
 def test_the_feature_is_msns() -> None:
-    (need,) = fewshot.needs(fewshot.Settings())
+    need = fewshot.need_of(fewshot.Settings())
     backbone = evaltk.build_backbone(evaltk.load_checkpoint(GOLDEN / "msn_checkpoint.pth.tar", num_heads=3))
     nets = np.load(GOLDEN / "nets.npz")
     (found,) = backbone.features(torch.from_numpy(nets["ibot_msn_input"]), (need.recipe,))
@@ -118,8 +118,7 @@ def test_the_feature_is_msns() -> None:
 
 def test_presets_and_switches() -> None:
     def need(**given: object) -> Need:
-        (found,) = fewshot.needs(fewshot.Settings(**given))  # type: ignore[arg-type]
-        return found
+        return fewshot.need_of(fewshot.Settings(**given))  # type: ignore[arg-type]
 
     pre, post = Recipe(norm=False), Recipe()
     assert need() == Need(recipe=pre, view="msn")
@@ -301,11 +300,11 @@ def test_published_twins(shots_: int | str, value: float) -> None:
 
 def test_how_the_images_were_selected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listed = fewshot.Settings(lists=str(msn_lists(tmp_path / "lists")))
-    (drawn,), (other,) = fewshot.selection(fewshot.Settings(), 3), fewshot.selection(listed, 3)
+    (drawn,), (other,) = fewshot.protocol.selection(fewshot.Settings(), 3), fewshot.protocol.selection(listed, 3)
     assert drawn.kind is DeviationKind.OWN_DRAWS and "seed 3" in drawn.text
     assert other.kind is DeviationKind.OTHER_LISTS and str(listed.lists_sha256)[:12] in other.text
-    monkeypatch.setattr(fewshot, "MSN_LISTS", listed.lists_sha256)
-    assert fewshot.selection(listed, 3) == ()
+    monkeypatch.setattr(fewshot.protocol, "MSN_LISTS", listed.lists_sha256)
+    assert fewshot.protocol.selection(listed, 3) == ()
 
 
 def test_lists_by_class_and_name(image_tree: Build, tmp_path: Path) -> None:

@@ -314,7 +314,7 @@ def test_settings_that_will_not_do(given: dict, says: str) -> None:
 def test_the_defaults_are_the_papers() -> None:
     found = knn.Settings()
     assert found.k == (5, 10, 20, 50, 100, 200) and found.temperature == (0.07,)
-    assert knn.needs(found) == (Need(recipe=Recipe(tokens="cls", last=1, norm=True), view="eval"),)
+    assert Need(recipe=Recipe(tokens="cls", last=1, norm=True), view="eval") == knn.NEED
 
 
 def test_equal_votes_are_equal_bits_wherever_they_stand() -> None:

@@ -64,7 +64,6 @@ def test_the_defaults_are_the_references() -> None:
     assert len(found.lr) == 45 and (min(found.lr), max(found.lr)) == (0.0001, 9.0)
     assert sorted(found.lr) == pytest.approx(sorted(d * 10.0**p for p in range(-4, 1) for d in range(1, 10)), rel=1e-12)
     assert (found.epochs, found.batch, found.holdout, found.fast, found.head) == (100, 256, 0.01, False, None)
-    assert linear.needs(found) == ()
 
 
 def test_which_feature_lin_d_takes() -> None:

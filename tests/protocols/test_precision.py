@@ -85,7 +85,7 @@ def bench(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Bench:
         images=ImageOptions(),
         extraction=Extraction(),
     )
-    x = torch.from_numpy(np.array(made.features(dataset.train, precision.needs(Settings())[0]).x))
+    x = torch.from_numpy(np.array(made.features(dataset.train, precision.NEED).x))
     mlp, bias = torch.eye(x.shape[1]), -x.mean(dim=0)
     y = torch.nn.functional.normalize(x + bias, dim=1)
     v = y[[0, 3, 1, 2, 4, 5]]

@@ -57,7 +57,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, dataset: Dataset) -> Ch
     folder = tmp_path_factory.mktemp("checkpoint")
     net = load_checkpoint(ARCH)
     bench = bench_of(net, folder)
-    (need,) = prototypes.needs(prototypes.Settings())
+    need = prototypes.NEED
     x = torch.from_numpy(np.array(bench.features(dataset.train, need).x))
     draw = torch.Generator().manual_seed(0)
     mlp = torch.randn(P, x.shape[1], generator=draw)
@@ -135,7 +135,7 @@ def test_gallery_shows_the_nearest_images(outcome: Outcome, dataset: Dataset) ->
 def test_assignment_is_the_heads_argmax(
     outcome: Outcome, checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path
 ) -> None:
-    (need,) = prototypes.needs(prototypes.Settings())
+    need = prototypes.NEED
     x = bench_of(checkpoint, tmp_path).features(dataset.train, need).x
     head = build_head(checkpoint)
     wanted = head.logits(head.embed(torch.from_numpy(np.array(x)))).argmax(dim=1)

@@ -218,8 +218,20 @@ def test_settings_that_columns_tell_or_that_change_no_number_share_a_table() -> 
 def test_no_results_no_tables() -> None:
     assert tables.build(KNN, []) == [] and tables.overview([]) == []
     assert tables.build(KNN, [replace(a_result(), protocol="linear")]) == []
-    assert tables.overview([replace(a_result(), protocol="a protocol without a layout")]) == []
     assert len(tables.overview([a_result(), a_result("b")])) == 1
+
+
+def test_a_protocol_without_a_layout_has_a_plain_table() -> None:
+    plain = [replace(a_result(name), protocol="new") for name in ("a", "b")]
+    few = replace(a_result("c", top1={(10, 0.07): 0.25}, best=None), protocol="new")
+    (table,) = tables.overview([*plain, few])
+    assert table.title == "new on digits" and table.columns[0] == "top1 k=10 temperature=0.07"
+    assert [label for label, _ in table.rows] == ["a", "b", "c"]
+    assert [cells[0].value for _, cells in table.rows] == [0.4, 0.4, 0.25] and table.rows[2][1][1].value is None
+    text = ink(table, "md")
+    assert "0.4000 [0.3900, 0.4100]" in text and "0.2500" in text
+    apart = tables.overview([plain[0], replace(plain[1], version=2)])
+    assert [t.title for t in apart] == [f"new on digits [protocol version {v}]" for v in (1, 2)]
 
 
 def test_a_number_on_the_users_word_says_so() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from evaltk.checkpoints import layout
+from evaltk.checkpoints.families import Family
 from evaltk.checkpoints.rawfile import Converted, RawFile, ReadOptions, rest_rules, strip, tensors
 from evaltk.errors import CheckpointError
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, HeadWeights, OriginProof
@@ -154,3 +155,6 @@ def _converted(weights: dict[str, torch.Tensor], **rest: Any) -> Converted:
     # DINOv2's name for what timm calls reg_token.
     named = {("reg_token" if key == "register_tokens" else key): tensor for key, tensor in weights.items()}
     return Converted(weights=named, norm_eps=NORM_EPS, mean=IMAGENET_MEAN, std=IMAGENET_STD, **rest)
+
+
+FAMILY = Family(name="dino", claims=claims, convert=convert)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 
 from evaltk.checkpoints import layout
-from evaltk.checkpoints.families import dino
+from evaltk.checkpoints.families import Family, dino
 from evaltk.checkpoints.rawfile import Converted, RawFile, ReadOptions, rest_rules, strip, tensors
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, OriginProof
 
@@ -71,3 +71,6 @@ def _under(tree: Mapping[str, object]) -> str | None:
 
 def _mask(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {("mask_token" if key == "masked_embed" else key): tensor for key, tensor in weights.items()}
+
+
+FAMILY = Family(name="ibot", claims=claims, convert=convert)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import torch
 
-from evaltk.checkpoints.families import dino
+from evaltk.checkpoints.families import Family, dino
 from evaltk.checkpoints.rawfile import Converted, RawFile, ReadOptions, rest_rules, strip, tensors
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, HeadWeights, OriginProof
 
@@ -54,3 +54,6 @@ def convert(raw: RawFile, options: ReadOptions) -> Converted:
         epoch=dino.whole(raw.tree.get("epoch")),
         origin_proof=OriginProof.LAYOUT,
     )
+
+
+FAMILY = Family(name="msn", claims=claims, convert=convert)

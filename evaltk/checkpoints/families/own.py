@@ -11,7 +11,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 
-from evaltk.checkpoints.families import dino, ibot, msn
+from evaltk.checkpoints.families import Family, dino, ibot, msn
 from evaltk.checkpoints.rawfile import Converted, RawFile, ReadOptions, tensors
 from evaltk.errors import CheckpointError, SettingsError, printable
 from evaltk.types import Arch, Checkpoint, HeadWeights, OriginProof
@@ -188,3 +188,6 @@ def _said(head: HeadWeights, said: Mapping) -> HeadWeights:
     if scoring not in (None, "linear", "cosine", "vmf") or centering not in (None, "logit", "probability"):
         raise ValueError(f"scoring {scoring!r}, centering {centering!r}")
     return dataclasses.replace(head, scoring=scoring, centering=centering)
+
+
+FAMILY = Family(name="own", claims=claims, convert=convert)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 
+from evaltk.checkpoints.families import Family
 from evaltk.checkpoints.rawfile import Converted, ReadOptions
 from evaltk.errors import SettingsError
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, Arch
-
-SCHEME = "pixels"
 
 
 def from_name(rest: str, options: ReadOptions) -> Converted:
@@ -30,3 +29,6 @@ def from_name(rest: str, options: ReadOptions) -> Converted:
     return Converted(
         branch="none", weights={}, arch=arch, mean=options.mean or IMAGENET_MEAN, std=options.std or IMAGENET_STD
     )
+
+
+FAMILY = Family(name="pixels", scheme="pixels", from_name=from_name)

@@ -8,12 +8,12 @@ import re
 import torch
 
 from evaltk.checkpoints import layout
+from evaltk.checkpoints.families import Family
 from evaltk.checkpoints.rawfile import Converted, ReadOptions
 from evaltk.errors import SettingsError
 from evaltk.seeding import derive, generator, normal
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, Arch
 
-SCHEME = "random"
 NUMBER = "([0-9]{1,5})"
 SPELLED = re.compile(f"vit_patch{NUMBER}_dim{NUMBER}_depth{NUMBER}_heads{NUMBER}_img{NUMBER}")
 STANDARD = re.compile(f"vit_(tiny|small|base|large)_patch{NUMBER}_{NUMBER}")
@@ -84,3 +84,6 @@ def _draw(key: str, shape: tuple[int, ...], draw: torch.Generator) -> torch.Tens
     if "norm" in key or key.endswith(".bias"):
         return torch.ones(shape) if key.endswith("weight") else torch.zeros(shape)
     return normal(*shape, std=0.02, generator=draw)
+
+
+FAMILY = Family(name="random", scheme="random", from_name=from_name)

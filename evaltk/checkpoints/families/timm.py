@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from evaltk.checkpoints import difference, layout
+from evaltk.checkpoints.families import Family
 from evaltk.checkpoints.families.dino import CLASS_HEADS
 from evaltk.checkpoints.rawfile import Converted, RawFile, ReadOptions, rest_rules, strip, tensors
 from evaltk.errors import CheckpointError, SettingsError, nearest
@@ -18,7 +19,6 @@ from evaltk.models import timm_nets, vit
 from evaltk.seeding import generator
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, Arch
 
-SCHEME = "timm"
 REST = dict.fromkeys(("optimizer", "amp_scaler"), "optimizer state") | dict.fromkeys(
     ("epoch", "arch", "args", "version", "metric"), "bookkeeping"
 )
@@ -160,3 +160,6 @@ def _verify(model: Any, arch: Arch, weights: dict[str, torch.Tensor], where: Pat
             where=where,
             do="name another model",
         )
+
+
+FAMILY = Family(name="timm", claims=claims, convert=convert, scheme="timm", from_name=from_name)
