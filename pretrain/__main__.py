@@ -28,7 +28,7 @@ class Options:
         out: folder of checkpoints and log (default: runs/RECIPE).
         set: section.key=value, instead of what the recipe says.
         resume: auto, never, or a checkpoint to go on from.
-        device: cpu, cuda or auto.
+        device: auto (cuda, else cpu), cpu, mps, cuda or cuda:N.
     """
 
     recipe: Annotated[str, tyro.conf.Positional]
@@ -41,18 +41,14 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Train. Returns: 0 done, 75 stopped by a signal after a checkpoint. Raises: EvaltkError, Diverged."""
-    import torch
-
-    from evaltk.errors import SettingsError
+    from evaltk.machine import resolve_device
     from pretrain import loop, recipe_file
 
     options = tyro.cli(Options, args=argv, prog="evaltk pretrain", description=__doc__)
     recipe = recipe_file.load(options.recipe, options.set)
     if options.data is not None:
         recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, source=options.data))
-    device = options.device if options.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise SettingsError(wanted="a CUDA device", got="none here", where="--device", do="--device cpu")
+    device = resolve_device(options.device, mps=False)  # sums are float64, which mps does not have
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     return loop.run(recipe, out=options.out or Path("runs") / recipe.name, device=device, resume=options.resume)
@@ -62,9 +58,8 @@ if __name__ == "__main__":
     from evaltk import progress
     from evaltk.errors import EvaltkError
 
-    progress.configure()
     try:
-        code = main(sys.argv[1:])
+        code = main(progress.configured(sys.argv[1:]))
     except EvaltkError as error:
         progress.log.error("%s", error)
         code = error.exit_code

@@ -1,11 +1,9 @@
-"""Evaluate checkpoints; writes one result a (checkpoint, protocol, data set, settings) and skips what is done.
-
-CHECKPOINTS are files, catalogue names (evaltk fetch), timm:NAME, random:ARCH[@SEED] or pixels:SIZE.
+"""Evaluate checkpoints on datasets; finished results are skipped.
 
 Examples:
-    evaltk run dino_vits16 --protocols knn --data imagenet=/data/imagenet --device cuda --precision fp32
-    evaltk run mine.pth random:vit_small_patch16_224 --data cifar10=/data/cifar10 --knn.k 10 20
-    evaltk run net.pt --norm-eps 1e-6 --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5 --data photos:imagefolder=~/photos
+    evaltk run dino_vits16 --protocols knn linear --data imagenet=/data/imagenet
+    evaltk run mine.pth pixels:32 --data cifar10=/data/cifar10 --knn.k 10 20
+    evaltk run mine.pth --data photos:imagefolder=~/photos --limit 500
 """
 
 from __future__ import annotations
@@ -14,6 +12,7 @@ import dataclasses
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from evaltk.bench import ImageOptions
+from evaltk.cli import _options
 from evaltk.errors import SettingsError
 from evaltk.types import PositionRule, Precision
 
@@ -37,62 +37,106 @@ class Reading:
     """What to say of a file where its tensors do not tell.
 
     Attributes:
-        branch: which copy of the net: teacher, student, target_encoder, encoder (default: the one its paper evaluates).
-        family: read the file as dino, ibot, msn, timm or own, where two could; a published number beside its results
-            then stands there on your word.
-        num_heads: attention heads.
+        branch: teacher, student, encoder or target_encoder (default: the one its paper evaluates).
+        family: dino, ibot, msn, timm or own; results are then compared with that family's published numbers.
+        num_heads: number of attention heads.
         norm_eps: epsilon of the LayerNorms.
-        mean: pixel mean, R G B of [0, 1].
-        std: pixel standard deviation, R G B of [0, 1].
+        mean: pixel mean, in [0, 1].
+        std: pixel standard deviation, in [0, 1].
     """
 
     branch: str | None = None
     family: str | None = None
     num_heads: int | None = None
     norm_eps: float | None = None
-    mean: Triple | None = None
-    std: Triple | None = None
+    mean: Triple | None = field(default=None, metadata={"metavar": "R G B"})
+    std: Triple | None = field(default=None, metadata={"metavar": "R G B"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Reading, ImageOptions):
-    """Evaluate checkpoints.
+class Evaluated:
+    """What to evaluate.
 
     Attributes:
         checkpoints: files, catalogue names, timm:NAME, random:ARCH[@SEED] or pixels:SIZE.
-        protocols: what to measure (evaltk ls protocols).
-        data: NAME=PATH, LABEL:NAME=PATH, or NAME where it needs no path (evaltk ls datasets).
-        out: folder of the results.
-        again: run again what is done.
-        device: cpu, cuda or cuda:N.
-        precision: fp32 (published figures) or bf16.
-        position: rule for position tables at other image sizes; dino is the reference's.
-        batch_size: images a forward pass, or auto.
-        workers: processes that decode images (default: by the machine).
-        skip_bad_images: unreadable images a split that may be left out; the result says how many were.
-        cache: folder of the feature cache (default: $EVALTK_HOME or ~/.cache/evaltk).
-        seed: of every random stream.
-        json: print one JSON line a result instead of a table.
+        protocols: what to measure: evaltk ls protocols.
+        data: datasets: evaltk ls datasets; some need no path.
+        limit: smoke test on N images per split, class-balanced; never compared with published numbers.
+        seed: seed of all random draws.
+        again: redo finished results.
     """
 
-    checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional]
+    checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional] = field(metadata={"metavar": "CHECKPOINT ..."})
     protocols: tuple[str, ...] = ("knn",)
-    data: tuple[str, ...] = ()
-    out: Path = Path("runs")
-    again: bool = False
-    device: str = "cpu"
-    precision: Precision = "fp32"
-    position: PositionRule = "dino"
-    batch_size: int | Literal["auto"] = "auto"
-    workers: int | None = None
-    skip_bad_images: int = 0
-    cache: Path | None = None
+    data: tuple[str, ...] = field(default=(), metadata={"metavar": "[LABEL:]NAME=PATH ..."})
+    limit: int | None = None
     seed: int = 0
+    again: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """Where results go.
+
+    Attributes:
+        out: folder of the results.
+        cache: feature cache (default: $EVALTK_HOME or ~/.cache/evaltk).
+        json: print one JSON line per result, not tables.
+    """
+
+    out: Path = Path("runs")
+    cache: Path | None = None
     json: bool = False
 
 
-def options_type() -> type:
-    """`Options` with a field for the settings of each protocol, so that `--knn.k` and its help come from them."""
+@dataclass(frozen=True, kw_only=True)
+class Images(ImageOptions):
+    """Image preprocessing, where it is not the protocol's.
+
+    Attributes:
+        position: how position tables are resized.
+        skip_bad_images: leave out up to N unreadable images per split.
+    """
+
+    position: PositionRule = "dino"
+    skip_bad_images: int = field(default=0, metadata={"metavar": "N"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What to compute on.
+
+    Attributes:
+        device: auto (cuda, else mps, else cpu) or cpu, mps, cuda, cuda:N.
+        precision: published numbers are fp32.
+        batch_size: images per forward pass.
+        workers: decoding processes (default: by the number of cores).
+    """
+
+    device: str = field(default="auto", metadata={"metavar": "DEVICE"})
+    precision: Precision = "fp32"
+    batch_size: int | Literal["auto"] = "auto"
+    workers: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Machine, Reading, Images, Written, Evaluated):
+    """Evaluate checkpoints."""
+
+
+GROUPS = {
+    "Evaluated": "what to evaluate",
+    "Written": "where results go",
+    "ImageOptions": "image preprocessing (default: the protocol's)",
+    "Images": "image preprocessing (default: the protocol's)",
+    "Reading": "reading a checkpoint, where its file does not tell",
+    "Machine": "machine",
+}
+SETTINGS = "settings of a protocol: evaltk {command} --protocols NAME --help"
+
+
+def options_type(base: type = Options) -> type:
+    """`base` with a field for the settings of each protocol, so that `--knn.k` and its help come from them."""
     import protocols
 
     # The field has another name than its flags: a protocol called `precision` stands beside the option --precision.
@@ -100,7 +144,46 @@ def options_type() -> type:
         (_settings(name), Annotated[module.Settings, tyro.conf.arg(name=name)], field(default_factory=module.Settings))
         for name, module in sorted(protocols.registry().items())
     ]
-    return dataclasses.make_dataclass("RunOptions", fields, bases=(Options,), frozen=True, kw_only=True)
+    return dataclasses.make_dataclass("RunOptions", fields, bases=(base,), frozen=True, kw_only=True)
+
+
+def parse(argv: list[str], command: str, doc: str | None, base: type = Options) -> Any:
+    """The options of `run` and `plan`, with the settings of all protocols.
+
+    Help shows the common options, or where ``--protocols`` names some, the settings of those.
+    """
+    if any(word in _options.HELP for word in argv):
+        named = _protocols_named(argv)
+        if not named:
+            more = [SETTINGS.format(command=command), ""]
+            _options.show(_options.usage(base, command, doc, groups=GROUPS, more=more))
+        _options.show("\n".join(_settings_help(named, command)))
+    return _options.parse(options_type(base), argv, command, doc)
+
+
+def _protocols_named(argv: Sequence[str]) -> list[str]:
+    named: list[str] = []
+    taking = False
+    for word in argv:
+        if word.startswith("-"):
+            flag, _, value = word.partition("=")
+            taking = flag == "--protocols"
+            word = value
+        if taking and word:
+            named.append(word)
+    return named
+
+
+def _settings_help(names: Sequence[str], command: str) -> list[str]:
+    """Help on the settings of protocols. Raises: SettingsError: an unknown one."""
+    from evaltk.running.planning import known_protocol
+
+    lines = [f"usage: evaltk {command} CHECKPOINT ... --protocols {' '.join(names)} [settings]"]
+    for name in dict.fromkeys(names):
+        module = known_protocol(name)
+        title = (module.__doc__ or "").strip().splitlines()[0]
+        lines += ["", *textwrap.wrap(f"{name}: {title}", _options.WIDTH), *_options.settings(module.Settings, name)]
+    return [*lines, "", f"all other options: evaltk {command} --help"]
 
 
 def _settings(protocol: str) -> str:
@@ -117,9 +200,8 @@ def plan_of(options: Any) -> Plan:
             wanted="checkpoints to evaluate", got="none", where="evaltk run", do="evaltk run CKPT --data ..."
         )
     if not options.data:
-        raise SettingsError(
-            wanted="data sets to evaluate on", got="none", where="--data", do="--data NAME=PATH; evaltk ls datasets"
-        )
+        do = "--data NAME=PATH, e.g. --data digits; evaltk ls datasets"
+        raise SettingsError(wanted="datasets to evaluate on", got="none", where="--data", do=do)
     said = {f.name: getattr(options, f.name) for f in dataclasses.fields(Reading)}
     for name in options.protocols:
         known_protocol(name)
@@ -131,6 +213,7 @@ def plan_of(options: Any) -> Plan:
         cache=options.cache or catalog.home(),
         again=options.again,
         seed=options.seed,
+        limit=options.limit,
         device=options.device,
         precision=options.precision,
         position=options.position,
@@ -146,7 +229,7 @@ def main(argv: list[str]) -> int:
     """Run, then print a table of what was asked for (stdout) and say where the results lie (stderr)."""
     from evaltk.running import runner
 
-    options = tyro.cli(options_type(), args=argv, prog="evaltk run", description=__doc__)
+    options = parse(argv, "run", __doc__)
     plan = plan_of(options)
     shown: list[tuple[Job, Result]] = []
 
@@ -160,8 +243,9 @@ def main(argv: list[str]) -> int:
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from evaltk import distributed
+        from evaltk.machine import resolve_device
 
-        with distributed.process_group(options.device):
+        with distributed.process_group(resolve_device(plan.device)):
             runner.run(plan, report=report)
     else:
         runner.run(plan, report=report)
@@ -170,16 +254,20 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def print_tables(found: Sequence[tuple[Path, Result]]) -> None:
-    """Write the tables of results to stdout as Markdown; what cannot be told from the best is bold."""
+def print_tables(pairs: Sequence[tuple[Path, Result]]) -> None:
+    """Print the tables of results, for a terminal where stdout is one, else as Markdown; each footnote once."""
     from evaltk.progress import log
     from reports import paired
     from reports.formats import render as ink
     from reports.tables import build as tables
 
-    predictions = paired.beside(found, lambda error: log.warning("%s", error))
-    made = tables.overview([result for _, result in found], predictions=predictions)
-    sys.stdout.write("\n".join(ink.ink(table, "md") for table in made))
+    predictions = paired.beside(pairs, lambda error: log.warning("%s", error))
+    shown: set[str] = set()
+    fresh = []
+    for table in tables.overview([result for _, result in pairs], predictions=predictions):
+        fresh.append(dataclasses.replace(table, footnotes=tuple(t for t in table.footnotes if t not in shown)))
+        shown.update(table.footnotes)
+    sys.stdout.write(ink.join(fresh, "terminal" if sys.stdout.isatty() else "md"))
 
 
 def headline(result: Result) -> str:

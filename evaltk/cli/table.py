@@ -1,4 +1,4 @@
-"""Print tables of results beside published numbers: for a terminal, as Markdown, CSV, HTML or LaTeX.
+"""Print tables of results beside published numbers.
 
 Examples:
     evaltk table --runs runs
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from evaltk.cli import _options
 from evaltk.errors import SettingsError, StorageError
 
 if TYPE_CHECKING:
@@ -51,12 +52,10 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Print them. Raises: StorageError: no results there. SettingsError: no such layout, flags that do not fit."""
-    import tyro
-
     from reports import layouts
     from reports.formats import render as ink
 
-    options = tyro.cli(Options, args=argv, prog="evaltk table", description=__doc__)
+    options = _options.parse(Options, argv, "table", __doc__)
     layout = layouts.load(options.layout) if options.layout else None
     form = options.format if options.format != "auto" else "terminal" if sys.stdout.isatty() else "md"
     _check(options, layout, form)

@@ -12,7 +12,7 @@ import protocols
 from evaltk import results
 from evaltk.bench import Bench, Need, Outcome
 from evaltk.errors import CheckpointError
-from evaltk.machine import provenance
+from evaltk.machine import provenance, resolve_device
 from evaltk.progress import log
 from evaltk.running.planning import Job, Plan, identify, jobs, known_protocol, stamp
 from evaltk.types import Preprocessing, Result, ResultData, digest
@@ -92,6 +92,7 @@ def bench_of(plan: Plan, left: Sequence[Job]) -> Bench:
     from evaltk.features.extraction import Extraction
     from evaltk.models.backbone import build_backbone
 
+    device = device_of(plan, left)
     loaded = load_checkpoint(left[0].checkpoint, **plan.read)
     _check_unchanged(left[0], loaded)
     for note in loaded.notes:
@@ -101,13 +102,20 @@ def bench_of(plan: Plan, left: Sequence[Job]) -> Bench:
             fits(loaded)
     return Bench(
         checkpoint=loaded,
-        backbone=build_backbone(loaded, device=plan.device, precision=plan.precision, position=plan.position),
-        device=plan.device,
+        backbone=build_backbone(loaded, device=device, precision=plan.precision, position=plan.position),
+        device="cpu" if device == "mps" else device,  # scores are computed in float64, which mps does not have
         seed=plan.seed,
         cache=plan.cache,
         images=plan.images,
         extraction=Extraction(batch_size=plan.batch_size, workers=plan.workers, skip_bad_images=plan.skip_bad_images),
     )
+
+
+def device_of(plan: Plan, left: Sequence[Job]) -> str:
+    """The device of the forward passes of jobs `left`. Raises: SettingsError: it is not on this machine."""
+    # Protocols that pass images themselves sum in float64 where the net is.
+    features_only = not any(hasattr(protocols.registry()[job.protocol], "prepare") for job in left)
+    return resolve_device(plan.device, mps=features_only)
 
 
 def wanted(here: Sequence[Job], seed: int) -> list[tuple[Split, tuple[Need, ...]]]:
@@ -135,6 +143,7 @@ def _run_job(plan: Plan, job: Job, bench: Bench, extracting: float) -> Result:
     started = time.perf_counter()
     outcome: Outcome = protocols.registry()[job.protocol].run(bench, job.dataset, job.settings)
     seconds = {"extracting": round(extracting, 3), "scoring": round(time.perf_counter() - started, 3)}
+    device = "mps" if bench.backbone.device.type == "mps" else bench.device
     result = Result(
         checkpoint=_describe(job.name, bench.checkpoint),
         protocol=job.protocol,
@@ -153,7 +162,7 @@ def _run_job(plan: Plan, job: Job, bench: Bench, extracting: float) -> Result:
         scores=outcome.scores,
         seed=plan.seed,
         request=digest(job.asked),
-        made=provenance(plan.device, seconds) | {"stamp": stamp(job.dataset)},
+        made=provenance(device, seconds) | {"stamp": stamp(job.dataset)},
     )
     results.write(job.path, result, outcome.predictions)
     return result
