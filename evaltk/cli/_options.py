@@ -65,7 +65,7 @@ def usage(
     for field in fields:
         headed[groups.get(owners[field.name], "options")].append(field)
     about, _, examples = inspect.cleandoc(doc or "").partition("Examples:")
-    lines = [f"usage: evaltk {command} {words + ' ' if words else ''}[options]", ""]
+    lines = [*wrapped(f"usage: evaltk {command} {words + ' ' if words else ''}[options]"), ""]
     for paragraph in about.strip().split("\n\n"):
         lines += [*textwrap.wrap(" ".join(paragraph.split()), WIDTH), ""]
     for title, mine in headed.items():
@@ -92,8 +92,9 @@ def flags(
     """Lines of help for the fields: the flag and what it takes, what it is for, its default."""
     for field in fields:
         at_place = field.name in positional
-        name, takes = prefix + field.name.replace("_", "-"), metavar(options, field, positional=at_place)
-        dashed = f"--[no-]{name}" if _bare(options, field) is bool and field.default is True else f"--{name}"
+        name, takes = field.name.replace("_", "-"), metavar(options, field, positional=at_place)
+        both = "[no-]" if _bare(options, field) is bool and field.default is True else ""
+        dashed = f"--{prefix}{both}{name}"
         left = takes if at_place else f"{dashed} {takes}".rstrip()
         text = _with_default(options, field, texts.get(field.name, "").removesuffix("."))
         rows = textwrap.wrap(text, WIDTH - COLUMN, break_on_hyphens=False, break_long_words=False) or [""]
@@ -112,7 +113,7 @@ def metavar(options: type, field: Field[Any], *, positional: bool = False) -> st
     if hint is bool:
         return ""
     takes = _metavar(hint)
-    return takes.replace("NAME", field.name.upper()) if positional else takes
+    return re.sub("NAME|PATH", field.name.upper(), takes) if positional else takes
 
 
 def _metavar(hint: Any) -> str:
@@ -169,7 +170,7 @@ def _positional(options: type, field: Field[Any]) -> bool:
 def _with_default(options: type, field: Field[Any], text: str) -> str:
     """The text of a field with the choices that neither it nor the metavar names, and its default."""
     choices = [str(one) for one in _choices(_bare(options, field))]
-    if len("|".join(choices)) > LONGEST and any(one not in text for one in choices):
+    if "metavar" not in field.metadata and len("|".join(choices)) > LONGEST and any(one not in text for one in choices):
         text = f"{text}: {', '.join(choices)}"
     value = field.default
     if re.search(r"\bdefault:", text) or value is MISSING or value is None or value is False or value == ():
@@ -185,5 +186,16 @@ def _choices(hint: Any) -> tuple[Any, ...]:
 
 
 def _examples(text: str) -> list[str]:
-    lines = textwrap.dedent(text.strip("\n")).splitlines()
-    return ["", "examples:", *(f"  {line}" for line in lines)] if lines else []
+    """The examples, long ones continued on a second line as a shell takes it."""
+    lines = []
+    for example in textwrap.dedent(text.strip("\n")).splitlines():
+        rows = wrapped(example, WIDTH - 4)
+        lines += [f"  {row} \\" for row in rows[:-1]] + [f"  {row}" for row in rows[-1:]]
+    return ["", "examples:", *lines] if lines else []
+
+
+def wrapped(text: str, width: int = WIDTH) -> list[str]:
+    """A command in lines. A short one stays as it is, with its inner blanks."""
+    if len(text) <= width:
+        return [text]
+    return textwrap.wrap(text, width, subsequent_indent="    ", break_on_hyphens=False, break_long_words=False)

@@ -1,7 +1,7 @@
 """Download published checkpoints and check their sha256.
 
-Prints one line a checkpoint: its path, a tab, its sha256. What is already there is only checked, and a download that
-broke off goes on where it stopped. `evaltk ls checkpoints` shows the names.
+Prints the path and the sha256 of each, separated by a tab. Files that are there are only checked, and interrupted
+downloads are resumed. `evaltk ls checkpoints` lists the names.
 
 Examples:
     evaltk fetch dino_vits16

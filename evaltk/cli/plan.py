@@ -1,7 +1,6 @@
 """Dry run: what `evaltk run` would do, its time and disk space.
 
-Takes the arguments of `evaltk run` and writes nothing. Time, bytes and memory are measured on a few images and cover
-feature extraction only, not what protocols do with the features.
+Takes the arguments of `evaltk run` and writes nothing. It times a few images; only feature extraction is estimated.
 
 Examples:
     evaltk plan dino_vits16 --protocols knn linear --data imagenet=/data/imagenet
@@ -12,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from evaltk.cli import run
@@ -23,25 +21,11 @@ if TYPE_CHECKING:
 UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options(run.Options):
-    """As of `evaltk run`.
-
-    Attributes:
-        json: print one JSON object, in bytes and seconds, instead of text.
-    """
-
-    json: bool = False
-
-
-GROUPS = run.GROUPS | {"Options": "where results go"}
-
-
 def main(argv: list[str]) -> int:
     """Print the plan (stdout); log messages go to stderr."""
     from evaltk.running import estimates
 
-    options = run.parse(argv, "plan", __doc__, Options)
+    options = run.parse(argv, "plan", __doc__)
     expected = estimates.forecast(run.plan_of(options))
     if options.json:
         print(json.dumps(as_json(expected)))

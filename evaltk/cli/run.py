@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from evaltk.bench import ImageOptions
-from evaltk.cli import _options
+from evaltk.cli import _options, _tables
 from evaltk.errors import SettingsError
 from evaltk.types import PositionRule, Precision
 
@@ -80,8 +80,8 @@ class Written:
 
     Attributes:
         out: folder of the results.
-        cache: feature cache (default: $EVALTK_HOME or ~/.cache/evaltk).
-        json: print one JSON line per result, not tables.
+        cache: cache folder (default: $EVALTK_HOME, ~/.cache/evaltk).
+        json: print JSON instead of text.
     """
 
     out: Path = Path("runs")
@@ -95,7 +95,7 @@ class Images(ImageOptions):
 
     Attributes:
         position: how position tables are resized.
-        skip_bad_images: leave out up to N unreadable images per split.
+        skip_bad_images: unreadable images to leave out per split.
     """
 
     position: PositionRule = "dino"
@@ -135,8 +135,8 @@ GROUPS = {
 SETTINGS = "settings of a protocol: evaltk {command} --protocols NAME --help"
 
 
-def options_type(base: type = Options) -> type:
-    """`base` with a field for the settings of each protocol, so that `--knn.k` and its help come from them."""
+def options_type() -> type:
+    """`Options` with a field for the settings of each protocol, so that `--knn.k` and its help come from them."""
     import protocols
 
     # The field has another name than its flags: a protocol called `precision` stands beside the option --precision.
@@ -144,10 +144,10 @@ def options_type(base: type = Options) -> type:
         (_settings(name), Annotated[module.Settings, tyro.conf.arg(name=name)], field(default_factory=module.Settings))
         for name, module in sorted(protocols.registry().items())
     ]
-    return dataclasses.make_dataclass("RunOptions", fields, bases=(base,), frozen=True, kw_only=True)
+    return dataclasses.make_dataclass("RunOptions", fields, bases=(Options,), frozen=True, kw_only=True)
 
 
-def parse(argv: list[str], command: str, doc: str | None, base: type = Options) -> Any:
+def parse(argv: list[str], command: str, doc: str | None) -> Any:
     """The options of `run` and `plan`, with the settings of all protocols.
 
     Help shows the common options, or where ``--protocols`` names some, the settings of those.
@@ -155,10 +155,10 @@ def parse(argv: list[str], command: str, doc: str | None, base: type = Options) 
     if any(word in _options.HELP for word in argv):
         named = _protocols_named(argv)
         if not named:
-            more = [SETTINGS.format(command=command), ""]
-            _options.show(_options.usage(base, command, doc, groups=GROUPS, more=more))
+            more = [SETTINGS.format(command=command)]
+            _options.show(_options.usage(Options, command, doc, groups=GROUPS, more=more))
         _options.show("\n".join(_settings_help(named, command)))
-    return _options.parse(options_type(base), argv, command, doc)
+    return _options.parse(options_type(), argv, command, doc)
 
 
 def _protocols_named(argv: Sequence[str]) -> list[str]:
@@ -178,7 +178,7 @@ def _settings_help(names: Sequence[str], command: str) -> list[str]:
     """Help on the settings of protocols. Raises: SettingsError: an unknown one."""
     from evaltk.running.planning import known_protocol
 
-    lines = [f"usage: evaltk {command} CHECKPOINT ... --protocols {' '.join(names)} [settings]"]
+    lines = _options.wrapped(f"usage: evaltk {command} CHECKPOINT ... --protocols {' '.join(names)} [settings]")
     for name in dict.fromkeys(names):
         module = known_protocol(name)
         title = (module.__doc__ or "").strip().splitlines()[0]
@@ -259,15 +259,11 @@ def print_tables(pairs: Sequence[tuple[Path, Result]]) -> None:
     from evaltk.progress import log
     from reports import paired
     from reports.formats import render as ink
-    from reports.tables import build as tables
+    from reports.tables import build
 
     predictions = paired.beside(pairs, lambda error: log.warning("%s", error))
-    shown: set[str] = set()
-    fresh = []
-    for table in tables.overview([result for _, result in pairs], predictions=predictions):
-        fresh.append(dataclasses.replace(table, footnotes=tuple(t for t in table.footnotes if t not in shown)))
-        shown.update(table.footnotes)
-    sys.stdout.write(ink.join(fresh, "terminal" if sys.stdout.isatty() else "md"))
+    tables = build.overview([result for _, result in pairs], predictions=predictions)
+    sys.stdout.write(ink.join(_tables.footnotes_once(tables), "terminal" if sys.stdout.isatty() else "md"))
 
 
 def headline(result: Result) -> str:

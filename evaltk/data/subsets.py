@@ -67,7 +67,7 @@ def balanced(labels: np.ndarray, limit: int, seed: int, *names: object, places: 
     """Rows [min(limit, N)] int64, rising: one of each class in turn until there are `limit`, at random within a class.
 
     Args:
-        labels: [N] int64 in [0, C). names: of the random stream. places: [C] int64, the place of each class in the turn.
+        labels: [N] int64 in [0, C). names: of the random stream. places: [C] int64, each class's place in the turn.
     """
     keys = _draws(len(labels), seed, *names)
     order = np.lexsort((keys, labels))
