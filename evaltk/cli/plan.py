@@ -23,9 +23,9 @@ UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 def main(argv: list[str]) -> int:
     """Print the plan (stdout); log messages go to stderr."""
+    options = run.parse(argv, "plan", __doc__)
     from evaltk.running import estimates
 
-    options = run.parse(argv, "plan", __doc__)
     expected = estimates.forecast(run.plan_of(options))
     if options.json:
         print(json.dumps(as_json(expected)))

@@ -227,9 +227,9 @@ def plan_of(options: Any) -> Plan:
 
 def main(argv: list[str]) -> int:
     """Run, then print a table of what was asked for (stdout) and say where the results lie (stderr)."""
+    options = parse(argv, "run", __doc__)
     from evaltk.running import runner
 
-    options = parse(argv, "run", __doc__)
     plan = plan_of(options)
     shown: list[tuple[Job, Result]] = []
 
