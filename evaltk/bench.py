@@ -164,7 +164,7 @@ def _no_files(settings: Any) -> dict[str, str]:
     return {}
 
 
-def _nothing_to_prepare(bench: Bench, dataset: Any, settings: Any) -> None:
+def nothing_to_prepare(bench: Bench, dataset: Any, settings: Any) -> None:
     return None
 
 
@@ -200,7 +200,7 @@ class Protocol:
     identity: Callable[[Any], Mapping[str, str]] = _no_files
     check_checkpoint: Callable[[Checkpoint], None] = _any_checkpoint
     extracts: Callable[[Bench, Any, Any], Extracts] = _nothing_extracted
-    prepare: Callable[[Bench, Any, Any], None] = _nothing_to_prepare
+    prepare: Callable[[Bench, Any, Any], None] = nothing_to_prepare
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():

@@ -1,4 +1,4 @@
-"""What was at work when a number was made: versions, commit, device, seconds, date."""
+"""The machine: the device a command computes on, and what a result says of versions, commit, device and date."""
 
 from __future__ import annotations
 
@@ -10,9 +10,43 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from evaltk.errors import SettingsError
+
+
+def resolve_device(device: str, *, mps: bool = True) -> str:
+    """The device that ``--device`` stands for on this machine: ``auto`` is cuda, else mps, else cpu.
+
+    Args:
+        device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``.
+        mps: whether ``auto`` may choose it; False for what computes in float64 there, which mps does not have.
+
+    Raises: SettingsError: another name, or a device that this machine does not have.
+    """
+    import torch
+
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        return "cuda" if num_gpus else "mps" if mps and torch.backends.mps.is_available() else "cpu"
+    kind, colon, number = device.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (colon and not (kind == "cuda" and number.isascii() and number.isdigit())):
+        wanted = "auto, cpu, mps, cuda or cuda:N"
+        raise SettingsError(wanted=wanted, got=repr(device), where="--device", do="--device auto")
+    if kind == "cuda" and int(number or 0) >= num_gpus:
+        got = f"{device!r} on a machine with {num_gpus} GPU{'' if num_gpus == 1 else 's'}"
+        do = f"--device cuda:{num_gpus - 1}, or --device auto" if num_gpus else "--device auto, or --device cpu"
+        raise SettingsError(wanted="a GPU that torch can use", got=got, where="--device", do=do)
+    if kind == "mps" and not torch.backends.mps.is_available():
+        do = "--device auto, or --device cpu"
+        raise SettingsError(wanted="mps, the GPU of a Mac", got="a machine without", where="--device", do=do)
+    return device
+
 
 def provenance(device: str, seconds: Mapping[str, float]) -> dict[str, Any]:
-    """What was at work: versions, commit, device, seconds, date. Nothing in it changes a score."""
+    """What was at work: versions, commit, device, seconds, date. Nothing in it changes a score.
+
+    Args:
+        device: the one that was used, as `resolve_device` returns it; recorded as ``cuda (NVIDIA H100 80GB HBM3)``.
+    """
     parts = ("evaltk", "torch", "torchvision", "timm", "numpy", "pillow")
     return {
         "versions": {"python": platform.python_version()} | {part: version(part) for part in parts},
@@ -26,7 +60,8 @@ def provenance(device: str, seconds: Mapping[str, float]) -> dict[str, Any]:
 def _device_name(device: str) -> str:
     import torch
 
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or "cpu"
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor()
+    return f"{device} ({name})" if name else device
 
 
 def version(part: str) -> str:

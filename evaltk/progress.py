@@ -1,33 +1,58 @@
-"""Progress bars and the only logging set-up. All of it goes to stderr; stdout is for results."""
+"""Progress bars, log messages and how many of them are shown. All go to stderr; stdout is for results."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+
+from evaltk.errors import SettingsError
 
 Advance = Callable[[int], None]
 log = logging.getLogger("evaltk")
 
 
-def configure(*, verbose: bool = False) -> None:
-    """Send the project's log lines to stderr; called once by the command line, never at import."""
+QUIET, VERBOSE = ("-q", "--quiet"), ("-v", "--verbose")
+
+
+def configure(*, quiet: bool = False, verbose: bool = False) -> None:
+    """Send the project's log messages to stderr; called once by the command line, never at import.
+
+    Args:
+        quiet: errors only, and no progress bars.
+        verbose: debug messages too, each with the seconds since the start and the file it comes from.
+    """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("evaltk: %(message)s"))
+    where = " %(relativeCreated)d ms %(module)s" if verbose else ""
+    handler.setFormatter(logging.Formatter(f"evaltk{where}: %(message)s"))
     log.handlers[:] = [handler]
-    log.setLevel(logging.DEBUG if verbose else logging.INFO)
+    log.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
     log.propagate = False
+
+
+def configured(argv: Sequence[str]) -> list[str]:
+    """Configure by ``-q``/``--quiet`` and ``-v``/``--verbose``, wherever they stand; returns the other arguments.
+
+    Raises: SettingsError: both.
+    """
+    quiet, verbose = (any(word in flags for word in argv) for flags in (QUIET, VERBOSE))
+    configure(quiet=quiet and not verbose, verbose=verbose)
+    if quiet and verbose:
+        raise SettingsError(
+            wanted="--quiet or --verbose", got="both", where="the command line", do="leave one of them out"
+        )
+    return [word for word in argv if word not in (*QUIET, *VERBOSE)]
 
 
 @contextmanager
 def bar(title: str, total: int, *, done: int = 0, unit: str = "images") -> Iterator[Advance]:
-    """A bar with the rate and the time left; yields `advance(n)`. Silent where stderr is no terminal.
+    """A bar with the rate and the time left; yields `advance(n)`. Silent with --quiet and where stderr is no terminal.
 
     Args:
         done: items finished by an earlier run; they move the bar but do not count for the rate.
     """
-    if not sys.stderr.isatty():
+    if not (sys.stderr.isatty() and log.isEnabledFor(logging.INFO)):
         yield lambda n: None
         return
     from rich.console import Console

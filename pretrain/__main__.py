@@ -30,7 +30,7 @@ class Options:
         out: output folder for checkpoints and log (default: runs/RECIPE).
         set: recipe overrides, section.key=value.
         resume: auto (the newest checkpoint in --out), never, or a checkpoint file.
-        device: cpu, cuda or auto.
+        device: auto (cuda, else cpu), cpu, cuda or cuda:N.
         plugin: a Python file with datasets or training methods of your own (docs/extending.md); may be repeated.
     """
 
@@ -45,9 +45,7 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Train. Returns: 0, or 75 if stopped by a signal. Raises: EvaltkError, Diverged."""
-    import torch
-
-    from evaltk.errors import SettingsError
+    from evaltk.machine import resolve_device
     from pretrain import loop
     from pretrain import recipe as recipes
 
@@ -56,9 +54,7 @@ def main(argv: list[str]) -> int:
     recipe = recipes.load(options.recipe, options.set)
     if options.data is not None:
         recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, source=options.data))
-    device = options.device if options.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise SettingsError(wanted="a CUDA device", got="none available", where="--device", do="--device cpu")
+    device = resolve_device(options.device, mps=False)  # sums are float64, which mps does not have
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     return loop.run(recipe, out=options.out or Path("runs") / recipe.name, device=device, resume=options.resume)
@@ -68,9 +64,8 @@ if __name__ == "__main__":
     from evaltk import progress
     from evaltk.errors import EvaltkError
 
-    progress.configure()
     try:
-        code = main(sys.argv[1:])
+        code = main(progress.configured(sys.argv[1:]))
     except EvaltkError as error:
         progress.log.error("%s", error)
         code = error.exit_code

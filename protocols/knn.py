@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from evaltk.bench import Bench, Extracts, Need, Outcome, Protocol, of_all_splits, unreadable
 from evaltk.data.images import Dataset
 from evaltk.errors import DataError, SettingsError
-from evaltk.types import Features, Recipe, Score
+from evaltk.types import DeviationKind, Features, Recipe, Score
 
 if TYPE_CHECKING:
     import torch
@@ -88,11 +88,13 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
 
 def _check_k(settings: Settings, num_bank: int, dataset: Dataset) -> None:
     if max(settings.k) > num_bank:
+        limited = any(deviation.kind is DeviationKind.SMOKE_TEST for deviation in dataset.deviations)
         raise SettingsError(
             wanted=f"k <= {num_bank}, the images of {dataset.name} {dataset.train.name}",
             got=f"k = {max(settings.k)}",
-            where="--knn.k",
-            do=f"--knn.k {' '.join(str(k) for k in settings.k if k <= num_bank) or 1}",
+            where="--knn.k, --limit" if limited else "--knn.k",
+            do=f"--knn.k {' '.join(str(k) for k in settings.k if k <= num_bank) or 1}"
+            + (f", or --limit {max(settings.k)} or more" if limited else ""),
         )
 
 

@@ -1,43 +1,41 @@
-"""The command line: one subcommand a file. Heavy imports happen inside the subcommand that needs them."""
+"""The command line: one subcommand per file. Heavy imports happen inside the subcommand that needs them."""
 
 from __future__ import annotations
 
-import ast
 import importlib
 import os
-import pkgutil
 import select
 import sys
 from pathlib import Path
 
 from evaltk.errors import EvaltkError, nearest
 
-SYNOPSIS = "usage: evaltk COMMAND ...   (evaltk COMMAND --help tells more)"
+SYNOPSIS = "usage: evaltk COMMAND [options]      details: evaltk COMMAND --help"
+FIRST = "first steps: evaltk demo; evaltk run pixels:8 --data digits; evaltk ls datasets"
 
 
 def commands() -> dict[str, str]:
-    """{command: its one-line help}, read from the files' docstrings without importing them."""
-    found = {}
-    for module in pkgutil.iter_modules(__path__):
-        if module.name.startswith("_"):
+    """{command: its one-line help}, the first line of each file, read without importing it."""
+    folder, lines = Path(__file__).parent, {}
+    for place in sorted(folder.iterdir()):
+        file = place / "__init__.py" if place.is_dir() else place
+        if place.name.startswith("_") or file.suffix != ".py" or not file.exists():
             continue
-        place = Path(__file__).parent / module.name
-        source = (place / "__init__.py" if module.ispkg else place.with_suffix(".py")).read_text(encoding="utf-8")
-        found[module.name] = (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
-    return found
+        with file.open(encoding="utf-8") as stream:
+            lines[place.stem] = stream.readline().strip().strip('"')
+    return lines
 
 
 def overview() -> str:
     """What `evaltk --help` prints."""
-    known = commands()
-    width = max(map(len, known))
-    return "\n".join([SYNOPSIS, "", *(f"  {name:<{width}}  {line}" for name, line in sorted(known.items()))])
+    lines = commands()
+    width = max(map(len, lines))
+    table = [f"  {name:<{width}}  {line}" for name, line in sorted(lines.items())]
+    return "\n".join([SYNOPSIS, "", *table, "", FIRST])
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a subcommand. Exit codes: 0 done, 2 what the user can mend (one line on stderr), 1 a bug (traceback)."""
-    from evaltk import progress
-
+    """Run a subcommand. Exit codes: 0 done, 2 an error the user can fix (one line on stderr), 1 a bug (traceback)."""
     args = sys.argv[1:] if argv is None else argv
     if not args or args[0] in ("-h", "--help", "help"):
         print(overview())
@@ -47,23 +45,25 @@ def main(argv: list[str] | None = None) -> int:
 
         print(__version__)
         return 0
-    name = args[0]
-    progress.configure()
+    from evaltk import progress
+
     # A thread of torch that waits for another spins, by default, and so takes the core that the other one waits for
     # where cores are shared. Asleep it costs some 15 us an operation. Read once, when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
+        name, *rest = progress.configured(args) or ["--help"]
         if name not in commands():
             print(f"evaltk: wanted a command; got {name!r}; do: {nearest(name, commands())}", file=sys.stderr)
             return 2
-        code = int(importlib.import_module(f"evaltk.cli.{name}").main(args[1:]))
+        code = int(importlib.import_module(f"evaltk.cli.{name}").main(rest))
         sys.stdout.flush()  # here, where a reader that has gone is known for what it is
         return code
     except EvaltkError as error:
         print(f"evaltk: {error}", file=sys.stderr)
+        progress.log.debug("where it was raised:", exc_info=error)
         return error.exit_code
     except KeyboardInterrupt:
-        print("evaltk: interrupted; finished shards and results are kept, the same command goes on", file=sys.stderr)
+        print("evaltk: interrupted; finished shards and results are kept: run again to resume", file=sys.stderr)
         return 130
     except BrokenPipeError:
         if not _reader_gone():

@@ -1,4 +1,4 @@
-"""What the feature cache holds (ls), and removing entries (prune).
+"""List and remove entries of the feature cache.
 
 Examples:
     evaltk cache ls
@@ -12,31 +12,32 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from evaltk import files
+from evaltk.cli import _options
 from evaltk.errors import SettingsError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the feature cache holds, and removing entries.
+    """List and remove entries of the feature cache.
 
     Attributes:
-        action: ls or prune.
-        entries: beginnings of the names of entries to list or remove.
-        older_than: remove entries last written more than so many days ago.
+        action: list or remove.
+        entries: names of entries, or how they start (default: all, for ls).
+        older_than: remove entries last written more than N days ago.
         all: remove every entry.
         cache: folder of the cache (default: $EVALTK_HOME or ~/.cache/evaltk).
     """
 
     action: Annotated[Literal["ls", "prune"], tyro.conf.Positional]
     entries: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    older_than: float | None = None
+    older_than: float | None = field(default=None, metadata={"metavar": "N"})
     all: bool = False
     cache: Path | None = None
 
@@ -45,7 +46,7 @@ def main(argv: list[str]) -> int:
     """List or remove. Raises: SettingsError: prune without saying what."""
     from evaltk.checkpoints import catalog
 
-    options = tyro.cli(Options, args=argv, prog="evaltk cache", description=__doc__)
+    options = _options.parse(Options, argv, "cache", __doc__)
     root = (options.cache or catalog.home()) / "features"
     found = sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
     if options.action == "prune" and not (options.entries or options.older_than is not None or options.all):

@@ -1,4 +1,4 @@
-"""Turn a checkpoint once and for all into a safe file: safetensors with the architecture in its metadata.
+"""Convert a checkpoint to safetensors, with its architecture inside.
 
 Examples:
     evaltk convert dino_deitsmall16_pretrain_full_checkpoint.pth dino_s16.safetensors
@@ -13,6 +13,7 @@ from typing import Annotated
 
 import tyro
 
+from evaltk.cli import _options
 from evaltk.cli.run import Reading
 from evaltk.errors import SettingsError
 
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> int:
     from evaltk.checkpoints.families import own
     from evaltk.checkpoints.load import load_checkpoint
 
-    options = tyro.cli(Options, args=argv, prog="evaltk convert", description=__doc__)
+    options = _options.parse(Options, argv, "convert", __doc__)
     if options.out.suffix != ".safetensors":
         raise SettingsError(
             wanted="a name ending in .safetensors", got=options.out.name, where="OUT", do="rename the output"

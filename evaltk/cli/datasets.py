@@ -1,4 +1,4 @@
-"""Say of data sets whether they can be used: what is there, and what is missing with where it comes from.
+"""Check whether datasets are complete, and say what is missing.
 
 Examples:
     evaltk datasets check pets=/data/oxford-iiit-pet dtd=/data/dtd
@@ -8,10 +8,12 @@ Examples:
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+
+from evaltk.cli import _options
 
 if TYPE_CHECKING:
     from evaltk.data.images import Dataset
@@ -21,29 +23,28 @@ METRICS = {"top1": "top-1", "mean_per_class": "mean per class"}
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Check data sets.
+    """Check datasets.
 
     Attributes:
-        action: check.
-        data: NAME=PATH, LABEL:NAME=PATH, or NAME where it needs no path (evaltk ls datasets).
-        contents: also look for test images that are training images too, by the bytes of files of equal size, and
-            decode the first image of each split.
+        action: the only action.
+        data: datasets: evaltk ls datasets.
+        contents: decode the first image of each split, and look for test images that are in the training split too.
     """
 
     action: Annotated[Literal["check"], tyro.conf.Positional]
-    data: Annotated[tuple[str, ...], tyro.conf.Positional]
+    data: Annotated[tuple[str, ...], tyro.conf.Positional] = field(metadata={"metavar": "[LABEL:]NAME=PATH ..."})
     contents: bool = True
 
 
 def main(argv: list[str]) -> int:
-    """Print what each data set has; exit 2 where one cannot be used."""
+    """Print what each dataset has; exit 2 where one cannot be used."""
     from evaltk import datasets
     from evaltk.errors import EvaltkError, SettingsError
 
-    options = tyro.cli(Options, args=argv, prog="evaltk datasets", description=__doc__)
+    options = _options.parse(Options, argv, "datasets", __doc__)
     if not options.data:
         do = "evaltk datasets check NAME=PATH; evaltk ls datasets"
-        raise SettingsError(wanted="data sets to check", got="none", where="evaltk datasets check", do=do)
+        raise SettingsError(wanted="datasets to check", got="none", where="evaltk datasets check", do=do)
     unusable = 0
     for word in options.data:
         try:
@@ -56,17 +57,17 @@ def main(argv: list[str]) -> int:
 
 
 def _report(dataset: Any, contents: bool) -> list[str]:
-    """What is there, line by line. Raises: DataError: it cannot be used."""
+    """Sizes, deviations and notes, line by line. Raises: DataError: it cannot be used."""
     sizes = [f"{split.name} {len(split):,} images" for split in dataset.splits]
-    found = [
+    lines = [
         f"{dataset.name}: {', '.join(sizes) or dataset.KIND}",
         *(d.words() for d in dataset.deviations),
         *dataset.notes,
     ]
     if dataset.KIND == "images":
-        found[1:1] = _images(dataset)
-        found += _contents(dataset) if contents else ()
-    return [found[0], *(f"  {line}" for line in found[1:])]
+        lines[1:1] = _images(dataset)
+        lines += _contents(dataset) if contents else ()
+    return [lines[0], *(f"  {line}" for line in lines[1:])]
 
 
 def _images(dataset: Dataset) -> list[str]:

@@ -1,4 +1,7 @@
-"""The whole pipeline on bundled data (scikit-learn's digits), offline, on a laptop CPU: pretrain, evaluate, tables.
+"""Try everything on scikit-learn's digits: offline, on a CPU.
+
+Pretrains DINO and DINO-vMF for a few minutes, compares them with raw pixels and a random net, and writes a page with
+tables and figures.
 
 Examples:
     evaltk demo
@@ -8,12 +11,11 @@ Examples:
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import tyro
-
+from evaltk.cli import _options
 from evaltk.cli.run import print_tables
 
 if TYPE_CHECKING:
@@ -24,13 +26,14 @@ RECIPES = ("digits_dino", "digits_dino_vmf")
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The whole pipeline on bundled data: pretrain DINO and DINO-vMF, compare them with raw pixels and a random net.
+    """Pretrain DINO and DINO-vMF, and compare them with raw pixels and a random net.
 
     Attributes:
-        out: folder for the demo's checkpoints, cache and results.
-        epochs: of the two pretraining runs (default: the recipes').
-        protocols: what to evaluate with; prototypes looks at the two trained nets only.
-        again: run the evaluations again.
+        out: folder of the demo's checkpoints, cache and results.
+        epochs: epochs of the two pretraining runs (default: the recipes').
+        protocols: what to measure; prototypes looks at the two trained nets only.
+        again: redo finished evaluations.
+        device: auto (cuda, else mps, else cpu) or cpu, mps, cuda, cuda:N.
     """
 
     out: Path = Path("runs/demo")
@@ -43,6 +46,7 @@ class Options:
         "prototypes",
     )
     again: bool = False
+    device: str = field(default="auto", metadata={"metavar": "DEVICE"})
 
 
 def main(argv: list[str]) -> int:
@@ -53,10 +57,10 @@ def main(argv: list[str]) -> int:
     from protocols import fewshot, knn, linear, prototypes, transfer
     from reports.page import build as page
 
-    options = tyro.cli(Options, args=argv, prog="evaltk demo", description=__doc__)
+    options = _options.parse(Options, argv, "demo", __doc__)
     recipes = [_recipe(name, options.epochs) for name in RECIPES]
     for recipe in recipes:
-        code = _pretrain(recipe, options.out / recipe.name)
+        code = _pretrain(recipe, options.out / recipe.name, options.device)
         if code:
             return code
     trained = tuple(str(options.out / recipe.name / "checkpoint.pth") for recipe in recipes)
@@ -74,6 +78,7 @@ def main(argv: list[str]) -> int:
         out=options.out / "results",
         cache=options.out / "cache",
         again=options.again,
+        device=options.device,
     )
     heads = dataclasses.replace(
         plan, checkpoints=trained, protocols={n: settings[n] for n in options.protocols if n == "prototypes"}
@@ -99,8 +104,9 @@ def _recipe(name: str, epochs: int | None) -> Recipe:
     return recipe.load(name, [f"optim.epochs={epochs}", f"optim.warmup_epochs={min(1, epochs)}"])
 
 
-def _pretrain(recipe: Recipe, out: Path) -> int:
+def _pretrain(recipe: Recipe, out: Path, device: str) -> int:
     """Train unless the folder holds the end of this run. Returns: 0, or 75 where a signal stopped it."""
+    from evaltk.machine import resolve_device
     from evaltk.progress import log
     from pretrain import checkpoint as saving
     from pretrain import loop
@@ -113,4 +119,4 @@ def _pretrain(recipe: Recipe, out: Path) -> int:
             log.info("%s is trained: %s", recipe.name, path)
             return 0
     log.info("pretraining %s, %d epochs, into %s", recipe.name, recipe.optim.epochs, out)
-    return loop.run(recipe, out=out, device="cpu")
+    return loop.run(recipe, out=out, device=resolve_device(device, mps=False))

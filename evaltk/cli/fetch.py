@@ -1,7 +1,7 @@
-"""Download public checkpoints of the catalogue; each is pinned by its sha256 at the first download.
+"""Download published checkpoints and check their sha256.
 
-Prints one line a checkpoint: its path, a tab, its sha256. What is already there is only checked, and a download that
-broke off goes on where it stopped. `evaltk ls checkpoints` shows the names.
+Prints the path and the sha256 of each, separated by a tab. Files that are there are only checked, and interrupted
+downloads are resumed. `evaltk ls checkpoints` lists the names.
 
 Examples:
     evaltk fetch dino_vits16
@@ -13,6 +13,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from evaltk.cli import _options
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,20 +30,17 @@ class Options:
         home: folder to download to, instead of $EVALTK_HOME, $XDG_CACHE_HOME/evaltk or ~/.cache/evaltk.
     """
 
-    names: tuple[str, ...]
+    names: Annotated[tuple[str, ...], tyro.conf.Positional]
     catalog: Path | None = None
     home: Path | None = None
 
 
 def main(argv: list[str]) -> int:
     """Fetch the named checkpoints; 0 when all are there. Raises: SettingsError, DownloadError, StorageError."""
-    import tyro
-
     from evaltk.checkpoints import catalog
     from evaltk.errors import SettingsError
 
-    config = (tyro.conf.PositionalRequiredArgs,)
-    options = tyro.cli(Options, args=argv, prog="evaltk fetch", description=__doc__, config=config)
+    options = _options.parse(Options, argv, "fetch", __doc__)
     if not options.names:
         raise SettingsError(wanted="names of checkpoints", got="none", do="evaltk ls checkpoints shows them")
     # All names are looked up before the first byte is downloaded.

@@ -1,4 +1,4 @@
-"""Draw the figures that a folder of results gives, and those of the vMF distribution, as SVG, PDF or PNG.
+"""Draw figures of results as SVG, PDF or PNG.
 
 Examples:
     evaltk figures --runs runs --out figures
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from evaltk.cli import _options
 from evaltk.errors import StorageError
 
 
@@ -33,9 +34,7 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Write them and print their paths. Raises: StorageError: no results that have figures, or no room to write."""
-    import tyro
-
-    options = tyro.cli(Options, args=argv, prog="evaltk figures", description=__doc__)
+    options = _options.parse(Options, argv, "figures", __doc__)
     from evaltk import results
     from reports.figures import collect as figures
     from reports.figures import style as figure_style

@@ -1,4 +1,4 @@
-"""Say what a checkpoint is: family, branch, architecture, head, prototypes, keys used and dropped; exit 2 if unusable.
+"""Show what a checkpoint contains and whether it can be used.
 
 Examples:
     evaltk inspect dino_deitsmall16_pretrain_full_checkpoint.pth --branch student
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from evaltk import plugins
+from evaltk.cli import _options
 from evaltk.cli.run import Reading
 from evaltk.errors import printable
 
@@ -45,7 +46,7 @@ def main(argv: list[str]) -> int:
     from evaltk.checkpoints.load import load_checkpoint
 
     plugins.use(plugins.named_in(argv))
-    options = tyro.cli(Options, args=argv, prog="evaltk inspect", description=__doc__)
+    options = _options.parse(Options, argv, "inspect", __doc__)
     said = {f.name: getattr(options, f.name) for f in dataclasses.fields(Reading)}
     told = describe(load_checkpoint(options.checkpoint, **said))
     print(json.dumps(told, indent=1) if options.json else text(told))

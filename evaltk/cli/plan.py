@@ -1,10 +1,9 @@
-"""Tell what `evaltk run` would do and what it would take, from a short measurement; nothing is run or written.
+"""Dry run: what `evaltk run` would do, its time and disk space.
 
-Takes the arguments of `evaltk run`. Time, bytes and memory are those of extracting features; what protocols do with
-them (neighbours, fits, training, propagation) is not estimated, and the plan says so.
+Takes the arguments of `evaltk run` and writes nothing. It times a few images; only feature extraction is estimated.
 
 Examples:
-    evaltk plan dino_vits16 --protocols knn linear --data imagenet=/data/imagenet --device cuda
+    evaltk plan dino_vits16 --protocols knn linear --data imagenet=/data/imagenet
     evaltk plan mine.pth --data photos:imagefolder=~/photos --json
 """
 
@@ -12,11 +11,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import tyro
-
-from evaltk import plugins
+from evaltk.cli import run
 
 if TYPE_CHECKING:
     from evaltk.running.estimates import FeaturesToBe, Forecast, Pair, Reading
@@ -25,21 +22,15 @@ UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 
 def main(argv: list[str]) -> int:
-    """Print the plan (stdout); what happens meanwhile goes to stderr."""
-    from evaltk.cli import run
+    """Print the plan (stdout); log messages go to stderr."""
+    options = run.parse(argv, "plan", __doc__)
     from evaltk.running import estimates
 
-    plugins.use(plugins.named_in(argv))
-    json_flag = Annotated[bool, tyro.conf.arg(help="print one JSON object, in bytes and seconds, instead of text.")]
-    asked = dataclasses.make_dataclass(
-        "PlanOptions", [("json", json_flag, False)], bases=(run.options_type(),), frozen=True, kw_only=True
-    )
-    options = tyro.cli(asked, args=argv, prog="evaltk plan", description=__doc__)
-    found = estimates.forecast(run.plan_of(options))
+    expected = estimates.forecast(run.plan_of(options))
     if options.json:
-        print(json.dumps(as_json(found)))
+        print(json.dumps(as_json(expected)))
     else:
-        print("\n".join(as_text(found)))
+        print("\n".join(as_text(expected)))
     return 0
 
 

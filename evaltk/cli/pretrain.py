@@ -1,4 +1,4 @@
-"""Pretrain DINO, DINO-vMF, iBOT, iBOT-vMF or MSN from a recipe (`torchrun -m pretrain` for several GPUs).
+"""Pretrain DINO, DINO-vMF, iBOT, iBOT-vMF or MSN from a recipe.
 
 Examples:
     evaltk pretrain digits_dino_vmf --data digits
@@ -8,9 +8,13 @@ Examples:
 
 from __future__ import annotations
 
+from evaltk.cli import _options
+
 
 def main(argv: list[str]) -> int:
-    """The same command as `python -m pretrain`."""
-    from pretrain.__main__ import main as pretrain
+    """Hand over to `python -m pretrain`, which is the same command with another help."""
+    from pretrain import __main__ as pretrain
 
-    return pretrain(argv)
+    if any(word in _options.HELP for word in argv):
+        _options.show(_options.usage(pretrain.Options, "pretrain", __doc__))
+    return pretrain.main(argv)

@@ -1,4 +1,4 @@
-"""Write one self-contained HTML page: tables, figures, verdicts, settings and provenance of a folder of results.
+"""Write results as one HTML page with tables and figures.
 
 Examples:
     evaltk report --runs runs --out report.html
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from evaltk.cli import _options
 from evaltk.errors import StorageError
 
 SHOWN = 5  # skipped files that are named one by one on stderr; the page names all
@@ -29,9 +30,7 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Write it and print its path. Raises: StorageError: no results there, or no room to write."""
-    import tyro
-
-    options = tyro.cli(Options, args=argv, prog="evaltk report", description=__doc__)
+    options = _options.parse(Options, argv, "report", __doc__)
     from evaltk import files, results
     from evaltk.errors import printable
     from evaltk.progress import log

@@ -1,11 +1,9 @@
-"""Evaluate checkpoints; writes one result a (checkpoint, protocol, data set, settings) and skips what is done.
-
-CHECKPOINTS are files, catalogue names (evaltk fetch), timm:NAME, random:ARCH[@SEED] or pixels:SIZE.
+"""Evaluate checkpoints on datasets; finished results are skipped.
 
 Examples:
-    evaltk run dino_vits16 --protocols knn --data imagenet=/data/imagenet --device cuda --precision fp32
-    evaltk run mine.pth random:vit_small_patch16_224 --data cifar10=/data/cifar10 --knn.k 10 20
-    evaltk run net.pt --norm-eps 1e-6 --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5 --data photos:imagefolder=~/photos
+    evaltk run dino_vits16 --protocols knn linear --data imagenet=/data/imagenet
+    evaltk run mine.pth pixels:32 --data cifar10=/data/cifar10 --knn.k 10 20
+    evaltk run mine.pth --data photos:imagefolder=~/photos --limit 500
 """
 
 from __future__ import annotations
@@ -14,6 +12,7 @@ import dataclasses
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ import tyro
 
 from evaltk import plugins
 from evaltk.bench import ImageOptions
+from evaltk.cli import _options, _tables
 from evaltk.errors import SettingsError
 from evaltk.types import PositionRule, Precision
 
@@ -38,60 +38,104 @@ class Reading:
     """What to say of a file where its tensors do not tell.
 
     Attributes:
-        branch: which copy of the net: teacher, student, target_encoder, encoder (default: the one its paper evaluates).
-        family: read the file as dino, ibot, msn, timm or own, where two could; a published number beside its results
-            then stands there on your word.
-        num_heads: attention heads.
+        branch: teacher, student, encoder or target_encoder (default: the one its paper evaluates).
+        family: dino, ibot, msn, timm or own; results are then compared with that family's published numbers.
+        num_heads: number of attention heads.
         norm_eps: epsilon of the LayerNorms.
-        mean: pixel mean, R G B of [0, 1].
-        std: pixel standard deviation, R G B of [0, 1].
+        mean: pixel mean, in [0, 1].
+        std: pixel standard deviation, in [0, 1].
     """
 
     branch: str | None = None
     family: str | None = None
     num_heads: int | None = None
     norm_eps: float | None = None
-    mean: Triple | None = None
-    std: Triple | None = None
+    mean: Triple | None = field(default=None, metadata={"metavar": "R G B"})
+    std: Triple | None = field(default=None, metadata={"metavar": "R G B"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Reading, ImageOptions):
-    """Evaluate checkpoints.
+class Evaluated:
+    """What to evaluate.
 
     Attributes:
         checkpoints: files, catalogue names, timm:NAME, random:ARCH[@SEED] or pixels:SIZE.
-        protocols: what to measure (evaltk ls protocols).
-        data: NAME=PATH, LABEL:NAME=PATH, or NAME where it needs no path (evaltk ls datasets).
-        out: folder of the results.
-        again: run again what is done.
-        device: cpu, cuda or cuda:N.
-        precision: fp32 (published figures) or bf16.
-        position: rule for position tables at other image sizes; dino is the reference's.
-        batch_size: images a forward pass, or auto.
-        workers: processes that decode images (default: by the machine).
-        skip_bad_images: unreadable images a split that may be left out; the result says how many were.
-        cache: folder of the feature cache (default: $EVALTK_HOME or ~/.cache/evaltk).
-        seed: of every random stream.
-        json: print one JSON line a result instead of a table.
-        plugin: a Python file with protocols, datasets or families of your own (docs/extending.md); may be repeated.
+        protocols: what to measure: evaltk ls protocols.
+        data: datasets: evaltk ls datasets; some need no path.
+        limit: smoke test on N images per split, class-balanced; never compared with published numbers.
+        seed: seed of all random draws.
+        again: redo finished results.
+        plugin: Python file with protocols, datasets or families of your own.
     """
 
-    checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional]
+    checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional] = field(metadata={"metavar": "CHECKPOINT ..."})
     protocols: tuple[str, ...] = ("knn",)
-    data: tuple[str, ...] = ()
-    out: Path = Path("runs")
+    data: tuple[str, ...] = field(default=(), metadata={"metavar": "[LABEL:]NAME=PATH ..."})
+    plugin: tyro.conf.UseAppendAction[tuple[Path, ...]] = field(default=(), metadata={"metavar": "FILE.py"})
+    limit: int | None = None
+    seed: int = 0
     again: bool = False
-    device: str = "cpu"
-    precision: Precision = "fp32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """Where results go.
+
+    Attributes:
+        out: folder of the results.
+        cache: cache folder (default: $EVALTK_HOME, ~/.cache/evaltk).
+        json: print JSON instead of text.
+    """
+
+    out: Path = Path("runs")
+    cache: Path | None = None
+    json: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images(ImageOptions):
+    """Image preprocessing, where it is not the protocol's.
+
+    Attributes:
+        position: how position tables are resized.
+        skip_bad_images: unreadable images to leave out per split.
+    """
+
     position: PositionRule = "dino"
+    skip_bad_images: int = field(default=0, metadata={"metavar": "N"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What to compute on.
+
+    Attributes:
+        device: auto (cuda, else mps, else cpu) or cpu, mps, cuda, cuda:N.
+        precision: published numbers are fp32.
+        batch_size: images per forward pass.
+        workers: decoding processes (default: by the number of cores).
+    """
+
+    device: str = field(default="auto", metadata={"metavar": "DEVICE"})
+    precision: Precision = "fp32"
     batch_size: int | Literal["auto"] = "auto"
     workers: int | None = None
-    skip_bad_images: int = 0
-    cache: Path | None = None
-    seed: int = 0
-    json: bool = False
-    plugin: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Machine, Reading, Images, Written, Evaluated):
+    """Evaluate checkpoints."""
+
+
+GROUPS = {
+    "Evaluated": "what to evaluate",
+    "Written": "where results go",
+    "ImageOptions": "image preprocessing (default: the protocol's)",
+    "Images": "image preprocessing (default: the protocol's)",
+    "Reading": "reading a checkpoint, where its file does not tell",
+    "Machine": "machine",
+}
+SETTINGS = "settings of a protocol: evaltk {command} --protocols NAME --help"
 
 
 def options_type() -> type:
@@ -104,6 +148,46 @@ def options_type() -> type:
         for name, known in sorted(protocols.registry().items())
     ]
     return dataclasses.make_dataclass("RunOptions", fields, bases=(Options,), frozen=True, kw_only=True)
+
+
+def parse(argv: list[str], command: str, doc: str | None) -> Any:
+    """The options of `run` and `plan`, with the settings of all protocols.
+
+    Help shows the common options, or where ``--protocols`` names some, the settings of those.
+    """
+    plugins.use(plugins.named_in(argv))
+    if any(word in _options.HELP for word in argv):
+        named = _protocols_named(argv)
+        if not named:
+            more = [SETTINGS.format(command=command)]
+            _options.show(_options.usage(Options, command, doc, groups=GROUPS, more=more))
+        _options.show("\n".join(_settings_help(named, command)))
+    return _options.parse(options_type(), argv, command, doc)
+
+
+def _protocols_named(argv: Sequence[str]) -> list[str]:
+    named: list[str] = []
+    taking = False
+    for word in argv:
+        if word.startswith("-"):
+            flag, _, value = word.partition("=")
+            taking = flag == "--protocols"
+            word = value
+        if taking and word:
+            named.append(word)
+    return named
+
+
+def _settings_help(names: Sequence[str], command: str) -> list[str]:
+    """Help on the settings of protocols. Raises: SettingsError: an unknown one."""
+    from evaltk.running.planning import known_protocol
+
+    lines = _options.wrapped(f"usage: evaltk {command} CHECKPOINT ... --protocols {' '.join(names)} [settings]")
+    for name in dict.fromkeys(names):
+        module = known_protocol(name)
+        title = (module.__doc__ or "").strip().splitlines()[0]
+        lines += ["", *textwrap.wrap(f"{name}: {title}", _options.WIDTH), *_options.settings(record.settings, name)]
+    return [*lines, "", f"all other options: evaltk {command} --help"]
 
 
 def _settings(protocol: str) -> str:
@@ -120,9 +204,8 @@ def plan_of(options: Any) -> Plan:
             wanted="checkpoints to evaluate", got="none", where="evaltk run", do="evaltk run CKPT --data ..."
         )
     if not options.data:
-        raise SettingsError(
-            wanted="data sets to evaluate on", got="none", where="--data", do="--data NAME=PATH; evaltk ls datasets"
-        )
+        do = "--data NAME=PATH, e.g. --data digits; evaltk ls datasets"
+        raise SettingsError(wanted="datasets to evaluate on", got="none", where="--data", do=do)
     said = {f.name: getattr(options, f.name) for f in dataclasses.fields(Reading)}
     for name in options.protocols:
         known_protocol(name)
@@ -134,6 +217,7 @@ def plan_of(options: Any) -> Plan:
         cache=options.cache or catalog.home(),
         again=options.again,
         seed=options.seed,
+        limit=options.limit,
         device=options.device,
         precision=options.precision,
         position=options.position,
@@ -147,10 +231,9 @@ def plan_of(options: Any) -> Plan:
 
 def main(argv: list[str]) -> int:
     """Run, then print a table of what was asked for (stdout) and say where the results lie (stderr)."""
+    options = parse(argv, "run", __doc__)
     from evaltk.running import runner
 
-    plugins.use(plugins.named_in(argv))
-    options = tyro.cli(options_type(), args=argv, prog="evaltk run", description=__doc__)
     plan = plan_of(options)
     shown: list[tuple[Job, Result]] = []
 
@@ -164,8 +247,9 @@ def main(argv: list[str]) -> int:
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from evaltk import distributed
+        from evaltk.machine import resolve_device
 
-        with distributed.process_group(options.device):
+        with distributed.process_group(resolve_device(plan.device)):
             runner.run(plan, report=report)
     else:
         runner.run(plan, report=report)
@@ -174,16 +258,16 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def print_tables(found: Sequence[tuple[Path, Result]]) -> None:
-    """Write the tables of results to stdout as Markdown; what cannot be told from the best is bold."""
+def print_tables(pairs: Sequence[tuple[Path, Result]]) -> None:
+    """Print the tables of results, for a terminal where stdout is one, else as Markdown; each footnote once."""
     from evaltk.progress import log
     from reports import paired
     from reports.formats import render as ink
-    from reports.tables import build as tables
+    from reports.tables import build
 
-    predictions = paired.beside(found, lambda error: log.warning("%s", error))
-    made = tables.overview([result for _, result in found], predictions=predictions)
-    sys.stdout.write("\n".join(ink.ink(table, "md") for table in made))
+    predictions = paired.beside(pairs, lambda error: log.warning("%s", error))
+    tables = build.overview([result for _, result in pairs], predictions=predictions)
+    sys.stdout.write(ink.join(_tables.footnotes_once(tables), "terminal" if sys.stdout.isatty() else "md"))
 
 
 def headline(result: Result) -> str:

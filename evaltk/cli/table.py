@@ -1,4 +1,4 @@
-"""Print tables of results beside published numbers: for a terminal, as Markdown, CSV, HTML or LaTeX.
+"""Print tables of results beside published numbers.
 
 Examples:
     evaltk table --runs runs
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from evaltk.cli import _options, _tables
 from evaltk.errors import SettingsError, StorageError
 
 if TYPE_CHECKING:
@@ -51,18 +52,18 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Print them. Raises: StorageError: no results there. SettingsError: no such layout, flags that do not fit."""
-    import tyro
-
     from reports import layouts
     from reports.formats import render as ink
 
-    options = tyro.cli(Options, args=argv, prog="evaltk table", description=__doc__)
+    options = _options.parse(Options, argv, "table", __doc__)
     layout = layouts.load(options.layout) if options.layout else None
     form = options.format if options.format != "auto" else "terminal" if sys.stdout.isatty() else "md"
     _check(options, layout, form)
-    made = _tables(options, layout)
+    made = _built(options, layout)
     if not options.intervals and form != "csv":
         made = [_without_intervals(table) for table in made]
+    if form in ("terminal", "md"):
+        made = _tables.footnotes_once(made)
     text = ink.join(made, form)
     if options.standalone:
         from reports.formats import html as html_table
@@ -93,7 +94,7 @@ def _check(options: Options, layout: AnyLayout | None, form: str) -> None:
         )
 
 
-def _tables(options: Options, layout: AnyLayout | None) -> list[Table]:
+def _built(options: Options, layout: AnyLayout | None) -> list[Table]:
     from evaltk.progress import log
     from reports import paired
     from reports.layouts import Layout, Paper

@@ -14,6 +14,7 @@ from typing import Any
 import protocols
 from evaltk import datasets, files, plugins, results
 from evaltk.bench import AnyDataset, ImageOptions, Protocol
+from evaltk.data import subsets
 from evaltk.errors import CheckpointError, SettingsError, nearest
 from evaltk.machine import version
 from evaltk.types import EXTRACTION_VERSION, PositionRule, Precision, digest
@@ -26,6 +27,7 @@ class Plan:
     Attributes:
         checkpoints: paths or names. protocols: {name: settings}. data: words of ``--data``.
         read: what the user says of the files (keyword arguments of `load_checkpoint`), without those left unsaid.
+        device: as `resolve_device` takes it. limit: images per split (see `evaltk.data.subsets`); None: all.
     """
 
     checkpoints: tuple[str, ...]
@@ -35,11 +37,12 @@ class Plan:
     cache: Path
     again: bool = False
     seed: int = 0
-    device: str = "cpu"
+    device: str = "auto"
     precision: Precision = "fp32"
     position: PositionRule = "dino"
     read: Mapping[str, Any] = field(default_factory=dict)
     images: ImageOptions = field(default_factory=ImageOptions)
+    limit: int | None = None
     batch_size: int | None = None
     workers: int | None = None
     skip_bad_images: int = 0
@@ -87,6 +90,8 @@ def jobs(plan: Plan) -> list[Job]:
     named = [(checkpoint, *identify(checkpoint, plan.read)) for checkpoint in dict.fromkeys(plan.checkpoints)]
     words = {datasets.parse(word)[0]: datasets.parse(word)[1] for word in plan.data}
     found = [datasets.load(word) for word in dict.fromkeys(plan.data)]
+    if plan.limit is not None:
+        found = [subsets.limited(dataset, plan.limit, plan.seed) for dataset in found]
     _check_kinds(chosen, found)
     made = []
     for checkpoint, name, identity in named:

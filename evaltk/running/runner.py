@@ -9,9 +9,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from evaltk import plugins, results
-from evaltk.bench import Bench, Extracts, Need
+from evaltk.bench import Bench, Extracts, Need, nothing_to_prepare
 from evaltk.errors import CheckpointError
-from evaltk.machine import provenance
+from evaltk.machine import provenance, resolve_device
 from evaltk.progress import log
 from evaltk.running.planning import Job, Plan, identify, jobs, known_protocol, stamp
 from evaltk.types import Preprocessing, Result, ResultData, digest
@@ -95,6 +95,7 @@ def bench_of(plan: Plan, left: Sequence[Job]) -> Bench:
     from evaltk.features.extraction import Extraction
     from evaltk.models.backbone import build_backbone
 
+    device = device_of(plan, left)
     loaded = load_checkpoint(left[0].checkpoint, **plan.read)
     _check_unchanged(left[0], loaded)
     for note in loaded.notes:
@@ -103,13 +104,20 @@ def bench_of(plan: Plan, left: Sequence[Job]) -> Bench:
         known_protocol(job.protocol).check_checkpoint(loaded)
     return Bench(
         checkpoint=loaded,
-        backbone=build_backbone(loaded, device=plan.device, precision=plan.precision, position=plan.position),
-        device=plan.device,
+        backbone=build_backbone(loaded, device=device, precision=plan.precision, position=plan.position),
+        device="cpu" if device == "mps" else device,  # scores are computed in float64, which mps does not have
         seed=plan.seed,
         cache=plan.cache,
         images=plan.images,
         extraction=Extraction(batch_size=plan.batch_size, workers=plan.workers, skip_bad_images=plan.skip_bad_images),
     )
+
+
+def device_of(plan: Plan, left: Sequence[Job]) -> str:
+    """The device of the forward passes of jobs `left`. Raises: SettingsError: it is not on this machine."""
+    # Protocols that pass images themselves sum in float64 where the net is.
+    features_only = all(known_protocol(job.protocol).prepare is nothing_to_prepare for job in left)
+    return resolve_device(plan.device, mps=features_only)
 
 
 def wanted(here: Sequence[Job], bench: Bench) -> list[tuple[Split, tuple[Need, ...]]]:
@@ -142,6 +150,7 @@ def _run_job(plan: Plan, job: Job, bench: Bench, extracting: float) -> Result:
     needs = [need for _, split_needs in extracts_of(job, bench) for need in split_needs]
     outcome = known_protocol(job.protocol).run(bench, job.dataset, job.settings)
     seconds = {"extracting": round(extracting, 3), "scoring": round(time.perf_counter() - started, 3)}
+    device = "mps" if bench.backbone.device.type == "mps" else bench.device
     result = Result(
         checkpoint=_describe(job.name, bench.checkpoint),
         protocol=job.protocol,
@@ -160,7 +169,7 @@ def _run_job(plan: Plan, job: Job, bench: Bench, extracting: float) -> Result:
         scores=outcome.scores,
         seed=plan.seed,
         request=digest(job.asked),
-        made=provenance(plan.device, seconds) | {"stamp": stamp(job.dataset)} | plugins.provenance(),
+        made=provenance(device, seconds) | {"stamp": stamp(job.dataset)} | plugins.provenance(),
     )
     results.write(job.path, result, outcome.predictions)
     return result

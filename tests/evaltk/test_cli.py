@@ -7,16 +7,22 @@ import dataclasses
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
+import torch
 
 import protocols
-from evaltk import __version__, cli, results
-from evaltk.cli import cache, run
+from evaltk import __version__, cli, machine, results
+from evaltk.cli import _options, cache, run
+from evaltk.cli import score as scores
+from evaltk.errors import SettingsError
+from evaltk.types import DeviationKind
 
 Build = Callable[..., Path]
 SMALL = ["--knn.k", "1", "5", "--knn.choose", "20"]
@@ -41,6 +47,7 @@ def said(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]
 def test_without_and_with_an_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = said(capsys)
     assert code == 2 and out.startswith("usage: evaltk COMMAND") and not err
+    assert max(map(len, out.splitlines())) <= 80
     for word in ("-h", "--help", "help"):
         code, out, err = said(capsys, word)
         assert code == 0 and not err
@@ -110,7 +117,7 @@ def test_flags_reach_the_plan() -> None:
 
 ERRORS = {
     "no checkpoints": (["run", "--data", "digits"], "wanted checkpoints to evaluate"),
-    "no data": (["run", "pixels:8"], "wanted data sets to evaluate on"),
+    "no data": (["run", "pixels:8"], "wanted datasets to evaluate on"),
     "protocol": (["run", "pixels:8", "--data", "digits", "--protocols", "kn"], "did you mean 'knn'?"),
     "data set": (["run", "pixels:8", "--data", "digit"], "did you mean 'digits'"),
     "data path": (["run", "pixels:8", "--data", "imagenet"], "got no path; where: --data; do: --data imagenet=PATH"),
@@ -120,7 +127,14 @@ ERRORS = {
     "k": (["run", "pixels:8", "--data", "digits", "--knn.k", "2000"], "k <= 1000"),
     "k of zero": (["run", "pixels:8", "--data", "digits", "--knn.k", "0"], "--knn.k"),
     "crop": (["run", "pixels:8", "--data", "digits", "--crop", "9", "--resize", "8"], "1 <= crop <= resize"),
-    "device": (["run", "pixels:8", "--data", "digits", "--device", "gpu"], "where: --device"),
+    "device": (["run", "pixels:8", "--data", "digits", "--device", "gpu"], "where: --device; do: --device auto"),
+    "limit": (["run", "pixels:8", "--data", "digits", "--limit", "0"], "where: --limit; do: --limit 100"),
+    "limit and k": (
+        ["run", "pixels:8", "--data", "digits", "--limit", "60", "--knn.k", "5", "200"],
+        "got k = 200; where: --knn.k, --limit; do: --knn.k 5, or --limit 200 or more",
+    ),
+    "quiet and verbose": (["run", "pixels:8", "--quiet", "-q", "--data", "digit"], "did you mean 'digits'"),
+    "protocol of help": (["run", "--protocols", "kn", "--help"], "did you mean 'knn'?"),
     "batch": (["run", "pixels:8", "--data", "digits", "--batch-size", "0"], "where: --batch-size"),
     "workers": (["run", "pixels:8", "--data", "digits", "--workers", "-1"], "where: --workers"),
     "skipping": (["run", "pixels:8", "--data", "digits", "--skip-bad-images", "-1"], "where: --skip-bad-images"),
@@ -198,7 +212,7 @@ def test_an_interrupt_and_a_pipe_of_our_own(
 
     monkeypatch.setattr(ls, "main", interrupted)
     code, _, err = said(capsys, "ls", "tables")
-    assert code == 130 and "the same command goes on" in err
+    assert code == 130 and "run again to resume" in err
 
     def broken(argv: list[str]) -> int:
         raise BrokenPipeError
@@ -215,6 +229,145 @@ def test_a_reader_that_has_gone(argv: list[str]) -> None:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
         assert (process.stderr.read(), process.wait()) == (b"", 0)
+
+
+HELPS = [
+    *([name] for name in cli.commands() if name != "score"),
+    *(["score", name] for name in scores.subjects()),
+    ["run", "--protocols", *protocols.registry()],
+]
+
+
+@pytest.mark.parametrize("argv", HELPS, ids=" ".join)
+def test_help_can_be_read(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    for flag in ("--help", "-h"):
+        code, out, err = said(capsys, *argv, flag)
+        assert code == 0 and not err and max(map(len, out.splitlines())) <= 80
+        assert "{None}" not in out and "default: None" not in out
+        assert all(flag.count("default:") <= 1 for flag in re.split(r"\n {2}(?=\S)|:\n", out))
+        assert len(out.splitlines()) < 60 or "--protocols" in argv
+    short = [line for line in out.splitlines() if re.match(r" {2}--\S+(?: \S+)*$", line)]
+    for line in short:  # a long flag stands alone, with its text below
+        assert out.splitlines()[out.splitlines().index(line) + 1].startswith(" " * 6), line
+
+
+def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    common = said(capsys, "run", "--help")[1]
+    named = said(capsys, "run", "--protocols", "knn", "linear", "--help")[1]
+    every = said(capsys, "run", "--help", f"--protocols={'knn'}", "--protocols", *protocols.registry())[1]
+    for option in dataclasses.fields(run.Options):
+        dashed = "--" + option.name.replace("_", "-")
+        assert dashed in common or option.name == "checkpoints"
+    for name, module in protocols.registry().items():
+        for setting in dataclasses.fields(module.Settings):
+            flag = f"--{name}.{'[no-]' if setting.default is True else ''}{setting.name.replace('_', '-')}"
+            for shown, text in ((True, every), (name in ("knn", "linear"), named), (False, common)):
+                assert bool(re.search(rf"^ +{re.escape(flag)}( |$)", text, re.MULTILINE)) is shown, flag
+    assert "evaltk run --protocols NAME --help" in common
+
+
+def test_flags_parse_whether_or_not_their_protocol_is_named() -> None:
+    argv = "a.pth --data digits --knn.k 3 --linear.fast --prototypes.no-centre --transfer.mode holdout --limit 9"
+    options = run.parse(argv.split(), "run", None)
+    assert options.knn_settings.k == (3,) and options.linear_settings.fast and not options.prototypes_settings.centre
+    assert options.transfer_settings.mode == "holdout" and run.plan_of(options).limit == 9
+    assert options.device == "auto"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Odd:
+    """Options of all kinds.
+
+    Attributes:
+        low: of a sweep. high: of a sweep,
+            and more.
+        kind: a choice.
+        on: a switch. off: another.
+        both: two things. pair: two numbers.
+    """
+
+    low: float = 0.5
+    high: int | None = None
+    kind: Literal["an-uncommonly-long-name", "another"] = "another"
+    on: bool = True
+    off: bool = False
+    both: int | Literal["auto"] = "auto"
+    pair: tuple[float, float] | None = None
+
+
+def test_help_of_all_kinds() -> None:
+    lines = _options.usage(Odd, "odd", "Does it.\n\nExamples:\n    evaltk odd\n").splitlines()
+    assert lines[:4] == ["usage: evaltk odd [options]", "", "Does it.", ""] and lines[-1] == "  evaltk odd"
+    for line in (
+        "  --low X                  of a sweep (default: 0.5)",
+        "  --high N                 of a sweep, and more",
+        "  --kind NAME              a choice: an-uncommonly-long-name, another (default:",
+        "  --[no-]on                a switch (default: on)",
+        "  --off                    another",
+        "  --both N|auto            two things (default: auto)",
+        "  --pair X X               two numbers",
+    ):
+        assert line in lines
+
+
+def test_quiet_and_verbose(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["run", "pixels:8", "--data", "digits", *SMALL, *folders]
+    code, out, err = said(capsys, *command, "--quiet")
+    assert code == 0 and "### k-NN" in out and err == ""
+    assert said(capsys, "-q", *command) == (0, out, "") and "done before" in said(capsys, *command)[2]
+    code, _, err = said(capsys, *command, "-v", "--limit", "0")
+    assert code == 2 and "evaltk: wanted at least one image" in err and "Traceback" in err
+    assert said(capsys, *command, "-q", "--limit", "0")[2].count("\n") == 1
+    code, out, err = said(capsys, *command, "--quiet", "--verbose")
+    assert code == 2 and not out and err.startswith("evaltk: wanted --quiet or --verbose; got both")
+
+
+def test_a_smoke_test(tmp_path: Path, folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["run", "pixels:8", "--data", "digits", *SMALL, *folders]
+    whole = said(capsys, *command)[1]
+    code, part, _ = said(capsys, *command, "--limit", "50")
+    assert code == 0 and "n = 50" in part and "smoke test on 50 of 1,000 train and 50 of 797 test images" in part
+    assert said(capsys, *command)[1] == whole and "smoke" not in whole
+    code, out, _ = said(capsys, "table", "--runs", str(tmp_path / "runs"))
+    assert code == 0 and out.count("### k-NN") == 2 and "n = 50" in out and "n = 797" in out
+    kept = [result for _, result in results.find(tmp_path / "runs") if result.deviations]
+    assert [d.kind for result in kept for d in result.deviations] == [DeviationKind.SMOKE_TEST]
+    assert kept[0].data.sizes == {"train": 50, "test": 50} and kept[0].made["device"].startswith("cpu")
+
+
+def test_a_footnote_stands_once(folders: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, _ = said(capsys, "run", "pixels:8", "--data", "digits", "again:digits", *SMALL, *folders)
+    assert code == 0 and out.count("### ") == 2 and out.count("- best k: ") == 1
+    code, out, _ = said(capsys, "table", "--runs", str(tmp_path / "runs"))
+    assert code == 0 and out.count("### ") == 2 and out.count("- best k: ") == 1
+
+
+def test_the_device_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for gpus, mps, device, allowed in (
+        (2, True, "cuda", True),
+        (0, True, "mps", True),
+        (0, True, "cpu", False),
+        (0, False, "cpu", True),
+    ):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda gpus=gpus: gpus > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda mps=mps: mps)
+        assert machine.resolve_device("auto", mps=allowed) == device
+        assert machine.resolve_device("cpu") == "cpu"
+        if gpus:
+            assert [machine.resolve_device(d) for d in ("cuda", "cuda:0", "cuda:1")] == ["cuda", "cuda:0", "cuda:1"]
+            with pytest.raises(
+                SettingsError, match=r"'cuda:2' on a machine with 2 GPUs; where: --device; do: --device cuda:1"
+            ):
+                machine.resolve_device("cuda:2")
+        else:
+            with pytest.raises(SettingsError, match="'cuda' on a machine with 0 GPUs"):
+                machine.resolve_device("cuda")
+    for name in ("gpu", "cuda:", "cuda:one", "cpu:0", "mps:1", "meta", ""):
+        with pytest.raises(SettingsError, match="wanted auto, cpu, mps, cuda or cuda:N"):
+            machine.resolve_device(name)
+    with pytest.raises(SettingsError, match="mps, the GPU of a Mac"):
+        machine.resolve_device("mps")
 
 
 QUICK = """
@@ -256,8 +409,11 @@ def test_ls(capsys: pytest.CaptureFixture[str], folders: list[str]) -> None:
     for kind, name in expected.items():
         code, out, err = said(capsys, "ls", kind)
         assert code == 0 and not err and any(line.startswith(name) for line in out.splitlines()), out
-    assert "bundled with scikit-learn" in said(capsys, "ls", "datasets")[1]
-    assert "not fetched" in said(capsys, "ls", "checkpoints")[1]
+        assert max(map(len, out.splitlines())) <= 80
+    digits = next(line for line in said(capsys, "ls", "datasets")[1].splitlines() if line.startswith("digits "))
+    assert digits.split() == ["digits", "images", "1,000/797", "10", "top-1", "none"]
+    assert "?" not in said(capsys, "ls", "datasets")[1]
+    assert said(capsys, "ls", "checkpoints")[1].splitlines()[1].endswith("no")
 
 
 def test_table_forms(tmp_path: Path, folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -131,6 +131,7 @@ CHANGES: list[dict[str, Any]] = [
     {"images": ImageOptions(crop=7)},
     {"images": ImageOptions(interpolation="bilinear")},
     {"skip_bad_images": 1},
+    {"limit": 5},
     {"checkpoints": ("pixels:7",)},
 ]
 

@@ -1,4 +1,4 @@
-"""Score what was made elsewhere: features, rankings or masks; `evaltk score` lists what there is.
+"""Score external outputs: features, rankings, masks or prototypes.
 
 Examples:
     evaltk score retrieval --ranks ranks.npy --gnd gnd_roxford5k.pkl

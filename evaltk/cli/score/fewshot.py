@@ -1,4 +1,4 @@
-"""Score features by softmax regression on few of them, as MSN does.
+"""Few-shot classification of features by softmax regression.
 
 Examples:
     evaltk score fewshot --train X.npy --labels y.npy --queries Q.npy --query-labels q.npy
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from evaltk.cli import _options
 from evaltk.cli.score import _terminal as terminal
 from evaltk.errors import DataError, SettingsError
 from reports.table import Cell, Table
@@ -55,9 +56,7 @@ class Fit:
 
 def main(argv: list[str]) -> int:
     """Parse, score, print."""
-    import tyro
-
-    score(tyro.cli(Options, args=argv, prog="evaltk score fewshot", description=__doc__))
+    score(_options.parse(Options, argv, "score fewshot", __doc__))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Score features by weighted k nearest neighbours.
+"""k-NN classification of features.
 
 Examples:
     evaltk score knn --bank X.npy --labels y.npy --queries Q.npy --query-labels q.npy --k 20
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from evaltk.cli import _options
 from evaltk.cli.score import _terminal as terminal
 from evaltk.errors import DataError, SettingsError
 from reports.table import Cell, Table
@@ -40,9 +41,7 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Parse, score, print."""
-    import tyro
-
-    score(tyro.cli(Options, args=argv, prog="evaltk score knn", description=__doc__))
+    score(_options.parse(Options, argv, "score knn", __doc__))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Count near-copies in a matrix of prototypes: four readings, any thresholds, and what the weights alone tell.
+"""Duplicate prototypes of a matrix or a checkpoint's head.
 
 Examples:
     evaltk score prototypes --matrix W.npy
@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from evaltk.cli import _options
 from evaltk.cli.run import Reading
 
 
@@ -23,29 +24,28 @@ class Options(Reading):
         matrix: .npy [K, p], one prototype a row; or a checkpoint with its projection head.
         threshold: cosine above which two are near-copies, for the verdict (0.9, Table 4 of the DINO-vMF paper).
         thresholds: the sweep.
-        device: cpu, cuda or cuda:N.
+        device: auto (cuda, else mps, else cpu) or cpu, mps, cuda, cuda:N.
         json: print one JSON line.
     """
 
     matrix: Path
     threshold: float = 0.9
     thresholds: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
-    device: str = "cpu"
+    device: str = "auto"
     json: bool = False
 
 
 def main(argv: list[str]) -> int:
     """Parse, count, print. Raises: DataError, CheckpointError: a file that will not do. SettingsError: a threshold."""
-    import tyro
-
-    options = tyro.cli(Options, args=argv, prog="evaltk score prototypes", description=__doc__)
+    options = _options.parse(Options, argv, "score prototypes", __doc__)
+    from evaltk.machine import resolve_device
     from evaltk.prototypes import report as prototype_report
 
     told = prototype_report.score_matrix(
         options.matrix,
         thresholds=options.thresholds,
         threshold=options.threshold,
-        device=options.device,
+        device=resolve_device(options.device, mps=False),
         read={f.name: getattr(options, f.name) for f in dataclasses.fields(Reading)},
     )
     print(json.dumps(told) if options.json else prototype_report.text(told))

@@ -1,4 +1,4 @@
-"""Score rankings on revisited Oxford or Paris: mAP and mP@1, 5, 10 for easy, medium and hard.
+"""Rankings on revisited Oxford or Paris: mAP and mP@k.
 
 Examples:
     evaltk score retrieval --ranks ranks.npy --gnd gnd_roxford5k.pkl
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from evaltk.cli import _options
 from evaltk.cli.score import _terminal as terminal
 from evaltk.errors import DataError
 
@@ -40,9 +41,7 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Parse, score, print."""
-    import tyro
-
-    score(tyro.cli(Options, args=argv, prog="evaltk score retrieval", description=__doc__))
+    score(_options.parse(Options, argv, "score retrieval", __doc__))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Score result masks on DAVIS-2017, semi-supervised: J&F, J and F of all objects and of each.
+"""Masks on DAVIS-2017: J&F, J and F, overall and per object.
 
 Examples:
     evaltk score vos --results masks/ --davis DAVIS/ --csv-out .
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evaltk.cli import _options
 from evaltk.cli.score import _terminal as terminal
 from evaltk.errors import DataError
 
@@ -48,9 +49,7 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Parse, score, print."""
-    import tyro
-
-    score(tyro.cli(Options, args=argv, prog="evaltk score vos", description=__doc__))
+    score(_options.parse(Options, argv, "score vos", __doc__))
     return 0
 
 
