@@ -165,7 +165,7 @@ def _no_files(settings: Any) -> dict[str, str]:
 
 
 def nothing_to_prepare(bench: Bench, dataset: Any, settings: Any) -> None:
-    return None
+    """The `prepare` of a protocol that reads no images by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -184,9 +184,9 @@ def _settings_help(names: Sequence[str], command: str) -> list[str]:
 
     lines = _options.wrapped(f"usage: evaltk {command} CHECKPOINT ... --protocols {' '.join(names)} [settings]")
     for name in dict.fromkeys(names):
-        module = known_protocol(name)
-        title = (module.__doc__ or "").strip().splitlines()[0]
-        lines += ["", *textwrap.wrap(f"{name}: {title}", _options.WIDTH), *_options.settings(record.settings, name)]
+        protocol = known_protocol(name)
+        title = textwrap.wrap(f"{name}: {protocol.summary}", _options.WIDTH)
+        lines += ["", *title, *_options.settings(protocol.settings, name)]
     return [*lines, "", f"all other options: evaltk {command} --help"]
 
 
