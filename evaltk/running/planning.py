@@ -19,6 +19,8 @@ from evaltk.errors import CheckpointError, SettingsError, nearest
 from evaltk.machine import version
 from evaltk.types import EXTRACTION_VERSION, PositionRule, Precision, digest
 
+DRAWS = 2  # version of the weights of `random:` nets; 2: the same bits on every processor
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -171,5 +173,9 @@ def identify(checkpoint: str, read: Mapping[str, Any]) -> tuple[str, dict[str, A
         except OSError as error:
             do = "check its permissions"
             raise CheckpointError(wanted="a file that can be read", got=str(error), where=path, do=do) from error
-    versions = {"timm": version("timm")} if checkpoint.startswith(("timm:", "random:")) else {}
-    return checkpoint, {"name": checkpoint, "read": said} | versions
+    identity: dict[str, Any] = {"name": checkpoint, "read": said}
+    if checkpoint.startswith(("timm:", "random:")):
+        identity["timm"] = version("timm")
+    if checkpoint.startswith("random:"):
+        identity["draws"] = DRAWS
+    return checkpoint, identity

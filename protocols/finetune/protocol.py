@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 from protocols.finetune.settings import Settings
 
-VERSION = 1
+VERSION = 2  # 2: the first weights of the head are drawn the same on every processor
 KIND = "images"
 TITLE = "finetune"
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 from protocols.linear.settings import Settings, dino_rule
 
-VERSION = 1
+VERSION = 2  # 2: the first weights are drawn the same on every processor
 KIND = "images"
 TITLE = "linear"
 
