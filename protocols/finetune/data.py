@@ -11,7 +11,8 @@ import numpy as np
 from evaltk.bench import Bench, Outcome
 from evaltk.data.images import Dataset
 from evaltk.deviations import Deviation, DeviationKind, left_out
-from evaltk.types import FeatureKey, Score, canonical
+from evaltk.features.cache import cache_key, splits_key
+from evaltk.types import Score, canonical
 
 if TYPE_CHECKING:
     from evaltk.data.transforms import Transform
@@ -43,9 +44,9 @@ class Job:
 def job(bench: Bench, dataset: Dataset, settings: Settings) -> Job:
     """The fine-tuning that settings stand for. Raises: SettingsError: they do not go together."""
     from evaltk.data import transforms
+    from evaltk.data.subsets import hold_out
     from evaltk.features.sweep_cache import Store
     from protocols.finetune import batches as finetune_batches
-    from protocols.linear import batches as probe_batches
 
     arch, chosen = bench.checkpoint.arch, bench.images
     recipe, tuning, apart = settings.tuning(dataset.name, arch)
@@ -59,14 +60,11 @@ def job(bench: Bench, dataset: Dataset, settings: Settings) -> Job:
         "tuning": asdict(tuning), "metric": metric, "holdout": settings.holdout, "seed": bench.seed,
         "skip": bench.extraction.skip_bad_images, "version": VERSION,
     }  # fmt: skip
-    key = FeatureKey(
-        sha256=bench.backbone.digest,
-        dataset=f"{train.fingerprint}{train.stamp}{test.fingerprint}{test.stamp}",
-        split=f"{train.name} to {test.name}",
+    key = cache_key(
+        bench.backbone,
+        **splits_key(train, test),
         transform=f"train: {finetune_batches.text(transform, tuning)}; test: {transform.text()}",
         recipe=f"fine-tuned nets {canonical(asked)}",
-        precision=bench.backbone.precision,
-        position=bench.backbone.position,
         version=VERSION,
     )
     return Job(
@@ -77,16 +75,16 @@ def job(bench: Bench, dataset: Dataset, settings: Settings) -> Job:
         tuning=tuning,
         apart=apart,
         transform=transform,
-        held=probe_batches.hold_out(train.labels, settings.holdout, seed=bench.seed),
+        held=hold_out(train.labels, settings.holdout, seed=bench.seed),
         store=Store(root=bench.cache, key=key, what="a fine-tuning"),
     )
 
 
 def train(job: Job) -> None:
     """Learn; every process calls this. Raises: as `finetune.run`."""
+    from evaltk.data.subsets import subset
     from protocols.finetune import training as finetune_training
     from protocols.finetune.batches import Views
-    from protocols.linear import batches as probe_batches
 
     bench, learnt = job.bench, job.dataset.train
     views = Views(
@@ -97,7 +95,7 @@ def train(job: Job) -> None:
         seed=bench.seed,
         how=bench.extraction,
     )
-    held = probe_batches.subset(learnt, job.held, f"{learnt.name}, {len(job.held)} held out") if len(job.held) else None
+    held = subset(learnt, job.held, f"{learnt.name}, {len(job.held)} held out") if len(job.held) else None
     task = finetune_training.Task(
         weights=bench.checkpoint.weights,
         backbone=bench.backbone,
@@ -114,10 +112,11 @@ def train(job: Job) -> None:
 
 def outcome(job: Job) -> Outcome:
     """The figures of a fine-tuning that has ended. Raises: StorageError: its cache entry is damaged."""
+    from evaltk.features import sweep_cache
     from protocols.finetune import batches as finetune_batches
     from protocols.finetune import training as finetune_training
 
-    found = job.store.read_arrays(finetune_training.OUTCOME)
+    found = job.store.read_arrays(sweep_cache.OUTCOME, finetune_training.OUTCOME)
     lrs, epochs, target = job.tuning.lr, job.tuning.epochs, job.dataset.test.labels
     best, last = int(found["best_lr"]), epochs - 1
     at = {"recipe": job.recipe, "lr": lrs[best], "epoch": int(found["best_epoch"]) + 1, "metric": job.metric}

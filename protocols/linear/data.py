@@ -27,9 +27,9 @@ def rates(settings: Settings) -> tuple[float, ...]:
 
 def held_out(bench: Bench, dataset: Dataset, settings: Settings) -> np.ndarray:
     """Numbers of the training images that the learning rate is chosen on."""
-    from protocols.linear import batches as probe_batches
+    from evaltk.data.subsets import hold_out
 
-    return probe_batches.hold_out(dataset.train.labels, settings.holdout, seed=bench.seed)
+    return hold_out(dataset.train.labels, settings.holdout, seed=bench.seed)
 
 
 def views(bench: Bench, settings: Settings) -> dict[str, PixelView]:
@@ -84,9 +84,9 @@ def extracts(bench: Bench, dataset: Dataset, settings: Settings, recipes: tuple[
 
 
 def _held_split(dataset: Dataset, held: np.ndarray) -> Split:
-    from protocols.linear import batches as probe_batches
+    from evaltk.data.subsets import subset
 
-    return probe_batches.subset(dataset.train, held, f"{dataset.train.name}, {len(held)} held out")
+    return subset(dataset.train, held, f"{dataset.train.name}, {len(held)} held out")
 
 
 def train(bench: Bench, dataset: Dataset, settings: Settings, recipes: tuple[Recipe, ...]) -> None:
@@ -128,7 +128,7 @@ def _cached(
         batch=settings.batch,
         seed=bench.seed,
         device=bench.device,
-        bad=_numbers(dataset.train, found[0].skipped),
+        skipped=_numbers(dataset.train, found[0].skipped),
     )
     return source, judged
 
@@ -139,11 +139,11 @@ def _augmented(
     from protocols.linear.batches import Augmented
 
     judged: list[Features] = []
-    bad: set[int] = set()
+    skipped: frozenset[int] = frozenset()
     if len(held):
         split = _held_split(dataset, held)
         judged = [bench.features(split, need) for need in needs]
-        bad = _numbers(dataset.train, judged[0].skipped)
+        skipped = _numbers(dataset.train, judged[0].skipped)
     source = Augmented(
         backbone=bench.backbone,
         split=dataset.train,
@@ -154,14 +154,14 @@ def _augmented(
         batch=settings.batch,
         seed=bench.seed,
         how=bench.extraction,
-        bad=bad,
+        skipped=skipped,
     )
     return source, judged
 
 
-def _numbers(split: Split, names: tuple[str, ...]) -> set[int]:
+def _numbers(split: Split, names: tuple[str, ...]) -> frozenset[int]:
     """The numbers of the images with these names."""
-    return {i for i in range(len(split)) if split.image_id(i) in names} if names else set()
+    return frozenset(i for i in range(len(split)) if split.image_id(i) in names) if names else frozenset()
 
 
 def notes(settings: Settings) -> tuple[str, ...]:

@@ -100,6 +100,7 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
     """
     from protocols.linear import data as linear_data
     from protocols.linear import scores as linear_scores
+    from protocols.linear import training as probe_training
 
     if settings.head is not None:
         recipe, head = _head(bench, dataset, settings)
@@ -110,7 +111,7 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
     store = linear_data.store(bench, dataset, settings, recipes)
     if not store.done():
         prepare(bench, dataset, settings)
-    trained, reported = store.read(), bench.features(dataset.test, Need(recipe=recipes[0]))
+    trained, reported = probe_training.Trained.read(store), bench.features(dataset.test, Need(recipe=recipes[0]))
     rule = (f"Lin.[C]: class token of the last block; Lin.[D]: {dino_rule(bench.checkpoint.arch)[1]}",)
     columns = {"C": Recipe(), "D": dino_rule(bench.checkpoint.arch)[0]}
     groups = {name: [recipes.index(r)] for name, r in columns.items() if r in recipes}

@@ -14,8 +14,8 @@ from evaltk.deviations import left_out
 from evaltk.types import Features, Recipe, Score
 
 if TYPE_CHECKING:
-    from evaltk.features.sweep_cache import Trained
     from protocols.linear.published_head import LinearHead
+    from protocols.linear.training import Trained
 
 FEW = 100  # held-out images below which a choice among learning rates is rough
 

@@ -6,15 +6,14 @@ Protocol: dino/eval_video_segmentation.py at 7c446df, scored as by davis2017-eva
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from evaltk import files, progress, results
+from evaltk import progress, results
 from evaltk.bench import Bench, Need, Outcome
 from evaltk.data import frames as video
 from evaltk.data.frames import Frame
@@ -22,6 +21,7 @@ from evaltk.datasets.davis2017 import Sequence as Video
 from evaltk.datasets.davis2017 import Sequences
 from evaltk.deviations import Deviation, DeviationKind
 from evaltk.errors import SettingsError
+from evaltk.features.cache import CacheEntry, cache_key
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, FeatureKey, Score
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ VERSION = 1
 KIND = "sequences"
 TITLE = "DAVIS-2017"
 DINO_STD = (0.228, 0.224, 0.225)  # the first value is not ImageNet's 0.229; dino/eval_video_segmentation.py:244
+MASKS = "masks.npz"  # the file of a cache entry
 ROUGH = 10  # sequences below which an interval says little
 Triple = tuple[float, float, float]
 
@@ -176,12 +177,11 @@ def _with_statistics(bench: Bench, settings: Settings) -> tuple[Settings, tuple[
 def _masks(bench: Bench, dataset: Sequences, sequence: Video, settings: Settings) -> Path:
     """The file of a sequence's masks, made now or long ago: .npz with `masks`, ids uint8 [T, H, W]."""
     key = _key(bench, dataset, sequence, settings)
-    folder = bench.cache / "features" / key.digest()
-    if not (folder / "key.json").exists():
+    entry = CacheEntry(root=bench.cache, key=key)
+    if not entry.done():
         ids = propagate(bench.backbone, sequence.frames, video.read_ids(sequence.masks[0]), settings)
-        files.write(folder / "masks.npz", lambda stream: np.savez_compressed(stream, masks=ids))
-        files.write_text(folder / "key.json", json.dumps(asdict(key), indent=1, sort_keys=True))
-    return folder / "masks.npz"
+        entry.write_arrays(MASKS, {"masks": ids})
+    return entry.whole / MASKS
 
 
 def _key(bench: Bench, dataset: Sequences, sequence: Video, settings: Settings) -> FeatureKey:
@@ -191,14 +191,12 @@ def _key(bench: Bench, dataset: Sequences, sequence: Video, settings: Settings) 
         state.update(f"{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     mean, std = settings.statistics()
     looks = f"{settings.previous} + 1 contexts, radius {settings.radius}, top {settings.topk}, T {settings.temperature}"
-    return FeatureKey(
-        sha256=bench.backbone.digest,
+    return cache_key(
+        bench.backbone,
         dataset=state.hexdigest(),
         split=f"{dataset.split} {sequence.name}",
         transform=f"short side {settings.size} bilinear (OpenCV), long side // 64, RGB/255, mean {mean}, std {std}",
         recipe=f"masks by {looks}",
-        precision=bench.backbone.precision,
-        position=bench.backbone.position,
         version=VERSION,
     )
 
