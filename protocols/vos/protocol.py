@@ -209,7 +209,7 @@ def _save(folder: Path, sequence: Video, masks: Path) -> None:
 
 def _scores(bench: Bench, dataset: Sequences, objects: Sequence[Sequence[ObjectScores]]) -> tuple[Score, ...]:
     """Means over objects. Their intervals come from resampling sequences, for the objects of one share its frames."""
-    from evaltk.metrics.statistics import bootstrap_interval
+    from evaltk.metrics.scores import bootstrap_bounds
     from evaltk.seeding import derive
     from protocols.vos.scoring import MEASURES, measures
 
@@ -218,11 +218,8 @@ def _scores(bench: Bench, dataset: Sequences, objects: Sequence[Sequence[ObjectS
     found = []
     for i, measure in enumerate(MEASURES):
         items = np.array([[rows[:, i].sum(), len(rows)] for rows in table])
-        interval = None
-        if len(items) > 1:
-            rng = np.random.default_rng(derive(bench.seed, "vos", dataset.name, measure))
-            estimate = bootstrap_interval(items, lambda s: s[..., 0].sum(axis=1) / s[..., 1].sum(axis=1), rng=rng)
-            interval = (float(estimate.low), float(estimate.high))
+        rng = np.random.default_rng(derive(bench.seed, "vos", dataset.name, measure))
+        interval = bootstrap_bounds(items, lambda s: s[..., 0].sum(axis=1) / s[..., 1].sum(axis=1), rng=rng)
         found.append(
             Score(
                 dataset=dataset.name,
