@@ -195,18 +195,9 @@ def _check_varied(bank: Features, name: str) -> None:
 
 
 def _score(dataset: Dataset, rank: torch.Tensor, metric: str, top: int, **at: object) -> Score:
-    from evaltk.metrics.statistics import wilson_interval
+    from evaltk.metrics.scores import share
 
-    n, right = len(rank), int((rank < top).sum())
-    return Score(
-        dataset=dataset.name,
-        split=dataset.test.name,
-        metric=metric,
-        value=right / n,
-        n=n,
-        at=at,
-        interval=wilson_interval(right, n),
-    )
+    return share(dataset, metric, int((rank < top).sum()), len(rank), at)
 
 
 def _sweep(dataset: Dataset, ranks: dict[tuple[int, float], torch.Tensor], settings: Settings) -> tuple[Score, ...]:

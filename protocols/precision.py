@@ -198,18 +198,9 @@ def _variant(
 
 
 def _top1(dataset: Dataset, correct: np.ndarray, at: dict[str, object], metric: str) -> Score:
-    from evaltk.metrics.statistics import wilson_interval
+    from evaltk.metrics.scores import share
 
-    n, right = len(correct), int(correct.sum())
-    return Score(
-        dataset=dataset.name,
-        split=dataset.test.name,
-        metric=metric,
-        value=right / n,
-        n=n,
-        at=at,
-        interval=wilson_interval(right, n),
-    )
+    return share(dataset, metric, int(correct.sum()), len(correct), at)
 
 
 PROTOCOL = Protocol(

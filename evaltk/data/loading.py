@@ -1,8 +1,8 @@
-"""Images of a split, decoded and cropped by other processes, in the batches asked for."""
+"""Images decoded and cropped by worker processes, in the batches asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from torch.utils.data import DataLoader
@@ -13,22 +13,21 @@ from evaltk.data.images import Split
 from evaltk.data.transforms import Transform
 from evaltk.errors import DataError, SettingsError
 
-Item = tuple[int, np.ndarray | None, str]  # index, pixels uint8 [crop, crop, 3] or None, what was wrong
+Item = tuple[int, np.ndarray | None, str]  # index, the pixels or None, what was wrong
+Load = Callable[[int], np.ndarray]  # the pixels of the image with this index; picklable, for worker processes
 FEW = 1024  # images below which starting processes takes longer than they save
 
 
-def batches(
-    split: Split, transform: Transform, indices: list[list[int]], workers: int | None = None
-) -> Iterator[list[Item]]:
-    """The images `indices` name, batch by batch and in order; an unreadable one comes as a message.
+def batches(load: Load, indices: list[list[int]], workers: int) -> Iterator[list[Item]]:
+    """The images that `indices` name, batch by batch and in order; an unreadable one comes as a message.
 
     Args:
-        workers: decoding processes; None: by the machine.
+        load: makes the pixels of an image, mostly `functools.partial(pixels, split, transform)`.
+        workers: decoding processes; 0: none beside this one.
 
-    Raises: SettingsError: a decoding process was killed, mostly for want of memory.
+    Raises: SettingsError: a decoding process was killed, mostly for lack of memory.
     """
-    count = workers_for(split) if workers is None else workers
-    loader = DataLoader(_Images(split, transform), batch_sampler=indices, num_workers=count, collate_fn=_as_is)
+    loader = DataLoader(_Images(load), batch_sampler=indices, num_workers=workers, collate_fn=_as_is)
     try:
         yield from loader
     except RuntimeError as error:
@@ -42,18 +41,20 @@ def batches(
         ) from error
 
 
+def pixels(split: Split, transform: Transform, index: int) -> np.ndarray:
+    """One image of a split as the transform makes it, uint8 [h, w, 3]. Raises: DataError: it cannot be decoded."""
+    return transform.pixels(split.open(index))
+
+
 class _Images(TorchDataset):
-    """Decoded and cropped images; an unreadable one comes as a message instead of ending the worker."""
+    """Pixels by index; an unreadable image comes as a message instead of ending the worker."""
 
-    def __init__(self, split: Split, transform: Transform) -> None:
-        self.split, self.transform = split, transform
-
-    def __len__(self) -> int:
-        return len(self.split)
+    def __init__(self, load: Load) -> None:
+        self.load = load
 
     def __getitem__(self, index: int) -> Item:
         try:
-            return index, self.transform.pixels(self.split.open(index)), ""
+            return index, self.load(index), ""
         except DataError as error:
             return index, None, error.got
         except (MemoryError, OSError, OverflowError, ValueError) as error:  # e.g. a strip too long to be resized
@@ -64,8 +65,15 @@ def _as_is(items: list[Item]) -> list[Item]:
     return items
 
 
-def workers_for(split: Split) -> int:
-    """Decoding processes that a split gets where the user names no number: none for few images or ones in memory."""
-    if split.pixels is not None or len(split) < FEW:
+def num_workers(asked: int | None, num_images: int, *, in_memory: bool = False) -> int:
+    """Decoding processes: as many as asked for; None: by the machine, none for few images or ones in memory."""
+    if asked is not None:
+        return asked
+    if in_memory or num_images < FEW:
         return 0
     return min(16, max(1, cores.usable() // distributed.world_size()))
+
+
+def num_workers_for(split: Split, asked: int | None) -> int:
+    """Decoding processes for the images of a split, see `num_workers`."""
+    return num_workers(asked, len(split), in_memory=split.pixels is not None)

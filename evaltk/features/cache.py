@@ -1,7 +1,10 @@
-"""The feature cache on disk: entries named by the digest of what made them, built from shards, each written whole.
+"""The cache on disk: entries named by the digest of what made them, each written whole.
 
-Layout below the cache's root: ``features/<digest>/{key.json, x.npy, y.npy, kept.npy}`` for a finished entry and
-``features/<digest>.partial/{plan.json, shard-00000.npz, ...}`` for one under way.
+Below the cache's root, ``features/<digest>/`` is a finished entry and ``features/<digest>.partial/`` one under way:
+
+- features: ``key.json, x.npy, y.npy, kept.npy``, built from ``plan.json, shard-00000.npz, ...``
+- trainings (`sweep_cache`): ``key.json, trained.npz``, resumed from ``state.pt``
+- masks of a video: ``key.json, masks.npz``
 """
 
 from __future__ import annotations
@@ -12,24 +15,55 @@ import math
 import shutil
 import uuid
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
 from evaltk import files
 from evaltk.data.images import Split
 from evaltk.errors import DataError, StorageError
-from evaltk.types import FeatureKey, Features
+from evaltk.types import FeatureKey, Features, PositionRule, Precision
 
-SHARD = 1024  # images; what a killed run loses at most, for each process
+SHARD = 1024  # images; what a killed run loses at most, per process
+
+
+class Net(Protocol):
+    """What of a net its numbers depend on."""
+
+    @property
+    def digest(self) -> str: ...
+    @property
+    def precision(self) -> Precision: ...
+    @property
+    def position(self) -> PositionRule: ...
+
+
+def cache_key(net: Net, *, dataset: str, split: str, transform: str, recipe: str, version: int) -> FeatureKey:
+    """The key of whatever a net makes of images; see `FeatureKey`, and `splits_key` for `dataset` and `split`."""
+    return FeatureKey(
+        sha256=net.digest,
+        dataset=dataset,
+        split=split,
+        transform=transform,
+        recipe=recipe,
+        precision=net.precision,
+        position=net.position,
+        version=version,
+    )
+
+
+def splits_key(*splits: Split) -> dict[str, str]:
+    """The fields `dataset` and `split` of the key of what is made of these splits, in their order."""
+    files_now = "".join(f"{split.fingerprint}{split.stamp}" for split in splits)
+    return {"dataset": files_now, "split": " to ".join(split.name for split in splits)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """One cache entry: where it lies, finished or not."""
+class CacheEntry:
+    """One cache entry of any kind: where it lies, finished or not."""
 
     root: Path
     key: FeatureKey
@@ -47,6 +81,38 @@ class Entry:
     def done(self) -> bool:
         """Whether the entry is finished; a finished folder appears at once."""
         return (self.whole / "key.json").exists()
+
+    def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Finish an entry that is one file of compressed arrays; the partial folder goes. Raises: StorageError."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+        files.write(self.whole / name, lambda stream: stream.write(buffer.getbuffer()))
+        files.write_text(self.whole / "key.json", self._key_text())  # last: it marks the entry as finished
+        shutil.rmtree(self.partial, ignore_errors=True)
+
+    def read_arrays(self, name: str, arrays: Sequence[str]) -> dict[str, np.ndarray]:
+        """Arrays of a finished entry by name. Raises: StorageError: the entry is damaged."""
+        try:
+            with np.load(self.whole / name, allow_pickle=False) as stored:
+                return {array: stored[array] for array in arrays}
+        except Exception as error:  # zipfile, numpy and a missing field each have errors of their own
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> StorageError:
+        return StorageError(
+            wanted="a whole cache entry",
+            got=str(error)[:120],
+            where=self.whole,
+            do=f"remove it (evaltk cache prune {self.whole.name[:12]}) and run again",
+        )
+
+    def _key_text(self) -> str:
+        return json.dumps(asdict(self.key), indent=1, sort_keys=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry(CacheEntry):
+    """The features of one split."""
 
     def plan(self, wanted: dict[str, int], *, fixed: bool) -> dict[str, int]:
         """The batch and shard size this entry was begun with, or `wanted`, which is then kept.
@@ -128,12 +194,7 @@ class Entry:
             if not np.array_equal(y, split.labels[kept]):
                 raise ValueError("labels that are not the split's")
         except (OSError, ValueError, EOFError, IndexError) as error:
-            raise StorageError(
-                wanted="a whole cache entry",
-                got=str(error)[:120],
-                where=self.whole,
-                do=f"remove it (evaltk cache prune {self.whole.name[:12]}) and run again",
-            ) from error
+            raise self._damaged(error) from error
         lost = np.setdiff1d(np.arange(len(split)), kept)
         return Features(
             x=x,
@@ -151,9 +212,6 @@ class Entry:
             np.lib.format.write_array_header_1_0(header, _header(shape, dtype))
             total += header.tell() + math.prod(shape) * np.dtype(dtype).itemsize
         return total
-
-    def _key_text(self) -> str:
-        return json.dumps(asdict(self.key), indent=1, sort_keys=True)
 
     def _shard(self, number: int) -> Path:
         return self.partial / f"shard-{number:05d}.npz"

@@ -5,22 +5,54 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
 
 from evaltk import distributed, progress
-from evaltk.data import loading as decoding
+from evaltk.data import loading
 from evaltk.data.images import Split
 from evaltk.data.transforms import Transform
-from evaltk.errors import DataError, SettingsError
-from evaltk.features.cache import SHARD, Entry
-from evaltk.models.backbone import Backbone
-from evaltk.types import EXTRACTION_VERSION, Arch, FeatureKey, Features, Recipe
+from evaltk.errors import SettingsError
+from evaltk.features import checks
+from evaltk.features.cache import SHARD, Entry, cache_key, splits_key
+from evaltk.types import EXTRACTION_VERSION, Arch, FeatureKey, Features, PositionRule, Precision
 
-# Its number, what was unreadable, the indices kept [n], and x [n, D] for each recipe.
+# Its number, what was unreadable, the indices kept [n], and x [n, D] for each spec.
 Shard = tuple[int, list[tuple[int, str]], np.ndarray, list[np.ndarray]]
+
+
+class FeatureSpec(Protocol):
+    """Which feature to make: a value that can be a key, and a text for the cache key."""
+
+    def __hash__(self) -> int: ...
+    def text(self) -> str: ...
+
+
+Spec = TypeVar("Spec", bound=FeatureSpec)
+SpecIn = TypeVar("SpecIn", bound=FeatureSpec, contravariant=True)
+
+
+class FeatureNet(Protocol[SpecIn]):
+    """What makes features: images [B, 3, H, W], normalised -> float32 [B, D] for each spec, in their order.
+
+    The properties say what the features depend on and where they are made.
+    """
+
+    @property
+    def arch(self) -> Arch: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def precision(self) -> Precision: ...
+    @property
+    def position(self) -> PositionRule: ...
+    def features(self, images: torch.Tensor, specs: tuple[SpecIn, ...], /) -> list[torch.Tensor]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,37 +78,30 @@ class Extraction:
             ("shard", self.shard, 1),
         ):
             if value is not None and value < least:
-                raise SettingsError(wanted=f"at least {least}", got=str(value), where=flag, do="mend the flag")
+                raise SettingsError(wanted=f"at least {least}", got=str(value), where=flag, do="use a larger number")
 
 
-def key_of(backbone: Backbone, split: Split, transform: Transform, recipe: Recipe) -> FeatureKey:
+def key_of(net: FeatureNet[Any], split: Split, transform: Transform, spec: FeatureSpec) -> FeatureKey:
     """All that the features of this split depend on."""
-    return FeatureKey(
-        sha256=backbone.digest,
-        dataset=f"{split.fingerprint}{split.stamp}",
-        split=split.name,
-        transform=transform.text(),
-        recipe=recipe.text(),
-        precision=backbone.precision,
-        position=backbone.position,
-        version=EXTRACTION_VERSION,
+    return cache_key(
+        net, **splits_key(split), transform=transform.text(), recipe=spec.text(), version=EXTRACTION_VERSION
     )
 
 
 def extract(
-    backbone: Backbone,
+    net: FeatureNet[Spec],
     split: Split,
     transform: Transform,
-    recipes: Sequence[Recipe],
+    specs: Sequence[Spec],
     *,
     cache: Path,
     how: Extraction | None = None,
     together: bool = True,
-) -> dict[Recipe, Features]:
-    """Features of a split for each recipe, from the cache where they are there.
+) -> dict[Spec, Features]:
+    """Features of a split for each spec, from the cache where they are there.
 
     Args:
-        recipes: what to keep of the tokens; all that are missing share one forward pass.
+        specs: what to keep of the tokens; all that are missing share one forward pass.
         cache: root folder of the feature cache.
         together: all processes call this at once; False: this one alone asks for what is there.
 
@@ -85,32 +110,31 @@ def extract(
         StorageError: no room or right to write; the shards finished so far are kept.
     """
     how = how or Extraction()
-    check_images(split, how.skip_bad_images)
-    entries = {r: Entry(root=cache, key=key_of(backbone, split, transform, r)) for r in recipes}
+    checks.check_images(split, how.skip_bad_images)
+    entries = {spec: Entry(root=cache, key=key_of(net, split, transform, spec)) for spec in specs}
     done = [e.done() for e in entries.values()]
     if together:  # another run may finish an entry between the look of one process and that of the next
         done = list(distributed.broadcast_object(done))  # type: ignore[call-overload]
-    missing = {r: e for (r, e), there in zip(entries.items(), done, strict=True) if not there}
+    missing = {spec: entry for (spec, entry), ready in zip(entries.items(), done, strict=True) if not ready}
     if missing:
         if not together and distributed.world_size() > 1:
-            raise RuntimeError(f"features {[r.text() for r in missing]} were not prepared: needs() did not name them")
-        _fill(_Job(backbone=backbone, split=split, transform=transform, how=how), missing)
-    return {r: stored(entry, split, how.skip_bad_images) for r, entry in entries.items()}
+            raise RuntimeError(f"features {[s.text() for s in missing]} were not prepared: needs() did not name them")
+        _fill(_Job(net=net, split=split, transform=transform, how=how), missing)
+    return {spec: stored(entry, split, how.skip_bad_images) for spec, entry in entries.items()}
 
 
 def stored(entry: Entry, split: Split, allowed: int) -> Features:
     """The features of a finished entry. Raises: StorageError: it is damaged. DataError: it lacks too many images."""
     features = entry.read(split)
-    if len(features.skipped) > allowed:
-        raise too_many(split, len(features.skipped), allowed, features.skipped[0])
+    checks.check_unreadable(split, features.skipped, allowed)
     return features
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
+class _Job(Generic[Spec]):
     """One pass over one split."""
 
-    backbone: Backbone
+    net: FeatureNet[Spec]
     split: Split
     transform: Transform
     how: Extraction
@@ -120,10 +144,10 @@ class _Job:
         return range(number * shard, min((number + 1) * shard, len(self.split)))
 
 
-def _fill(job: _Job, missing: dict[Recipe, Entry]) -> None:
+def _fill(job: _Job[Spec], missing: dict[Spec, Entry]) -> None:
     """Make the shards that lack, this process its share, and join them."""
     split, how = job.split, job.how
-    wanted = {"batch_size": how.batch_size or auto_batch(job.backbone), "shard": how.shard}
+    wanted = {"batch_size": how.batch_size or auto_batch(job.net), "shard": how.shard}
     plans = [wanted]
     if distributed.is_main():
         plans = [entry.plan(wanted, fixed=how.batch_size is not None) for entry in missing.values()]
@@ -135,13 +159,12 @@ def _fill(job: _Job, missing: dict[Recipe, Entry]) -> None:
     mine = range(distributed.rank(), num_shards, distributed.world_size())
     todo = [n for n in mine if not all(e.has_shard(n) for e in missing.values())]
     total, ready = (sum(len(job.indices(n, plan["shard"])) for n in some) for some in (mine, set(mine) - set(todo)))
-    bad = 0
+    bad: list[tuple[str, str]] = []
     with progress.bar(f"{split.dataset} {split.name}", total, done=ready) as advance:
         for number, unreadable, kept, rows in _forward(job, tuple(missing), todo, plan, advance):
-            bad += len(unreadable)
-            if bad > how.skip_bad_images:
-                index, message = unreadable[0]
-                raise too_many(split, bad, how.skip_bad_images, split.image_id(index), message)
+            bad += [(split.image_id(index), message) for index, message in unreadable]
+            if bad:
+                checks.check_unreadable(split, tuple(name for name, _ in bad), how.skip_bad_images, bad[0][1])
             for entry, x in zip(missing.values(), rows, strict=True):
                 entry.write_shard(number, x, kept, job.indices(number, plan["shard"]))
     distributed.barrier()
@@ -152,7 +175,7 @@ def _fill(job: _Job, missing: dict[Recipe, Entry]) -> None:
 
 
 def _forward(
-    job: _Job, recipes: tuple[Recipe, ...], todo: list[int], plan: dict[str, int], advance: progress.Advance
+    job: _Job[Spec], specs: tuple[Spec, ...], todo: list[int], plan: dict[str, int], advance: progress.Advance
 ) -> Iterator[Shard]:
     """The shards in `todo`, one after the other."""
     batches, owner = [], []
@@ -161,77 +184,45 @@ def _forward(
         parts = [list(indices[i : i + size]) for i in range(0, len(indices), size)]
         batches += parts
         owner += [number] * len(parts)
-    chunks: list[list[np.ndarray]] = [[] for _ in recipes]
+    chunks: list[list[np.ndarray]] = [[] for _ in specs]
     kept: list[int] = []
     unreadable: list[tuple[int, str]] = []
-    for position, batch in enumerate(decoding.batches(job.split, job.transform, batches, job.how.workers)):
+    load = partial(loading.pixels, job.split, job.transform)
+    workers = loading.num_workers_for(job.split, job.how.workers)
+    for position, batch in enumerate(loading.batches(load, batches, workers)):
         good = [(i, p) for i, p, _ in batch if p is not None]
         unreadable += [(i, message) for i, p, message in batch if p is None]
         if good:
             numbers = [i for i, _ in good]
             pixels = np.stack([p for _, p in good])
-            for chunk, x in zip(chunks, forward(job.backbone, job.transform, pixels, recipes), strict=True):
+            for chunk, x in zip(chunks, forward(job.net, job.transform, pixels, specs), strict=True):
                 chunk.append(finite(x, job.split, numbers))
             kept += numbers
         advance(len(batch))
         if position + 1 == len(batches) or owner[position + 1] != owner[position]:
             rows = [np.concatenate(c) if c else np.zeros((0, 0), np.float32) for c in chunks]
             yield owner[position], unreadable, np.asarray(kept, dtype=np.int64), rows
-            chunks, kept, unreadable = [[] for _ in recipes], [], []
+            chunks, kept, unreadable = [[] for _ in specs], [], []
 
 
 def forward(
-    backbone: Backbone, transform: Transform, pixels: np.ndarray, recipes: tuple[Recipe, ...]
+    net: FeatureNet[Spec], transform: Transform, pixels: np.ndarray, specs: tuple[Spec, ...]
 ) -> list[torch.Tensor]:
-    """[B, D] for each recipe, from pixels uint8 [B, crop, crop, 3]. Raises: SettingsError: the device is too small."""
-    try:
-        x = torch.from_numpy(pixels).to(backbone.device, non_blocking=True)
-        return backbone.features(transform.normalise(x), recipes)
-    except torch.OutOfMemoryError as error:
-        raise SettingsError(
-            wanted=f"memory on {backbone.device} for {len(pixels)} images at a time",
-            got="less",
-            where="--batch-size",
-            do=f"--batch-size {max(1, len(pixels) // 2)}",
-        ) from error
+    """[B, D] for each spec, from pixels uint8 [B, h, w, 3]. Raises: SettingsError: out of GPU memory."""
+    with checks.enough_memory(net.device, len(pixels)):
+        x = torch.from_numpy(pixels).to(net.device, non_blocking=True)
+        return net.features(transform.normalise(x), specs)
 
 
 def finite(x: torch.Tensor, split: Split, indices: Sequence[int]) -> np.ndarray:
     """x [B, D] on the host, of the images `indices`. Raises: DataError: a value that is not finite (it is named)."""
-    bad = ~torch.isfinite(x).all(dim=1)
-    if bool(bad.any()):
-        name = split.image_id(indices[int(bad.nonzero()[0])])
-        raise DataError(
-            wanted="finite features",
-            got=f"NaN or infinity in {int(bad.sum())} of {len(x)}",
-            where=f"{split.dataset} {split.name}, image {name}",
-            do="try --precision fp32; if it stays, the checkpoint is damaged or diverged",
-        )
+    checks.check_finite(x, lambda row: f"{split.dataset} {split.name}, image {split.image_id(indices[row])}")
     return x.cpu().numpy()
 
 
-def auto_batch(backbone: Backbone) -> int:
-    """A batch size by the number of tokens an image makes: enough to fill the device, little enough to fit."""
-    arch: Arch = backbone.arch
+def auto_batch(net: FeatureNet[Any]) -> int:
+    """A batch size by the number of tokens per image: enough to fill the device, few enough to fit."""
+    arch = net.arch
     tokens = (arch.img_size // arch.patch_size) ** 2 + 1
-    budget = 16_384 if backbone.device.type == "cpu" else 131_072
+    budget = 16_384 if net.device.type == "cpu" else 131_072
     return int(max(8, min(512, 2 ** math.floor(math.log2(budget / tokens))))) if tokens < budget else 8
-
-
-def check_images(split: Split, allowed: int) -> None:
-    """Raises: DataError: a split without images, or more empty files than are allowed; before any is decoded."""
-    if not len(split):
-        where = f"{split.dataset} {split.name}"
-        raise DataError(wanted="at least one image", got="none", where=where, do="add images")
-    if len(split.empty) > allowed:
-        raise too_many(split, len(split.empty), allowed, split.empty[0], "an empty file")
-
-
-def too_many(split: Split, count: int, allowed: int, name: str, message: str = "") -> DataError:
-    """What to say where `count` images cannot be read, the first called `name`."""
-    return DataError(
-        wanted=f"at most {allowed} unreadable images in {split.dataset} {split.name}",
-        got=f"{count}" + (f" ({message})" if message else ""),
-        where=(split.root or Path()) / name,
-        do="restore the file, or allow some to be left out with --skip-bad-images N; finished shards are kept",
-    )

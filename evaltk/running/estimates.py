@@ -119,11 +119,12 @@ def _readings(
 
 
 def _reading(bench: Bench, split: Split, transform: Transform, needs: Sequence[Need], before: _Before) -> Reading:
+    from evaltk.features import checks
     from evaltk.features import extraction as features
     from evaltk.features.cache import Entry, outstanding
 
     how, recipes = bench.extraction, tuple(dict.fromkeys(need.recipe for need in needs))
-    features.check_images(split, how.skip_bad_images)
+    checks.check_images(split, how.skip_bad_images)
     entries = {r: Entry(root=bench.cache, key=features.key_of(bench.backbone, split, transform, r)) for r in recipes}
     states: dict[Recipe, State] = {r: _state(e, split, how.skip_bad_images, before) for r, e in entries.items()}
     missing = tuple(r for r in recipes if states[r] in ("begun", "missing"))
@@ -174,7 +175,7 @@ def _measure(
     before: _Before,
 ) -> tuple[dict[str, Any], tuple[int, ...]]:  # fmt: skip
     """Seconds, memory and what they are from, and the features' widths; nothing where no image can be read."""
-    from evaltk.data import loading as decoding
+    from evaltk.data import loading
     from evaltk.running import measuring
 
     how = bench.extraction
@@ -186,7 +187,7 @@ def _measure(
     if key not in before.pace:
         before.pace[key] = measuring.pace(bench.backbone, split, transform, recipes, decoded, batch)
     paced = before.pace[key]
-    workers = decoding.workers_for(split) if how.workers is None else how.workers
+    workers = loading.num_workers_for(split, how.workers)
     one = measuring.seconds_an_image(
         decoded.seconds, paced.seconds, workers=workers, on_cpu=bench.backbone.device.type == "cpu"
     )

@@ -8,15 +8,17 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from evaltk import cores
-from evaltk.data import loading as decoding
+from evaltk.data import loading
 from evaltk.data.images import SAMPLED, Split
 from evaltk.data.transforms import Transform
+from evaltk.features import checks
 from evaltk.features import extraction as features
 from evaltk.models.backbone import Backbone
 from evaltk.types import Recipe
@@ -67,7 +69,8 @@ def decode(split: Split, transform: Transform, allowed: int) -> Decoded | None:
     bad: list[tuple[int, str]] = []
     started = time.perf_counter()
     # The first is decoded twice and timed at the second time, after Pillow has loaded its decoders.
-    batches = decoding.batches(split, transform, [[i] for i in (spread[0], *spread)], workers=0)
+    load = partial(loading.pixels, split, transform)
+    batches = loading.batches(load, [[i] for i in (spread[0], *spread)], workers=0)
     for position, ((index, image, message),) in enumerate(batches):
         now = time.perf_counter()
         if position and image is None:
@@ -79,8 +82,8 @@ def decode(split: Split, transform: Transform, allowed: int) -> Decoded | None:
         if sum(seconds) > PATIENCE:
             break
         started = time.perf_counter()
-    if len(bad) > allowed:
-        raise features.too_many(split, len(bad), allowed, split.image_id(bad[0][0]), bad[0][1])
+    if bad:
+        checks.check_unreadable(split, tuple(split.image_id(index) for index, _ in bad), allowed, bad[0][1])
     if not pixels:
         return None
     return Decoded(numbers=numbers, pixels=np.stack(pixels), seconds=statistics.fmean(seconds))

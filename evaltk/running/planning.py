@@ -14,10 +14,12 @@ from typing import Any
 import protocols
 from evaltk import datasets, files, plugins, results
 from evaltk.bench import AnyDataset, ImageOptions, Protocol
-from evaltk.data import subsets
+from evaltk.data import limits
 from evaltk.errors import CheckpointError, SettingsError, nearest
 from evaltk.machine import version
 from evaltk.types import EXTRACTION_VERSION, PositionRule, Precision, digest
+
+DRAWS = 2  # version of the weights of `random:` nets; 2: the same bits on every processor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +29,7 @@ class Plan:
     Attributes:
         checkpoints: paths or names. protocols: {name: settings}. data: words of ``--data``.
         read: what the user says of the files (keyword arguments of `load_checkpoint`), without those left unsaid.
-        device: as `resolve_device` takes it. limit: images per split (see `evaltk.data.subsets`); None: all.
+        device: as `resolve_device` takes it. limit: images per split (see `evaltk.data.limits`); None: all.
     """
 
     checkpoints: tuple[str, ...]
@@ -91,7 +93,7 @@ def jobs(plan: Plan) -> list[Job]:
     words = {datasets.parse(word)[0]: datasets.parse(word)[1] for word in plan.data}
     found = [datasets.load(word) for word in dict.fromkeys(plan.data)]
     if plan.limit is not None:
-        found = [subsets.limited(dataset, plan.limit, plan.seed) for dataset in found]
+        found = [limits.limited(dataset, plan.limit, plan.seed) for dataset in found]
     _check_kinds(chosen, found)
     made = []
     for checkpoint, name, identity in named:
@@ -178,5 +180,9 @@ def identify(checkpoint: str, read: Mapping[str, Any]) -> tuple[str, dict[str, A
         except OSError as error:
             do = "check its permissions"
             raise CheckpointError(wanted="a file that can be read", got=str(error), where=path, do=do) from error
-    versions = {"timm": version("timm")} if checkpoint.startswith(("timm:", "random:")) else {}
-    return checkpoint, {"name": checkpoint, "read": said} | versions | families
+    identity: dict[str, Any] = {"name": checkpoint, "read": said}
+    if checkpoint.startswith(("timm:", "random:")):
+        identity["timm"] = version("timm")
+    if checkpoint.startswith("random:"):
+        identity["draws"] = DRAWS
+    return checkpoint, identity | families

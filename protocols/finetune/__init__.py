@@ -7,7 +7,7 @@ __all__ = ["PROTOCOL", "Settings", "check", "check_checkpoint", "extracts", "pre
 
 PROTOCOL = Protocol(
     name="finetune",
-    version=1,
+    version=2,  # 2: first weights are drawn the same on every processor
     kind="images",
     settings=Settings,
     run=run,

@@ -1,11 +1,11 @@
-"""What a fine-tuning learns from: views of the images of each group, drawn by timm from the image's own stream."""
+"""What a net is fine-tuned on: views of the images of each group, drawn by timm from the image's own stream."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, cast
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +13,11 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from evaltk import distributed
-from evaltk.data import loading as decoding
+from evaltk.data import loading
 from evaltk.data.images import Split
 from evaltk.data.transforms import Transform
 from evaltk.errors import DataError
+from evaltk.features.checks import check_unreadable
 from evaltk.features.extraction import Extraction
 from evaltk.global_streams import seeded
 from evaltk.seeding import derive
@@ -27,14 +28,14 @@ from protocols.finetune.recipe import Tuning, groups, order
 # 4 px for its 32.
 WHOLE, MARGIN = 32, 8
 JITTER = 0.4
+Group = tuple[int, Tensor, Tensor]  # its number in the step, x [G, 3, S, S] float32 normalised, y [G] int64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Views:
-    """The images `rows` of a split as they are learnt from.
+    """The images `rows` of a split as they are trained on; another image of its group replaces an unreadable one.
 
     `transform`: of the evaluation, whose size and pixel statistics are taken.
-    `bad`: numbers of the images that could not be read so far; another of the group takes such an image's place.
     """
 
     split: Split
@@ -43,43 +44,45 @@ class Views:
     tuning: Tuning
     seed: int
     how: Extraction
-    bad: set[int] = field(default_factory=set)
 
-    def epoch(self, epoch: int) -> Iterator[list[tuple[int, Tensor, Tensor]]]:
-        """Steps of an epoch: this process's groups, each (number, x [G, 3, S, S] float32 normalised, y [G] int64).
+    def epoch(self, epoch: int, unreadable: set[int]) -> Iterator[list[Group]]:
+        """The steps of an epoch: this process's groups of each.
+
+        Args:
+            unreadable: numbers of the images that could not be read so far; those of this epoch are added.
 
         Raises: DataError: more unreadable images than allowed, or no readable one in a group.
         """
         rank, world = distributed.rank(), distributed.world_size()
         numbers = self.rows[order(len(self.rows), self.tuning.repeats, epoch, seed=self.seed)]
-        laid = groups(np.arange(len(numbers)), self.tuning)
-        mine = [(g, laid[s, g]) for s in range(len(laid)) for g in range(rank, laid.shape[1], world)]
-        drawn = cast(Split, _Drawn(self, numbers, epoch))  # stands in for a split of which pixels are asked
-        loader = decoding.batches(drawn, cast(Transform, _AsIs()), [at.tolist() for _, at in mine], self.how.workers)
-        found = iter(zip(mine, loader, strict=True))
-        for _ in range(len(laid)):
-            yield [self._group(*next(found), numbers) for _ in range(rank, laid.shape[1], world)]
+        places = groups(np.arange(len(numbers)), self.tuning)
+        mine = [(g, places[s, g]) for s in range(len(places)) for g in range(rank, places.shape[1], world)]
+        draw = augmentation(self.transform.crop, self.tuning, self.transform)
+        load = partial(_view, self.split, numbers, draw, self.seed, epoch)
+        # Views are worth processes of their own, even of images in memory.
+        workers = loading.num_workers(self.how.workers, len(numbers))
+        loader = loading.batches(load, [at.tolist() for _, at in mine], workers)
+        loaded = iter(zip(mine, loader, strict=True))
+        for _ in range(len(places)):
+            yield [self._group(*next(loaded), numbers, unreadable) for _ in range(rank, places.shape[1], world)]
 
     def _group(
-        self, mine: tuple[int, np.ndarray], items: list[decoding.Item], numbers: np.ndarray
-    ) -> tuple[int, Tensor, Tensor]:
+        self, mine: tuple[int, np.ndarray], items: list[loading.Item], numbers: np.ndarray, unreadable: set[int]
+    ) -> Group:
         number, at = mine
-        there = [i for i, (_, pixels, _) in enumerate(items) if pixels is not None]
-        self.bad.update(int(numbers[at[i]]) for i in range(len(items)) if i not in there)
-        if len(self.bad) > self.how.skip_bad_images or not there:
-            self._refuse(next(message for _, pixels, message in items if pixels is None))
-        taken = [i if items[i][1] is not None else there[i % len(there)] for i in range(len(items))]
-        x = torch.from_numpy(np.stack([cast(np.ndarray, items[i][1]) for i in taken]))
+        readable = [i for i, (_, pixels, _) in enumerate(items) if pixels is not None]
+        if len(readable) < len(items):
+            unreadable.update(int(numbers[at[i]]) for i in range(len(items)) if i not in readable)
+            names = tuple(self.split.image_id(n) for n in sorted(unreadable))
+            message = next(message for _, pixels, message in items if pixels is None)
+            check_unreadable(self.split, names, self.how.skip_bad_images, message)
+        if not readable:
+            where = f"{self.split.dataset} {self.split.name}, image {self.split.image_id(int(numbers[at[0]]))}"
+            wanted, do = f"a readable image in each group of {len(items)}", "restore the files"
+            raise DataError(wanted=wanted, got=f"none ({message})", where=where, do=do)
+        taken = [i if items[i][1] is not None else readable[i % len(readable)] for i in range(len(items))]
+        x = torch.from_numpy(np.stack([pixels for i in taken if (pixels := items[i][1]) is not None]))
         return number, x, torch.from_numpy(self.split.labels[numbers[at[taken]]]).long()
-
-    def _refuse(self, message: str) -> None:
-        name = self.split.image_id(min(self.bad))
-        raise DataError(
-            wanted=f"at most {self.how.skip_bad_images} unreadable images in {self.split.dataset} {self.split.name}",
-            got=f"{len(self.bad)} ({message})",
-            where=(self.split.root or Path()) / name,
-            do="restore the file, or allow some to be left out with --skip-bad-images N",
-        )
 
 
 def augmentation(side: int, tuning: Tuning, transform: Transform) -> Any:
@@ -142,29 +145,9 @@ def recorded(transform: Transform, tuning: Tuning) -> PixelView:
     )
 
 
-class _Drawn:
-    """A split whose images are views, each drawn from a stream named by epoch and place."""
-
-    pixels = None  # views are worth processes of their own, even of images that lie in memory
-
-    def __init__(self, views: Views, numbers: np.ndarray, epoch: int) -> None:
-        self.split, self.seed, self.epoch, self.numbers = views.split, views.seed, epoch, numbers
-        self.draw = augmentation(views.transform.crop, views.tuning, views.transform)
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def open(self, place: int) -> np.ndarray:
-        """float32 [3, S, S]."""
-        image = self.split.open(int(self.numbers[place]))
-        with seeded(derive(self.seed, "finetune", "view", self.epoch, place)):
-            found: np.ndarray = self.draw(image).numpy()
-        return found
-
-
-class _AsIs:
-    """A transform that takes the view as it is."""
-
-    def pixels(self, view: np.ndarray) -> np.ndarray:
-        """float32 [3, S, S]."""
-        return view
+def _view(split: Split, numbers: np.ndarray, draw: Any, seed: int, epoch: int, place: int) -> np.ndarray:
+    """The view at a place of an epoch, float32 [3, S, S], drawn from a stream named by epoch and place."""
+    image = split.open(int(numbers[place]))
+    with seeded(derive(seed, "finetune", "view", epoch, place)):
+        view: np.ndarray = draw(image).numpy()
+    return view

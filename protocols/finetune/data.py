@@ -4,22 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
 from evaltk.bench import Bench, Outcome
+from evaltk.data import transforms
 from evaltk.data.images import Dataset
+from evaltk.data.subsets import hold_out, subset
+from evaltk.data.transforms import Transform
 from evaltk.deviations import Deviation, DeviationKind, left_out
-from evaltk.types import FeatureKey, Score, canonical
+from evaltk.features import sweep_cache
+from evaltk.features.cache import cache_key, splits_key
+from evaltk.features.sweep_cache import Store
+from evaltk.metrics.classification import EQUAL
+from evaltk.metrics.scores import bootstrap_bounds, mean_of_classes, share
+from evaltk.seeding import derive
+from evaltk.types import Score, canonical
+from protocols.finetune import batches as finetune_batches
+from protocols.finetune import training as finetune_training
+from protocols.finetune.batches import Views
+from protocols.finetune.recipe import Tuning
+from protocols.finetune.settings import Settings
 
-if TYPE_CHECKING:
-    from evaltk.data.transforms import Transform
-    from evaltk.features.sweep_cache import Store
-    from protocols.finetune.recipe import Tuning
-    from protocols.finetune.settings import Settings
-
-VERSION = 1  # rises when the numbers that training gives change
+VERSION = 2  # raised whenever training gives other numbers; 2: first weights drawn the same on every processor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +50,6 @@ class Job:
 
 def job(bench: Bench, dataset: Dataset, settings: Settings) -> Job:
     """The fine-tuning that settings stand for. Raises: SettingsError: they do not go together."""
-    from evaltk.data import transforms
-    from evaltk.features.sweep_cache import Store
-    from protocols.finetune import batches as finetune_batches
-    from protocols.linear import batches as probe_batches
-
     arch, chosen = bench.checkpoint.arch, bench.images
     recipe, tuning, apart = settings.tuning(dataset.name, arch)
     transform = transforms.view(
@@ -59,14 +62,11 @@ def job(bench: Bench, dataset: Dataset, settings: Settings) -> Job:
         "tuning": asdict(tuning), "metric": metric, "holdout": settings.holdout, "seed": bench.seed,
         "skip": bench.extraction.skip_bad_images, "version": VERSION,
     }  # fmt: skip
-    key = FeatureKey(
-        sha256=bench.backbone.digest,
-        dataset=f"{train.fingerprint}{train.stamp}{test.fingerprint}{test.stamp}",
-        split=f"{train.name} to {test.name}",
+    key = cache_key(
+        bench.backbone,
+        **splits_key(train, test),
         transform=f"train: {finetune_batches.text(transform, tuning)}; test: {transform.text()}",
         recipe=f"fine-tuned nets {canonical(asked)}",
-        precision=bench.backbone.precision,
-        position=bench.backbone.position,
         version=VERSION,
     )
     return Job(
@@ -77,16 +77,13 @@ def job(bench: Bench, dataset: Dataset, settings: Settings) -> Job:
         tuning=tuning,
         apart=apart,
         transform=transform,
-        held=probe_batches.hold_out(train.labels, settings.holdout, seed=bench.seed),
+        held=hold_out(train.labels, settings.holdout, seed=bench.seed),
         store=Store(root=bench.cache, key=key, what="a fine-tuning"),
     )
 
 
 def train(job: Job) -> None:
     """Learn; every process calls this. Raises: as `finetune.run`."""
-    from protocols.finetune import training as finetune_training
-    from protocols.finetune.batches import Views
-    from protocols.linear import batches as probe_batches
 
     bench, learnt = job.bench, job.dataset.train
     views = Views(
@@ -97,7 +94,7 @@ def train(job: Job) -> None:
         seed=bench.seed,
         how=bench.extraction,
     )
-    held = probe_batches.subset(learnt, job.held, f"{learnt.name}, {len(job.held)} held out") if len(job.held) else None
+    held = subset(learnt, job.held, f"{learnt.name}, {len(job.held)} held out") if len(job.held) else None
     task = finetune_training.Task(
         weights=bench.checkpoint.weights,
         backbone=bench.backbone,
@@ -114,10 +111,7 @@ def train(job: Job) -> None:
 
 def outcome(job: Job) -> Outcome:
     """The figures of a fine-tuning that has ended. Raises: StorageError: its cache entry is damaged."""
-    from protocols.finetune import batches as finetune_batches
-    from protocols.finetune import training as finetune_training
-
-    found = job.store.read_arrays(finetune_training.OUTCOME)
+    found = job.store.read_arrays(sweep_cache.OUTCOME, finetune_training.OUTCOME)
     lrs, epochs, target = job.tuning.lr, job.tuning.epochs, job.dataset.test.labels
     best, last = int(found["best_lr"]), epochs - 1
     at = {"recipe": job.recipe, "lr": lrs[best], "epoch": int(found["best_epoch"]) + 1, "metric": job.metric}
@@ -147,33 +141,26 @@ def outcome(job: Job) -> Outcome:
 
 def _chosen(held: np.ndarray) -> int | None:
     """The learning rate that is best on the held-out images after the last epoch, the lowest of equal ones."""
-    from evaltk.metrics.classification import EQUAL
-
     return int(np.argmax(held >= np.nanmax(held) - EQUAL)) if np.isfinite(held).any() else None
 
 
 def _scores(job: Job, rank: np.ndarray, which: str, at: dict[str, object]) -> Iterator[Score]:
     """Top-1, top-5 and the mean of the classes' recalls, over the images that can be read."""
-    from evaltk.metrics.statistics import bootstrap_interval, wilson_interval
-    from evaltk.seeding import derive
-    from protocols.transfer import mean_of_classes
-
-    there = rank >= 0
-    n, split = int(there.sum()), job.dataset.test
-    rows = np.stack([split.labels[there], rank[there] == 0], axis=1)
-    rng = np.random.default_rng(derive(job.bench.seed, "finetune", job.dataset.name, which))
-    bootstrap = bootstrap_interval(rows, mean_of_classes, rng=rng) if n >= 2 else None
-    found: dict[str, tuple[float, tuple[float, float] | None]] = {}
+    readable = rank >= 0
+    n, dataset = int(readable.sum()), job.dataset
     for k in (1, 5):
-        right = int((rank[there] < k).sum())
-        found[f"top{k}"] = right / n, wilson_interval(right, n)
-    interval = (float(bootstrap.low), float(bootstrap.high)) if bootstrap else None
-    found["mean_per_class"] = float(mean_of_classes(rows[None])[0]), interval
-    for name, (value, bounds) in found.items():
-        yield Score(
-            dataset=job.dataset.name, split=split.name, metric=f"{name}{which}", value=value, n=n, at=at,
-            interval=bounds,
-        )  # fmt: skip
+        yield share(dataset, f"top{k}{which}", int((rank[readable] < k).sum()), n, at)
+    rows = np.stack([dataset.test.labels[readable], rank[readable] == 0], axis=1)
+    rng = np.random.default_rng(derive(job.bench.seed, "finetune", dataset.name, which))
+    yield Score(
+        dataset=dataset.name,
+        split=dataset.test.name,
+        metric=f"mean_per_class{which}",
+        value=float(mean_of_classes(rows[None])[0]),
+        n=n,
+        at=at,
+        interval=bootstrap_bounds(rows, mean_of_classes, rng=rng),
+    )
 
 
 def _notes(job: Job, found: dict[str, np.ndarray]) -> Iterator[str]:

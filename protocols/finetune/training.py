@@ -1,15 +1,15 @@
-"""Fine-tuning a net once for each learning rate: judged after each epoch, resumable by epoch.
+"""Fine-tune a net once per learning rate: evaluated after each epoch, resumable by epoch.
 
 The state is written whole after each epoch. It holds no random stream: order, views, mixing and stochastic depth are
 drawn from streams named by seed, epoch, step and group, so that a run that was killed ends in the bits of one that was
-not (on a CPU), and several processes learn from the same as one.
+not (on a CPU), and several processes train on the same as one.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from evaltk import distributed, progress
 from evaltk.data.images import Split
 from evaltk.errors import DataError, SettingsError
+from evaltk.features import sweep_cache
 from evaltk.features.sweep_cache import Store
 from evaltk.global_streams import seeded
 from evaltk.metrics import classification
@@ -40,11 +41,11 @@ Mixing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """All that a fine-tuning is of.
+    """All that a fine-tuning depends on.
 
     Attributes:
         weights: of the net, left as they are. backbone: whose device, precision and rule of positions are used.
-        views: what is learnt from. test: what is reported on. held: training images kept apart, or None.
+        views: what is trained on. test: what is reported on. held: held-out training images, or None.
         metric: what epochs and learning rates are compared by.
     """
 
@@ -59,12 +60,79 @@ class Task:
     seed: int
 
 
-def tune(task: Task, store: Store) -> None:
-    """Train once for each learning rate; the outcome goes into the store as the arrays `OUTCOME`.
+@dataclass(slots=True, kw_only=True)
+class State:
+    """What changes while training with H rates over E epochs, scored on N images.
 
-    For H rates, E epochs and N images: train_loss, test_score, held_score [H, E] float64, NaN where there is none;
-    diverged [H], the epoch or -1; best_*: of the epoch and rate with the best test_score, ranks and predictions [N];
-    last_*: after the last epoch [H, N], -1 where diverged. Ranks and predictions of unreadable images are -1.
+    Attributes:
+        lr, epoch: number of the rate under way, and how many of its epochs are done.
+        model, optimizer: their state dicts, {} before the first epoch of a rate.
+        train_loss, test_score, held_score: [H, E] float64, NaN where there is none.
+        diverged: [H], the epoch in which training with that rate diverged, or -1.
+        best_lr, best_epoch: with the best test_score so far, or -1. best_rank, best_predicted: of that epoch [N].
+        last_rank, last_predicted: after the last epoch [H, N], -1 where diverged or unreadable.
+        bad: numbers of the images that could not be read so far.
+    """
+
+    lr: int = 0
+    epoch: int = 0
+    model: Mapping[str, Any] = field(default_factory=dict)
+    optimizer: Mapping[str, Any] = field(default_factory=dict)
+    train_loss: Tensor
+    test_score: Tensor
+    held_score: Tensor
+    diverged: Tensor
+    best_lr: int = -1
+    best_epoch: int = -1
+    best_rank: Tensor
+    best_predicted: Tensor
+    last_rank: Tensor
+    last_predicted: Tensor
+    bad: set[int] = field(default_factory=set)
+
+    @staticmethod
+    def empty(num_rates: int, num_epochs: int, num_images: int) -> State:
+        """The state before the first epoch."""
+
+        def unknown() -> Tensor:
+            return torch.full((num_rates, num_epochs), torch.nan, dtype=torch.float64)
+
+        return State(
+            train_loss=unknown(),
+            test_score=unknown(),
+            held_score=unknown(),
+            diverged=torch.full((num_rates,), -1),
+            best_rank=torch.full((num_images,), -1),
+            best_predicted=torch.full((num_images,), -1),
+            last_rank=torch.full((num_rates, num_images), -1),
+            last_predicted=torch.full((num_rates, num_images), -1),
+        )
+
+    def outcome(self) -> dict[str, Tensor]:
+        """The fields named in `OUTCOME`, as tensors."""
+        numbers = {"best_lr": torch.tensor(self.best_lr), "best_epoch": torch.tensor(self.best_epoch)}
+        bad = {"bad": torch.tensor(sorted(self.bad), dtype=torch.int64)}
+        return {name: (numbers | bad).get(name, getattr(self, name)) for name in OUTCOME}
+
+    def tree(self) -> dict[str, Any]:
+        """All of it, to be saved."""
+        under_way = {"lr": self.lr, "epoch": self.epoch, "model": self.model, "optimizer": self.optimizer}
+        return under_way | self.outcome()
+
+    def take(self, tree: Any) -> None:
+        """Become what was saved. Raises: KeyError, TypeError, ValueError, AttributeError: it is something else."""
+        for name, mine in self.outcome().items():
+            if name != "bad" and tree[name].shape != mine.shape:
+                raise ValueError("arrays of other sizes")
+        for name in OUTCOME:
+            setattr(self, name, tree[name])
+        self.best_lr, self.best_epoch, self.bad = int(tree["best_lr"]), int(tree["best_epoch"]), {*tree["bad"].tolist()}
+        self.lr, self.epoch = int(tree["lr"]), int(tree["epoch"])
+        self.model, self.optimizer = tree["model"], tree["optimizer"]
+
+
+def tune(task: Task, store: Store) -> None:
+    """Train once per learning rate; the fields `OUTCOME` of the last `State` go into the store as arrays.
 
     Raises: DataError: unreadable images, too few for one batch. StorageError: a full disk, a damaged state.
         SettingsError: processes that do not see the same cache, training that diverged with every rate.
@@ -77,94 +145,81 @@ def tune(task: Task, store: Store) -> None:
         got = f"{len(task.views.rows)} images"
         raise DataError(wanted=f"images for one batch of {tuning.batch}", got=got, where=where, do=do)
     state = _begin(task, store)
-    start = state["lr"] * tuning.epochs + state["epoch"]
+    start = state.lr * tuning.epochs + state.epoch
     total = len(tuning.lr) * tuning.epochs
     with progress.bar(f"fine-tuning, {total} epochs", total, done=start, unit="epochs") as advance:
-        for h in range(state["lr"], len(tuning.lr)):
-            _one(task, store, state, h, steps, advance)
-            state |= {"lr": h + 1, "epoch": 0, "model": {}, "optimizer": {}}
-    if int(state["best_lr"]) < 0:
+        while state.lr < len(tuning.lr):
+            _train_with_rate(task, store, state, steps, advance)
+            state.lr, state.epoch, state.model, state.optimizer = state.lr + 1, 0, {}, {}
+    if state.best_lr < 0:
         lrs = ", ".join(f"{lr:g}" for lr in tuning.lr)
         do = "lower --finetune.lr"
         raise SettingsError(wanted="a loss that stays finite for an epoch", got="none", where=f"lr {lrs}", do=do)
     if distributed.is_main():
-        state["bad"] = torch.tensor(sorted(task.views.bad), dtype=torch.int64)
-        store.write_arrays({name: state[name].numpy() for name in OUTCOME})
+        store.write_arrays(sweep_cache.OUTCOME, {name: tensor.numpy() for name, tensor in state.outcome().items()})
     distributed.barrier()
 
 
-def _begin(task: Task, store: Store) -> dict[str, Any]:
+def _begin(task: Task, store: Store) -> State:
     """The state before the first epoch, or that of an earlier run."""
-    h, e, n = len(task.tuning.lr), task.tuning.epochs, len(task.test)
-    nan = torch.full((h, e), torch.nan, dtype=torch.float64)
-    state: dict[str, Any] = {"lr": 0, "epoch": 0, "model": {}, "optimizer": {}}
-    state |= {name: nan.clone() for name in ("train_loss", "test_score", "held_score")}
-    state |= {"diverged": torch.full((h,), -1), "best_lr": torch.tensor(-1), "best_epoch": torch.tensor(-1)}
-    state |= {f"best_{name}": torch.full((n,), -1) for name in ("rank", "predicted")}
-    state |= {f"last_{name}": torch.full((h, n), -1) for name in ("rank", "predicted")}
-    state["bad"] = torch.zeros(0, dtype=torch.int64)
+    num_rates, num_epochs = len(task.tuning.lr), task.tuning.epochs
+    state = State.empty(num_rates, num_epochs, len(task.test))
     tree = store.read_state()
     if tree is not None:
-        try:
-            if any(tree[k].shape != v.shape for k, v in state.items() if isinstance(v, Tensor) and k != "bad"):
-                raise ValueError("arrays of other sizes")
-            state = {name: tree[name] for name in state}
-            task.views.bad.update(state["bad"].tolist())
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise store.damaged(f"{type(error).__name__}: {error}") from error
-        told = "fine-tuning: goes on after epoch %d of %d with learning rate %d of %d"
-        log.info(told, state["epoch"], e, state["lr"] + 1, h)
-    mine = [state["lr"], state["epoch"]]
+        with store.restoring():
+            state.take(tree)
+        message = "resuming fine-tuning at epoch %d/%d of learning rate %d/%d"
+        log.info(message, state.epoch + 1, num_epochs, state.lr + 1, num_rates)
+    mine = [state.lr, state.epoch]
     if (main := distributed.broadcast_object(mine)) != mine:
         do = "give all machines the same --cache"
         raise SettingsError(wanted=f"the state at {main} on every process", got=f"{mine}", where=store.state, do=do)
     return state
 
 
-def _one(task: Task, store: Store, state: dict[str, Any], h: int, steps: int, advance: progress.Advance) -> None:
-    """All epochs with one learning rate, from where the state says; the state is changed in place."""
-    tuning, device = task.tuning, task.backbone.device
+def _train_with_rate(task: Task, store: Store, state: State, steps: int, advance: progress.Advance) -> None:
+    """All epochs with learning rate number `state.lr`, from epoch `state.epoch` on; changes the state."""
+    tuning, h = task.tuning, state.lr
     rates = finetuning.learning_rates(tuning, tuning.lr[h], steps)
     model = finetuning.build(
         task.backbone.arch, task.weights, task.num_classes, tuning, position=task.backbone.position, seed=task.seed
-    ).to(device)
+    ).to(task.backbone.device)
     optimizer = torch.optim.AdamW(
         finetuning.parameter_groups(model, tuning), lr=0.0, betas=finetuning.BETAS, eps=finetuning.EPS
     )
-    if state["model"]:
-        try:
-            model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise store.damaged(f"{type(error).__name__}: {error}") from error
-    for epoch in range(state["epoch"], tuning.epochs):
-        loss = _one_epoch(task, model, optimizer, rates[epoch * steps : (epoch + 1) * steps], epoch)
+    if state.model:
+        with store.restoring():
+            model.load_state_dict(state.model)
+            optimizer.load_state_dict(dict(state.optimizer))
+    for epoch in range(state.epoch, tuning.epochs):
+        loss = _one_epoch(task, state, model, optimizer, rates[epoch * steps : (epoch + 1) * steps], epoch)
         if not math.isfinite(loss):
-            log.warning("fine-tuning: the loss is no number any more with lr %g, epoch %d", tuning.lr[h], epoch + 1)
-            state["diverged"][h] = epoch
+            log.warning("fine-tuning: loss became non-finite (lr %g, epoch %d)", tuning.lr[h], epoch + 1)
+            state.diverged[h] = epoch
             break
-        state["train_loss"][h, epoch] = loss
-        _judge(task, model, state, h, epoch)
-        state |= {"epoch": epoch + 1, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        state["bad"] = torch.tensor(sorted(task.views.bad), dtype=torch.int64)
+        state.train_loss[h, epoch] = loss
+        _evaluate(task, model, state, epoch)
+        state.epoch, state.model, state.optimizer = epoch + 1, model.state_dict(), optimizer.state_dict()
         if distributed.is_main():
-            store.write_state(state)
+            store.write_state(state.tree())
         distributed.barrier()
         advance(1)
 
 
-def _one_epoch(task: Task, model: Classifier, optimizer: torch.optim.Optimizer, rates: np.ndarray, epoch: int) -> float:
+def _one_epoch(
+    task: Task, state: State, model: Classifier, optimizer: torch.optim.Optimizer, rates: np.ndarray, epoch: int
+) -> float:
     """All steps of an epoch; the mean of their losses, NaN as soon as one is not finite."""
     device, share = task.backbone.device, task.tuning.group / task.tuning.batch
     mix, total = _mixing(task), 0.0
     model.train()
     with numerics(device, "fp32"):
-        for step, found in enumerate(task.views.epoch(epoch)):
+        for step, groups in enumerate(task.views.epoch(epoch, state.bad)):
             for group in optimizer.param_groups:
                 group["lr"] = float(rates[step]) * group["lr_scale"]
             optimizer.zero_grad()
             mean = torch.zeros((), dtype=torch.float64, device=device)
-            for number, x, y in found:
+            for number, x, y in groups:
                 loss = share * _loss(task, model, mix, x, y, (epoch, step, number))
                 loss.backward()  # type: ignore[no-untyped-call]
                 mean += loss.detach()
@@ -211,33 +266,32 @@ def _sum_gradients(model: Classifier) -> None:
     """The gradients of all processes' groups, summed, on every process."""
     if not distributed.active():
         return
-    learnt = [p for p in model.parameters() if p.requires_grad]
-    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in learnt])
-    summed = distributed.all_reduce(flat).split([p.numel() for p in learnt])
-    for parameter, gradient in zip(learnt, summed, strict=True):
+    trained = [p for p in model.parameters() if p.requires_grad]
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trained])
+    summed = distributed.all_reduce(flat).split([p.numel() for p in trained])
+    for parameter, gradient in zip(trained, summed, strict=True):
         parameter.grad = gradient.view_as(parameter)
 
 
-def _judge(task: Task, model: Classifier, state: dict[str, Any], h: int, epoch: int) -> None:
+def _evaluate(task: Task, model: Classifier, state: State, epoch: int) -> None:
     """Scores after an epoch, and the predictions where it is the best so far or the last."""
-    views = task.views
+    views, h = task.views, state.lr
     rank, predicted = classify(model, task.backbone, task.test, views.transform, views.how)
     score = _score(task, task.test, rank)
     # Of equal scores the first of the lowest learning rate stays.
-    if not state["test_score"].nan_to_num(-1).max() >= score - classification.EQUAL:
-        state |= {"best_lr": torch.tensor(h), "best_epoch": torch.tensor(epoch)}
-        state |= {"best_rank": rank, "best_predicted": predicted}
-    state["test_score"][h, epoch] = score
+    if not state.test_score.nan_to_num(-1).max() >= score - classification.EQUAL:
+        state.best_lr, state.best_epoch, state.best_rank, state.best_predicted = h, epoch, rank, predicted
+    state.test_score[h, epoch] = score
     if task.held is not None:
         held, _ = classify(model, task.backbone, task.held, views.transform, views.how)
-        state["held_score"][h, epoch] = _score(task, task.held, held)
+        state.held_score[h, epoch] = _score(task, task.held, held)
     if epoch + 1 == task.tuning.epochs:
-        state["last_rank"][h], state["last_predicted"][h] = rank, predicted
+        state.last_rank[h], state.last_predicted[h] = rank, predicted
 
 
 def _score(task: Task, split: Split, rank: Tensor) -> float:
-    there = rank >= 0
-    labels = torch.from_numpy(split.labels)[there]
+    readable = rank >= 0
+    labels = torch.from_numpy(split.labels)[readable]
     if task.metric == "mean_per_class":
-        return classification.mean_per_class(rank[there] == 0, labels, task.num_classes)
-    return classification.top_accuracy(rank[there], 1)
+        return classification.mean_per_class(rank[readable] == 0, labels, task.num_classes)
+    return classification.top_accuracy(rank[readable], 1)

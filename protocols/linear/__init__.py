@@ -19,7 +19,7 @@ __all__ = [
 
 PROTOCOL = Protocol(
     name="linear",
-    version=1,
+    version=2,  # 2: first weights are drawn the same on every processor
     kind="images",
     settings=Settings,
     run=run,

@@ -1,4 +1,4 @@
-"""What a probe learns from, batch by batch: random crops through the net, or features that are there already.
+"""What a probe is trained on, batch by batch: random crops through the net, or features that are there already.
 
 The order of an epoch and each image's crop come from streams named by seed, epoch and image: they are the same in
 every process, whatever the number of decoding workers, and after a resume.
@@ -6,22 +6,20 @@ every process, whatever the number of decoding workers, and after a resume.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from evaltk import distributed
-from evaltk.data import loading as decoding
+from evaltk.data import loading
 from evaltk.data.images import Split
 from evaltk.data.transforms import Transform
-from evaltk.errors import DataError, SettingsError
+from evaltk.features import checks
 from evaltk.features import extraction as features
 from evaltk.features.extraction import Extraction
 from evaltk.models.backbone import Backbone
@@ -38,40 +36,6 @@ class Batch:
     index: np.ndarray
 
 
-def hold_out(labels: np.ndarray, share: float, *, seed: int) -> np.ndarray:
-    """Numbers of the images held out, rising: `share` of all to the nearest (at least one), each class in proportion.
-
-    A class of few images may have none held out; the last image of a class never is while others are left.
-
-    Args:
-        labels: [N] int64. share: in [0, 1); 0: none.
-    """
-    count = min(len(labels) - 1, max(1, round(share * len(labels)))) if share > 0 else 0
-    order = torch.randperm(len(labels), generator=generator(seed, "probe", "held out")).numpy()
-    place = np.empty(len(labels))
-    for c in np.unique(labels):
-        mine = order[labels[order] == c]
-        place[mine] = (np.arange(len(mine)) + 0.5) / len(mine)
-        place[mine[-1]] = 1.0
-    return np.sort(order[np.argsort(place[order], kind="stable")][:count])
-
-
-def subset(split: Split, index: np.ndarray, name: str) -> Split:
-    """The images of a split that `index` names, as a split of its own called `name`."""
-    ids = [split.image_id(i) for i in index.tolist()]
-    state = hashlib.sha256(f"{split.fingerprint}\0{name}".encode())
-    state.update(np.ascontiguousarray(index, dtype=np.int64).tobytes())
-    return replace(
-        split,
-        name=name,
-        labels=split.labels[index],
-        files=None if split.files is None else ids,
-        pixels=None if split.pixels is None else split.pixels[index],
-        fingerprint=state.hexdigest(),
-        empty=tuple(sorted(set(split.empty) & set(ids))),
-    )
-
-
 def order(rows: np.ndarray, batch: int, epoch: int, *, seed: int) -> list[np.ndarray]:
     """The batches of an epoch: all of `rows` in a fresh order; the last batch may be smaller."""
     mixed = rows[torch.randperm(len(rows), generator=generator(seed, "probe", "order", epoch)).numpy()]
@@ -80,19 +44,22 @@ def order(rows: np.ndarray, batch: int, epoch: int, *, seed: int) -> list[np.nda
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cached:
-    """Features that were extracted once, [N, D] float32 each, of the same images; `rows` [M] are learnt from."""
+    """Features that were extracted once, [N, D] float32 each, of the same images; `rows` [M] are trained on.
+
+    `skipped`: numbers of the images that could not be read then.
+    """
 
     features: tuple[Features, ...]
     rows: np.ndarray
     batch: int
     seed: int
     device: torch.device | str
-    bad: set[int] = field(default_factory=set)
+    skipped: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
+    def epoch(self, epoch: int, unreadable: set[int]) -> Iterator[Batch]:
         """The batches of an epoch; none in processes without heads, for there is no work to share."""
         if not distributed.is_main():
             return
@@ -112,7 +79,7 @@ class Augmented:
     Attributes:
         transform: of the evaluation: the side of its crop and its pixel statistics are taken.
         widths: D of each recipe's feature.
-        bad: numbers of the images that could not be read so far.
+        skipped: numbers of images known to be unreadable.
     """
 
     backbone: Backbone
@@ -124,7 +91,7 @@ class Augmented:
     batch: int
     seed: int
     how: Extraction
-    bad: set[int] = field(default_factory=set)
+    skipped: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -133,57 +100,48 @@ class Augmented:
         """The image's name."""
         return self.split.image_id(index)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch, whole in every process. Raises: DataError: more unreadable images than allowed."""
+    def epoch(self, epoch: int, unreadable: set[int]) -> Iterator[Batch]:
+        """The batches of an epoch, whole in every process.
+
+        Args:
+            unreadable: numbers of the images that could not be read so far; those of this epoch are added.
+
+        Raises: DataError: more unreadable images than allowed.
+        """
         batches = order(self.rows, self.batch, epoch, seed=self.seed)
         rank, world = distributed.rank(), distributed.world_size()
         shares = [np.arange(len(b) * rank // world, len(b) * (rank + 1) // world) for b in batches]
-        # `batches` asks of the split for images and of the transform for their pixels: these two stand in.
-        crops = cast(Split, _Crops(self.split, self.transform.crop, self.seed, epoch))
         mine = [b[share].tolist() for b, share in zip(batches, shares, strict=True)]
-        loader = decoding.batches(crops, cast(Transform, _AsIs()), mine, self.how.workers)
+        load = partial(random_crop, self.split, crops(self.transform.crop), self.seed, epoch)
+        loader = loading.batches(load, mine, loading.num_workers_for(self.split, self.how.workers))
         for batch, share, items in zip(batches, shares, loader, strict=True):
             x = self._share(items, len(batch), share)
             good = x[:, -1] > 0
             kept = good.cpu().numpy()
-            self._allow(batch[~kept], [message for _, pixels, message in items if pixels is None])
+            unreadable.update(batch[~kept].tolist())
+            self._check_unreadable(unreadable, items)
             if kept.any():
                 parts = x[good, :-1].split(list(self.widths), dim=1)
                 y = torch.from_numpy(self.split.labels[batch[kept]]).to(x.device)
                 yield Batch(x=tuple(p.contiguous() for p in parts), y=y, index=batch[kept])
 
-    def _share(self, items: list[decoding.Item], size: int, share: np.ndarray) -> Tensor:
+    def _share(self, items: list[loading.Item], size: int, share: np.ndarray) -> Tensor:
         """Features of all recipes side by side, and whether there are any, [B, sum of D + 1], of all processes."""
         out = torch.zeros(size, sum(self.widths) + 1, device=self.backbone.device)
-        there = [(at, pixels) for at, (_, pixels, _) in zip(share.tolist(), items, strict=True) if pixels is not None]
+        readable = [(at, image) for at, (_, image, _) in zip(share.tolist(), items, strict=True) if image is not None]
         chunk = self.how.batch_size or features.auto_batch(self.backbone)
-        for start in range(0, len(there), chunk):
-            part = there[start : start + chunk]
+        for start in range(0, len(readable), chunk):
+            part = readable[start : start + chunk]
             rows = torch.tensor([at for at, _ in part], device=out.device)
-            out[rows, :-1] = torch.cat(self._forward(np.stack([pixels for _, pixels in part])), dim=1)
+            pixels = np.stack([image for _, image in part])
+            out[rows, :-1] = torch.cat(features.forward(self.backbone, self.transform, pixels, self.recipes), dim=1)
             out[rows, -1] = 1
         return distributed.all_reduce(out)  # the others' rows are 0 here: a sum in name only
 
-    def _forward(self, pixels: np.ndarray) -> list[Tensor]:
-        try:
-            x = torch.from_numpy(pixels).to(self.backbone.device, non_blocking=True)
-            return self.backbone.features(self.transform.normalise(x), self.recipes)
-        except torch.OutOfMemoryError as error:
-            raise SettingsError(
-                wanted=f"memory on {self.backbone.device} for {len(pixels)} images at a time",
-                got="less", where="--batch-size", do=f"--batch-size {max(1, len(pixels) // 2)}",
-            ) from error  # fmt: skip
-
-    def _allow(self, index: np.ndarray, messages: Sequence[str]) -> None:
-        self.bad.update(index.tolist())
-        if len(self.bad) > self.how.skip_bad_images:
-            where = f"{self.split.dataset} {self.split.name}"
-            raise DataError(
-                wanted=f"at most {self.how.skip_bad_images} unreadable images in {where}",
-                got=f"{len(self.bad)}" + (f" ({messages[0]})" if messages else ""),
-                where=(self.split.root or Path()) / self.split.image_id(min(self.bad)),
-                do="restore the file, or allow some to be left out with --skip-bad-images N",
-            )
+    def _check_unreadable(self, unreadable: set[int], items: list[loading.Item]) -> None:
+        names = tuple(self.split.image_id(number) for number in sorted(unreadable))
+        message = next((message for _, pixels, message in items if pixels is None), "")
+        checks.check_unreadable(self.split, names, self.how.skip_bad_images, message)
 
 
 def crop_text(transform: Transform) -> str:
@@ -207,31 +165,17 @@ def recorded(transform: Transform) -> PixelView:
     )
 
 
-class _Crops:
-    """A split whose images are random crops: torchvision's own, drawn from a stream of the image's."""
-
-    def __init__(self, split: Split, side: int, seed: int, epoch: int) -> None:
-        from torchvision.transforms import v2
-
-        self.split, self.seed, self.epoch, self.pixels = split, seed, epoch, split.pixels
-        # dino/eval_linear.py:85-90; bilinear, unlike the evaluation's resize.
-        self.crop: Any = v2.Compose([v2.RandomResizedCrop(side), v2.RandomHorizontalFlip()])
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def open(self, index: int) -> Image.Image:
-        """The image's crop in this epoch, as RGB."""
-        image = self.split.open(index)
-        with torch.random.fork_rng(devices=[]):  # torchvision draws from the global stream
-            torch.default_generator.manual_seed(derive(self.seed, "probe", "crop", self.epoch, index))
-            found: Image.Image = self.crop(image)
-        return found
+def random_crop(split: Split, crop: Any, seed: int, epoch: int, index: int) -> np.ndarray:
+    """The image's crop in an epoch, uint8 [side, side, 3]: torchvision's own, drawn from a stream of the image's."""
+    image = split.open(index)
+    with torch.random.fork_rng(devices=[]):  # torchvision draws from the global stream
+        torch.default_generator.manual_seed(derive(seed, "probe", "crop", epoch, index))
+        return np.asarray(crop(image))
 
 
-class _AsIs:
-    """A transform that takes what the crop left."""
+def crops(side: int) -> Any:
+    """torchvision's training crops, PIL image -> PIL image. Source: dino/eval_linear.py:85-90; bilinear, unlike the
+    evaluation's resize."""
+    from torchvision.transforms import v2
 
-    def pixels(self, image: Image.Image) -> np.ndarray:
-        """uint8 [side, side, 3]."""
-        return np.asarray(image)
+    return v2.Compose([v2.RandomResizedCrop(side), v2.RandomHorizontalFlip()])

@@ -1,56 +1,68 @@
-"""What a linear probe learns from and is judged on: held-out images, views, the cache entry of its training."""
+"""A linear probe of one net on one dataset: all its training depends on, its features, its place in the cache."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from evaltk.bench import Bench, Extracts, Need
 from evaltk.data.images import Dataset, Split
-from evaltk.deviations import Deviation, DeviationKind, left_out
-from evaltk.types import FeatureKey, Features, PixelView, Recipe, canonical
+from evaltk.data.subsets import hold_out, subset
+from evaltk.features.cache import cache_key, splits_key
+from evaltk.features.sweep_cache import Store
+from evaltk.types import Features, PixelView, Recipe, canonical
+from protocols.linear import batches, training
+from protocols.linear.settings import Settings
 
-if TYPE_CHECKING:
-    from evaltk.features.sweep_cache import Store
-    from protocols.linear.settings import Settings
-    from protocols.linear.training import Source
-
-VERSION = 1  # rises when the numbers that training gives change
-
-
-def rates(settings: Settings) -> tuple[float, ...]:
-    """Base learning rates, rising, each once."""
-    return tuple(sorted(set(settings.lr)))
+VERSION = 2  # raised whenever training gives other numbers; 2: first weights drawn the same on every processor
 
 
-def held_out(bench: Bench, dataset: Dataset, settings: Settings) -> np.ndarray:
-    """Numbers of the training images that the learning rate is chosen on."""
-    from protocols.linear import batches as probe_batches
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """All that training and reporting the heads depend on, made once by `job`.
 
-    return probe_batches.hold_out(dataset.train.labels, settings.holdout, seed=bench.seed)
+    Attributes:
+        recipes: F features. lrs: base learning rates, rising, each once.
+        held: numbers of the training images that the learning rate is chosen on, rising.
+        views: how images are made: those trained on (``train``) and those evaluated (``eval``).
+        store: where the training lies in the cache.
+    """
+
+    bench: Bench
+    dataset: Dataset
+    settings: Settings
+    recipes: tuple[Recipe, ...]
+    lrs: tuple[float, ...]
+    held: np.ndarray
+    views: dict[str, PixelView]
+    store: Store
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """What to extract of every split that heads are evaluated on."""
+        return tuple(Need(recipe=recipe) for recipe in self.recipes)
+
+    def held_split(self) -> Split:
+        """The held-out images as a split of their own."""
+        train = self.dataset.train
+        return subset(train, self.held, f"{train.name}, {len(self.held)} held out")
+
+    def reported(self) -> Features:
+        """The first feature of the reported split: for its labels and names."""
+        return self.bench.features(self.dataset.test, self.needs[0])
 
 
-def views(bench: Bench, settings: Settings) -> dict[str, PixelView]:
-    """The preprocessing of the images that are learnt from (``train``) and judged on (``eval``)."""
-    from protocols.linear import batches as probe_batches
-
+def job(bench: Bench, dataset: Dataset, settings: Settings) -> Job:
+    """The probe that settings stand for. Reads no image."""
+    train, test = dataset.train, dataset.test
+    recipes, lrs = settings.recipes(bench.checkpoint.arch), tuple(sorted(set(settings.lr)))
     transform = bench.transform("eval")
-    return {
-        "eval": transform.recorded(),
-        "train": transform.recorded() if settings.fast else probe_batches.recorded(transform),
-    }
-
-
-def store(bench: Bench, dataset: Dataset, settings: Settings, recipes: tuple[Recipe, ...]) -> Store:
-    """The cache entry of a training: named by all its numbers depend on."""
-    from evaltk.features.sweep_cache import Store
-
-    view = views(bench, settings)
+    view = transform.recorded()
+    views = {"eval": view, "train": view if settings.fast else batches.recorded(transform)}
     asked = {
         "features": [r.text() for r in recipes],
-        "lr": rates(settings),
+        "lr": lrs,
         "epochs": settings.epochs,
         "batch": settings.batch,
         "holdout": settings.holdout,
@@ -58,134 +70,97 @@ def store(bench: Bench, dataset: Dataset, settings: Settings, recipes: tuple[Rec
         "skip": bench.extraction.skip_bad_images,
         "version": VERSION,
     }
-    key = FeatureKey(
-        sha256=bench.backbone.digest,
-        dataset=f"{dataset.train.fingerprint}{dataset.train.stamp}{dataset.test.fingerprint}{dataset.test.stamp}",
-        split=f"{dataset.train.name} to {dataset.test.name}",
-        transform=f"train: {view['train'].text}; test: {view['eval'].text}",
+    key = cache_key(
+        bench.backbone,
+        **splits_key(train, test),
+        transform=f"train: {views['train'].text}; test: {views['eval'].text}",
         recipe=f"linear heads {canonical(asked)}",
-        precision=bench.backbone.precision,
-        position=bench.backbone.position,
         version=VERSION,
     )
-    return Store(root=bench.cache, key=key)
-
-
-def extracts(bench: Bench, dataset: Dataset, settings: Settings, recipes: tuple[Recipe, ...]) -> Extracts:
-    """(split, needs) of the features asked for, in their order; without needs: images that are read while training."""
-    needs = tuple(Need(recipe=r) for r in recipes)
-    if store(bench, dataset, settings, recipes).done():
-        return ((dataset.test, needs[:1]),)
-    if settings.fast:
-        return ((dataset.test, needs), (dataset.train, needs))
-    held = held_out(bench, dataset, settings)
-    judged = ((_held_split(dataset, held), needs),) if len(held) else ()
-    return ((dataset.test, needs), *judged, (dataset.train, ()))
-
-
-def _held_split(dataset: Dataset, held: np.ndarray) -> Split:
-    from protocols.linear import batches as probe_batches
-
-    return probe_batches.subset(dataset.train, held, f"{dataset.train.name}, {len(held)} held out")
-
-
-def train(bench: Bench, dataset: Dataset, settings: Settings, recipes: tuple[Recipe, ...]) -> None:
-    """Extract what is judged on, and learn; every process calls this."""
-    from protocols.linear import training as probe_training
-
-    needs = tuple(Need(recipe=r) for r in recipes)
-    held = held_out(bench, dataset, settings)
-    for split, needed in extracts(bench, dataset, settings, recipes):
-        bench.prepare(split, needed)
-    reported = [bench.features(dataset.test, need) for need in needs]
-    make = _cached if settings.fast else _augmented
-    source, judged = make(bench, dataset, settings, needs, held, [f.x.shape[1] for f in reported])
-    sweep = probe_training.Sweep(
+    return Job(
+        bench=bench,
+        dataset=dataset,
+        settings=settings,
         recipes=recipes,
-        lrs=rates(settings),
-        num_classes=len(dataset.train.classes),
-        epochs=settings.epochs,
-        batch=settings.batch,
-        seed=bench.seed,
+        lrs=lrs,
+        held=hold_out(train.labels, settings.holdout, seed=bench.seed),
+        views=views,
+        store=Store(root=bench.cache, key=key),
     )
-    where = store(bench, dataset, settings, recipes)
-    probe_training.train(sweep, source, reported, judged, store=where, device=bench.device)
 
 
-def _cached(
-    bench: Bench, dataset: Dataset, settings: Settings, needs: tuple[Need, ...], held: np.ndarray, widths: list[int]
-) -> tuple[Source, list[Features]]:
-    from protocols.linear.batches import Cached
+def extracts(job: Job) -> Extracts:
+    """(split, needs) of the features asked for, in their order; without needs: images that are read while training."""
+    train, test = job.dataset.train, job.dataset.test
+    if job.store.done():
+        return ((test, job.needs[:1]),)
+    if job.settings.fast:
+        return ((test, job.needs), (train, job.needs))
+    held = ((job.held_split(), job.needs),) if len(job.held) else ()
+    return ((test, job.needs), *held, (train, ()))
 
-    found = tuple(bench.features(dataset.train, need) for need in needs)
-    names = {dataset.train.image_id(i) for i in held.tolist()}
-    out = np.array([name in names for name in found[0].ids], dtype=bool)
-    ids = tuple(name for name in found[0].ids if name in names)
-    judged = [replace(f, x=np.array(f.x[out]), y=f.y[out], ids=ids) for f in found] if len(ids) else []
-    source = Cached(
-        features=found,
+
+def train(job: Job) -> None:
+    """Extract what heads are evaluated on, and train; every process calls this. Raises: as `linear.run`."""
+    for split, needs in extracts(job):
+        job.bench.prepare(split, needs)
+    reported = [job.bench.features(job.dataset.test, need) for need in job.needs]
+    if job.settings.fast:
+        source, held = _cached(job)
+    else:
+        source, held = _augmented(job, widths=tuple(f.x.shape[1] for f in reported))
+    sweep = training.Sweep(
+        recipes=job.recipes,
+        lrs=job.lrs,
+        num_classes=len(job.dataset.train.classes),
+        epochs=job.settings.epochs,
+        batch=job.settings.batch,
+        seed=job.bench.seed,
+    )
+    training.train(sweep, source, reported, held, store=job.store, device=job.bench.device)
+
+
+def _cached(job: Job) -> tuple[training.Source, list[Features]]:
+    """(features of the training images without the held-out ones, those of the held-out ones)."""
+    train = job.dataset.train
+    features = tuple(job.bench.features(train, need) for need in job.needs)
+    names = {train.image_id(i) for i in job.held.tolist()}
+    out = np.array([name in names for name in features[0].ids], dtype=bool)
+    ids = tuple(name for name in features[0].ids if name in names)
+    held = [replace(f, x=np.array(f.x[out]), y=f.y[out], ids=ids) for f in features] if len(ids) else []
+    source = batches.Cached(
+        features=features,
         rows=np.flatnonzero(~out),
-        batch=settings.batch,
-        seed=bench.seed,
-        device=bench.device,
-        bad=_numbers(dataset.train, found[0].skipped),
+        batch=job.settings.batch,
+        seed=job.bench.seed,
+        device=job.bench.device,
+        skipped=_numbers(train, features[0].skipped),
     )
-    return source, judged
+    return source, held
 
 
-def _augmented(
-    bench: Bench, dataset: Dataset, settings: Settings, needs: tuple[Need, ...], held: np.ndarray, widths: list[int]
-) -> tuple[Source, list[Features]]:
-    from protocols.linear.batches import Augmented
-
-    judged: list[Features] = []
-    bad: set[int] = set()
-    if len(held):
-        split = _held_split(dataset, held)
-        judged = [bench.features(split, need) for need in needs]
-        bad = _numbers(dataset.train, judged[0].skipped)
-    source = Augmented(
+def _augmented(job: Job, *, widths: tuple[int, ...]) -> tuple[training.Source, list[Features]]:
+    """(random crops of the training images without the held-out ones, features of the held-out ones)."""
+    train, bench = job.dataset.train, job.bench
+    held: list[Features] = []
+    if len(job.held):
+        split = job.held_split()
+        held = [bench.features(split, need) for need in job.needs]
+    source = batches.Augmented(
         backbone=bench.backbone,
-        split=dataset.train,
-        rows=np.setdiff1d(np.arange(len(dataset.train)), held),
+        split=train,
+        rows=np.setdiff1d(np.arange(len(train)), job.held),
         transform=bench.transform("eval"),
-        recipes=tuple(need.recipe for need in needs),
-        widths=tuple(widths),
-        batch=settings.batch,
+        recipes=job.recipes,
+        widths=widths,
+        batch=job.settings.batch,
         seed=bench.seed,
         how=bench.extraction,
-        bad=bad,
+        skipped=_numbers(train, held[0].skipped) if held else frozenset(),
     )
-    return source, judged
+    return source, held
 
 
-def _numbers(split: Split, names: tuple[str, ...]) -> set[int]:
+def _numbers(split: Split, names: tuple[str, ...]) -> frozenset[int]:
     """The numbers of the images with these names."""
-    return {i for i in range(len(split)) if split.image_id(i) in names} if names else set()
-
-
-def notes(settings: Settings) -> tuple[str, ...]:
-    """What a reader must know of how the heads were trained."""
-    return (f"{settings.epochs} epochs, {settings.batch} images a step, {len(rates(settings))} learning rates",)
-
-
-def deviations(
-    bench: Bench, dataset: Dataset, settings: Settings, recipes: tuple[Recipe, ...]
-) -> tuple[Deviation, ...]:
-    """How the training of the heads deviates from the published one."""
-    from protocols.linear.settings import PAPER_EPOCHS
-
-    found: list[Deviation] = []
-    if settings.fast:
-        text = "--linear.fast: learnt from features without augmentation, another protocol, usually lower"
-        found.append(Deviation(kind=DeviationKind.NO_AUGMENTATION, text=text))
-    if settings.epochs != PAPER_EPOCHS:
-        text = f"{settings.epochs} epochs where the protocol has {PAPER_EPOCHS}"
-        found.append(Deviation(kind=DeviationKind.EPOCHS, text=text))
-    counts = np.bincount(dataset.train.labels, minlength=len(dataset.train.classes))
-    lacking = [name for name, count in zip(dataset.train.classes, counts, strict=True) if not count]
-    if lacking:
-        text = f"no training images of {len(lacking)} classes: {', '.join(lacking[:5])}"
-        found.append(Deviation(kind=DeviationKind.EMPTY_CLASSES, text=text))
-    found += left_out(len(bench.features(dataset.test, Need(recipe=recipes[0])).skipped), dataset.test.name)
-    return tuple(found)
+    return frozenset(i for i in range(len(split)) if split.image_id(i) in names) if names else frozenset()

@@ -18,7 +18,7 @@ from evaltk.types import Recipe
 if TYPE_CHECKING:
     from protocols.linear.published_head import LinearHead
 
-from protocols.linear.settings import Settings, dino_rule
+from protocols.linear.settings import Settings
 
 
 def identity(settings: Settings) -> dict[str, str]:
@@ -61,25 +61,25 @@ def check(dataset: Dataset, settings: Settings) -> None:
 
 def extracts(bench: Bench, dataset: Dataset, settings: Settings) -> Extracts:
     """The features that `prepare` and `run` ask for of this net; no needs: images that training itself reads."""
-    from protocols.linear import data as linear_data
+    from protocols.linear import data
 
     if settings.head is not None:
         return ((dataset.test, (Need(recipe=_head(bench, dataset, settings)[0]),)),)
-    return linear_data.extracts(bench, dataset, settings, settings.recipes(bench.checkpoint.arch))
+    return data.extracts(data.job(bench, dataset, settings))
 
 
 def prepare(bench: Bench, dataset: Dataset, settings: Settings) -> None:
     """Extract features and train, all processes together; what is done is kept in the cache. Raises: as `run`."""
     from evaltk import distributed
-    from protocols.linear import data as linear_data
+    from protocols.linear import data
 
     if settings.head is not None:
         for split, needed in extracts(bench, dataset, settings):
             bench.prepare(split, needed)
         return
-    recipes = settings.recipes(bench.checkpoint.arch)
-    if not distributed.broadcast_object(linear_data.store(bench, dataset, settings, recipes).done()):
-        linear_data.train(bench, dataset, settings, recipes)
+    job = data.job(bench, dataset, settings)
+    if not distributed.broadcast_object(job.store.done()):
+        data.train(job)
 
 
 def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
@@ -89,31 +89,17 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
     Raises: DataError: unreadable images, features that are not finite. SettingsError: every head diverged, blocks that
         the net has not, a head of other classes or width. CheckpointError: a head that cannot be read.
     """
-    from protocols.linear import data as linear_data
-    from protocols.linear import scores as linear_scores
+    from protocols.linear import data, scores
 
     if settings.head is not None:
         recipe, head = _head(bench, dataset, settings)
-        found = bench.features(dataset.test, Need(recipe=recipe))
-        outcome = linear_scores.of_head(dataset, found, recipe, head)
+        features = bench.features(dataset.test, Need(recipe=recipe))
+        outcome = scores.of_head(dataset, features, recipe, head)
         return replace(outcome, views={"eval": bench.transform("eval").recorded()})
-    recipes = settings.recipes(bench.checkpoint.arch)
-    store = linear_data.store(bench, dataset, settings, recipes)
-    if not store.done():
-        prepare(bench, dataset, settings)
-    trained, reported = store.read(), bench.features(dataset.test, Need(recipe=recipes[0]))
-    rule = (f"Lin.[C]: class token of the last block; Lin.[D]: {dino_rule(bench.checkpoint.arch)[1]}",)
-    columns = {"C": Recipe(), "D": dino_rule(bench.checkpoint.arch)[0]}
-    groups = {name: [recipes.index(r)] for name, r in columns.items() if r in recipes}
-    if settings.blocks is not None or settings.pool is not None:
-        groups["grid"] = list(range(len(recipes)))
-    held = linear_data.held_out(bench, dataset, settings)
-    sweep = linear_scores.Sweep(
-        recipes=recipes, lrs=linear_data.rates(settings), groups=groups, num_held=len(held), holdout=settings.holdout
-    )
-    outcome = linear_scores.of_sweep(dataset, reported, sweep, trained, rule + linear_data.notes(settings))
-    deviations = linear_data.deviations(bench, dataset, settings, recipes) + outcome.deviations
-    return replace(outcome, deviations=deviations, views=linear_data.views(bench, settings))
+    job = data.job(bench, dataset, settings)
+    if not job.store.done():
+        data.train(job)
+    return scores.of_job(job)
 
 
 def _head(bench: Bench, dataset: Dataset, settings: Settings) -> tuple[Recipe, LinearHead]:

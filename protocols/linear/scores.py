@@ -1,48 +1,51 @@
-"""The figures of linear heads: chosen on held-out training images, best on the reported split, and the whole sweep."""
+"""The scores of linear heads: chosen on held-out training images, best on the reported split, and the whole sweep."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from evaltk.bench import Outcome
 from evaltk.data.images import Dataset
-from evaltk.deviations import left_out
+from evaltk.deviations import Deviation, DeviationKind, left_out
+from evaltk.metrics.scores import share
 from evaltk.types import Features, Recipe, Score
-
-if TYPE_CHECKING:
-    from evaltk.features.sweep_cache import Trained
-    from protocols.linear.published_head import LinearHead
+from protocols.linear import heads as probe
+from protocols.linear.data import Job
+from protocols.linear.published_head import LinearHead
+from protocols.linear.settings import PAPER_EPOCHS, dino_rule
+from protocols.linear.training import Trained
 
 FEW = 100  # held-out images below which a choice among learning rates is rough
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sweep:
-    """Which heads there are: F recipes and H learning rates, and the columns: {name: numbers of recipes}.
+class _Sweep:
+    """A job that is trained: its outcome, and the columns reported: {name: numbers of recipes}."""
 
-    `num_held`: images held out, the share `holdout` of the training images.
-    """
-
-    recipes: tuple[Recipe, ...]
-    lrs: tuple[float, ...]
+    job: Job
+    trained: Trained
     groups: Mapping[str, list[int]]
-    num_held: int
-    holdout: float
 
     def at(self, f: int, h: int, epoch: int) -> dict[str, object]:
         """The settings of a head after `epoch` (0-based)."""
-        pool = "mean" if "mean" in self.recipes[f].tokens else "none"
-        return {"lr": self.lrs[h], "blocks": self.recipes[f].last, "pool": pool, "epoch": epoch + 1}
+        recipe = self.job.recipes[f]
+        pool = "mean" if "mean" in recipe.tokens else "none"
+        return {"lr": self.job.lrs[h], "blocks": recipe.last, "pool": pool, "epoch": epoch + 1}
 
 
-def of_sweep(dataset: Dataset, reported: Features, sweep: Sweep, trained: Trained, notes: tuple[str, ...]) -> Outcome:
-    """Scores of every column, then top-1 of every head after the last epoch; predictions of the heads named."""
+def of_job(job: Job) -> Outcome:
+    """Scores of every column, then top-1 of every head after the last epoch; predictions of the heads named.
+
+    Raises: StorageError: the cache entry is damaged.
+    """
+    trained, reported, dataset = Trained.read(job.store), job.reported(), job.dataset
+    sweep = _Sweep(job=job, trained=trained, groups=_groups(job))
     last = len(trained.history["test_correct"]) - 1
-    held = f"{sweep.num_held} images of {dataset.train.name}, held out"
+    held = f"{len(job.held)} images of {dataset.train.name}, held out"
     scores: list[Score] = []
     arrays: dict[str, np.ndarray] = {"target": reported.y}
     for name, features in sweep.groups.items():
@@ -55,26 +58,32 @@ def of_sweep(dataset: Dataset, reported: Features, sweep: Sweep, trained: Traine
         at = sweep.at(f, int(trained.best_head[f]), int(trained.best_epoch[f])) | {"chosen_on": "the reported split"}
         scores += _pair(dataset, trained.best_rank[f], name, "_best_epoch", at)
         arrays[f"{name}_best"] = trained.best_predicted[f].astype(np.int32)
-    for f in range(len(sweep.recipes)):
-        for h in range(len(sweep.lrs)):
+    for f in range(len(job.recipes)):
+        for h in range(len(job.lrs)):
             correct = trained.history["test_correct"][-1, f, h]
             if np.isfinite(correct):
-                scores.append(_score(dataset, int(correct), len(reported.y), "top1", sweep.at(f, h, last)))
+                scores.append(share(dataset, "top1", int(correct), len(reported.y), sweep.at(f, h, last)))
     arrays["top1_by_epoch"] = (trained.history["test_correct"] / len(reported.y)).astype(np.float32)  # [E, F, H]
+    skipped = left_out(int(trained.skipped), dataset.train.name)
     return Outcome(
         scores=tuple(scores),
         predictions=arrays,
-        deviations=tuple(left_out(int(trained.skipped), dataset.train.name)),
-        notes=notes + _notes(dataset, sweep, trained),
+        deviations=(*_deviations(job, reported), *skipped),
+        notes=_training_notes(job) + _notes(sweep),
+        views=job.views,
     )
+
+
+def _groups(job: Job) -> dict[str, list[int]]:
+    columns = {"C": Recipe(), "D": dino_rule(job.bench.checkpoint.arch)[0]}
+    groups = {name: [job.recipes.index(recipe)] for name, recipe in columns.items() if recipe in job.recipes}
+    if job.settings.blocks is not None or job.settings.pool is not None:
+        groups["grid"] = list(range(len(job.recipes)))
+    return groups
 
 
 def of_head(dataset: Dataset, found: Features, recipe: Recipe, head: LinearHead) -> Outcome:
     """Top-1 and top-5 of a published head on the features it is for."""
-    import torch
-
-    from protocols.linear import heads as probe
-
     weight, bias = head.weight[None], head.bias[None]
     heads = probe.Heads(weight=weight, bias=bias, weight_momentum=weight, bias_momentum=bias)
     rank, predicted = probe.classify(heads, 0, found.x, torch.from_numpy(found.y))
@@ -91,40 +100,37 @@ def of_head(dataset: Dataset, found: Features, recipe: Recipe, head: LinearHead)
 def _chosen(features: list[int], trained: Trained) -> int | None:
     """Of several recipes the one whose chosen head is best on the held-out images, None where none was chosen; of
     equals the one named first."""
-    from protocols.linear import heads as probe
-
-    there = sorted(f for f in features if trained.chosen_head[f] >= 0)
-    if not there:
+    alive = sorted(f for f in features if trained.chosen_head[f] >= 0)
+    if not alive:
         return None
-    held = (trained.history[name][-1, there, trained.chosen_head[there]] for name in ("held_correct", "held_loss"))
-    return there[probe.choose(*(values.tolist() for values in held))]
+    held = (trained.history[name][-1, alive, trained.chosen_head[alive]] for name in ("held_correct", "held_loss"))
+    return alive[probe.choose(*(values.tolist() for values in held))]
 
 
 def _pair(dataset: Dataset, rank: np.ndarray, name: str, which: str, at: dict[str, object]) -> tuple[Score, Score]:
-    top1, top5 = (_score(dataset, int((rank < k).sum()), len(rank), f"{name}_top{k}{which}", at) for k in (1, 5))
+    top1, top5 = (share(dataset, f"{name}_top{k}{which}", int((rank < k).sum()), len(rank), at) for k in (1, 5))
     return top1, top5
 
 
-def _score(dataset: Dataset, right: int, n: int, metric: str, at: dict[str, object]) -> Score:
-    from evaltk.metrics.statistics import wilson_interval
-
-    interval = wilson_interval(right, n)
-    return Score(
-        dataset=dataset.name, split=dataset.test.name, metric=metric, value=right / n, n=n, at=at, interval=interval
+def _training_notes(job: Job) -> tuple[str, ...]:
+    return (
+        f"Lin.[C]: class token of the last block; Lin.[D]: {dino_rule(job.bench.checkpoint.arch)[1]}",
+        f"{job.settings.epochs} epochs, {job.settings.batch} images a step, {len(job.lrs)} learning rates",
     )
 
 
-def _notes(dataset: Dataset, sweep: Sweep, trained: Trained) -> tuple[str, ...]:
+def _notes(sweep: _Sweep) -> tuple[str, ...]:
+    job, trained = sweep.job, sweep.trained
     found = []
-    if sweep.num_held:
-        share = f"{100 * sweep.holdout:g} %" if sweep.num_held >= FEW else "too few for more than a rough choice"
+    if len(job.held):
+        amount = f"{100 * job.settings.holdout:g} %" if len(job.held) >= FEW else "too few for more than a rough choice"
         found.append(
-            f"linear: the learning rate was chosen after the last epoch on {sweep.num_held} images of "
-            f"{dataset.train.name} ({share}), which no head learnt from"
+            f"linear: the learning rate was chosen after the last epoch on {len(job.held)} images of "
+            f"{job.dataset.train.name} ({amount}), which no head learnt from"
         )
     else:
         found.append("linear: no images held out, so that no learning rate was chosen apart from the reported split")
-    edges = {0: "smallest", len(sweep.lrs) - 1: "largest"} if len(sweep.lrs) > 2 else {}
+    edges = {0: "smallest", len(job.lrs) - 1: "largest"} if len(job.lrs) > 2 else {}
     for name, features in sweep.groups.items():
         f = _chosen(features, trained)
         if f is not None and (head := int(trained.chosen_head[f])) in edges:
@@ -132,9 +138,27 @@ def _notes(dataset: Dataset, sweep: Sweep, trained: Trained) -> tuple[str, ...]:
     lost = np.argwhere(trained.diverged >= 0)
     if len(lost):
         some = [
-            f"lr {sweep.lrs[h]:g} on {sweep.recipes[f].text()} in epoch {trained.diverged[f, h] + 1}"
+            f"lr {job.lrs[h]:g} on {job.recipes[f].text()} in epoch {trained.diverged[f, h] + 1}"
             for f, h in lost[:5].tolist()
         ]
         more = f" and {len(lost) - len(some)} more" if len(lost) > len(some) else ""
         found.append(f"{len(lost)} heads diverged and count no longer: {', '.join(some)}{more}")
     return tuple(found)
+
+
+def _deviations(job: Job, reported: Features) -> tuple[Deviation, ...]:
+    """How the training of the heads deviates from the published one."""
+    settings, train = job.settings, job.dataset.train
+    deviations: list[Deviation] = []
+    if settings.fast:
+        text = "--linear.fast: learnt from features without augmentation, another protocol, usually lower"
+        deviations.append(Deviation(kind=DeviationKind.NO_AUGMENTATION, text=text))
+    if settings.epochs != PAPER_EPOCHS:
+        text = f"{settings.epochs} epochs where the protocol has {PAPER_EPOCHS}"
+        deviations.append(Deviation(kind=DeviationKind.EPOCHS, text=text))
+    counts = np.bincount(train.labels, minlength=len(train.classes))
+    lacking = [name for name, count in zip(train.classes, counts, strict=True) if not count]
+    if lacking:
+        text = f"no training images of {len(lacking)} classes: {', '.join(lacking[:5])}"
+        deviations.append(Deviation(kind=DeviationKind.EMPTY_CLASSES, text=text))
+    return (*deviations, *left_out(len(reported.skipped), job.dataset.test.name))

@@ -1,4 +1,4 @@
-"""Training all heads of a sweep over one pass of the data an epoch: judged after each epoch, resumable by epoch.
+"""Train all heads of a sweep on one pass over the data per epoch: evaluated after each epoch, resumable by epoch.
 
 The state is written whole after each epoch. There is no random stream in it: order and crops are drawn from streams
 named by seed, epoch and image, so that a run that was killed ends in the bits of one that was not (on a CPU).
@@ -6,16 +6,19 @@ named by seed, epoch and image, so that a run that was killed ends in the bits o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from evaltk import distributed, progress
 from evaltk.errors import DataError, SettingsError
-from evaltk.features.sweep_cache import HISTORY, Store, Trained
+from evaltk.features.checks import check_finite
+from evaltk.features.sweep_cache import OUTCOME, Store
 from evaltk.progress import log
 from evaltk.seeding import generator
 from evaltk.types import Features, Recipe
@@ -23,14 +26,16 @@ from protocols.linear import heads as probe
 from protocols.linear.batches import Batch
 from protocols.linear.heads import Heads
 
+HISTORY = ("train_loss", "held_correct", "held_loss", "test_correct")
+
 
 class Source(Protocol):
-    """What is learnt from, see `probe_batches`; `bad`: numbers of the images that could not be read so far."""
+    """What is trained on, see `protocols.linear.batches`; `skipped`: numbers of images known to be unreadable."""
 
     @property
-    def bad(self) -> set[int]: ...
+    def skipped(self) -> frozenset[int]: ...
     def __len__(self) -> int: ...
-    def epoch(self, epoch: int) -> Iterator[Batch]: ...
+    def epoch(self, epoch: int, unreadable: set[int]) -> Iterator[Batch]: ...
     def name(self, index: int) -> str: ...
 
 
@@ -50,20 +55,59 @@ class Sweep:
     seed: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Trained:
+    """The outcome of a sweep of F features x H learning rates over E epochs, evaluated on N reported images.
+
+    Attributes:
+        history: of `HISTORY`, [E, F, H] float64, NaN from the epoch on in which a head diverged.
+        diverged: [F, H] int64, that epoch, -1 where there is none.
+        best_epoch, best_head: [F], where most reported images were right. best_rank, best_predicted: [F, N].
+        chosen_head: [F], best on the held-out images after the last epoch, -1 where none were held out or all heads
+            diverged. chosen_rank, chosen_predicted: [F, N], of the last epoch.
+        skipped: number of images that could not be read, int64 [].
+    """
+
+    history: Mapping[str, np.ndarray]
+    diverged: np.ndarray
+    best_epoch: np.ndarray
+    best_head: np.ndarray
+    best_rank: np.ndarray
+    best_predicted: np.ndarray
+    chosen_head: np.ndarray
+    chosen_rank: np.ndarray
+    chosen_predicted: np.ndarray
+    skipped: np.ndarray
+
+    def write(self, store: Store) -> None:
+        """Write it into the cache; the state of the training goes. Raises: StorageError."""
+        arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "history"}
+        store.write_arrays(OUTCOME, arrays | dict(self.history))
+
+    @staticmethod
+    def read(store: Store) -> Trained:
+        """What `write` has written. Raises: StorageError: the entry is damaged."""
+        names = (*HISTORY, *(f.name for f in fields(Trained) if f.name != "history"))
+        arrays = store.read_arrays(OUTCOME, names)
+        return Trained(history={name: arrays.pop(name) for name in HISTORY}, **arrays)
+
+
 @dataclass(slots=True, kw_only=True)
 class _State:
-    """What changes while training: heads of each recipe, epochs done, and what was seen after each."""
+    """What changes while training: heads of each recipe, epochs done, what was measured after each; `bad`: numbers of
+    the images that could not be read so far."""
 
     heads: list[Heads]
     history: dict[str, Tensor]
     diverged: Tensor
     best: dict[str, Tensor]
+    bad: set[int]
     epoch: int = 0
 
-    def tree(self, bad: set[int]) -> dict[str, Any]:
+    def tree(self) -> dict[str, Any]:
         """All of it, to be saved."""
         heads = [[t.cpu() for t in h.tensors()] for h in self.heads]
-        seen = {"history": self.history, "diverged": self.diverged, "best": self.best, "bad": sorted(bad)}
+        seen = {"history": self.history, "diverged": self.diverged, "best": self.best, "bad": sorted(self.bad)}
         return {"epoch": self.epoch, "heads": heads} | seen
 
     def take(self, tree: Any) -> None:
@@ -75,6 +119,7 @@ class _State:
             for name, tensor in named.items():
                 tensor.copy_(other[name])
         self.diverged.copy_(tree["diverged"])
+        self.bad.update(map(int, tree["bad"]))
         self.epoch = int(tree["epoch"])
 
 
@@ -95,14 +140,11 @@ def train(
     Raises: DataError: features that are not finite (the image is named), unreadable images. StorageError: no room.
         SettingsError: every head of a recipe diverged in the first epoch.
     """
-    state = _begin(sweep, [f.x.shape[1] for f in reported], len(reported[0].y), device)
+    state = _begin(sweep, source, [f.x.shape[1] for f in reported], len(reported[0].y), device)
     if distributed.is_main() and (tree := store.read_state()) is not None:
-        try:
+        with store.restoring():
             state.take(tree)
-            source.bad.update(map(int, tree["bad"]))
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise store.damaged(f"{type(error).__name__}: {error}") from error
-        log.info("linear: %d of %d epochs were done before", state.epoch, sweep.epochs)
+        log.info("resuming linear probe at epoch %d/%d", state.epoch + 1, sweep.epochs)
     start = distributed.broadcast_object(state.epoch)
     assert isinstance(start, int)
     each = len(source)
@@ -110,14 +152,16 @@ def train(
         for epoch in range(start, sweep.epochs):
             losses = _one_epoch(state, sweep, source, epoch, advance)
             if distributed.is_main():
-                _judge(state, sweep, losses, reported, held)
-                store.write_state(state.tree(source.bad))
+                _evaluate(state, sweep, losses, reported, held)
+                store.write_state(state.tree())
     if distributed.is_main():
-        store.write(_outcome(state, sweep, reported, held, len(source.bad)))
+        _outcome(state, sweep, reported, held).write(store)
     distributed.barrier()
 
 
-def _begin(sweep: Sweep, widths: Sequence[int], num_reported: int, device: torch.device | str) -> _State:
+def _begin(
+    sweep: Sweep, source: Source, widths: Sequence[int], num_reported: int, device: torch.device | str
+) -> _State:
     num_recipes, num_lrs = len(sweep.recipes), len(sweep.lrs)
     heads = []
     if distributed.is_main():
@@ -132,6 +176,7 @@ def _begin(sweep: Sweep, widths: Sequence[int], num_reported: int, device: torch
         history={name: torch.full(shape, torch.nan, dtype=torch.float64) for name in HISTORY},
         diverged=torch.full(shape[1:], -1, dtype=torch.int64),
         best=numbers | images,
+        bad=set(source.skipped),
     )
 
 
@@ -143,8 +188,9 @@ def _one_epoch(state: _State, sweep: Sweep, source: Source, epoch: int, advance:
         lrs.append(base.masked_fill(state.diverged[f] >= 0, 0).to(heads.weight))
         sums.append(torch.zeros(len(sweep.lrs), dtype=torch.float64, device=heads.weight.device))
     seen = 0
-    for batch in source.epoch(epoch):
-        _check_finite(batch, source)
+    for batch in source.epoch(epoch, state.bad):
+        for x in batch.x:
+            check_finite(x, partial(_image, source, batch))
         for heads, x, lr, total in zip(state.heads, batch.x, lrs, sums, strict=bool(state.heads)):
             total += probe.step(heads, x, batch.y, lr).double() * len(batch.y)
         seen += len(batch.y)
@@ -154,20 +200,14 @@ def _one_epoch(state: _State, sweep: Sweep, source: Source, epoch: int, advance:
     return torch.stack([s.cpu() for s in sums]) / seen if sums else torch.empty(0)
 
 
-def _check_finite(batch: Batch, source: Source) -> None:
-    for x in batch.x:
-        bad = ~torch.isfinite(x).all(dim=1)
-        if bool(bad.any()):
-            raise DataError(
-                wanted="finite features",
-                got=f"NaN or infinity in {int(bad.sum())} of {len(x)}",
-                where=f"image {source.name(int(batch.index[int(bad.nonzero()[0])]))}",
-                do="try --precision fp32; if it stays, the checkpoint is damaged or diverged",
-            )
+def _image(source: Source, batch: Batch, row: int) -> str:
+    return f"image {source.name(int(batch.index[row]))}"
 
 
-def _judge(state: _State, sweep: Sweep, losses: Tensor, reported: Sequence[Features], held: Sequence[Features]) -> None:
-    """Look at all heads after an epoch; one that is no number any more is silenced and counts no longer."""
+def _evaluate(
+    state: _State, sweep: Sweep, losses: Tensor, reported: Sequence[Features], held: Sequence[Features]
+) -> None:
+    """Evaluate all heads after an epoch; diverged heads are zeroed and excluded."""
     epoch = state.epoch
     for f, heads in enumerate(state.heads):
         alive = probe.finite(heads).cpu() & torch.isfinite(losses[f]) & (state.diverged[f] < 0)
@@ -197,9 +237,7 @@ def _judge(state: _State, sweep: Sweep, losses: Tensor, reported: Sequence[Featu
     state.epoch = epoch + 1
 
 
-def _outcome(
-    state: _State, sweep: Sweep, reported: Sequence[Features], held: Sequence[Features], skipped: int
-) -> Trained:
+def _outcome(state: _State, sweep: Sweep, reported: Sequence[Features], held: Sequence[Features]) -> Trained:
     chosen = torch.full((len(sweep.recipes),), -1, dtype=torch.int64)
     rank, predicted = torch.zeros_like(state.best["rank"]), torch.zeros_like(state.best["predicted"])
     for f, heads in enumerate(state.heads):
@@ -216,5 +254,5 @@ def _outcome(
         chosen_head=chosen.numpy(),
         chosen_rank=rank.numpy(),
         chosen_predicted=predicted.numpy(),
-        skipped=torch.tensor(skipped).numpy(),
+        skipped=torch.tensor(len(state.bad)).numpy(),
     )

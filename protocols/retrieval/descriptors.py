@@ -1,11 +1,10 @@
-"""One descriptor an image for retrieval: images of individual sizes, several scales, class token or pooled patches."""
+"""One descriptor per image for retrieval: images of individual sizes, several scales, class token or pooled patches."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,12 +14,11 @@ from torch.nn import functional as F
 from evaltk.data.galleries import Photographs
 from evaltk.data.transforms import Transform
 from evaltk.errors import DataError
-from evaltk.features import extraction as features
-from evaltk.features.extraction import Extraction
+from evaltk.features.extraction import Extraction, extract
 from evaltk.models.backbone import Backbone
-from evaltk.types import Recipe, Tokens
+from evaltk.types import Tokens
 
-SHARD = 256  # images an interrupted run loses at most, for each process
+SHARD = 256  # images that an interrupted run loses at most, per process
 SMALLEST = 1e-6  # GeM takes powers of positive values only; dino/eval_copy_detection.py
 
 
@@ -41,7 +39,7 @@ class Thumbnail(Transform):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pooling:
-    """How a descriptor is made from tokens after the final norm; plays the part of a `Recipe` in the feature cache.
+    """How a descriptor is made from tokens after the final norm.
 
     Attributes:
         kind: ``cls``, ``gem`` (generalised mean of patches) or ``cls+gem`` (concatenated). power: of the mean.
@@ -51,7 +49,6 @@ class Pooling:
     kind: Literal["cls", "gem", "cls+gem"] = "cls"
     power: float = 4.0
     scales: tuple[float, ...] = (1.0,)
-    last: int = field(default=1, init=False)
 
     def text(self) -> str:
         """The pooling in one word, part of the cache key."""
@@ -72,25 +69,22 @@ def describe(
     """Descriptors [N, D] float32, not normalised, in the order of the split's images; from the cache where they are.
 
     Images pass one at a time, for their sizes differ. Arguments and errors beside these are those of
-    `features.extract`.
+    `extract`.
 
     Raises: DataError: an image is smaller than a patch at some scale.
     """
-    # `extract` asks of the backbone what it is and for features by recipe, and no more: these two stand in.
-    net, recipe = cast(Backbone, _AtScales(backbone)), cast(Recipe, pooling)
-    how = replace(how, batch_size=1, shard=SHARD)
-    found = features.extract(net, split, transform, (recipe,), cache=cache, how=how, together=together)
-    return found[recipe].x
+    how, net = replace(how, batch_size=1, shard=SHARD), DescriptorNet(backbone)
+    return extract(net, split, transform, (pooling,), cache=cache, how=how, together=together)[pooling].x
 
 
-class _AtScales:
-    """A backbone whose features are descriptors over several scales."""
+class DescriptorNet:
+    """A `FeatureNet` over a backbone: its features are descriptors, averaged over the scales of a `Pooling`."""
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone, self.arch, self.device = backbone, backbone.arch, backbone.device
         self.digest, self.precision, self.position = backbone.digest, backbone.precision, backbone.position
 
-    def features(self, images: torch.Tensor, poolings: Sequence[Pooling]) -> list[torch.Tensor]:
+    def features(self, images: torch.Tensor, poolings: tuple[Pooling, ...]) -> list[torch.Tensor]:
         """[B, D] for each pooling, from images [B, 3, H, W], normalised. Source: dino/utils.py:815-829."""
         return [self._average(images, pooling) for pooling in poolings]
 

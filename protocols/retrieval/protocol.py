@@ -197,15 +197,11 @@ def _mapped(settings: Settings) -> np.ndarray | None:
 
 
 def _score(bench: Bench, dataset: Gallery, values: np.ndarray, metric: str, at: dict[str, object]) -> Score:
-    from evaltk.metrics.statistics import bootstrap_interval
+    from evaltk.metrics.scores import bootstrap_bounds
     from evaltk.seeding import derive
 
     known = values[~np.isnan(values)]  # queries without a positive of this difficulty have no value
-    interval = None
-    if len(known) > 1:
-        rng = np.random.default_rng(derive(bench.seed, "retrieval", dataset.name, metric))
-        estimate = bootstrap_interval(known, rng=rng)
-        interval = (float(estimate.low), float(estimate.high))
+    rng = np.random.default_rng(derive(bench.seed, "retrieval", dataset.name, metric))
     return Score(
         dataset=dataset.name,
         split="queries",
@@ -213,7 +209,7 @@ def _score(bench: Bench, dataset: Gallery, values: np.ndarray, metric: str, at: 
         value=float(known.mean()),
         n=len(known),
         at=at,
-        interval=interval,
+        interval=bootstrap_bounds(known, rng=rng),
     )
 
 

@@ -7,7 +7,6 @@ but for its limit of 100 iterations, which leaves weak strengths unconverged: he
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -168,17 +167,15 @@ def _scores(
     """``transfer``, the metric chosen for the data set, and both metrics by their names."""
     import numpy as np
 
-    from evaltk.metrics.statistics import bootstrap_interval, wilson_interval
+    from evaltk.metrics.scores import bootstrap_bounds
+    from evaltk.metrics.statistics import wilson_interval
     from evaltk.seeding import derive
 
     right = predicted == target
     n, correct = len(right), int(right.sum())
     rows = np.stack([target, right], axis=1)
     rng = np.random.default_rng(derive(bench.seed, "transfer", dataset.name))
-    value, interval = float(mean_of_classes(rows[None])[0]), None
-    if n >= 2:
-        estimate = bootstrap_interval(rows, mean_of_classes, rng=rng)
-        interval = (float(estimate.low), float(estimate.high))
+    value, interval = float(mean_of_classes(rows[None])[0]), bootstrap_bounds(rows, mean_of_classes, rng=rng)
     both = {"top1": (correct / n, wilson_interval(correct, n)), "mean_per_class": (value, interval)}
     told = {"transfer": (both[metric], {"metric": metric})} | {name: (found, {}) for name, found in both.items()}
     return tuple(
@@ -196,16 +193,10 @@ def _scores(
 
 
 def mean_of_classes(sample: np.ndarray) -> np.ndarray:
-    """Mean over the classes in a sample of their recalls, [B], of samples [B, N, 2]: class and whether it was right."""
-    import numpy as np
+    """See `evaltk.metrics.scores.mean_of_classes`."""
+    from evaltk.metrics import scores
 
-    labels, right = sample[..., 0].astype(np.int64), sample[..., 1]
-    num_classes = int(labels.max()) + 1
-    cells = (labels + num_classes * np.arange(len(labels))[:, None]).ravel()
-    shape = (len(labels), num_classes)
-    total = np.bincount(cells, minlength=math.prod(shape)).reshape(shape)
-    hits = np.bincount(cells, weights=right.ravel(), minlength=math.prod(shape)).reshape(shape)
-    return (hits / np.maximum(total, 1)).sum(axis=1) / (total > 0).sum(axis=1)
+    return scores.mean_of_classes(sample)
 
 
 def _validation(

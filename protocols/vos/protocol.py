@@ -6,15 +6,14 @@ Protocol: dino/eval_video_segmentation.py at 7c446df, scored as by davis2017-eva
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from evaltk import files, progress, results
+from evaltk import progress, results
 from evaltk.bench import Bench, Outcome
 from evaltk.data import frames as video
 from evaltk.data.frames import Frame
@@ -22,6 +21,7 @@ from evaltk.datasets.davis2017 import Sequence as Video
 from evaltk.datasets.davis2017 import Sequences
 from evaltk.deviations import Deviation, DeviationKind
 from evaltk.errors import SettingsError
+from evaltk.features.cache import CacheEntry, cache_key
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, FeatureKey, Score
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 VERSION = 1  # of the protocol and of the masks in the cache
 DINO_STD = (0.228, 0.224, 0.225)  # the first value is not ImageNet's 0.229; dino/eval_video_segmentation.py:244
+MASKS = "masks.npz"  # the file of a cache entry
 ROUGH = 10  # sequences below which an interval says little
 Triple = tuple[float, float, float]
 
@@ -169,12 +170,11 @@ def _with_statistics(bench: Bench, settings: Settings) -> tuple[Settings, tuple[
 def _masks(bench: Bench, dataset: Sequences, sequence: Video, settings: Settings) -> Path:
     """The file of a sequence's masks, made now or long ago: .npz with `masks`, ids uint8 [T, H, W]."""
     key = _key(bench, dataset, sequence, settings)
-    folder = bench.cache / "features" / key.digest()
-    if not (folder / "key.json").exists():
+    entry = CacheEntry(root=bench.cache, key=key)
+    if not entry.done():
         ids = propagate(bench.backbone, sequence.frames, video.read_ids(sequence.masks[0]), settings)
-        files.write(folder / "masks.npz", lambda stream: np.savez_compressed(stream, masks=ids))
-        files.write_text(folder / "key.json", json.dumps(asdict(key), indent=1, sort_keys=True))
-    return folder / "masks.npz"
+        entry.write_arrays(MASKS, {"masks": ids})
+    return entry.whole / MASKS
 
 
 def _key(bench: Bench, dataset: Sequences, sequence: Video, settings: Settings) -> FeatureKey:
@@ -184,14 +184,12 @@ def _key(bench: Bench, dataset: Sequences, sequence: Video, settings: Settings) 
         state.update(f"{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     mean, std = settings.statistics()
     looks = f"{settings.previous} + 1 contexts, radius {settings.radius}, top {settings.topk}, T {settings.temperature}"
-    return FeatureKey(
-        sha256=bench.backbone.digest,
+    return cache_key(
+        bench.backbone,
         dataset=state.hexdigest(),
         split=f"{dataset.split} {sequence.name}",
         transform=f"short side {settings.size} bilinear (OpenCV), long side // 64, RGB/255, mean {mean}, std {std}",
         recipe=f"masks by {looks}",
-        precision=bench.backbone.precision,
-        position=bench.backbone.position,
         version=VERSION,
     )
 
@@ -204,7 +202,7 @@ def _save(folder: Path, sequence: Video, masks: Path) -> None:
 
 def _scores(bench: Bench, dataset: Sequences, objects: Sequence[Sequence[ObjectScores]]) -> tuple[Score, ...]:
     """Means over objects. Their intervals come from resampling sequences, for the objects of one share its frames."""
-    from evaltk.metrics.statistics import bootstrap_interval
+    from evaltk.metrics.scores import bootstrap_bounds
     from evaltk.seeding import derive
     from protocols.vos.scoring import MEASURES, measures
 
@@ -213,11 +211,8 @@ def _scores(bench: Bench, dataset: Sequences, objects: Sequence[Sequence[ObjectS
     found = []
     for i, measure in enumerate(MEASURES):
         items = np.array([[rows[:, i].sum(), len(rows)] for rows in table])
-        interval = None
-        if len(items) > 1:
-            rng = np.random.default_rng(derive(bench.seed, "vos", dataset.name, measure))
-            estimate = bootstrap_interval(items, lambda s: s[..., 0].sum(axis=1) / s[..., 1].sum(axis=1), rng=rng)
-            interval = (float(estimate.low), float(estimate.high))
+        rng = np.random.default_rng(derive(bench.seed, "vos", dataset.name, measure))
+        interval = bootstrap_bounds(items, lambda s: s[..., 0].sum(axis=1) / s[..., 1].sum(axis=1), rng=rng)
         found.append(
             Score(
                 dataset=dataset.name,

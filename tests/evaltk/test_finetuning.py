@@ -177,7 +177,7 @@ def test_global_streams_are_as_before_afterwards() -> None:
 
 
 def test_views_depend_on_epoch_and_place_alone() -> None:
-    first, again, later = (list(views().epoch(e)) for e in (0, 0, 1))
+    first, again, later = (list(views().epoch(e, set())) for e in (0, 0, 1))
     assert [len(step) for step in first] == [2, 2]  # 20 images, 8 a step: the last four are left out
     for step, same, other in zip(first, again, later, strict=True):
         for (g, x, y), (g2, x2, y2), (_, x3, _) in zip(step, same, other, strict=True):
@@ -190,7 +190,7 @@ def test_a_view_is_of_the_image_whose_label_stands_beside_it(monkeypatch: pytest
     monkeypatch.setattr(finetune_batches, "augmentation", lambda *_: lambda image: torch.from_numpy(np.array(image)))
     laid = finetuning.groups(finetuning.order(20, 1, 0, seed=0), made.tuning)
     assert made.split.pixels is not None
-    for step, found in zip(laid, made.epoch(0), strict=True):
+    for step, found in zip(laid, made.epoch(0, set()), strict=True):
         for g, x, y in found:
             np.testing.assert_array_equal(x, made.split.pixels[step[g]])
             assert y.tolist() == made.split.labels[step[g]].tolist()
@@ -212,8 +212,9 @@ def test_unreadable_images(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(self, index)
 
     monkeypatch.setattr(images.Split, "open", opened)
-    seen = [y for e in range(3) for step in made.epoch(e) for _, _, y in step]
-    assert made.bad == {7} and all(len(y) == 4 for y in seen)
+    unreadable: set[int] = set()
+    seen = [y for e in range(3) for step in made.epoch(e, unreadable) for _, _, y in step]
+    assert unreadable == {7} and all(len(y) == 4 for y in seen)
     with pytest.raises(DataError, match="at most 0 unreadable images"):
         for e in range(3):
-            list(views().epoch(e))
+            list(views().epoch(e, set()))

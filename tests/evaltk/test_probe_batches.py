@@ -15,12 +15,13 @@ from torchvision.transforms import v2
 from evaltk import build_backbone, datasets, distributed, load_checkpoint
 from evaltk.data import images, transforms
 from evaltk.data.images import Split
+from evaltk.data.subsets import hold_out, subset
 from evaltk.errors import DataError
 from evaltk.features.extraction import Extraction
 from evaltk.seeding import derive
 from evaltk.types import Recipe
 from protocols.linear import batches as probe_batches
-from protocols.linear.batches import Augmented, hold_out
+from protocols.linear.batches import Augmented
 
 NET = "random:vit_patch4_dim32_depth2_heads2_img16"
 RECIPES = (Recipe(), Recipe(tokens="cls+mean", last=2))
@@ -59,14 +60,14 @@ def test_an_epoch_has_every_image_once_in_an_order_of_its_own() -> None:
 def test_a_subset_is_a_split_of_its_own(image_tree: Callable[..., Path]) -> None:
     root = image_tree({"train/cat": 3, "train/dog": 3})
     split = images.from_folder("pets", "train", root, ["cat", "dog"], get="")
-    part = probe_batches.subset(split, np.array([1, 5]), "held")
+    part = subset(split, np.array([1, 5]), "held")
     assert [part.image_id(i) for i in range(2)] == ["train/cat/001.png", "train/dog/002.png"]
     assert part.labels.tolist() == [0, 1] and part.name == "held" and len(part) == 2
     assert np.array_equal(np.asarray(part.open(1)), np.asarray(split.open(5)))
-    prints = {split.fingerprint, part.fingerprint, probe_batches.subset(split, np.array([1, 4]), "held").fingerprint}
+    prints = {split.fingerprint, part.fingerprint, subset(split, np.array([1, 4]), "held").fingerprint}
     assert len(prints) == 3
     digits = datasets.load("digits").train
-    some = probe_batches.subset(digits, np.array([7, 9]), "held")
+    some = subset(digits, np.array([7, 9]), "held")
     assert np.array_equal(np.asarray(some.open(1)), np.asarray(digits.open(9)))
 
 
@@ -88,7 +89,7 @@ def split(image_tree: Callable[..., Path]) -> Split:
 
 def test_crops_are_torchvisions_and_go_through_the_net(split: Split) -> None:
     source = augmented(split)
-    found = list(source.epoch(3))
+    found = list(source.epoch(3, set()))
     assert [len(b.y) for b in found] == [10, 10, 3]
     index = np.concatenate([b.index for b in found])
     assert sorted(index.tolist()) == list(range(2, 25))
@@ -107,17 +108,17 @@ def test_crops_are_torchvisions_and_go_through_the_net(split: Split) -> None:
 
 
 def test_crops_are_the_same_whatever_the_workers_and_differ_between_epochs(split: Split) -> None:
-    here, there = (list(augmented(split, workers).epoch(0)) for workers in (0, 2))
+    here, there = (list(augmented(split, workers).epoch(0, set())) for workers in (0, 2))
     for a, b in zip(here, there, strict=True):
         assert np.array_equal(a.index, b.index) and all(torch.equal(x, z) for x, z in zip(a.x, b.x, strict=True))
     state = torch.get_rng_state()
-    crops = [probe_batches._Crops(split, 16, 4, epoch).open(5) for epoch in (0, 0, 1)]
+    crops = [probe_batches.random_crop(split, probe_batches.crops(16), 4, epoch, 5) for epoch in (0, 0, 1)]
     assert torch.equal(state, torch.get_rng_state())  # nobody else's random numbers are touched
-    assert crops[0].size == (16, 16) and crops[0].tobytes() == crops[1].tobytes() != crops[2].tobytes()
+    assert crops[0].shape == (16, 16, 3) and crops[0].tobytes() == crops[1].tobytes() != crops[2].tobytes()
 
 
 def test_two_processes_share_each_batch(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = list(augmented(split).epoch(0))
+    alone = list(augmented(split).epoch(0, set()))
     sent: list[torch.Tensor] = []
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     made: list[list[probe_batches.Batch]] = []
@@ -130,7 +131,7 @@ def test_two_processes_share_each_batch(split: Split, monkeypatch: pytest.Monkey
 
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         monkeypatch.setattr(distributed, "all_reduce", add)
-        made.append(list(augmented(split).epoch(0)))
+        made.append(list(augmented(split).epoch(0, set())))
     second, first = sent[:3], sent[3:]
     assert [int(x[:, -1].sum()) for x in first] == [5, 5, 1] and [int(x[:, -1].sum()) for x in second] == [5, 5, 2]
     for one, both in zip(alone, made[1], strict=True):
@@ -143,9 +144,10 @@ def test_an_unreadable_image_is_named_or_left_out(split: Split) -> None:
     assert split.root is not None
     (split.root / split.image_id(7)).write_bytes(b"no image")
     with pytest.raises(DataError, match=r"at most 0 unreadable images in pets train; got 1 .*train/cat/007\.png"):
-        list(augmented(split).epoch(0))
+        list(augmented(split).epoch(0, set()))
     source = augmented(split, how=Extraction(workers=0, skip_bad_images=1))
+    unreadable: set[int] = set()
     for epoch in (0, 1):  # the same image again is no second one
-        index = np.concatenate([b.index for b in source.epoch(epoch)])
+        index = np.concatenate([b.index for b in source.epoch(epoch, unreadable)])
         assert sorted(index.tolist()) == [i for i in range(2, 25) if i != 7]
-    assert source.bad == {7}
+    assert unreadable == {7}

@@ -13,12 +13,12 @@ import torch
 from torch.nn import functional as F
 
 from evaltk.errors import DataError, SettingsError, StorageError
-from evaltk.features.sweep_cache import Store, Trained
+from evaltk.features.sweep_cache import Store
 from evaltk.seeding import generator, normal
 from evaltk.types import FeatureKey, Features, Recipe
 from protocols.linear import heads as probe
 from protocols.linear.batches import Batch, Cached
-from protocols.linear.training import Sweep, train
+from protocols.linear.training import Sweep, Trained, train
 
 KEY = FeatureKey(
     sha256="0", dataset="0", split="x", transform="", recipe="", precision="fp32", position="dino", version=1
@@ -55,7 +55,7 @@ def a_run(
     held = features(2, 30) if held is None else held
     train(sweep, source or a_source(sweep, features(0, 90)), features(1, 60), held, store=store, device="cpu")
     assert store.done() and not store.state.exists()
-    return store.read()
+    return Trained.read(store)
 
 
 def by_torch(sweep: Sweep, f: int, h: int) -> Iterator[np.ndarray]:
@@ -69,7 +69,7 @@ def by_torch(sweep: Sweep, f: int, h: int) -> Iterator[np.ndarray]:
     optimizer = torch.optim.SGD(linear.parameters(), sweep.lrs[h] * sweep.batch / 256, momentum=0.9)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, sweep.epochs)
     for epoch in range(sweep.epochs):
-        for batch in a_source(sweep, features(0, 90)).epoch(epoch):
+        for batch in a_source(sweep, features(0, 90)).epoch(epoch, set()):
             optimizer.zero_grad()
             F.cross_entropy(linear(batch.x[f]), batch.y).backward()
             optimizer.step()
@@ -119,8 +119,8 @@ class Dies(Cached):
 
     at: list[int] = field(default_factory=lambda: [2])
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        for number, batch in enumerate(Cached.epoch(self, epoch)):
+    def epoch(self, epoch: int, unreadable: set[int]) -> Iterator[Batch]:
+        for number, batch in enumerate(Cached.epoch(self, epoch, unreadable)):
             if self.at == [epoch] and number == 2:
                 raise Killed
             yield batch
@@ -164,7 +164,7 @@ def test_a_damaged_state_is_named(tmp_path: Path) -> None:
     a_run(tmp_path, sweep)
     (store.whole / "trained.npz").write_bytes(b"nothing")
     with pytest.raises(StorageError, match=r"a whole cache entry.*evaltk cache prune"):
-        store.read()
+        Trained.read(store)
 
 
 def test_a_head_that_diverges_is_marked_and_poisons_no_other(tmp_path: Path) -> None:

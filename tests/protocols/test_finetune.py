@@ -72,7 +72,7 @@ def plain(job: finetune_data.Job, lr: float) -> Classifier:
     second = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     depth, t = bench.checkpoint.arch.depth, 0
     for epoch in range(tuning.epochs):
-        for step in views.epoch(epoch):
+        for step in views.epoch(epoch, set()):
             x, y = torch.cat([x for _, x, _ in step]).double(), torch.cat([y for _, _, y in step])
             smooth = torch.full((len(y), 10), tuning.smoothing / 10, dtype=torch.float64)
             smooth[torch.arange(len(y)), y] += 1 - tuning.smoothing

@@ -171,7 +171,7 @@ def test_held_out_images_are_not_learnt_from(tmp_path: Path, monkeypatch: pytest
         with monkeypatch.context() as patch:
             patch.setattr(probe_training, "train", watched)
             linear.prepare(bench, digits, settings)
-        held = linear_data.held_out(bench, digits, settings)
+        held = linear_data.job(bench, digits, settings).held
         rows, features = seen[fast]
         assert sorted([*rows.tolist(), *held.tolist()]) == list(range(80)) and len(held) == 16
         whole = bench.features(digits.train, Need(recipe=Recipe())) if fast else None
@@ -218,7 +218,7 @@ def test_what_a_training_depends_on_names_it(tmp_path: Path) -> None:
     base = linear.Settings()
 
     def name(settings: linear.Settings, bench: Bench = bench, data: Dataset = digits) -> str:
-        return linear_data.store(bench, data, settings, settings.recipes(bench.checkpoint.arch)).key.digest()
+        return linear_data.job(bench, data, settings).store.key.digest()
 
     others = [
         dataclasses.replace(base, **{key: value})  # type: ignore[arg-type]
@@ -239,7 +239,7 @@ def test_an_unreadable_image_left_out_is_told(image_tree: Callable[..., Path], t
     root = image_tree({f"{s}/{c}": n for s, n in (("train", 12), ("test", 4)) for c in ("cat", "dog")})
     photos = datasets.load(f"photos:imagefolder={root}")
     settings = linear.Settings(lr=(0.1,), epochs=1, holdout=0.1)
-    held = linear_data.held_out(a_bench(tmp_path), photos, settings)
+    held = linear_data.job(a_bench(tmp_path), photos, settings).held
     bad = next(i for i in range(24) if i not in held)
     (root / photos.train.image_id(bad)).write_bytes(b"no image")
     bench = a_bench(tmp_path / "none")
