@@ -259,7 +259,7 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
         dashed = "--" + option.name.replace("_", "-")
         assert dashed in common or option.name == "checkpoints"
     for name, module in protocols.registry().items():
-        for setting in dataclasses.fields(module.Settings):
+        for setting in dataclasses.fields(module.settings):
             flag = f"--{name}.{'[no-]' if setting.default is True else ''}{setting.name.replace('_', '-')}"
             for shown, text in ((True, every), (name in ("knn", "linear"), named), (False, common)):
                 assert bool(re.search(rf"^ +{re.escape(flag)}( |$)", text, re.MULTILINE)) is shown, flag
