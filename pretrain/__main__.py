@@ -31,7 +31,7 @@ class Options:
         set: section.key=value, instead of what the recipe says.
         resume: auto, never, or a checkpoint to go on from.
         device: cpu, cuda or auto.
-        plugin: a Python file with datasets or training methods of your own (docs/extending.md); may be repeated.
+        plugin: a Python file with datasets or training methods of your own (docs/extending.md).
     """
 
     recipe: Annotated[str, tyro.conf.Positional]

@@ -22,7 +22,7 @@ class Options:
 
     Attributes:
         kind: protocols, datasets, checkpoints or tables.
-        plugin: a Python file with protocols or datasets of your own (docs/extending.md); may be repeated.
+        plugin: a Python file with protocols or datasets of your own (docs/extending.md).
     """
 
     kind: Annotated[Literal["protocols", "datasets", "checkpoints", "tables"], tyro.conf.Positional]

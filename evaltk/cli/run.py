@@ -74,7 +74,7 @@ class Options(Reading, ImageOptions):
         cache: folder of the feature cache (default: $EVALTK_HOME or ~/.cache/evaltk).
         seed: of every random stream.
         json: print one JSON line a result instead of a table.
-        plugin: a Python file with protocols, datasets or families of your own (docs/extending.md); may be repeated.
+        plugin: a Python file with protocols, datasets or families of your own (docs/extending.md).
     """
 
     checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional]

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
 from evaltk.bench import Bench, Outcome
+from evaltk.data import transforms
 from evaltk.data.images import Dataset
+from evaltk.data.transforms import Transform
 from evaltk.deviations import Deviation, DeviationKind, left_out
+from evaltk.features.sweep_cache import Store
+from evaltk.metrics.classification import EQUAL
+from evaltk.metrics.statistics import bootstrap_interval, wilson_interval
+from evaltk.seeding import derive
 from evaltk.types import FeatureKey, Score, canonical
-
-if TYPE_CHECKING:
-    from evaltk.data.transforms import Transform
-    from evaltk.features.sweep_cache import Store
-    from protocols.finetune.recipe import Tuning
-    from protocols.finetune.settings import Settings
+from protocols.finetune import batches as finetune_batches
+from protocols.finetune import training as finetune_training
+from protocols.finetune.batches import Views
+from protocols.finetune.recipe import Tuning
+from protocols.finetune.settings import Settings
+from protocols.linear import batches as probe_batches
+from protocols.transfer import mean_of_classes
 
 VERSION = 1  # rises when the numbers that training gives change
 
@@ -42,11 +49,6 @@ class Job:
 
 def job(bench: Bench, dataset: Dataset, settings: Settings) -> Job:
     """The fine-tuning that settings stand for. Raises: SettingsError: they do not go together."""
-    from evaltk.data import transforms
-    from evaltk.features.sweep_cache import Store
-    from protocols.finetune import batches as finetune_batches
-    from protocols.linear import batches as probe_batches
-
     arch, chosen = bench.checkpoint.arch, bench.images
     recipe, tuning, apart = settings.tuning(dataset.name, arch)
     transform = transforms.view(
@@ -84,10 +86,6 @@ def job(bench: Bench, dataset: Dataset, settings: Settings) -> Job:
 
 def train(job: Job) -> None:
     """Learn; every process calls this. Raises: as `finetune.run`."""
-    from protocols.finetune import training as finetune_training
-    from protocols.finetune.batches import Views
-    from protocols.linear import batches as probe_batches
-
     bench, learnt = job.bench, job.dataset.train
     views = Views(
         split=learnt,
@@ -114,9 +112,6 @@ def train(job: Job) -> None:
 
 def outcome(job: Job) -> Outcome:
     """The figures of a fine-tuning that has ended. Raises: StorageError: its cache entry is damaged."""
-    from protocols.finetune import batches as finetune_batches
-    from protocols.finetune import training as finetune_training
-
     found = job.store.read_arrays(finetune_training.OUTCOME)
     lrs, epochs, target = job.tuning.lr, job.tuning.epochs, job.dataset.test.labels
     best, last = int(found["best_lr"]), epochs - 1
@@ -147,17 +142,11 @@ def outcome(job: Job) -> Outcome:
 
 def _chosen(held: np.ndarray) -> int | None:
     """The learning rate that is best on the held-out images after the last epoch, the lowest of equal ones."""
-    from evaltk.metrics.classification import EQUAL
-
     return int(np.argmax(held >= np.nanmax(held) - EQUAL)) if np.isfinite(held).any() else None
 
 
 def _scores(job: Job, rank: np.ndarray, which: str, at: dict[str, object]) -> Iterator[Score]:
     """Top-1, top-5 and the mean of the classes' recalls, over the images that can be read."""
-    from evaltk.metrics.statistics import bootstrap_interval, wilson_interval
-    from evaltk.seeding import derive
-    from protocols.transfer import mean_of_classes
-
     there = rank >= 0
     n, split = int(there.sum()), job.dataset.test
     rows = np.stack([split.labels[there], rank[there] == 0], axis=1)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from evaltk.bench import Bench, Extracts, Need
 from evaltk.data.images import Dataset, Split
 from evaltk.deviations import Deviation, DeviationKind, left_out
+from evaltk.features.sweep_cache import Store
 from evaltk.types import FeatureKey, Features, PixelView, Recipe, canonical
-
-if TYPE_CHECKING:
-    from evaltk.features.sweep_cache import Store
-    from protocols.linear.settings import Settings
-    from protocols.linear.training import Source
+from protocols.linear import batches as probe_batches
+from protocols.linear import training as probe_training
+from protocols.linear.batches import Augmented, Cached
+from protocols.linear.settings import PAPER_EPOCHS, Settings
+from protocols.linear.training import Source
 
 VERSION = 1  # rises when the numbers that training gives change
 
@@ -27,15 +27,11 @@ def rates(settings: Settings) -> tuple[float, ...]:
 
 def held_out(bench: Bench, dataset: Dataset, settings: Settings) -> np.ndarray:
     """Numbers of the training images that the learning rate is chosen on."""
-    from protocols.linear import batches as probe_batches
-
     return probe_batches.hold_out(dataset.train.labels, settings.holdout, seed=bench.seed)
 
 
 def views(bench: Bench, settings: Settings) -> dict[str, PixelView]:
     """The preprocessing of the images that are learnt from (``train``) and judged on (``eval``)."""
-    from protocols.linear import batches as probe_batches
-
     transform = bench.transform("eval")
     return {
         "eval": transform.recorded(),
@@ -45,8 +41,6 @@ def views(bench: Bench, settings: Settings) -> dict[str, PixelView]:
 
 def store(bench: Bench, dataset: Dataset, settings: Settings, recipes: tuple[Recipe, ...]) -> Store:
     """The cache entry of a training: named by all its numbers depend on."""
-    from evaltk.features.sweep_cache import Store
-
     view = views(bench, settings)
     asked = {
         "features": [r.text() for r in recipes],
@@ -84,15 +78,11 @@ def extracts(bench: Bench, dataset: Dataset, settings: Settings, recipes: tuple[
 
 
 def _held_split(dataset: Dataset, held: np.ndarray) -> Split:
-    from protocols.linear import batches as probe_batches
-
     return probe_batches.subset(dataset.train, held, f"{dataset.train.name}, {len(held)} held out")
 
 
 def train(bench: Bench, dataset: Dataset, settings: Settings, recipes: tuple[Recipe, ...]) -> None:
     """Extract what is judged on, and learn; every process calls this."""
-    from protocols.linear import training as probe_training
-
     needs = tuple(Need(recipe=r) for r in recipes)
     held = held_out(bench, dataset, settings)
     for split, needed in extracts(bench, dataset, settings, recipes):
@@ -115,8 +105,6 @@ def train(bench: Bench, dataset: Dataset, settings: Settings, recipes: tuple[Rec
 def _cached(
     bench: Bench, dataset: Dataset, settings: Settings, needs: tuple[Need, ...], held: np.ndarray, widths: list[int]
 ) -> tuple[Source, list[Features]]:
-    from protocols.linear.batches import Cached
-
     found = tuple(bench.features(dataset.train, need) for need in needs)
     names = {dataset.train.image_id(i) for i in held.tolist()}
     out = np.array([name in names for name in found[0].ids], dtype=bool)
@@ -136,8 +124,6 @@ def _cached(
 def _augmented(
     bench: Bench, dataset: Dataset, settings: Settings, needs: tuple[Need, ...], held: np.ndarray, widths: list[int]
 ) -> tuple[Source, list[Features]]:
-    from protocols.linear.batches import Augmented
-
     judged: list[Features] = []
     bad: set[int] = set()
     if len(held):
@@ -173,8 +159,6 @@ def deviations(
     bench: Bench, dataset: Dataset, settings: Settings, recipes: tuple[Recipe, ...]
 ) -> tuple[Deviation, ...]:
     """How the training of the heads deviates from the published one."""
-    from protocols.linear.settings import PAPER_EPOCHS
-
     found: list[Deviation] = []
     if settings.fast:
         text = "--linear.fast: learnt from features without augmentation, another protocol, usually lower"

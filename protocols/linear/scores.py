@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from evaltk.bench import Outcome
 from evaltk.data.images import Dataset
 from evaltk.deviations import left_out
+from evaltk.features.sweep_cache import Trained
+from evaltk.metrics.statistics import wilson_interval
 from evaltk.types import Features, Recipe, Score
-
-if TYPE_CHECKING:
-    from evaltk.features.sweep_cache import Trained
-    from protocols.linear.published_head import LinearHead
+from protocols.linear import heads as probe
+from protocols.linear.published_head import LinearHead
 
 FEW = 100  # held-out images below which a choice among learning rates is rough
 
@@ -71,10 +71,6 @@ def of_sweep(dataset: Dataset, reported: Features, sweep: Sweep, trained: Traine
 
 def of_head(dataset: Dataset, found: Features, recipe: Recipe, head: LinearHead) -> Outcome:
     """Top-1 and top-5 of a published head on the features it is for."""
-    import torch
-
-    from protocols.linear import heads as probe
-
     weight, bias = head.weight[None], head.bias[None]
     heads = probe.Heads(weight=weight, bias=bias, weight_momentum=weight, bias_momentum=bias)
     rank, predicted = probe.classify(heads, 0, found.x, torch.from_numpy(found.y))
@@ -91,8 +87,6 @@ def of_head(dataset: Dataset, found: Features, recipe: Recipe, head: LinearHead)
 def _chosen(features: list[int], trained: Trained) -> int | None:
     """Of several recipes the one whose chosen head is best on the held-out images, None where none was chosen; of
     equals the one named first."""
-    from protocols.linear import heads as probe
-
     there = sorted(f for f in features if trained.chosen_head[f] >= 0)
     if not there:
         return None
@@ -106,8 +100,6 @@ def _pair(dataset: Dataset, rank: np.ndarray, name: str, which: str, at: dict[st
 
 
 def _score(dataset: Dataset, right: int, n: int, metric: str, at: dict[str, object]) -> Score:
-    from evaltk.metrics.statistics import wilson_interval
-
     interval = wilson_interval(right, n)
     return Score(
         dataset=dataset.name, split=dataset.test.name, metric=metric, value=right / n, n=n, at=at, interval=interval
