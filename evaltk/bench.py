@@ -211,6 +211,13 @@ class Protocol:
             raise ValueError(f"{self.name}: Protocol.kind is one of {', '.join(get_args(Kind))}, not {self.kind!r}")
         if not (isinstance(self.settings, type) and dataclasses.is_dataclass(self.settings)):
             raise TypeError(f"{self.name}: Protocol.settings is a frozen dataclass, not {self.settings!r}")
+        if not self.settings.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+            raise TypeError(
+                f"{self.name}: Protocol.settings is a frozen dataclass; {self.settings.__name__} is not frozen"
+            )
+        unset = [f.name for f in dataclasses.fields(self.settings) if f.default is f.default_factory]
+        if unset:  # both are MISSING
+            raise TypeError(f"{self.name}: every field of Protocol.settings has a default, not so {', '.join(unset)}")
         for hook in ("run", "check", "identity", "check_checkpoint", "extracts", "prepare"):
             if not callable(getattr(self, hook)):
                 raise TypeError(f"{self.name}: Protocol.{hook} is a function, not {getattr(self, hook)!r}")

@@ -90,8 +90,8 @@ class Registry(Generic[T]):
 
     def identity(self, name: str) -> dict[str, str]:
         """What identifies added code behind a record: {its constant: sha256 of the file, or package and version}."""
-        identity = self.entries()[name].identity
-        return {self.constant.lower(): identity} if identity else {}
+        entry = self.entries().get(name)
+        return {self.constant.lower(): entry.identity} if entry and entry.identity else {}
 
     def _in_plugins(self) -> Iterator[Entry[T]]:
         for plugin in _plugins:

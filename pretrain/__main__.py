@@ -31,7 +31,7 @@ class Options:
         set: recipe overrides, section.key=value.
         resume: auto (the newest checkpoint in --out), never, or a checkpoint file.
         device: auto (cuda, else cpu), cpu, cuda or cuda:N.
-        plugin: a Python file with datasets or training methods of your own (docs/extending.md); may be repeated.
+        plugin: a Python file with datasets or training methods of your own (docs/extending.md).
     """
 
     recipe: Annotated[str, tyro.conf.Positional]

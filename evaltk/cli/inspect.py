@@ -33,7 +33,7 @@ class Options(Reading):
     Attributes:
         checkpoint: a file, a catalogue name, timm:NAME, random:ARCH or pixels:SIZE.
         json: print JSON instead of text.
-        plugin: a Python file with checkpoint families of your own (docs/extending.md); may be repeated.
+        plugin: a Python file with checkpoint families of your own (docs/extending.md).
     """
 
     checkpoint: Annotated[str, tyro.conf.Positional]

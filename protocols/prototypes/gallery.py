@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import numpy as np
+from PIL import Image, ImageOps
 
 from evaltk.data.images import Split
+from evaltk.models.heads import Head
+from evaltk.prototypes.duplicates import DuplicateSets
+from evaltk.prototypes.mixture_fit import Fit, nearest_images
 from evaltk.types import Features
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from evaltk.models.heads import Head
-    from evaltk.prototypes.duplicates import DuplicateSets
-    from evaltk.prototypes.mixture_fit import Fit
-    from protocols.prototypes.settings import Settings
+from protocols.prototypes.settings import Settings, varies
 
 PROTOTYPES = 4  # of each kind
 SIDE = 64  # of a thumbnail, pixels
@@ -29,10 +26,6 @@ def gallery(
     settings: Settings,
 ) -> dict[str, np.ndarray]:
     """Arrays of G prototypes: which, of what kind, their nearest images' cosines and thumbnails [G, M, 64, 64, 3]."""
-    import numpy as np
-
-    from evaltk.prototypes.mixture_fit import nearest_images
-
     chosen = choose(fit.counts, arrays["kappa"], arrays["purity"], sets.owner, settings.min_images)
     if not chosen:
         return {}
@@ -55,10 +48,6 @@ def choose(
 
     Sharpest and broadest are left out where all precisions are equal.
     """
-    import numpy as np
-
-    from protocols.prototypes.settings import varies
-
     enough = np.flatnonzero(counts >= min_images)
     if not len(enough):
         enough = np.flatnonzero(counts > 0)
@@ -79,17 +68,12 @@ def choose(
 
 def _kept(split: Split, features: Features) -> np.ndarray:
     """The place in the split of each row of the features: unreadable images were left out."""
-    import numpy as np
-
     lost = set(features.skipped)
     return np.array([i for i in range(len(split)) if not lost or split.image_id(i) not in lost])
 
 
 def _thumbnail(split: Split, index: int) -> np.ndarray:
     """[64, 64, 3] uint8, the middle square."""
-    import numpy as np
-    from PIL import Image, ImageOps
-
     image = split.open(index)
     small = min(image.size) < SIDE
     return np.asarray(

@@ -5,24 +5,23 @@ Source: Govindarajan et al., ICLR 2023 (arXiv 2405.10939), sections 3 and 5.2.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import numpy as np
 
 from evaltk.bench import Bench, Outcome
 from evaltk.data.images import Dataset
+from evaltk.metrics.clustering import Agreement, agreement, perplexity
+from evaltk.metrics.statistics import spearman_permutation
+from evaltk.models.heads import Head
+from evaltk.prototypes import mixture, mixture_fit, void
+from evaltk.prototypes.duplicates import DuplicateSets
+from evaltk.prototypes.graph import Directions
+from evaltk.prototypes.head import formulation
+from evaltk.prototypes.mixture import Mixture, Use
+from evaltk.prototypes.mixture_fit import Fit, projection
+from evaltk.seeding import derive
 from evaltk.types import Features, Score
-from protocols.prototypes.settings import varies
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from evaltk.metrics.clustering import Agreement
-    from evaltk.models.heads import Head
-    from evaltk.prototypes.duplicates import DuplicateSets
-    from evaltk.prototypes.graph import Directions
-    from evaltk.prototypes.mixture import Mixture, Use
-    from evaltk.prototypes.mixture_fit import Fit
-    from protocols.prototypes.settings import Settings
-
+from protocols.prototypes import gallery as prototype_gallery
+from protocols.prototypes.settings import Settings, varies
 
 SPREAD_DIGITS = 6  # y has about seven
 
@@ -37,9 +36,6 @@ def use_by_images(
     directions: Directions,
 ) -> Outcome:
     """Measures of the mixture on the images of `features`, for every temperature, without and with the centre."""
-    from evaltk.metrics.clustering import agreement
-    from evaltk.prototypes import mixture, mixture_fit, void
-
     mixtures, notes = variants(bench, head, settings.formulation, settings.temperature, settings.centre)
     used = mixture.use(head, features.x, mixtures)
     found = [agreement(u.assigned, features.y, len(u.responsibility)) for u in used]
@@ -59,8 +55,6 @@ def use_by_images(
     arrays = _arrays(used[0], found[0], own, mixtures[0], unit)
     arrays["void"] = (sets.owner == verdict.owner) & is_void
     if settings.gallery:
-        from protocols.prototypes import gallery as prototype_gallery
-
         arrays |= prototype_gallery.gallery(dataset.train, features, head, own, arrays, sets, settings)
     return Outcome(scores=tuple(scores), predictions=arrays, notes=(verdict.words, *notes))
 
@@ -69,9 +63,6 @@ def variants(
     bench: Bench, head: Head, asked: str, temperatures: tuple[float, ...], centre: bool
 ) -> tuple[list[Mixture], tuple[str, ...]]:
     """Mixtures under the method's formulation, the primary one first, and notes on what decided it."""
-    from evaltk.prototypes import mixture
-    from evaltk.prototypes.head import formulation
-
     weights = bench.checkpoint.head
     assert weights is not None
     scoring, note = formulation(weights, asked)
@@ -92,8 +83,6 @@ def _score(dataset: Dataset, metric: str, value: float, n: int, at: dict[str, ob
 
 
 def _shared(dataset: Dataset, mixture: Mixture, use: Use, agreement: Agreement) -> list[Score]:
-    from evaltk.metrics.clustering import perplexity
-
     n, num = len(use.assigned), len(use.responsibility)
     used = int((use.counts() > 0).sum())
     values = {
@@ -112,11 +101,6 @@ def _shared(dataset: Dataset, mixture: Mixture, use: Use, agreement: Agreement) 
 
 def _fitted(bench: Bench, dataset: Dataset, settings: Settings, mixture: Mixture, fit: Fit) -> list[Score]:
     """Directions and precisions against the images: means over images, and the rank correlation over prototypes."""
-    import numpy as np
-
-    from evaltk.metrics.statistics import spearman_permutation
-    from evaltk.seeding import derive
-
     at = mixture.at()
     n = int(fit.counts.sum())
     weight = fit.counts / n
@@ -144,8 +128,6 @@ def _fitted(bench: Bench, dataset: Dataset, settings: Settings, mixture: Mixture
 
 def _arrays(use: Use, agreement: Agreement, fit: Fit, mixture: Mixture, unit: np.ndarray) -> dict[str, np.ndarray]:
     """What figures are made of: one row a prototype, but for `assigned` (an image) and `projection_share`."""
-    from evaltk.prototypes.mixture_fit import projection
-
     places, share = projection(unit)
     return {
         "assigned": use.assigned.astype("int32"),

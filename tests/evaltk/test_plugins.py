@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -263,6 +264,8 @@ def test_a_file_without_a_record_in_a_registrys_folder(
         ({"version": "1"}, "version"),
         ({"kind": "sound"}, "kind"),
         ({"settings": int}, "settings"),
+        ({"settings": dataclasses.make_dataclass("Settings", ["k"], frozen=True)}, "a default, not so k"),
+        ({"settings": dataclasses.make_dataclass("Settings", [])}, "not frozen"),
         ({"run": None}, "run"),
         ({"check": 1}, "check"),
     ],

@@ -22,7 +22,7 @@ from evaltk.errors import CheckpointError, DataError, SettingsError, StorageErro
 from evaltk.running import runner
 from evaltk.running.runner import Plan
 from evaltk.types import IMAGENET_MEAN, DeviationKind, OriginProof, Result
-from protocols import knn
+from protocols import knn, linear
 
 NET = "vit_patch4_dim32_depth2_heads2_img16"
 Build = Callable[..., Path]
@@ -299,4 +299,8 @@ def test_one_pass_over_the_images_serves_all_protocols(tmp_path: Path, monkeypat
     monkeypatch.setattr(Backbone, "features", counted)
     settings = knn.Settings(k=(1,), choose=0)
     assert len(ran(plan_for(tmp_path, protocols={"knn": settings, "twin": settings}))) == 2
+    assert sum(passed) == 1797
+    passed.clear()
+    chosen = {"knn": settings, "linear": linear.Settings(fast=True, epochs=1, lr=(0.1,))}
+    assert len(ran(plan_for(tmp_path / "other", protocols=chosen, cache=tmp_path / "other"))) == 2
     assert sum(passed) == 1797
