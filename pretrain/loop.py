@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from pretrain.data import loader, sources
 from pretrain.data.views import Views
 from pretrain.method import Method
 from pretrain.monitor import Monitor, StepRecord
-from pretrain.recipe import Recipe
+from pretrain.recipe import Recipe, Run
 from pretrain.schedules import Rates
 from pretrain.signals import REQUEUE
 from pretrain.state import Position, State, distribute
@@ -116,43 +116,58 @@ def train(
     saver: checkpoint.Saver,
 ) -> int:
     """Train the remaining epochs. Returns, raises: as `run`."""
-    o, r, world = recipe.optim, recipe.run, distributed.world_size()
-    order = loader.Order(count=len(dataset.source), batch=o.batch, seed=r.seed, rank=distributed.rank(), world=world)
+    o, r = recipe.optim, recipe.run
+    order = loader.Order(
+        count=len(dataset.source),
+        batch=o.batch,
+        seed=r.seed,
+        rank=distributed.rank(),
+        world=distributed.world_size(),
+    )
     unreadable: list[str] = []
     with signals.handle_signals() as stop:
         for epoch in range(state.position.epoch, o.epochs):
-            steps = list(order.epoch(epoch, state.position.step_in_epoch))
-            micro_batches = [part for step in steps for part in _split(step, r.accumulate)]
-            batches = iter(loader.loader(dataset, micro_batches, workers=r.workers, world=world))
-            done = order.steps - len(steps)
-            with progress.bar(f"epoch {epoch}", order.steps, done=done, unit="steps") as advance:
-                for _ in steps:
-                    batch = [next(batches) for _ in range(r.accumulate)]
-                    unreadable += _report_unreadable(batch)
-                    if len(unreadable) > recipe.data.skip_bad_images:
-                        saver.save(state)
-                        raise _too_many(unreadable, recipe.data.skip_bad_images)
-                    rates = method.rates(
-                        o, state.position.step, total_steps=order.steps * o.epochs, epoch_steps=order.steps
-                    )
-                    record = train_step(batch, state, method, recipe, rates, stop=stop.requested)
-                    check_finite(record, state, batch, saver.folder / checkpoint.LAST)
-                    monitor.step(record, state)
-                    at = state.position
-                    state.position = Position(epoch=epoch, step_in_epoch=at.step_in_epoch + 1, step=at.step + 1)
-                    advance(1)
-                    if record.stop:
-                        saver.save(state)
-                        log.info("checkpoint saved after signal; rerun to resume")
-                        return REQUEUE
-                    if saver.due():
-                        saver.save(state)
+            for batches in _rest_of_epoch(epoch, dataset, order, state.position.step_in_epoch, r):
+                at = state.position
+                unreadable += _report_unreadable(batches)
+                if len(unreadable) > recipe.data.skip_bad_images:
+                    saver.save(state)
+                    raise _too_many(unreadable, recipe.data.skip_bad_images)
+                rates = method.rates(o, at.step, total_steps=order.steps * o.epochs, epoch_steps=order.steps)
+                record = train_step(batches, state, method, recipe, rates, stop=stop.requested)
+                check_finite(record, state, batches, saver.folder / checkpoint.LAST)
+                monitor.step(record, state)
+                state.position = Position(epoch=epoch, step_in_epoch=at.step_in_epoch + 1, step=at.step + 1)
+                if record.stop:
+                    saver.save(state)
+                    log.info("checkpoint saved after signal; rerun to resume")
+                    return REQUEUE
+                if saver.due():
+                    saver.save(state)
             state.position = Position(epoch=epoch + 1, step=state.position.step)
             keep = f"checkpoint-epoch{epoch + 1:04d}.pth" if (epoch + 1) % r.keep_every == 0 else None
             if epoch + 1 == o.epochs or keep or saver.due():
                 saver.save(state, keep=keep)
     monitor.end(state)
     return 0
+
+
+def _rest_of_epoch(
+    epoch: int, dataset: loader.ViewDataset, order: loader.Order, start: int, settings: Run
+) -> Iterator[list[loader.HostBatch]]:
+    """Per step from `start` on, its micro-batches."""
+    steps = list(order.epoch(epoch, start))
+    micro_batches = [part for step in steps for part in _split(step, settings.accumulate)]
+    batches = iter(loader.loader(dataset, micro_batches, workers=settings.workers, world=order.world))
+    with progress.bar(f"epoch {epoch}", order.steps, done=order.steps - len(steps), unit="steps") as advance:
+        for _ in steps:
+            yield [next(batches) for _ in range(settings.accumulate)]
+            advance(1)
+
+
+def _split(step: list[tuple[int, int]], parts: int) -> list[list[tuple[int, int]]]:
+    size = len(step) // parts
+    return [step[i : i + size] for i in range(0, len(step), size)]
 
 
 def train_step(
@@ -261,8 +276,3 @@ def _too_many(unreadable: list[str], limit: int) -> DataError:
         where=unreadable[-1],
         do="restore it, or --set data.skip_bad_images=N",
     )
-
-
-def _split(step: list[tuple[int, int]], parts: int) -> list[list[tuple[int, int]]]:
-    size = len(step) // parts
-    return [step[i : i + size] for i in range(0, len(step), size)]
