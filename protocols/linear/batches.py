@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -58,18 +58,9 @@ def hold_out(labels: np.ndarray, share: float, *, seed: int) -> np.ndarray:
 
 def subset(split: Split, index: np.ndarray, name: str) -> Split:
     """The images of a split that `index` names, as a split of its own called `name`."""
-    ids = [split.image_id(i) for i in index.tolist()]
     state = hashlib.sha256(f"{split.fingerprint}\0{name}".encode())
     state.update(np.ascontiguousarray(index, dtype=np.int64).tobytes())
-    return replace(
-        split,
-        name=name,
-        labels=split.labels[index],
-        files=None if split.files is None else ids,
-        pixels=None if split.pixels is None else split.pixels[index],
-        fingerprint=state.hexdigest(),
-        empty=tuple(sorted(set(split.empty) & set(ids))),
-    )
+    return split.taken(index, name=name, fingerprint=state.hexdigest())
 
 
 def order(rows: np.ndarray, batch: int, epoch: int, *, seed: int) -> list[np.ndarray]:
