@@ -37,6 +37,8 @@ def overview() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run a subcommand. Exit codes: 0 done, 2 an error the user can fix (one line on stderr), 1 a bug (traceback)."""
     args = sys.argv[1:] if argv is None else argv
+    if len(args) == 2 and args[0] == "help":
+        args = [args[1], "--help"]
     if not args or args[0] in ("-h", "--help", "help"):
         print(overview())
         return 0 if args else 2

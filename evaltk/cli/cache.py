@@ -48,16 +48,16 @@ def main(argv: list[str]) -> int:
 
     options = _options.parse(Options, argv, "cache", __doc__)
     root = (options.cache or catalog.home()) / "features"
-    found = sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+    folders = sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
     if options.action == "prune" and not (options.entries or options.older_than is not None or options.all):
         raise SettingsError(
             wanted="what to remove", got="nothing", where="evaltk cache prune", do="name entries, --older-than or --all"
         )
-    unknown = [e for e in options.entries if not any(_name(folder).startswith(e) for folder in found)]
+    unknown = [e for e in options.entries if not any(_name(folder).startswith(e) for folder in folders)]
     if unknown:
         got = ", ".join(unknown)
         raise SettingsError(wanted="beginnings of entries", got=got, where=root, do="evaltk cache ls shows them")
-    for folder in found:
+    for folder in folders:
         named = any(_name(folder).startswith(e) for e in options.entries)
         size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
         days = (time.time() - folder.stat().st_mtime) / 86400

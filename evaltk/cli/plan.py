@@ -34,46 +34,50 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def as_json(found: Forecast) -> dict[str, object]:
+def as_json(forecast: Forecast) -> dict[str, object]:
     """The forecast with its totals, for machines: bytes and seconds."""
-    told = [job for pair in found.pairs for job in pair.jobs]
-    totals = {name: getattr(found, name) for name in ("num_bytes", "room", "seconds", "memory")}
-    to_do = sum(not job.done for job in told)
-    return dataclasses.asdict(found) | totals | {"jobs": len(told), "to_do": to_do, "fits": found.room <= found.free}
+    jobs = [job for pair in forecast.pairs for job in pair.jobs]
+    totals = {name: getattr(forecast, name) for name in ("num_bytes", "room", "seconds", "memory")}
+    to_do = sum(not job.done for job in jobs)
+    return (
+        dataclasses.asdict(forecast)
+        | totals
+        | {"jobs": len(jobs), "to_do": to_do, "fits": forecast.room <= forecast.free}
+    )
 
 
-def as_text(found: Forecast) -> list[str]:
+def as_text(forecast: Forecast) -> list[str]:
     """The forecast in lines."""
-    told = [job for pair in found.pairs for job in pair.jobs]
-    to_do = sum(not job.done for job in told)
-    lines = [line for pair in found.pairs for line in (*_pair(pair), "")]
+    jobs = [job for pair in forecast.pairs for job in pair.jobs]
+    to_do = sum(not job.done for job in jobs)
+    lines = [line for pair in forecast.pairs for line in (*_pair(pair), "")]
     if not to_do:
-        return [*lines, f"total    nothing to do: all {len(told)} results are there (--again would run them again)"]
-    lines.append(f"total    {to_do} of {len(told)} results to do")
-    extracted = [r for pair in found.pairs for r in pair.readings if r.left]
+        return [*lines, f"total    nothing to do: all {len(jobs)} results are there (--again would run them again)"]
+    lines.append(f"total    {to_do} of {len(jobs)} results to do")
+    extracted = [r for pair in forecast.pairs for r in pair.readings if r.left]
     if extracted:
-        lines += _totals(found, sum(r.left or 0 for r in extracted))
-    elif any(r.features for pair in found.pairs for r in pair.readings):
-        lines.append("images   none to extract features of: all that can be told beforehand lie in the cache")
+        lines += _totals(forecast, sum(r.left or 0 for r in extracted))
+    elif any(r.features for pair in forecast.pairs for r in pair.readings):
+        lines.append("images   none to extract features of: all that are known beforehand are cached")
     return lines
 
 
-def _totals(found: Forecast, left: int) -> list[str]:
+def _totals(forecast: Forecast, left: int) -> list[str]:
     lines = [f"images   {left:,} to extract features of"]
-    told = [r for pair in found.pairs for r in pair.readings if r.left and r.seconds is None]
-    part = ", without what could not be measured" if told else ""
+    unmeasured = [r for pair in forecast.pairs for r in pair.readings if r.left and r.seconds is None]
+    part = ", without what could not be measured" if unmeasured else ""
     lines.append(
-        f"time     {span(found.seconds)} for that on one process{part}; {span(found.loading)} to load the nets"
+        f"time     {span(forecast.seconds)} for that on one process{part}; {span(forecast.loading)} to load the nets"
     )
-    if found.memory is not None:
-        lines.append(f"memory   about {size(found.memory)} at the peak of extraction")
+    if forecast.memory is not None:
+        lines.append(f"memory   about {size(forecast.memory)} at the peak of extraction")
     lines.append(
-        f"bytes    {size(found.num_bytes)} ({found.num_bytes:,}) of features to store in {found.cache}, up to "
-        f"{size(found.room)} while they are joined; {size(found.free)} free there"
+        f"bytes    {size(forecast.num_bytes)} ({forecast.num_bytes:,}) of features to store in {forecast.cache}, up to "
+        f"{size(forecast.room)} while they are joined; {size(forecast.free)} free there"
     )
-    if found.room > found.free:
+    if forecast.room > forecast.free:
         lines.append(
-            f"warning  not enough room: {size(found.room)} wanted, {size(found.free)} free; free some, or choose "
+            f"warning  not enough room: {size(forecast.room)} wanted, {size(forecast.free)} free; free some, or choose "
             f"another folder with --cache"
         )
     return lines
@@ -82,8 +86,10 @@ def _totals(found: Forecast, left: int) -> list[str]:
 def _pair(pair: Pair) -> list[str]:
     lines = [f"{pair.checkpoint} on {pair.dataset}"]
     lines += [f"  {'done ' if job.done else 'to do'}  {job.protocol}: {job.path}" for job in pair.jobs]
-    told = [tuple(_reading(r)) for r in pair.readings if r.left is None or {f.state for f in r.features} != {"earlier"}]
-    lines += [line for reading in dict.fromkeys(told) for line in reading]
+    readings = [
+        tuple(_reading(r)) for r in pair.readings if r.left is None or {f.state for f in r.features} != {"earlier"}
+    ]
+    lines += [line for reading in dict.fromkeys(readings) for line in reading]
     lines += [f"  note   {note}" for note in pair.notes]
     beyond = [job.protocol for job in pair.jobs if not job.done and job.covers == "extraction"]
     wholly = [job.protocol for job in pair.jobs if not job.done and job.covers == "nothing"]

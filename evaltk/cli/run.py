@@ -206,7 +206,7 @@ def plan_of(options: Any) -> Plan:
     if not options.data:
         do = "--data NAME=PATH, e.g. --data digits; evaltk ls datasets"
         raise SettingsError(wanted="datasets to evaluate on", got="none", where="--data", do=do)
-    said = {f.name: getattr(options, f.name) for f in dataclasses.fields(Reading)}
+    read = {f.name: getattr(options, f.name) for f in dataclasses.fields(Reading)}
     for name in options.protocols:
         known_protocol(name)
     return Plan(
@@ -221,7 +221,7 @@ def plan_of(options: Any) -> Plan:
         device=options.device,
         precision=options.precision,
         position=options.position,
-        read={k: v for k, v in said.items() if v is not None},
+        read={k: v for k, v in read.items() if v is not None},
         images=ImageOptions(resize=options.resize, crop=options.crop, interpolation=options.interpolation),
         batch_size=None if options.batch_size == "auto" else options.batch_size,
         workers=options.workers,
@@ -230,7 +230,7 @@ def plan_of(options: Any) -> Plan:
 
 
 def main(argv: list[str]) -> int:
-    """Run, then print a table of what was asked for (stdout) and say where the results lie (stderr)."""
+    """Run, print tables of the results to stdout, and log where they were written."""
     options = parse(argv, "run", __doc__)
     from evaltk.running import runner
 
@@ -271,7 +271,7 @@ def print_tables(pairs: Sequence[tuple[Path, Result]]) -> None:
 
 
 def headline(result: Result) -> str:
-    """The result's first score in words."""
+    """The result's headline score in words."""
     score = max(result.scores, key=lambda s: s.metric.endswith("best_k"), default=None)
     if score is None:
         return "no scores"

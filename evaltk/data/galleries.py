@@ -6,9 +6,9 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -35,6 +35,11 @@ class Photographs(Split):
     """Images of individual sizes; with `boxes` each is cropped to its own (left, top, right, bottom) in pixels."""
 
     boxes: tuple[Box, ...] | None = None
+
+    def taken(self, rows: np.ndarray, *, name: str, fingerprint: str) -> Self:
+        """The images at `rows` [n] int64, in that order and with their boxes, as a split of its own."""
+        part = super(Photographs, self).taken(rows, name=name, fingerprint=fingerprint)
+        return replace(part, boxes=None if self.boxes is None else tuple(self.boxes[row] for row in rows.tolist()))
 
     def open(self, index: int) -> Image.Image:
         """The image as RGB; one that ends early is taken as far as it goes, as the reference does.

@@ -6,9 +6,9 @@ import errno
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 from PIL import Image
@@ -51,6 +51,19 @@ class Split:
     def image_id(self, index: int) -> str:
         """The image's path under the root, or its number."""
         return self.files[index] if self.files is not None else str(index)
+
+    def taken(self, rows: np.ndarray, *, name: str, fingerprint: str) -> Self:
+        """The images at `rows` [n] int64, in that order, as a split of its own."""
+        names = [self.image_id(row) for row in rows.tolist()]
+        return replace(
+            self,
+            name=name,
+            labels=self.labels[rows],
+            files=None if self.files is None else names,
+            pixels=None if self.pixels is None else self.pixels[rows],
+            fingerprint=fingerprint,
+            empty=tuple(sorted(set(self.empty) & set(names))),
+        )
 
     def open(self, index: int) -> Image.Image:
         """The image as RGB. Raises: DataError: the file cannot be decoded (it is named)."""

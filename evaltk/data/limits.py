@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image
 
 from evaltk.data.galleries import Gallery, photographs
 from evaltk.data.images import Dataset, Split
@@ -19,22 +17,6 @@ from evaltk.seeding import derive
 
 AnyKind = TypeVar("AnyKind", bound=Any)
 FLAG = "--limit"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Part(Split):
-    """Images of another split. whole: that split. rows: [N] int64, their places in it, rising."""
-
-    whole: Split
-    rows: np.ndarray
-
-    def image_id(self, index: int) -> str:
-        """As the whole split names it."""
-        return self.whole.image_id(int(self.rows[index]))
-
-    def open(self, index: int) -> Image.Image:
-        """The image as RGB. Raises: DataError: it cannot be decoded."""
-        return self.whole.open(int(self.rows[index]))
 
 
 def limited(dataset: AnyKind, limit: int, seed: int) -> AnyKind:
@@ -77,13 +59,19 @@ def balanced(labels: np.ndarray, limit: int, seed: int, *names: object, places: 
     return np.sort(np.lexsort((places[labels], turn))[:limit])
 
 
-def _images(dataset: Dataset, limit: int, seed: int) -> Dataset:
+def rows_of(dataset: Dataset, limit: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows [min(limit, N)] int64, rising, of the training and of the reported split."""
     num_classes = len(dataset.train.classes)
     places = np.empty(num_classes, dtype=np.int64)
     places[np.argsort(_draws(num_classes, seed, "classes"), kind="stable")] = np.arange(num_classes)
     train, test = (
         balanced(split.labels, limit, seed, split.name, places=places) for split in (dataset.train, dataset.test)
     )
+    return train, test
+
+
+def _images(dataset: Dataset, limit: int, seed: int) -> Dataset:
+    train, test = rows_of(dataset, limit, seed)
     return dataclasses.replace(
         dataset,
         train=_part(dataset.train, train),
@@ -97,21 +85,7 @@ def _part(split: Split, rows: np.ndarray) -> Split:
         return split
     state = hashlib.sha256(f"{split.fingerprint}\0{FLAG}\0".encode())
     state.update(np.ascontiguousarray(rows, dtype="<i8").tobytes())
-    names = None if split.files is None else [split.files[row] for row in rows.tolist()]
-    return Part(
-        dataset=split.dataset,
-        name=split.name,
-        classes=split.classes,
-        labels=split.labels[rows],
-        fingerprint=state.hexdigest(),
-        root=split.root,
-        files=names,
-        pixels=None if split.pixels is None else split.pixels[rows],
-        stamp=split.stamp,
-        empty=tuple(sorted(set(split.empty) & set(names or ()))),
-        whole=split,
-        rows=rows,
-    )
+    return split.taken(rows, name=split.name, fingerprint=state.hexdigest())
 
 
 def _retrieval(dataset: Gallery, limit: int, seed: int) -> Gallery:

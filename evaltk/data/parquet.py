@@ -6,9 +6,9 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from PIL import Image
@@ -36,16 +36,24 @@ class ParquetSplit(Split):
     Attributes:
         column: with the field ``bytes``. groups: (file, row group) of each run of rows, `starts` [G] the first row.
         held: the run read last by this process; images are asked for one after the other.
+        rows: [N] int64, the images' rows counted through all groups; None: all rows, in their order.
     """
 
     column: str
     groups: tuple[tuple[str, int], ...]
     starts: np.ndarray
     held: dict[int, Sequence[bytes | None]] = field(default_factory=dict)
+    rows: np.ndarray | None = None
+
+    def taken(self, rows: np.ndarray, *, name: str, fingerprint: str) -> Self:
+        """The images at `rows` [n] int64, in that order, as a split of its own."""
+        part = super(ParquetSplit, self).taken(rows, name=name, fingerprint=fingerprint)
+        return replace(part, rows=rows if self.rows is None else self.rows[rows], held={})
 
     def encoded(self, index: int) -> bytes:
         """The image file's bytes. Raises: DataError: none in that row, or the parquet file is damaged."""
-        run = int(np.searchsorted(self.starts, index, side="right")) - 1
+        row = index if self.rows is None else int(self.rows[index])
+        run = int(np.searchsorted(self.starts, row, side="right")) - 1
         if run not in self.held:
             name, group = self.groups[run]
             path = (self.root or Path()) / name
@@ -57,7 +65,7 @@ class ParquetSplit(Split):
                 raise DataError(wanted="a parquet file", got=str(error)[:160], where=path, do="restore it") from error
             self.held.clear()
             self.held[run] = found
-        data = self.held[run][index - int(self.starts[run])]
+        data = self.held[run][row - int(self.starts[run])]
         if not data:
             got, where = "nothing", f"{self.root}/{self.image_id(index)}"
             raise DataError(wanted="an encoded image", got=got, where=where, do="restore it, or --skip-bad-images N")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -32,15 +31,6 @@ def hold_out(labels: np.ndarray, share: float, *, seed: int) -> np.ndarray:
 
 def subset(split: Split, index: np.ndarray, name: str) -> Split:
     """The images of a split that `index` names, as a split of its own called `name`."""
-    ids = [split.image_id(i) for i in index.tolist()]
     state = hashlib.sha256(f"{split.fingerprint}\0{name}".encode())
     state.update(np.ascontiguousarray(index, dtype=np.int64).tobytes())
-    return replace(
-        split,
-        name=name,
-        labels=split.labels[index],
-        files=None if split.files is None else ids,
-        pixels=None if split.pixels is None else split.pixels[index],
-        fingerprint=state.hexdigest(),
-        empty=tuple(sorted(set(split.empty) & set(ids))),
-    )
+    return split.taken(index, name=name, fingerprint=state.hexdigest())

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -232,14 +232,5 @@ def union(train: Split, shots: Sequence[Shots]) -> tuple[Split, np.ndarray]:
         do = "ask for --fewshot.shots 1 2 5"
         raise DataError(wanted="images to learn from", got="none", where=f"{train.dataset} {train.name}", do=do)
     rows = np.unique(np.concatenate([s.rows for s in shots]))
-    chosen = [train.image_id(r) for r in rows.tolist()]
-    part = replace(
-        train,
-        name=f"{train.name} (few-shot)",
-        labels=train.labels[rows],
-        files=None if train.files is None else chosen,
-        pixels=None if train.pixels is None else train.pixels[rows],
-        fingerprint=hashlib.sha256(train.fingerprint.encode() + rows.tobytes()).hexdigest(),
-        empty=tuple(sorted(set(train.empty) & set(chosen))),
-    )
-    return part, rows
+    fingerprint = hashlib.sha256(train.fingerprint.encode() + rows.tobytes()).hexdigest()
+    return train.taken(rows, name=f"{train.name} (few-shot)", fingerprint=fingerprint), rows

@@ -52,6 +52,7 @@ def test_without_and_with_an_unknown_command(capsys: pytest.CaptureFixture[str])
         code, out, err = said(capsys, word)
         assert code == 0 and not err
         assert all(f"\n  {name}" in out for name in ("run", "ls", "table", "inspect", "demo", "cache", "fetch"))
+    assert said(capsys, "help", "run") == said(capsys, "run", "--help")
     code, out, err = said(capsys, "tabel")
     assert code == 2 and not out and err.count("\n") == 1
     assert err.startswith("evaltk: wanted a command; got 'tabel'; do: did you mean 'table'?")

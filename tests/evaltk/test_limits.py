@@ -5,26 +5,27 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from evaltk.data import images, limits
 from evaltk.data.galleries import Gallery, photographs
-from evaltk.data.images import Dataset
+from evaltk.data.images import Dataset, Split
 from evaltk.data.revisitop import GroundTruth
 from evaltk.datasets import davis2017, digits, imagefolder
 from evaltk.errors import SettingsError
 from evaltk.types import DeviationKind
+from protocols.fewshot.shots import Shots, union
+from protocols.linear import batches
 
 Build = Callable[..., Path]
 DIGITS = digits.load(None)
 FIRST = [44, 245, 287, 292, 301, 414, 485, 600, 650, 741]  # rows of train
 
 
-def rows_of(part: Any) -> list[list[int]]:
-    return [split.rows.tolist() for split in part.splits]
+def rows(limit: int, seed: int) -> list[list[int]]:
+    return [found.tolist() for found in limits.rows_of(DIGITS, limit, seed)]
 
 
 def test_every_class_has_as_many_images() -> None:
@@ -32,17 +33,17 @@ def test_every_class_has_as_many_images() -> None:
     for split in part.splits:
         counts = np.bincount(split.labels, minlength=10)
         assert len(split) == 57 and sorted(counts) == [5] * 3 + [6] * 7
-        assert (np.diff(split.rows) > 0).all()
+    assert all(np.diff(found).min() > 0 for found in rows(57, 0))
     assert part.sizes == {"train": 57, "test": 57}
     assert np.bincount(part.train.labels).tolist() == np.bincount(part.test.labels).tolist()
 
 
 def test_the_draw_depends_on_the_seed_alone_and_a_larger_one_contains_a_smaller() -> None:
-    small, again, other = (rows_of(limits.limited(DIGITS, 40, seed)) for seed in (3, 3, 4))
+    small, again, other = (rows(40, seed) for seed in (3, 3, 4))
     assert small == again and small != other and small[0] != small[1]
-    for few, many in zip(small, rows_of(limits.limited(DIGITS, 90, 3)), strict=True):
+    for few, many in zip(small, rows(90, 3), strict=True):
         assert set(few) < set(many)
-    assert rows_of(limits.limited(DIGITS, 10, 0))[0] == FIRST  # the same with every version of numpy
+    assert rows(10, 0)[0] == FIRST  # the same with every version of numpy
 
 
 def test_fewer_images_than_classes_are_of_the_same_classes_in_both_splits() -> None:
@@ -76,21 +77,39 @@ def test_images_are_those_of_the_whole(image_tree: Build) -> None:
     (root / "train/b/003.png").write_bytes(b"")
     whole = imagefolder.load(root)
     part = limits.limited(whole, 6, 1)
-    for split, full in zip(part.splits, whole.splits, strict=True):
-        assert split.labels.tolist() == full.labels[split.rows].tolist()
-        assert [split.image_id(i) for i in range(6)] == [full.image_id(i) for i in split.rows] == list(split.files)
-        assert split.stamp == full.stamp and set(split.empty) <= set(full.empty)
-        for index, row in enumerate(split.rows):
-            if full.image_id(row) not in full.empty:
-                assert split.open(index).tobytes() == full.open(row).tobytes()
-    for index, row in enumerate(limits.limited(DIGITS, 5, 0).test.rows):
-        assert limits.limited(DIGITS, 5, 0).test.open(index).tobytes() == DIGITS.test.open(row).tobytes()
+    for split, full, chosen in zip(part.splits, whole.splits, limits.rows_of(whole, 6, 1), strict=True):
+        same_images(split, full, chosen)
+        assert split.stamp == full.stamp and list(split.files or ()) == [full.image_id(i) for i in chosen]
+    part = limits.limited(DIGITS, 5, 0)
+    same_images(part.test, DIGITS.test, limits.rows_of(DIGITS, 5, 0)[1])
+
+
+def same_images(split: Split, whole: Split, rows: np.ndarray) -> None:
+    assert split.labels.tolist() == whole.labels[rows].tolist() and set(split.empty) <= set(whole.empty)
+    for index, row in enumerate(rows.tolist()):
+        if split.image_id(index) not in whole.empty:
+            assert split.open(index).tobytes() == whole.open(row).tobytes()
+
+
+@pytest.mark.parametrize("kind", ["pixels", "files"])
+def test_a_part_of_a_part(kind: str, image_tree: Build) -> None:
+    """Held-out and few-shot images are taken from a split that may be a part itself."""
+    root = image_tree({"train/a": 9, "train/b": 8, "test/a": 1, "test/b": 1})
+    whole = imagefolder.load(root).train if kind == "files" else DIGITS.train
+    first, second = np.array([1, 4, 5, 11, 12, 16]), np.array([0, 3, 5])
+    part = whole.taken(first, name="part", fingerprint="1")
+    same_images(part, whole, first)
+    same_images(part.taken(second, name="less", fingerprint="2"), whole, first[second])
+    same_images(batches.subset(part, second, "held out"), whole, first[second])
+    shots = [Shots(per_class=1, split=1, rows=second)]
+    few, _ = union(part, shots)
+    same_images(few, whole, first[second])
 
 
 def test_official_validation_images_stay_marked() -> None:
     val = np.arange(1000) % 3 == 0
     part = limits.limited(dataclasses.replace(DIGITS, val=val), 50, 0)
-    assert part.val is not None and part.val.tolist() == val[part.train.rows].tolist()
+    assert part.val is not None and part.val.tolist() == val[rows(50, 0)[0]].tolist()
 
 
 def test_a_part_of_a_retrieval_benchmark(image_tree: Build) -> None:
