@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -12,14 +11,12 @@ from types import ModuleType
 
 import torch
 
-from evaltk import files
-from evaltk.checkpoints import catalog, difference, families, layout, rawfile, resemblance
-from evaltk.checkpoints.rawfile import Converted, RawFile, ReadOptions
+from evaltk.checkpoints import catalog, difference, families, layout, locate, rawfile, resemblance, unstated
+from evaltk.checkpoints.rawfile import Converted, RawFile
+from evaltk.checkpoints.read_options import ReadOptions, Triple
 from evaltk.errors import CheckpointError, SettingsError, nearest
 from evaltk.models import heads, timm_nets
 from evaltk.types import Arch, Checkpoint, OriginProof, canonical
-
-Triple = tuple[float, float, float]
 
 
 def load_checkpoint(
@@ -37,74 +34,76 @@ def load_checkpoint(
     Args:
         path: a file, a catalogue name that was fetched, `timm:NAME`, `random:ARCH[@SEED]` or `pixels:SIZE`.
         branch: which copy of the net (``teacher``, ``student``, ``target_encoder``, ``encoder``); default: the paper's.
-        num_heads, norm_eps, mean, std: what tensors do not tell; needed only where nothing else fixes it.
-        family: the family to read the file as, where two could.
+        num_heads, norm_eps, mean, std: what tensors do not tell; needed where nothing identifies the file.
+        family: read the file as this family's, with the values of its published nets.
 
     Returns: the checkpoint, its tensors float32 on the CPU and finite.
-    Raises: CheckpointError, SettingsError: with what was wanted, what came, and the flag or step that mends it.
+    Raises: CheckpointError, SettingsError: with what was wanted, what came, and the flag or step to take.
     """
-    options = ReadOptions(branch=branch, family=family, num_heads=num_heads, norm_eps=norm_eps, mean=mean, std=std)
-    rawfile.check_options(options)
+    return load(
+        path,
+        ReadOptions(branch=branch, family=family, num_heads=num_heads, norm_eps=norm_eps, mean=mean, std=std),
+    )
+
+
+def load(path: str | Path, options: ReadOptions) -> Checkpoint:
+    """`load_checkpoint` with its options in one value. Raises: as that."""
+    options.check()
     modules = families.load()
     scheme, colon, rest = str(path).partition(":")
     named = {m.SCHEME: (name, m) for name, m in modules.items() if hasattr(m, "SCHEME")}
-    if colon and scheme in named and not rawfile.exists(Path(path)):
+    if colon and scheme in named and not locate.exists(Path(path)):
         name, module = named[scheme]
         where = Path(str(path))
-        return _finish(name, module.from_name(rest, options), options, where, sha256="", name=str(path))
-    where = resolve(path)
-    raw = rawfile.read(where)
-    name, module = _claimant(raw, modules, options)
+        return _finish(module.from_name(rest, options), options, where, name=str(path), family=name)
+    file = locate.locate(path)
+    raw = rawfile.read(file)
+    entry = catalog.pinned(file.sha256)
+    name, module = _claimant(raw, modules, options, entry)
     found = module.convert(raw, options)
     claimed = not options.family or _claims(raw, modules) == [name]
-    proof = _origin_proof(found, raw, name, claimed=claimed, said=bool(options.family))
+    proof = _origin_proof(found, entry, name, claimed=claimed, said=bool(options.family))
     found = dataclasses.replace(found, origin_proof=proof)
-    if branch not in (None, found.branch):
+    if options.branch not in (None, found.branch):
         raise CheckpointError(
-            wanted=f"a file with the branch {branch!r}", got=f"a file that holds one net only ({found.branch})",
-            where=where, do="leave --branch out, or name the full training checkpoint",
-        )  # fmt: skip
-    checkpoint = _finish(name, found, options, where, sha256=raw.sha256, name=files.weights_name(Path(path)))
-    if where != Path(path) and checkpoint.arch.name != (arch := catalog.load()[str(path)].arch):
-        wanted, do = f"{arch}, as the catalogue says of {path}", "leave the flags out, or delete the file and fetch it"
-        raise CheckpointError(wanted=wanted, got=checkpoint.arch.name, where=where, do=do)
+            wanted=f"a file with the branch {options.branch!r}",
+            got=f"a file that holds one net only ({found.branch})",
+            where=file.path,
+            do="leave --branch out, or name the full training checkpoint",
+        )
+    catalogued = entry.name if entry and entry.family == name else ""
+    checkpoint = _finish(
+        found, options, file.path, sha256=file.sha256, name=file.name, family=name, catalogued=catalogued
+    )
+    if file.catalogued and checkpoint.arch.name != (arch := catalog.load()[file.name].arch):
+        wanted = f"{arch}, as the catalogue says of {file.name}"
+        do = "leave the flags out, or delete the file and fetch it"
+        raise CheckpointError(wanted=wanted, got=checkpoint.arch.name, where=file.path, do=do)
     return checkpoint
 
 
-def resolve(path: str | Path) -> Path:
-    """The file a path or catalogue name stands for. Raises: CheckpointError: a catalogue name not fetched yet."""
-    file = Path(path)
-    if rawfile.exists(file):
-        return file
-    known = catalog.load()
-    if str(path) in known:
-        file = catalog.local_path(known[str(path)])
-        if not file.exists():
-            raise CheckpointError(
-                wanted=f"the fetched file of {path}", got="none", where=file, do=f"run: evaltk fetch {path}"
-            )
-        catalog.verify(file, str(path))
-    elif re.fullmatch(r"\w+", str(path)):  # no path looks like this, a mistyped name does
-        do = f"{nearest(str(path), known)}; or name a file"
-        raise CheckpointError(wanted="a file or a catalogue name", got=repr(str(path)), where="CHECKPOINT", do=do)
-    return file
-
-
-def _claimant(raw: RawFile, modules: Mapping[str, ModuleType], options: ReadOptions) -> tuple[str, ModuleType]:
+def _claimant(
+    raw: RawFile, modules: Mapping[str, ModuleType], options: ReadOptions, entry: catalog.Entry | None
+) -> tuple[str, ModuleType]:
+    """The family the user names, else the catalogue's for these bytes, else the one that recognises the layout."""
     readers = {name: m for name, m in modules.items() if hasattr(m, "claims")}
     if options.family:
         if options.family not in readers:
             do = nearest(options.family, readers)
             raise SettingsError(wanted="a checkpoint family", got=repr(options.family), where="--family", do=do)
         return options.family, readers[options.family]
+    if entry is not None and entry.family in readers:
+        return entry.family, readers[entry.family]
     claims = _claims(raw, modules)
     if len(claims) == 1:
         return claims[0], readers[claims[0]]
     if claims:
         raise CheckpointError(
-            wanted="a layout that one family has", got=f"one that {' and '.join(claims)} share", where=raw.path,
+            wanted="a layout that one family has",
+            got=f"one that {' and '.join(claims)} share",
+            where=raw.path,
             do=f"pass --family {' or --family '.join(claims)}",
-        )  # fmt: skip
+        )
     wanted, do = f"a layout of {', '.join(readers)}", resemblance.nearest(raw.tree)
     raise CheckpointError(wanted=wanted, got=resemblance.seen(raw.tree), where=raw.path, do=do)
 
@@ -113,13 +112,15 @@ def _claims(raw: RawFile, modules: Mapping[str, ModuleType]) -> list[str]:
     return [name for name, module in modules.items() if hasattr(module, "claims") and module.claims(raw)]
 
 
-def _origin_proof(found: Converted, raw: RawFile, family: str, *, claimed: bool, said: bool) -> OriginProof:
+def _origin_proof(
+    found: Converted, entry: catalog.Entry | None, family: str, *, claimed: bool, said: bool
+) -> OriginProof:
     """The best proof there is that the weights are of their family: known bytes, the layout, else the user's word.
 
     Args:
-        claimed: this family alone recognises the layout, which proves nothing otherwise. said: the user named it.
+        entry: the catalogue's of these bytes. said: the user named the family.
+        claimed: this family alone recognises the layout, which proves nothing otherwise.
     """
-    entry = catalog.pinned(raw.sha256)
     if entry is not None and entry.family == family:
         return OriginProof.SHA256
     if claimed and found.origin_proof is not OriginProof.NONE:
@@ -127,15 +128,17 @@ def _origin_proof(found: Converted, raw: RawFile, family: str, *, claimed: bool,
     return OriginProof.USER if said else OriginProof.NONE
 
 
-def _finish(family: str, found: Converted, options: ReadOptions, path: Path, *, sha256: str, name: str) -> Checkpoint:
-    arch, weights, notes = _architecture(found, options, path)
-    _check_said(arch, options, path)
-    mean, std = options.mean or found.mean, options.std or found.std
-    if mean is None or std is None:
-        raise CheckpointError(
-            wanted="the pixel mean and std the net was trained with", got="a file that does not tell them", where=path,
-            do="pass --mean R G B and --std R G B, of [0, 1] (ImageNet's: 0.485 0.456 0.406 and 0.229 0.224 0.225)",
-        )  # fmt: skip
+def _finish(
+    found: Converted,
+    options: ReadOptions,
+    path: Path,
+    *,
+    name: str,
+    family: str,
+    sha256: str = "",
+    catalogued: str = "",
+) -> Checkpoint:
+    arch, weights = _architecture(found, path)
     weights = {key: _number(key, tensor, path) for key, tensor in weights.items()}
     if found.head:
         heads.check(found.head, path, width=arch.embed_dim)
@@ -143,48 +146,35 @@ def _finish(family: str, found: Converted, options: ReadOptions, path: Path, *, 
             _number(f"head.{key}", tensor, path)
         if found.head.center is not None:
             _number("the head's centre", found.head.center, path)
+    whole = unstated.complete(arch, found, options, path, family=family, catalogued=catalogued)
     return Checkpoint(
         name=name,
         family=family,
         branch=found.branch,
-        arch=arch,
+        arch=whole.arch,
         weights=weights,
         head=found.head,
-        mean=mean,
-        std=std,
+        mean=whole.mean,
+        std=whole.std,
         sha256=sha256,
-        digest=weights_digest(weights, arch),
+        digest=weights_digest(weights, whole.arch),
         origin=str(path),
         dropped=found.dropped,
         epoch=found.epoch,
         trained_seed=found.trained_seed,
         origin_proof=found.origin_proof,
-        notes=found.notes + notes,
+        notes=found.notes + whole.notes,
     )
 
 
-def _check_said(arch: Arch, options: ReadOptions, path: Path) -> None:
-    """What the user says may complete what the file or name says, not contradict it."""
-    for flag, said, told in (
-        ("--num-heads", options.num_heads, arch.num_heads),
-        ("--norm-eps", options.norm_eps, arch.norm_eps),
-    ):
-        if said not in (None, told) and arch.kind != "pixels":
-            raise SettingsError(
-                wanted=f"{told:g}, as {path} states", got=f"{said:g}", where=flag, do=f"leave {flag} out"
-            )
-
-
-def _architecture(found: Converted, options: ReadOptions, path: Path) -> tuple[Arch, dict, tuple[str, ...]]:
-    """(architecture, weights in its names, notes), each of its tensors there in its shape and no other."""
+def _architecture(found: Converted, path: Path) -> tuple[Arch, dict[str, torch.Tensor]]:
+    """(what the tensors or the file tell of the net, its weights), each tensor there in its shape and no other."""
     weights, arch = dict(found.weights), found.arch
-    notes: tuple[str, ...] = ()
     kind = arch.kind if arch else layout.kind_of(weights)
     if kind is None:
         difference.refuse(weights, found.unexpected, path)
     if kind == "vit":
-        if arch is None:
-            arch, notes = layout.read_vit(found, options, path)
+        arch = arch or layout.read_vit(weights, path)
         shapes = layout.vit_shapes(arch)
         if "mask_token" in weights:
             shapes["mask_token"] = (1, arch.embed_dim)
@@ -196,7 +186,7 @@ def _architecture(found: Converted, options: ReadOptions, path: Path) -> tuple[A
         weights = timm_nets.rename_xcit(weights) if kind == "xcit" else weights
         shapes = timm_nets.shapes(arch.name)
     difference.check(weights, shapes, found.unexpected, path)
-    return arch, weights, notes
+    return arch, weights
 
 
 def _number(key: str, tensor: torch.Tensor, path: Path) -> torch.Tensor:

@@ -6,19 +6,18 @@ Examples:
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from evaltk.cli.run import Reading
+from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.errors import SettingsError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Reading):
+class Options(ReadOptions):
     """Turn a checkpoint into safetensors.
 
     Attributes:
@@ -38,7 +37,7 @@ def main(argv: list[str]) -> int:
 
     from evaltk import files
     from evaltk.checkpoints.families import own
-    from evaltk.checkpoints.load import load_checkpoint
+    from evaltk.checkpoints.load import load
 
     options = tyro.cli(Options, args=argv, prog="evaltk convert", description=__doc__)
     if options.out.suffix != ".safetensors":
@@ -47,11 +46,10 @@ def main(argv: list[str]) -> int:
         )
     if options.out.exists() and not options.force:
         raise SettingsError(wanted="a new file", got="one that is there", where=options.out, do="pass --force")
-    said = {f.name: getattr(options, f.name) for f in dataclasses.fields(Reading)}
-    checkpoint = load_checkpoint(options.checkpoint, **said)
+    checkpoint = load(options.checkpoint, options.read_options())
     tensors, metadata = own.pack(checkpoint)
     files.write(options.out, lambda stream: stream.write(save(tensors, metadata)))
-    back = load_checkpoint(options.out)
+    back = load(options.out, ReadOptions())
     if back.digest != checkpoint.digest:
         raise RuntimeError(f"{options.out} reads back as {back.digest}, not {checkpoint.digest}")
     print(options.out, back.sha256, sep="\t")

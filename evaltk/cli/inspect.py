@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from evaltk.cli.run import Reading
+from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.errors import printable
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of BatchN
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Reading):
+class Options(ReadOptions):
     """Say what a checkpoint is.
 
     Attributes:
@@ -38,11 +38,10 @@ class Options(Reading):
 
 def main(argv: list[str]) -> int:
     """Print it. Raises: CheckpointError: the file cannot be used, with the difference."""
-    from evaltk.checkpoints.load import load_checkpoint
+    from evaltk.checkpoints.load import load
 
     options = tyro.cli(Options, args=argv, prog="evaltk inspect", description=__doc__)
-    said = {f.name: getattr(options, f.name) for f in dataclasses.fields(Reading)}
-    told = describe(load_checkpoint(options.checkpoint, **said))
+    told = describe(load(options.checkpoint, options.read_options()))
     print(json.dumps(told, indent=1) if options.json else text(told))
     return 0
 

@@ -4,8 +4,8 @@ CHECKPOINTS are files, catalogue names (evaltk fetch), timm:NAME, random:ARCH[@S
 
 Examples:
     evaltk run dino_vits16 --protocols knn --data imagenet=/data/imagenet --device cuda --precision fp32
-    evaltk run mine.pth random:vit_small_patch16_224 --data cifar10=/data/cifar10 --knn.k 10 20
-    evaltk run net.pt --norm-eps 1e-6 --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5 --data photos:imagefolder=~/photos
+    evaltk run mine/checkpoint.pth random:vit_small_patch16_224 --data cifar10=/data/cifar10 --knn.k 10 20
+    evaltk run net.pt --num-heads 6 --norm-eps 1e-6 --mean .5 .5 .5 --std .5 .5 .5 --data photos:imagefolder=~/photos
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from evaltk.bench import ImageOptions
+from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.errors import SettingsError
 from evaltk.types import PositionRule, Precision
 
@@ -29,33 +30,9 @@ if TYPE_CHECKING:
     from evaltk.running.runner import Job, Plan
     from evaltk.types import Result
 
-Triple = tuple[float, float, float]
-
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
-    """What to say of a file where its tensors do not tell.
-
-    Attributes:
-        branch: which copy of the net: teacher, student, target_encoder, encoder (default: the one its paper evaluates).
-        family: read the file as dino, ibot, msn, timm or own, where two could; a published number beside its results
-            then stands there on your word.
-        num_heads: attention heads.
-        norm_eps: epsilon of the LayerNorms.
-        mean: pixel mean, R G B of [0, 1].
-        std: pixel standard deviation, R G B of [0, 1].
-    """
-
-    branch: str | None = None
-    family: str | None = None
-    num_heads: int | None = None
-    norm_eps: float | None = None
-    mean: Triple | None = None
-    std: Triple | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options(Reading, ImageOptions):
+class Options(ReadOptions, ImageOptions):
     """Evaluate checkpoints.
 
     Attributes:
@@ -120,7 +97,6 @@ def plan_of(options: Any) -> Plan:
         raise SettingsError(
             wanted="data sets to evaluate on", got="none", where="--data", do="--data NAME=PATH; evaltk ls datasets"
         )
-    said = {f.name: getattr(options, f.name) for f in dataclasses.fields(Reading)}
     for name in options.protocols:
         known_protocol(name)
     return Plan(
@@ -134,7 +110,7 @@ def plan_of(options: Any) -> Plan:
         device=options.device,
         precision=options.precision,
         position=options.position,
-        read={k: v for k, v in said.items() if v is not None},
+        read=options.read_options(),
         images=ImageOptions(resize=options.resize, crop=options.crop, interpolation=options.interpolation),
         batch_size=None if options.batch_size == "auto" else options.batch_size,
         workers=options.workers,

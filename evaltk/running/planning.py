@@ -5,7 +5,6 @@ What identifies a job (`asked`) is made without torch, so that a finished one is
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,9 +12,11 @@ from types import ModuleType
 from typing import Any
 
 import protocols
-from evaltk import datasets, files, results
+from evaltk import datasets, results
 from evaltk.bench import AnyDataset, ImageOptions
-from evaltk.errors import CheckpointError, SettingsError, nearest
+from evaltk.checkpoints.locate import exists, locate
+from evaltk.checkpoints.read_options import ReadOptions
+from evaltk.errors import SettingsError, nearest
 from evaltk.machine import version
 from evaltk.types import EXTRACTION_VERSION, PositionRule, Precision, digest
 
@@ -26,7 +27,7 @@ class Plan:
 
     Attributes:
         checkpoints: paths or names. protocols: {name: settings}. data: words of ``--data``.
-        read: what the user says of the files (keyword arguments of `load_checkpoint`), without those left unsaid.
+        read: what the user says of the files.
     """
 
     checkpoints: tuple[str, ...]
@@ -39,7 +40,7 @@ class Plan:
     device: str = "cpu"
     precision: Precision = "fp32"
     position: PositionRule = "dino"
-    read: Mapping[str, Any] = field(default_factory=dict)
+    read: ReadOptions = field(default_factory=ReadOptions)
     images: ImageOptions = field(default_factory=ImageOptions)
     batch_size: int | None = None
     workers: int | None = None
@@ -144,32 +145,13 @@ def _check_kinds(modules: Mapping[str, ModuleType], found: Sequence[AnyDataset])
             )
 
 
-def identify(checkpoint: str, read: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def identify(checkpoint: str, read: ReadOptions) -> tuple[str, dict[str, Any]]:
     """(short name, what fixes the weights) of a checkpoint without opening it: sha256 of the file, or the name.
 
-    Raises: CheckpointError: no such file, or one that was not fetched or cannot be read.
+    Raises: CheckpointError, DownloadError: no such file, one that was not fetched, or one that cannot be read.
     """
-    from evaltk.checkpoints import catalog
-
-    path = Path(checkpoint)
-    if not path.exists() and checkpoint in (known := catalog.load()):
-        path = catalog.local_path(known[checkpoint])
-        if not path.exists():
-            do = f"run: evaltk fetch {checkpoint}"
-            raise CheckpointError(wanted=f"the fetched file of {checkpoint}", got="none", where=path, do=do)
-    elif not path.exists() and ":" not in checkpoint:
-        close = difflib.get_close_matches(checkpoint, known, n=1)
-        do = f"did you mean {close[0]!r}?" if close else "check the path; `evaltk ls checkpoints` shows other names"
-        raise CheckpointError(wanted="a weight file or a catalogue name", got="neither", where=checkpoint, do=do)
-    if path.is_dir():
-        raise CheckpointError(wanted="a weight file", got="a folder", where=path, do="name one file inside it")
-    said = {k: list(v) if isinstance(v, tuple) else v for k, v in sorted(read.items())}
-    if path.is_file():
-        name = checkpoint if path != Path(checkpoint) else files.weights_name(path)
-        try:
-            return name, {"sha256": files.sha256(path), "read": said}
-        except OSError as error:
-            do = "check its permissions"
-            raise CheckpointError(wanted="a file that can be read", got=str(error), where=path, do=do) from error
-    versions = {"timm": version("timm")} if checkpoint.startswith(("timm:", "random:")) else {}
-    return checkpoint, {"name": checkpoint, "read": said} | versions
+    if ":" in checkpoint and not exists(Path(checkpoint)):
+        versions = {"timm": version("timm")} if checkpoint.startswith(("timm:", "random:")) else {}
+        return checkpoint, {"name": checkpoint, "read": read.given()} | versions
+    file = locate(checkpoint)
+    return file.name, {"sha256": file.sha256, "read": read.given()}

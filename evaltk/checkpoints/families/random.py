@@ -8,7 +8,8 @@ import re
 import torch
 
 from evaltk.checkpoints import layout
-from evaltk.checkpoints.rawfile import Converted, ReadOptions
+from evaltk.checkpoints.rawfile import Converted
+from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.errors import SettingsError
 from evaltk.seeding import derive, generator, normal
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, Arch
@@ -39,8 +40,8 @@ def parse(name: str) -> Arch | None:
         )
     if 12 * depth * dim**2 + dim * (img // patch) ** 2 + 3 * dim * patch**2 > LARGEST:
         raise SettingsError(wanted="a net that fits", got=name, where="random:ARCH", do="spell a smaller one")
-    return Arch(
-        name=layout.vit_name(dim, depth, heads, patch, img),
+    arch = Arch(
+        name="",
         patch_size=patch,
         embed_dim=dim,
         depth=depth,
@@ -49,6 +50,7 @@ def parse(name: str) -> Arch | None:
         img_size=img,
         norm_eps=1e-6,
     )
+    return dataclasses.replace(arch, name=layout.vit_name(arch))
 
 
 def from_name(rest: str, options: ReadOptions) -> Converted:
