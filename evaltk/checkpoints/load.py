@@ -11,11 +11,11 @@ from types import ModuleType
 
 import torch
 
-from evaltk.checkpoints import catalog, difference, families, layout, locate, rawfile, resemblance, unstated
+from evaltk.checkpoints import catalog, diagnose, families, locate, rawfile, unstated
 from evaltk.checkpoints.rawfile import Converted, RawFile
 from evaltk.checkpoints.read_options import ReadOptions, Triple
 from evaltk.errors import CheckpointError, SettingsError, nearest
-from evaltk.models import heads, timm_nets
+from evaltk.models import heads, kind
 from evaltk.types import Arch, Checkpoint, OriginProof, canonical
 
 
@@ -104,8 +104,8 @@ def _claimant(
             where=raw.path,
             do=f"pass --family {' or --family '.join(claims)}",
         )
-    wanted, do = f"a layout of {', '.join(readers)}", resemblance.nearest(raw.tree)
-    raise CheckpointError(wanted=wanted, got=resemblance.seen(raw.tree), where=raw.path, do=do)
+    wanted, do = f"a layout of {', '.join(readers)}", diagnose.nearest(raw.tree)
+    raise CheckpointError(wanted=wanted, got=diagnose.seen(raw.tree), where=raw.path, do=do)
 
 
 def _claims(raw: RawFile, modules: Mapping[str, ModuleType]) -> list[str]:
@@ -169,23 +169,13 @@ def _finish(
 
 def _architecture(found: Converted, path: Path) -> tuple[Arch, dict[str, torch.Tensor]]:
     """(what the tensors or the file tell of the net, its weights), each tensor there in its shape and no other."""
-    weights, arch = dict(found.weights), found.arch
-    kind = arch.kind if arch else layout.kind_of(weights)
-    if kind is None:
-        difference.refuse(weights, found.unexpected, path)
-    if kind == "vit":
-        arch = arch or layout.read_vit(weights, path)
-        shapes = layout.vit_shapes(arch)
-        if "mask_token" in weights:
-            shapes["mask_token"] = (1, arch.embed_dim)
-    elif kind == "pixels" and arch:
-        shapes = {}
-    else:
-        read = timm_nets.read_resnet if kind == "resnet" else timm_nets.read_xcit
-        arch = timm_nets.same(arch, read(weights, path), path)
-        weights = timm_nets.rename_xcit(weights) if kind == "xcit" else weights
-        shapes = timm_nets.shapes(arch.name)
-    difference.check(weights, shapes, found.unexpected, path)
+    net = kind.of(found.arch.kind) if found.arch else kind.recognise(found.weights)
+    if net is None:
+        diagnose.refuse(found.weights, found.unexpected, path)
+    weights = net.rename(found.weights)
+    arch = net.settle(found.arch, weights, path)
+    shapes = net.shapes(arch) | {k: shape for k, shape in net.optional(arch).items() if k in weights}
+    diagnose.check(weights, shapes, found.unexpected, path)
     return arch, weights
 
 
@@ -213,7 +203,7 @@ def weights_digest(weights: Mapping[str, torch.Tensor], arch: Arch) -> str:
     The mask token and the architecture's display name take no part in features and are left out.
     """
     state = hashlib.sha256(canonical({k: v for k, v in asdict(arch).items() if k != "name"}).encode())
-    if arch.kind != "vit":
+    if kind.of(arch.kind).built_by_name:
         state.update(arch.name.encode())
     for key in sorted(weights):
         if key == "mask_token":

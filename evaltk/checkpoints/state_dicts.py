@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from evaltk.checkpoints import layout
 from evaltk.checkpoints.rawfile import Converted, RawFile, rest_rules, strip, tensors
 from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.errors import CheckpointError
+from evaltk.models.vit_layout import STANDARD_HEADS
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, HeadWeights
 
 # What the code of DINO, iBOT and MSN fixes for all of its nets.
@@ -18,7 +18,7 @@ TRAINED_ALIKE: dict[str, Any] = {
     "norm_eps": 1e-6,
     "mean": IMAGENET_MEAN,
     "std": IMAGENET_STD,
-    "heads_of_width": layout.STANDARD_HEADS,
+    "heads_of_width": STANDARD_HEADS,
 }
 HEAD_MLP, HEAD_LAST, HEAD_LAST2 = "head.mlp.", "head.last_layer.", "head.last_layer2."
 CLASS_HEADS = ("head.weight", "head.bias", "fc.weight", "fc.bias", "head.fc.weight", "head.fc.bias")

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evaltk.checkpoints.layout import HINTS, STANDARD_HEADS, vit_name
 from evaltk.checkpoints.rawfile import Converted
 from evaltk.checkpoints.read_options import ReadOptions, Triple
 from evaltk.errors import CheckpointError, SettingsError
+from evaltk.models import kind
+from evaltk.models.vit_layout import HINTS, STANDARD_HEADS, name_of
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, Arch
 
 # Option -> (what its value is called, the flag with a placeholder).
@@ -52,7 +53,8 @@ def complete(
     """
     notes: tuple[str, ...] = ()
     heads, eps = arch.num_heads, arch.norm_eps
-    if found.arch is None and arch.kind == "vit":
+    open_ = not kind.of(arch.kind).built_by_name  # heads and epsilon are not in the tensors
+    if found.arch is None and open_:
         heads, notes = _heads(arch.embed_dim, found, options)
         eps = options.norm_eps or found.norm_eps or 0.0
     mean, std = options.mean or found.mean, options.std or found.std
@@ -60,12 +62,12 @@ def complete(
     if found.hint_patch not in (None, arch.patch_size):
         notes += (f"the file says patch {found.hint_patch}, its tensors {arch.patch_size}: hint set aside",)
     values: dict[str, object] = {"mean": mean, "std": std}
-    if arch.kind == "vit":
+    if open_:
         values = {"num_heads": heads, "norm_eps": eps} | values
     if missing := [name for name, value in values.items() if not value]:
         raise _question(missing, arch, options, path, family=family, notes=notes)
     assert mean is not None and std is not None
-    if arch.kind == "vit":
+    if open_:
         if arch.embed_dim % heads:
             raise CheckpointError(
                 wanted=f"a number of heads that divides the width {arch.embed_dim}",
@@ -75,7 +77,7 @@ def complete(
             )
         arch = replace(arch, num_heads=heads, norm_eps=eps)
         if found.arch is None:
-            arch = replace(arch, name=vit_name(arch))
+            arch = replace(arch, name=name_of(arch))
     return Completed(arch=arch, mean=mean, std=std, notes=notes)
 
 
@@ -100,14 +102,15 @@ def _check_contradictions(arch: Arch, found: Converted, options: ReadOptions, pa
     """A flag completes what a file states and may not contradict it. Raises: SettingsError."""
     stated: Mapping[str, object] = {}
     source = ""
-    if found.arch is not None or arch.kind != "vit":
+    by_name = kind.of(arch.kind).built_by_name
+    if found.arch is not None or by_name:
         source = f"{path} states"
         stated = {"num_heads": arch.num_heads, "norm_eps": arch.norm_eps} if arch.kind != "pixels" else {}
     if found.arch is not None:
         stated = {**stated, "mean": found.mean, "std": found.std}
     elif catalogued:
         source = f"the catalogue states of {catalogued}"
-        heads = found.heads_of_width.get(arch.embed_dim) if arch.kind == "vit" else None
+        heads = None if by_name else found.heads_of_width.get(arch.embed_dim)
         stated = {**stated, "num_heads": heads, "norm_eps": found.norm_eps, "mean": found.mean, "std": found.std}
     for name, value in stated.items():
         given, flag = getattr(options, name), ASKED[name][1].partition(" ")[0]

@@ -1,4 +1,4 @@
-"""Turn a checkpoint once and for all into a safe file: safetensors with the architecture in its metadata.
+"""Convert a checkpoint to safetensors, with architecture and pixel statistics in its metadata.
 
 Examples:
     evaltk convert dino_deitsmall16_pretrain_full_checkpoint.pth dino_s16.safetensors
@@ -18,12 +18,12 @@ from evaltk.errors import SettingsError
 
 @dataclass(frozen=True, kw_only=True)
 class Options(ReadOptions):
-    """Turn a checkpoint into safetensors.
+    """Convert a checkpoint to safetensors.
 
     Attributes:
         checkpoint: the file to convert.
         out: the file to write, ending in .safetensors.
-        force: overwrite a file that is there.
+        force: overwrite an existing file.
     """
 
     checkpoint: Annotated[str, tyro.conf.Positional]
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
             wanted="a name ending in .safetensors", got=options.out.name, where="OUT", do="rename the output"
         )
     if options.out.exists() and not options.force:
-        raise SettingsError(wanted="a new file", got="one that is there", where=options.out, do="pass --force")
+        raise SettingsError(wanted="a new file", got="an existing one", where=options.out, do="pass --force")
     checkpoint = load(options.checkpoint, options.read_options())
     tensors, metadata = own.pack(checkpoint)
     files.write(options.out, lambda stream: stream.write(save(tensors, metadata)))

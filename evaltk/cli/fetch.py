@@ -1,7 +1,7 @@
-"""Download public checkpoints of the catalogue; each is pinned by its sha256 at the first download.
+"""Download public checkpoints of the catalogue; each is pinned to the sha256 of its first download.
 
-Prints one line a checkpoint: its path, a tab, its sha256. What is already there is only checked, and a download that
-broke off goes on where it stopped. `evaltk ls checkpoints` shows the names.
+Prints one line per checkpoint: its path, a tab, its sha256. Files already downloaded are only verified, and interrupted
+downloads resume. `evaltk ls checkpoints` shows the names.
 
 Examples:
     evaltk fetch dino_vits16
@@ -17,11 +17,11 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What `evaltk fetch` is told.
+    """Options of `evaltk fetch`.
 
     Attributes:
         names: names of the catalogue.
-        catalog: a catalogue of your own, in the form of evaltk/catalog.toml; its entries take precedence.
+        catalog: a catalogue of your own, in the form of evaltk/checkpoints/catalog.toml; its entries take precedence.
         home: folder to download to, instead of $EVALTK_HOME, $XDG_CACHE_HOME/evaltk or ~/.cache/evaltk.
     """
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from evaltk.checkpoints import layout
+from evaltk.models import vit_layout
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, Arch
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -36,7 +36,7 @@ def vit(arch: Arch = ARCH, seed: int = 0) -> Weights:
     draw = stream(seed)
     return {
         k: torch.randn(s, generator=draw) * 0.2 + ("norm" in k and "weight" in k)
-        for k, s in layout.vit_shapes(arch).items()
+        for k, s in vit_layout.shapes_of(arch).items()
     }
 
 

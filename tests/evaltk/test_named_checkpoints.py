@@ -93,7 +93,7 @@ def test_random_draws_leave_the_global_stream_alone() -> None:
         ("random:vit_small_patch16_224@x", "a whole number after @"),
         ("random:vit_small_patch16_224@", "a whole number after @"),
         ("random:vit_small_patch16_224@²", "a whole number after @"),
-        ("random:resnet50d", "mend the name"),
+        ("random:resnet50d", "or a ResNet or XCiT of timm"),
         ("pixels:", "a side in pixels"),
         ("pixels:²", "a side in pixels"),
         ("pixels:0", "a side in pixels"),

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from evaltk.checkpoints import layout, state_dicts
+from evaltk.checkpoints import state_dicts
 from evaltk.checkpoints.rawfile import Converted, RawFile, rest_rules, strip, tensors
 from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.checkpoints.state_dicts import CLASS_HEADS, HEAD_LAST2, TRAINED_ALIKE
+from evaltk.models import kind
 from evaltk.types import OriginProof
 
 BRANCHES = ("teacher", "student")
@@ -37,7 +38,7 @@ def claims(raw: RawFile) -> bool:
         return False
     flat = state_dicts.one_net(raw.tree, "module.", "backbone.")
     return (
-        layout.kind_of(flat) is not None
+        kind.recognise(flat) is not None
         and state_dicts.has_projection_head(flat)
         and not state_dicts.is_ibot(flat)
         and not any(key in flat for key in CLASS_HEADS)

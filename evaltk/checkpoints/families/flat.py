@@ -20,11 +20,12 @@ How a position table is resampled is a choice of the evaluation (`--position`), 
 
 from __future__ import annotations
 
-from evaltk.checkpoints import layout, state_dicts
+from evaltk.checkpoints import state_dicts
 from evaltk.checkpoints.families import dino
 from evaltk.checkpoints.rawfile import Converted, RawFile
 from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.checkpoints.state_dicts import CLASS_HEADS
+from evaltk.models import kind
 
 
 def claims(raw: RawFile) -> bool:
@@ -33,7 +34,7 @@ def claims(raw: RawFile) -> bool:
         return False
     flat = state_dicts.one_net(raw.tree, "module.", "backbone.")
     marked = state_dicts.is_ibot(flat) or state_dicts.has_projection_head(flat)
-    return layout.kind_of(flat) is not None and not marked and not any(key in flat for key in CLASS_HEADS)
+    return kind.recognise(flat) is not None and not marked and not any(key in flat for key in CLASS_HEADS)
 
 
 def convert(raw: RawFile, options: ReadOptions) -> Converted:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 
-from evaltk.checkpoints import layout, state_dicts
+from evaltk.checkpoints import state_dicts
 from evaltk.checkpoints.families import dino
 from evaltk.checkpoints.rawfile import Converted, RawFile, rest_rules, strip, tensors
 from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.checkpoints.state_dicts import CLASS_HEADS, TRAINED_ALIKE
+from evaltk.models import kind
 from evaltk.types import OriginProof
 
 REST = dino.REST | {"ibot_loss": "loss state"}
@@ -31,7 +32,7 @@ def claims(raw: RawFile) -> bool:
     flat = state_dicts.one_net(raw.tree, "module.", "backbone.")
     nested_head = state_dicts.under(raw.tree) is not None and state_dicts.has_projection_head(flat)
     class_head = any(key in flat for key in CLASS_HEADS)
-    return layout.kind_of(flat) is not None and (state_dicts.is_ibot(flat) or (nested_head and not class_head))
+    return kind.recognise(flat) is not None and (state_dicts.is_ibot(flat) or (nested_head and not class_head))
 
 
 def convert(raw: RawFile, options: ReadOptions) -> Converted:

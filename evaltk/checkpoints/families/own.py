@@ -16,10 +16,10 @@ from evaltk.checkpoints.families import dino, ibot, msn
 from evaltk.checkpoints.rawfile import Converted, RawFile, tensors
 from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.errors import CheckpointError, printable
+from evaltk.models import kind
 from evaltk.types import Arch, Checkpoint, HeadWeights, OriginProof
 
 FORMAT = 1
-KINDS = ("vit", "resnet", "xcit", "pixels")
 TINY = 1e-6  # least standard deviation of pixels; what divides by less is no image statistic
 METHODS = {"dino": dino, "ibot": ibot, "msn": msn}
 # Entries that only our training writes; the rest of the layout is the method's own.
@@ -146,7 +146,7 @@ def _arch(said: Mapping, num_tensors: int) -> Arch:
     arch = Arch(**typed)  # type: ignore[arg-type]
     sizes = (arch.patch_size, arch.embed_dim, arch.img_size // arch.patch_size if arch.patch_size > 0 else 0)
     sound = (
-        arch.kind in KINDS
+        arch.kind in kind.kinds()
         and min(sizes) > 0
         and 0 <= arch.depth <= max(num_tensors, 60)  # 60: blocks of the deepest ResNet
         and (arch.kind != "vit" or (arch.num_heads > 0 and arch.embed_dim % arch.num_heads == 0))

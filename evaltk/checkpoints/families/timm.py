@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,12 +9,12 @@ from typing import Any
 
 import torch
 
-from evaltk.checkpoints import difference, layout, state_dicts
+from evaltk.checkpoints import diagnose, state_dicts
 from evaltk.checkpoints.rawfile import Converted, RawFile, rest_rules, tensors
 from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.checkpoints.state_dicts import CLASS_HEADS
 from evaltk.errors import CheckpointError, SettingsError, nearest
-from evaltk.models import timm_nets, vit
+from evaltk.models import kind as kinds
 from evaltk.seeding import generator
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, Arch
 
@@ -32,7 +31,7 @@ def claims(raw: RawFile) -> bool:
     if state_dicts.own(raw):
         return False
     flat = state_dicts.one_net(raw.tree, "module.")
-    return layout.kind_of(flat) is not None and any(key in flat for key in CLASS_HEADS)
+    return kinds.recognise(flat) is not None and any(key in flat for key in CLASS_HEADS)
 
 
 def convert(raw: RawFile, options: ReadOptions) -> Converted:
@@ -109,7 +108,7 @@ def offline() -> Iterator[None]:
 def from_model(model: Any, name: str) -> Converted:
     """A timm model in memory: a ViT of the standard kind, a ResNet or an XCiT. Raises: CheckpointError: any other."""
     weights = {k: t.detach().clone() for k, t in model.state_dict().items()}
-    kind = layout.kind_of(weights)
+    kind = kinds.recognise(weights)
     if kind is None:
         raise CheckpointError(
             wanted="a standard ViT, ResNet or XCiT",
@@ -118,15 +117,8 @@ def from_model(model: Any, name: str) -> Converted:
             do="name another model",
         )
     where = Path(f"timm:{name}")
-    if kind == "vit":
-        attention = model.blocks[0].attn
-        arch = layout.read_vit(weights, where)
-        arch = dataclasses.replace(arch, norm_eps=getattr(model.norm, "eps", 1e-6), num_heads=attention.num_heads)
-        arch = dataclasses.replace(arch, name=layout.vit_name(arch))
-        difference.check(weights, layout.vit_shapes(arch), {}, where)
-    else:
-        arch = timm_nets.read_resnet(weights, where) if kind == "resnet" else timm_nets.read_xcit(weights, where)
-        difference.check(weights, timm_nets.shapes(arch.name), {}, where)
+    arch = kind.of_model(kind.read(weights, where), model)
+    diagnose.check(weights, kind.shapes(arch), {}, where)
     _verify(model, arch, weights, where)
     config = model.pretrained_cfg
     mean, std = tuple(config.get("mean", IMAGENET_MEAN)), tuple(config.get("std", IMAGENET_STD))
@@ -139,17 +131,12 @@ def _verify(model: Any, arch: Arch, weights: dict[str, torch.Tensor], where: Pat
 
     Names and shapes do not tell everything: another activation or a blurred pooling has the same tensors.
     """
-    size = arch.img_size if arch.kind == "vit" else 2 * arch.patch_size
-    images = torch.randn(1, 3, size, size, generator=generator(0, "timm", arch.name))
+    kind = kinds.of(arch.kind)
+    side = kind.native_side(arch)
+    images = torch.randn(1, 3, side, side, generator=generator(0, "timm", arch.name))
     with torch.inference_mode():
         wanted = model.eval().forward_features(images)
-        if arch.kind == "vit":
-            net = vit.build(arch, weights).eval()
-            got = net.norm(net.last_blocks(images)[0])
-        else:
-            other: Any = timm_nets.build(arch, weights).eval()
-            got = other.forward_features(images)
-            got = other.final_norm(got) if arch.kind == "xcit" else got
+        got = kind.forward_features(kind.build(arch, weights, position="dino").eval(), images)
     if got.shape != wanted.shape or float((got - wanted).abs().max()) > TOLERANCE * float(wanted.abs().max()):
         raise CheckpointError(
             wanted="a ViT, ResNet or XCiT of the standard kind",

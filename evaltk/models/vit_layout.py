@@ -1,4 +1,4 @@
-"""What an architecture's tensors are called and how large they are; and the way back, from tensors to architecture."""
+"""What a ViT's tensors are called and how large they are; and the way back, from tensors to architecture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from evaltk.errors import CheckpointError
-from evaltk.models.timm_nets import count
+from evaltk.models.kind import count
 from evaltk.types import Arch
 
 # Width -> heads of the published ViTs (ViT paper table 1; DINO vision_transformer.py:243-254). A custom, no proof:
@@ -26,21 +26,10 @@ HINTS = {
     "deit_base": (768, 12),
     "vit_large": (1024, 16),
 }
-VIT_KEYS = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight")
+KEYS = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight")
 
 
-def kind_of(weights: Mapping[str, torch.Tensor]) -> str | None:
-    """Which builder the keys belong to: ``vit``, ``resnet``, ``xcit``, or None."""
-    if all(key in weights for key in VIT_KEYS):
-        return "vit"
-    if "conv1.weight" in weights and "layer1.0.conv1.weight" in weights:
-        return "resnet"
-    if any(key.startswith("cls_attn_blocks.") for key in weights):
-        return "xcit"
-    return None
-
-
-def read_vit(weights: Mapping[str, torch.Tensor], path: Path) -> Arch:
+def read(weights: Mapping[str, torch.Tensor], path: Path) -> Arch:
     """The ViT that the tensors tell of. They do not tell heads and LayerNorm's epsilon: both are 0, the name empty.
 
     Raises: CheckpointError: shapes that fit no ViT.
@@ -106,7 +95,7 @@ def _depth(weights: Mapping[str, torch.Tensor]) -> int:
     return count(weights, "blocks.", limit=len(weights))
 
 
-def vit_name(arch: Arch) -> str:
+def name_of(arch: Arch) -> str:
     """timm's name for a standard ViT, else one that spells the sizes out."""
     dim, depth, heads, patch, side = arch.embed_dim, arch.depth, arch.num_heads, arch.patch_size, arch.img_size
     size = STANDARD_NAMES.get((dim, depth))
@@ -115,7 +104,7 @@ def vit_name(arch: Arch) -> str:
     return f"vit_patch{patch}_dim{dim}_depth{depth}_heads{heads}_img{side}"
 
 
-def vit_shapes(arch: Arch) -> dict[str, tuple[int, ...]]:
+def shapes_of(arch: Arch) -> dict[str, tuple[int, ...]]:
     """{key: shape} of every tensor a ViT of this architecture has, in DINO's and timm's common names."""
     d, hidden = arch.embed_dim, round(arch.embed_dim * arch.mlp_ratio)
     rows = (arch.img_size // arch.patch_size) ** 2 + int(arch.class_position)
