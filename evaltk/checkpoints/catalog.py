@@ -74,7 +74,7 @@ def find(name: str, path: Path | None = None) -> Entry:
 
 
 def _read(path: Path) -> dict[str, Entry]:
-    do = "mend the file; evaltk/checkpoints/catalog.toml shows the form"
+    do = "correct the file; evaltk/checkpoints/catalog.toml shows the form"
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
@@ -183,7 +183,7 @@ def verify(path: Path, name: str, *, home: Path | None = None, aside: bool = Tru
 def fetch(entry: Entry, *, home: Path | None = None, advance: Callable[[int], None] | None = None) -> Path:
     """The local file of `entry`, downloaded unless it is there; its sha256 is pinned, or equal to the pinned one.
 
-    A broken download goes on where it stopped, now and at the next call. Processes that want the same file wait for
+    A broken download resumes where it stopped, now and at the next call. Processes that want the same file wait for
     the one that downloads it.
 
     Args:

@@ -49,7 +49,7 @@ def download(url: str, part: Path, *, title: str, advance: Callable[[int], None]
         furthest = max(furthest, held)
         if tries >= TRIES:
             wanted = f"{_state(part).get('total') or 'all'} bytes"
-            do = "run the same command again later: it goes on where it stopped"
+            do = "rerun the same command later to resume"
             raise DownloadError(wanted=wanted, got=f"{held} bytes, then {problem}", where=url, do=do)
         progress.log.info("%s: %s after %d bytes, trying again", title, problem, held)
         time.sleep(WAIT_S * 2 ** (tries - 1))
@@ -113,7 +113,7 @@ def _check_body(response: HTTPResponse, head: bytes, url: str) -> None:
         got, do = f"an empty answer (HTTP status {response.status})", "try again later, or give another address"
     elif response.status == 200 and response.length is None and not response.chunked:
         # Its end would look the same as a broken connection, and half a file would be pinned.
-        got, do = "a body of untold length", "give the address of a server that tells Content-Length"
+        got, do = "a body of unknown length", "give the address of a server that sends Content-Length"
     else:
         return
     raise DownloadError(wanted="weights", got=got, where=url, do=do)

@@ -13,17 +13,11 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from evaltk import files
-from evaltk.checkpoints import torchfile
-from evaltk.errors import CheckpointError, SettingsError
+from evaltk.checkpoints import locate, torchfile
+from evaltk.checkpoints.locate import Located
+from evaltk.errors import CheckpointError
 from evaltk.types import Arch, HeadWeights, OriginProof
 
-WANTED = "a weight file (.pth, .pt, .pth.tar, .safetensors)"
-# How files start that are something else: (first bytes, what they are, what to do).
-IMPOSTORS = (
-    (b"<", "a web page", "download the file itself, not the page about it"),
-    (b"version https://git-lfs", "a Git LFS pointer", "run `git lfs pull` to get the file itself"),
-)
 MAX_DEPTH = 64  # of dicts and lists in dicts and lists; a file that holds itself has no end
 
 
@@ -41,18 +35,6 @@ class RawFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReadOptions:
-    """What a user can say about a file where its tensors do not (None: not said)."""
-
-    branch: str | None = None
-    family: str | None = None
-    num_heads: int | None = None
-    norm_eps: float | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Converted:
     """What a family makes of a file, before it is checked against an architecture.
 
@@ -60,6 +42,7 @@ class Converted:
         weights: {our key: tensor}; dropped: {key: rule}; unexpected: tensors no rule of the family names.
         arch: given where the file states it in full, else read from the tensors.
         num_heads, norm_eps, mean, std: fixed by the family, or None where nothing fixes them.
+        heads_of_width: {width: heads} of the family's published nets; empty where the width fixes nothing.
         hint_arch, hint_patch: what the file says of itself (`args.arch`, `args.patch_size`).
         epoch, trained_seed: epochs done and the seed of the training run, where the file states them.
         origin_proof: what the file itself proves of where it is from.
@@ -75,6 +58,7 @@ class Converted:
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     num_heads: int | None = None
+    heads_of_width: Mapping[int, int] = field(default_factory=dict)
     hint_arch: str | None = None
     hint_patch: int | None = None
     epoch: int | None = None
@@ -83,60 +67,15 @@ class Converted:
     notes: tuple[str, ...] = ()
 
 
-def check_options(options: ReadOptions) -> None:
-    """Refuse what no file could mean. Raises: SettingsError."""
-
-    def refuse(wanted: str, got: object, flag: str) -> None:
-        raise SettingsError(wanted=wanted, got=str(got), where=flag, do="mend the flag")
-
-    if options.num_heads is not None and options.num_heads < 1:
-        refuse("at least 1 attention head", options.num_heads, "--num-heads")
-    if options.norm_eps is not None and not 0 < options.norm_eps < 1:
-        refuse("an epsilon in (0, 1)", options.norm_eps, "--norm-eps")
-    if options.mean is not None and not (len(options.mean) == 3 and all(0 <= v <= 1 for v in options.mean)):
-        refuse("a mean R G B, each in [0, 1] (divide by 255)", options.mean, "--mean")
-    if options.std is not None and not (len(options.std) == 3 and all(0 < v <= 1 for v in options.std)):
-        refuse("a standard deviation R G B, each in (0, 1] (divide by 255)", options.std, "--std")
-
-
-def exists(path: Path) -> bool:
-    """Whether there is such a file or folder; a name that no file can have is none."""
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
-
-
-def check_path(path: Path) -> None:
-    """Refuse what cannot be a weight file before any work. Raises: CheckpointError."""
-    try:
-        if path.is_dir():
-            inside = sorted(p.name for p in path.iterdir())[:5]
-            do = "name one file inside it"
-            raise CheckpointError(wanted=WANTED, got=f"a folder holding {inside}", where=path, do=do)
-        if not path.is_file():
-            got = "something that is no plain file" if path.exists() else "no such file"
-            do = "check the path; `evaltk ls checkpoints` shows the names that can be fetched"
-            raise CheckpointError(wanted=WANTED, got=got, where=path, do=do)
-        with path.open("rb") as stream:
-            start = stream.read(512)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    if not start:
-        raise CheckpointError(wanted=WANTED, got="an empty file", where=path, do="download it again")
-    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
-    for first, what, do in IMPOSTORS:
-        if text.startswith(first):
-            title = re.sub(rb"\s+", b" ", text)[:60].decode(errors="replace")
-            raise CheckpointError(wanted=WANTED, got=f"{what} ({title!r})", where=path, do=do)
-
-
-def read(path: Path) -> RawFile:
+def read(file: Located | Path) -> RawFile:
     """Open a weight file. Tensors stay on disk until they are used; nothing in the file is executed.
+
+    Args: file: a path, or a file located before, whose bytes are not hashed again.
 
     Raises: CheckpointError: no weight file, damaged, or holding objects other than tensors and plain values.
     """
-    check_path(path)
+    path = file if isinstance(file, Path) else file.path
+    locate.check_file(path)
     tree, metadata = _read_safetensors(path) if _is_safetensors(path) else (torchfile.read(path), {})
     if not isinstance(tree, Mapping):
         got = f"a {type(tree).__name__}"
@@ -145,15 +84,8 @@ def read(path: Path) -> RawFile:
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
             got = f"{key}, {'quantized' if tensor.is_quantized else f'{tensor.layout} on {tensor.device}'}"
             raise CheckpointError(wanted="dense tensors", got=got, where=path, do="save plain float tensors")
-    try:
-        return RawFile(path=path, sha256=files.sha256(path), tree=tree, metadata=metadata)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> CheckpointError:
-    do = "check the path and your right to read it"
-    return CheckpointError(wanted=WANTED, got=error.strerror or str(error), where=str(path)[:200], do=do)
+    sha256 = locate.sha256(path) if isinstance(file, Path) else file.sha256
+    return RawFile(path=path, sha256=sha256, tree=tree, metadata=metadata)
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -6,26 +6,25 @@ Examples:
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.cli import _options
-from evaltk.cli.run import Reading
 from evaltk.errors import SettingsError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Reading):
-    """Turn a checkpoint into safetensors.
+class Options(ReadOptions):
+    """Convert a checkpoint to safetensors.
 
     Attributes:
         checkpoint: the file to convert.
         out: the file to write, ending in .safetensors.
-        force: overwrite a file that is there.
+        force: overwrite an existing file.
     """
 
     checkpoint: Annotated[str, tyro.conf.Positional]
@@ -39,7 +38,7 @@ def main(argv: list[str]) -> int:
 
     from evaltk import files
     from evaltk.checkpoints.families import own
-    from evaltk.checkpoints.load import load_checkpoint
+    from evaltk.checkpoints.load import load
 
     options = _options.parse(Options, argv, "convert", __doc__)
     if options.out.suffix != ".safetensors":
@@ -47,12 +46,11 @@ def main(argv: list[str]) -> int:
             wanted="a name ending in .safetensors", got=options.out.name, where="OUT", do="rename the output"
         )
     if options.out.exists() and not options.force:
-        raise SettingsError(wanted="a new file", got="one that is there", where=options.out, do="pass --force")
-    said = {f.name: getattr(options, f.name) for f in dataclasses.fields(Reading)}
-    checkpoint = load_checkpoint(options.checkpoint, **said)
+        raise SettingsError(wanted="a new file", got="an existing one", where=options.out, do="pass --force")
+    checkpoint = load(options.checkpoint, options.read_options())
     tensors, metadata = own.pack(checkpoint)
     files.write(options.out, lambda stream: stream.write(save(tensors, metadata)))
-    back = load_checkpoint(options.out)
+    back = load(options.out, ReadOptions())
     if back.digest != checkpoint.digest:
         raise RuntimeError(f"{options.out} reads back as {back.digest}, not {checkpoint.digest}")
     print(options.out, back.sha256, sep="\t")

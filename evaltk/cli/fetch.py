@@ -26,7 +26,7 @@ class Options:
 
     Attributes:
         names: names of the catalogue.
-        catalog: a catalogue of your own, in the form of evaltk/catalog.toml; its entries take precedence.
+        catalog: a catalogue of your own, in the form of evaltk/checkpoints/catalog.toml; its entries take precedence.
         home: folder to download to, instead of $EVALTK_HOME, $XDG_CACHE_HOME/evaltk or ~/.cache/evaltk.
     """
 

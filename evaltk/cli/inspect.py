@@ -9,52 +9,51 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from evaltk import plugins
+from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.cli import _options
-from evaltk.cli.run import Reading
 from evaltk.errors import printable
 
 if TYPE_CHECKING:
     from evaltk.types import Checkpoint
 
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of BatchNorm: measured, not learnt
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of BatchNorm: measured, not trained
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Reading):
-    """Say what a checkpoint is.
+class Options(ReadOptions):
+    """Describe a checkpoint.
 
     Attributes:
         checkpoint: a file, a catalogue name, timm:NAME, random:ARCH or pixels:SIZE.
+        plugin: Python file with families of your own.
         json: print JSON instead of text.
-        plugin: a Python file with checkpoint families of your own (docs/extending.md).
     """
 
     checkpoint: Annotated[str, tyro.conf.Positional]
+    plugin: tyro.conf.UseAppendAction[tuple[Path, ...]] = field(default=(), metadata={"metavar": "FILE.py"})
     json: bool = False
-    plugin: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
 
 
 def main(argv: list[str]) -> int:
     """Print it. Raises: CheckpointError: the file cannot be used, with the difference."""
-    from evaltk.checkpoints.load import load_checkpoint
+    from evaltk.checkpoints.load import load
 
     plugins.use(plugins.named_in(argv))
     options = _options.parse(Options, argv, "inspect", __doc__)
-    said = {f.name: getattr(options, f.name) for f in dataclasses.fields(Reading)}
-    told = describe(load_checkpoint(options.checkpoint, **said))
-    print(json.dumps(told, indent=1) if options.json else text(told))
+    facts = describe(load(options.checkpoint, options.read_options()))
+    print(json.dumps(facts, indent=1) if options.json else text(facts))
     return 0
 
 
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:
-    """All that is known of a checkpoint as plain values."""
+    """Everything about a checkpoint, as plain values that JSON can hold."""
     return {
         "name": checkpoint.name,
         "origin": checkpoint.origin,
@@ -95,23 +94,24 @@ def _head(checkpoint: Checkpoint) -> dict[str, Any] | None:
     }
 
 
-def text(told: dict[str, Any]) -> str:
-    """The same for people."""
-    arch, head = told["arch"], told["head"]
+def text(facts: dict[str, Any]) -> str:
+    """What `describe` gives, one line per property."""
+    arch, head = facts["arch"], facts["head"]
     lines = [
-        ("file", told["origin"]),
-        ("sha256", told["sha256"] or "- (no file)"),
+        ("file", facts["origin"]),
+        ("sha256", facts["sha256"] or "- (no file)"),
         (
             "family",
-            f"{told['family']}, branch {told['branch']}" + (f", epoch {told['epoch']}" if told["epoch"] else ""),
+            f"{facts['family']}, branch {facts['branch']}" + (f", epoch {facts['epoch']}" if facts["epoch"] else ""),
         ),
-        ("origin proved by", told["origin_proof"]),
+        ("origin proved by", facts["origin_proof"]),
         (
             "net",
-            f"{arch['name']}: {arch['embed_dim']} wide, {arch['depth']} blocks, {arch['num_heads']} heads, patch "
-            f"{arch['patch_size']}, {arch['img_size']} px, eps {arch['norm_eps']:g}, {told['parameters']:,} parameters",
+            f"{arch['name']}: {arch['embed_dim']} wide, {arch['depth']} blocks, {arch['num_heads']} heads, "
+            f"patch {arch['patch_size']}, {arch['img_size']} px, eps {arch['norm_eps']:g}, "
+            f"{facts['parameters']:,} parameters",
         ),
-        ("pixels", f"mean {_numbers(told['mean'])}, std {_numbers(told['std'])}"),
+        ("pixels", f"mean {_numbers(facts['mean'])}, std {_numbers(facts['std'])}"),
         (
             "head",
             f"{head['kind']}: {head['prototypes']:,} prototypes of dimension {head['dimension']}, norms "
@@ -120,9 +120,9 @@ def text(told: dict[str, Any]) -> str:
             if head
             else "none",
         ),
-        ("keys", f"{len(told['used'])} tensors used, {len(told['dropped'])} entries dropped"),
-        *((f"  {rule}", ", ".join(keys)) for rule, keys in _by_rule(told["dropped"]).items()),
-        *(("note", note) for note in told["notes"]),
+        ("keys", f"{len(facts['used'])} tensors used, {len(facts['dropped'])} entries dropped"),
+        *((f"  {rule}", ", ".join(keys)) for rule, keys in _by_rule(facts["dropped"]).items()),
+        *(("note", note) for note in facts["notes"]),
     ]
     return "\n".join(printable(f"{name:<20} {value}") for name, value in lines)
 

@@ -2,8 +2,9 @@
 
 Examples:
     evaltk run dino_vits16 --protocols knn linear --data imagenet=/data/imagenet
-    evaltk run mine.pth pixels:32 --data cifar10=/data/cifar10 --knn.k 10 20
-    evaltk run mine.pth --data photos:imagefolder=~/photos --limit 500
+    evaltk run run1/checkpoint.pth pixels:32 --data cifar10=/data/cifar10 --knn.k 10 20
+    evaltk run net.pt --num-heads 6 --mean .5 .5 .5 --std .5 .5 .5 --norm-eps 1e-6 --data cifar10=/data/cifar10
+    evaltk run run1/checkpoint.pth --data photos:imagefolder=~/photos --limit 500
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import tyro
 
 from evaltk import plugins
 from evaltk.bench import ImageOptions
+from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.cli import _options, _tables
 from evaltk.errors import SettingsError
 from evaltk.types import PositionRule, Precision
@@ -29,29 +31,6 @@ from evaltk.types import PositionRule, Precision
 if TYPE_CHECKING:
     from evaltk.running.runner import Job, Plan
     from evaltk.types import Result
-
-Triple = tuple[float, float, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """What to say of a file where its tensors do not tell.
-
-    Attributes:
-        branch: teacher, student, encoder or target_encoder (default: the one its paper evaluates).
-        family: dino, ibot, msn, timm or own; results are then compared with that family's published numbers.
-        num_heads: number of attention heads.
-        norm_eps: epsilon of the LayerNorms.
-        mean: pixel mean, in [0, 1].
-        std: pixel standard deviation, in [0, 1].
-    """
-
-    branch: str | None = None
-    family: str | None = None
-    num_heads: int | None = None
-    norm_eps: float | None = None
-    mean: Triple | None = field(default=None, metadata={"metavar": "R G B"})
-    std: Triple | None = field(default=None, metadata={"metavar": "R G B"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +102,7 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Machine, Reading, Images, Written, Evaluated):
+class Options(Machine, ReadOptions, Images, Written, Evaluated):
     """Evaluate checkpoints."""
 
 
@@ -132,7 +111,7 @@ GROUPS = {
     "Written": "where results go",
     "ImageOptions": "image preprocessing (default: the protocol's)",
     "Images": "image preprocessing (default: the protocol's)",
-    "Reading": "reading a checkpoint, where its file does not tell",
+    "ReadOptions": "reading a checkpoint, where its file does not tell",
     "Machine": "machine",
 }
 SETTINGS = "settings of a protocol: evaltk {command} --protocols NAME --help"
@@ -206,7 +185,6 @@ def plan_of(options: Any) -> Plan:
     if not options.data:
         do = "--data NAME=PATH, e.g. --data digits; evaltk ls datasets"
         raise SettingsError(wanted="datasets to evaluate on", got="none", where="--data", do=do)
-    read = {f.name: getattr(options, f.name) for f in dataclasses.fields(Reading)}
     for name in options.protocols:
         known_protocol(name)
     return Plan(
@@ -221,7 +199,7 @@ def plan_of(options: Any) -> Plan:
         device=options.device,
         precision=options.precision,
         position=options.position,
-        read={k: v for k, v in read.items() if v is not None},
+        read=options.read_options(),
         images=ImageOptions(resize=options.resize, crop=options.crop, interpolation=options.interpolation),
         batch_size=None if options.batch_size == "auto" else options.batch_size,
         workers=options.workers,

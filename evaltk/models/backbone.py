@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from evaltk.errors import CheckpointError, SettingsError
-from evaltk.models import heads
+from evaltk.models import heads, kind
 from evaltk.models.heads import Head
 from evaltk.types import Arch, Checkpoint, PositionRule, Precision, Recipe, Tokens
 
@@ -29,7 +29,7 @@ def build_backbone(
     """
     for flag, said, known in (("--precision", precision, PRECISIONS), ("--position", position, RULES)):
         if said not in known:
-            raise SettingsError(wanted=" or ".join(known), got=repr(said), where=flag, do="mend the flag")
+            raise SettingsError(wanted=" or ".join(known), got=repr(said), where=flag, do=f"{flag} {known[0]}")
     try:
         where = torch.device(device)
         if where.type == "meta":
@@ -38,7 +38,7 @@ def build_backbone(
     except (RuntimeError, AssertionError) as error:  # torch without CUDA answers with an AssertionError
         got = str(error).splitlines()[0]
         raise SettingsError(wanted="a device", got=f"{device!r}: {got}", where="--device", do="--device cpu") from error
-    net = _net(checkpoint, position)
+    net = kind.of(checkpoint.arch.kind).build(checkpoint.arch, checkpoint.weights, position=position)
     return Backbone(net.eval().requires_grad_(False).to(where), checkpoint, precision, position)
 
 
@@ -54,24 +54,13 @@ def build_head(checkpoint: Checkpoint) -> Head:
     return Head(checkpoint.head)
 
 
-def _net(checkpoint: Checkpoint, position: PositionRule) -> nn.Module:
-    if checkpoint.arch.kind == "pixels":
-        return nn.Identity()
-    if checkpoint.arch.kind == "vit":
-        from evaltk.models import vit
-
-        return vit.build(checkpoint.arch, checkpoint.weights, position=position)
-    from evaltk.models import timm_nets
-
-    return timm_nets.build(checkpoint.arch, checkpoint.weights)
-
-
 class Backbone:
     """A frozen net. `tokens` is all that evaluation asks of it."""
 
     def __init__(self, net: nn.Module, checkpoint: Checkpoint, precision: Precision, position: PositionRule) -> None:
         self.net = net
         self.arch: Arch = checkpoint.arch
+        self.kind = kind.of(checkpoint.arch.kind)
         self.masks = "mask_token" in checkpoint.weights
         self.digest = checkpoint.digest
         self.precision: Precision = precision
@@ -94,7 +83,7 @@ class Backbone:
         """
         with numerics(self.device, self.precision):
             raw, grid = self._blocks(images.to(self.device), last, mask)
-            skip = 1 + self.arch.registers if self.arch.kind == "vit" else 1
+            skip = self.kind.prefix(self.arch)
             done = [self._norm(x) if norm else x for x in raw]
         return [Tokens(cls=x[:, 0].float(), patches=x[:, skip:].float(), grid=grid) for x in done]
 
@@ -106,7 +95,7 @@ class Backbone:
             return [self._feature(raw, recipe) for recipe in recipes]
 
     def _feature(self, raw: list[torch.Tensor], recipe: Recipe) -> torch.Tensor:
-        skip = 1 + self.arch.registers if self.arch.kind == "vit" else 1
+        skip = self.kind.prefix(self.arch)
         parts = []
         if recipe.tokens in ("cls", "cls+mean"):
             # LayerNorm acts on each token alone: the class token is normed without its patches.
@@ -118,39 +107,19 @@ class Backbone:
     def _blocks(
         self, images: torch.Tensor, last: int, mask: torch.Tensor | None
     ) -> tuple[list[torch.Tensor], tuple[int, int]]:
-        kind, side = self.arch.kind, min(images.shape[-2:])
-        if kind == "pixels" and tuple(images.shape[-2:]) != (self.arch.img_size,) * 2:
-            wanted, got = f"images of {self.arch.img_size} px", f"{tuple(images.shape[-2:])}"
-            raise SettingsError(wanted=wanted, got=got, where=self.arch.name, do=f"name pixels:{side}, or mend --crop")
-        if kind in ("vit", "xcit") and side < self.arch.patch_size:
-            wanted, got = f"images of at least one patch ({self.arch.patch_size} px)", f"{tuple(images.shape[-2:])}"
-            raise SettingsError(wanted=wanted, got=got, where=self.arch.name, do="mend --crop")
-        if not 1 <= last <= (self.arch.depth if kind == "vit" else 1):
-            wanted = f"1 to {self.arch.depth} last blocks" if kind == "vit" else "one last block"
+        self.kind.check_images(self.arch, (images.shape[-2], images.shape[-1]))
+        most = self.kind.num_blocks(self.arch)
+        if not 1 <= last <= most:
+            wanted = f"1 to {most} last blocks" if most > 1 else "one last block"
             raise SettingsError(wanted=wanted, got=str(last), where=self.arch.name, do="ask for fewer, or use a ViT")
         if mask is not None and not self.masks:
-            do = "use iBOT's student, which learns it"
+            do = "use iBOT's student, which has one"
             raise SettingsError(wanted="a net with a mask token", got="none", where=self.arch.name, do=do)
-        if kind == "vit":
-            mask = None if mask is None else mask.to(self.device)
-            return self.net.last_blocks(images, last=last, mask=mask), self.net.grid_of(images)  # type: ignore[operator]
-        if kind == "pixels":
-            flat = images.float().flatten(1).unsqueeze(1)
-            return [torch.cat([flat, flat], dim=1)], (1, 1)
-        return self._timm_tokens(images)
-
-    def _timm_tokens(self, images: torch.Tensor) -> tuple[list[torch.Tensor], tuple[int, int]]:
-        x = self.net.forward_features(images)  # type: ignore[operator]
-        if self.arch.kind == "resnet":  # [B, D, h, w]; the class feature is the mean over positions
-            flat = x.flatten(2).transpose(1, 2)
-            return [torch.cat([flat.mean(dim=1, keepdim=True), flat], dim=1)], (x.shape[-2], x.shape[-1])
-        p = self.arch.patch_size  # XCiT's padded convolutions round up
-        return [x], (-(-images.shape[-2] // p), -(-images.shape[-1] // p))
+        mask = None if mask is None else mask.to(self.device)
+        return self.kind.blocks(self.net, self.arch, images, last=last, mask=mask)
 
     def _norm(self, x: torch.Tensor) -> torch.Tensor:
-        # ResNet has no final norm; XCiT's is set apart in timm_nets.build.
-        norm = {"vit": "norm", "xcit": "final_norm"}.get(self.arch.kind)
-        return getattr(self.net, norm)(x) if norm else x
+        return self.kind.norm(self.net, x)
 
 
 @contextmanager

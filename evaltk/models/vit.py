@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 from timm.layers import drop
@@ -12,6 +15,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional as F
 
+from evaltk.models import vit_layout
+from evaltk.models.kind import Kind, Shapes, Weights, check_patches
 from evaltk.models.skeleton import on_meta
 from evaltk.types import Arch, PositionRule
 
@@ -152,3 +157,74 @@ def build(
     complete = dict(weights) | {"mask_token": weights.get("mask_token", torch.zeros(1, arch.embed_dim))}
     net.load_state_dict(complete, strict=True, assign=True)
     return net
+
+
+class ViTKind(Kind):
+    """See `Kind`. Heads and LayerNorm's epsilon are not in the tensors, and other fields than the name fix the net."""
+
+    name = "vit"
+    built_by_name = False
+
+    def recognises(self, weights: Weights) -> bool:
+        """A class token, positions, patches and a block of self-attention."""
+        return all(key in weights for key in vit_layout.KEYS)
+
+    def read(self, weights: Weights, path: Path) -> Arch:
+        """See `vit_layout.read`."""
+        return vit_layout.read(weights, path)
+
+    def settle(self, stated: Arch | None, weights: Weights, path: Path) -> Arch:
+        """What is stated, else what the tensors tell: they are compared by `shapes`."""
+        return stated or self.read(weights, path)
+
+    def shapes(self, arch: Arch) -> Shapes:
+        """See `vit_layout.shapes_of`."""
+        return vit_layout.shapes_of(arch)
+
+    def optional(self, arch: Arch) -> Shapes:
+        """The mask token."""
+        return {"mask_token": (1, arch.embed_dim)}
+
+    def of_model(self, arch: Arch, model: Any) -> Arch:
+        """Heads and epsilon."""
+        heads, eps = model.blocks[0].attn.num_heads, getattr(model.norm, "eps", 1e-6)
+        arch = replace(arch, num_heads=heads, norm_eps=eps)
+        return replace(arch, name=vit_layout.name_of(arch))
+
+    def build(self, arch: Arch, weights: Weights, *, position: PositionRule) -> nn.Module:
+        """See `build` of this file."""
+        return build(arch, weights, position=position)
+
+    def native_side(self, arch: Arch) -> int:
+        """That of the position table."""
+        return arch.img_size
+
+    def forward_features(self, net: Any, images: torch.Tensor) -> torch.Tensor:
+        """All tokens of the last block after the final norm."""
+        return self.norm(net, net.last_blocks(images)[0])
+
+    def check_images(self, arch: Arch, side: tuple[int, int]) -> None:
+        """At least one patch."""
+        check_patches(arch, side)
+
+    def num_blocks(self, arch: Arch) -> int:
+        """All of them."""
+        return arch.depth
+
+    def blocks(
+        self, net: Any, arch: Arch, images: torch.Tensor, *, last: int, mask: torch.Tensor | None
+    ) -> tuple[list[torch.Tensor], tuple[int, int]]:
+        """See `ViT.last_blocks`."""
+        return net.last_blocks(images, last=last, mask=mask), net.grid_of(images)
+
+    def prefix(self, arch: Arch) -> int:
+        """The class token and registers."""
+        return 1 + arch.registers
+
+    def norm(self, net: Any, x: torch.Tensor) -> torch.Tensor:
+        """The final LayerNorm."""
+        normed: torch.Tensor = net.norm(x)
+        return normed
+
+
+KIND = ViTKind()

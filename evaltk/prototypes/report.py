@@ -5,12 +5,13 @@ The text says that it is from the weights alone: whether a set is void, only the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.errors import DataError
 from evaltk.prototypes import duplicates, void
 from evaltk.prototypes.duplicates import METHODS, Method
@@ -20,16 +21,16 @@ THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 DISTANCE = 0.025
 
 
-def read_matrix(path: Path, read: Mapping[str, Any] | None = None) -> np.ndarray:
+def read_matrix(path: Path, read: ReadOptions | None = None) -> np.ndarray:
     """A matrix [K, p] of float32 or float64 from a ``.npy`` file, or the prototypes of a checkpoint.
 
     Raises: DataError: no such file, not a matrix of numbers. CheckpointError: a checkpoint without a head.
     """
     if path.suffix != ".npy":
-        from evaltk.checkpoints.load import load_checkpoint
+        from evaltk.checkpoints.load import load
         from evaltk.prototypes.head import head_of
 
-        return head_of(load_checkpoint(path, **(read or {}))).prototypes.numpy()
+        return head_of(load(path, read or ReadOptions())).prototypes.numpy()
     try:
         found = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -51,12 +52,12 @@ def score_matrix(
     threshold: float = 0.9,
     methods: Sequence[Method] = METHODS,
     device: str = "cpu",
-    read: Mapping[str, Any] | None = None,
+    read: ReadOptions | None = None,
 ) -> dict[str, Any]:
     """Near-copies of the prototypes in a file, as plain values that JSON can hold; `text` says them in words.
 
     Args:
-        path: a ``.npy`` file [K, p], or a checkpoint with its head. read: what `load_checkpoint` is told of it.
+        path: a ``.npy`` file [K, p], or a checkpoint with its head. read: what is said of the checkpoint.
         thresholds: cosines of the sweep. threshold: the primary one. methods: readings.
 
     Raises: DataError, CheckpointError: a file that will not do, prototypes without a direction (named by index).

@@ -77,13 +77,8 @@ def _of_timm(checkpoint: str) -> bool:
 
 
 def _bench(plan: Plan, left: Sequence[Job]) -> Bench:
-    """As the runner's, without moving a file that is not the pinned one, and without a download."""
-    from evaltk.checkpoints import catalog
-
-    name = left[0].checkpoint
-    if not Path(name).exists() and name in (known := catalog.load()):
-        catalog.verify(catalog.local_path(known[name]), name, aside=False)
-    if not _of_timm(name):
+    """As the runner's, without a download."""
+    if not _of_timm(left[0].checkpoint):
         return bench_of(plan, left)
     from evaltk.checkpoints.families import timm
 

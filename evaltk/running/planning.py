@@ -5,17 +5,18 @@ What identifies a job (`asked`) is made without torch, so that a finished one is
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import protocols
-from evaltk import datasets, files, plugins, results
+from evaltk import datasets, plugins, results
 from evaltk.bench import AnyDataset, ImageOptions, Protocol
+from evaltk.checkpoints.locate import exists, locate
+from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.data import limits
-from evaltk.errors import CheckpointError, SettingsError, nearest
+from evaltk.errors import SettingsError, nearest
 from evaltk.machine import version
 from evaltk.types import EXTRACTION_VERSION, PositionRule, Precision, digest
 
@@ -28,7 +29,7 @@ class Plan:
 
     Attributes:
         checkpoints: paths or names. protocols: {name: settings}. data: words of ``--data``.
-        read: what the user says of the files (keyword arguments of `load_checkpoint`), without those left unsaid.
+        read: what the user says of the files.
         device: as `resolve_device` takes it. limit: images per split (see `evaltk.data.limits`); None: all.
     """
 
@@ -42,7 +43,7 @@ class Plan:
     device: str = "auto"
     precision: Precision = "fp32"
     position: PositionRule = "dino"
-    read: Mapping[str, Any] = field(default_factory=dict)
+    read: ReadOptions = field(default_factory=ReadOptions)
     images: ImageOptions = field(default_factory=ImageOptions)
     limit: int | None = None
     batch_size: int | None = None
@@ -152,37 +153,18 @@ def _check_kinds(chosen: Mapping[str, Protocol], found: Sequence[AnyDataset]) ->
             )
 
 
-def identify(checkpoint: str, read: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def identify(checkpoint: str, read: ReadOptions) -> tuple[str, dict[str, Any]]:
     """(short name, what fixes the weights) of a checkpoint without opening it: sha256 of the file, or the name.
 
-    Raises: CheckpointError: no such file, or one that was not fetched or cannot be read.
+    Raises: CheckpointError, DownloadError: no such file, one that was not fetched, or one that cannot be read.
     """
-    from evaltk.checkpoints import catalog
-
-    path = Path(checkpoint)
-    if not path.exists() and checkpoint in (known := catalog.load()):
-        path = catalog.local_path(known[checkpoint])
-        if not path.exists():
-            do = f"run: evaltk fetch {checkpoint}"
-            raise CheckpointError(wanted=f"the fetched file of {checkpoint}", got="none", where=path, do=do)
-    elif not path.exists() and ":" not in checkpoint:
-        close = difflib.get_close_matches(checkpoint, known, n=1)
-        do = f"did you mean {close[0]!r}?" if close else "check the path; `evaltk ls checkpoints` shows other names"
-        raise CheckpointError(wanted="a weight file or a catalogue name", got="neither", where=checkpoint, do=do)
-    if path.is_dir():
-        raise CheckpointError(wanted="a weight file", got="a folder", where=path, do="name one file inside it")
     families = {"family": added} if (added := plugins.identity("FAMILY")) else {}
-    said = {k: list(v) if isinstance(v, tuple) else v for k, v in sorted(read.items())}
-    if path.is_file():
-        name = checkpoint if path != Path(checkpoint) else files.weights_name(path)
-        try:
-            return name, {"sha256": files.sha256(path), "read": said} | families
-        except OSError as error:
-            do = "check its permissions"
-            raise CheckpointError(wanted="a file that can be read", got=str(error), where=path, do=do) from error
-    identity: dict[str, Any] = {"name": checkpoint, "read": said}
-    if checkpoint.startswith(("timm:", "random:")):
-        identity["timm"] = version("timm")
-    if checkpoint.startswith("random:"):
-        identity["draws"] = DRAWS
-    return checkpoint, identity | families
+    if ":" in checkpoint and not exists(Path(checkpoint)):
+        identity: dict[str, Any] = {"name": checkpoint, "read": read.given()}
+        if checkpoint.startswith(("timm:", "random:")):
+            identity["timm"] = version("timm")
+        if checkpoint.startswith("random:"):
+            identity["draws"] = DRAWS
+        return checkpoint, identity | families
+    file = locate(checkpoint)
+    return file.name, {"sha256": file.sha256, "read": read.given()} | families

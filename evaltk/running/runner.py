@@ -91,12 +91,12 @@ def bench_of(plan: Plan, left: Sequence[Job]) -> Bench:
     Raises: CheckpointError, SettingsError: a file that cannot be used or is another by now, a device or size that will
         not do.
     """
-    from evaltk.checkpoints.load import load_checkpoint
+    from evaltk.checkpoints.load import load
     from evaltk.features.extraction import Extraction
     from evaltk.models.backbone import build_backbone
 
     device = device_of(plan, left)
-    loaded = load_checkpoint(left[0].checkpoint, **plan.read)
+    loaded = load(left[0].checkpoint, plan.read)
     _check_unchanged(left[0], loaded)
     for note in loaded.notes:
         log.info("%s: %s", left[0].name, note)

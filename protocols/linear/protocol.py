@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from evaltk.bench import Bench, Extracts, Need, Outcome
 from evaltk.data.images import Dataset
-from evaltk.errors import CheckpointError, DataError
+from evaltk.errors import DataError
 from evaltk.types import Recipe
 
 if TYPE_CHECKING:
@@ -26,22 +26,9 @@ def identity(settings: Settings) -> dict[str, str]:
 
     Without torch, so that a result that is there is found in a blink.
     """
-    from evaltk import files
-    from evaltk.checkpoints import catalog
+    from evaltk.checkpoints.locate import locate
 
-    if settings.head is None:
-        return {}
-    path, known = Path(settings.head).expanduser(), catalog.load()
-    if not path.exists() and settings.head in known:
-        path = catalog.local_path(known[settings.head])
-    if not path.is_file():
-        do = f"evaltk fetch {settings.head}" if settings.head in known else "mend --linear.head"
-        raise CheckpointError(wanted="a file with a linear head", got="no such file", where=path, do=do)
-    try:
-        return {"linear_head": files.sha256(path)}
-    except OSError as error:
-        do = "check its permissions"
-        raise CheckpointError(wanted="a file that can be read", got=str(error), where=path, do=do) from error
+    return {} if settings.head is None else {"linear_head": locate(settings.head).sha256}
 
 
 def check(dataset: Dataset, settings: Settings) -> None:

@@ -14,8 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from evaltk.checkpoints import load as checkpoint
 from evaltk.checkpoints import rawfile
+from evaltk.checkpoints.locate import locate
 from evaltk.errors import CheckpointError, SettingsError
 from evaltk.types import Recipe
 
@@ -42,8 +42,8 @@ def read(path: str | Path) -> LinearHead:
 
     Raises: CheckpointError: unreadable, no classifier in it or several, not finite, or one behind further layers.
     """
-    where = checkpoint.resolve(path)
-    raw = rawfile.read(where)
+    file = locate(path)
+    where, raw = file.path, rawfile.read(file)
     entry = next((name for name in ENTRIES if isinstance(raw.tree.get(name), Mapping)), None)
     flat = rawfile.strip(rawfile.tensors(raw.tree[entry] if entry else raw.tree), "module.")
     name = _name(flat, where)

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from evaltk.checkpoints import layout
-from evaltk.types import Arch
+from evaltk.models import vit_layout
+from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, Arch
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 # 24 wide: no standard width, so that the number of heads must be told.
@@ -19,6 +19,10 @@ ARCH = Arch(
 WIDE = Arch(
     name="wide", patch_size=8, embed_dim=192, depth=1, num_heads=3, mlp_ratio=1.0, img_size=16, norm_eps=1e-6
 )  # fmt: skip
+
+# What nothing in a flat file of ARCH tells, and every loading of one must say.
+FLAT: dict[str, Any] = {"num_heads": 3, "norm_eps": 1e-6, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+STATS: dict[str, Any] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 
 Weights = dict[str, torch.Tensor]
 
@@ -32,7 +36,7 @@ def vit(arch: Arch = ARCH, seed: int = 0) -> Weights:
     draw = stream(seed)
     return {
         k: torch.randn(s, generator=draw) * 0.2 + ("norm" in k and "weight" in k)
-        for k, s in layout.vit_shapes(arch).items()
+        for k, s in vit_layout.shapes_of(arch).items()
     }
 
 

@@ -328,7 +328,7 @@ def test_empty_body(site: Site, tmp_path: Path) -> None:
 
 def test_body_of_untold_length(site: Site, tmp_path: Path) -> None:
     site.tells_length = False
-    refused(site, tmp_path, "untold length")
+    refused(site, tmp_path, "unknown length")
 
 
 def test_nobody_answers(site: Site, tmp_path: Path) -> None:

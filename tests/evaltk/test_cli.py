@@ -19,6 +19,7 @@ import torch
 
 import protocols
 from evaltk import __version__, cli, machine, results
+from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.cli import _options, cache, run
 from evaltk.cli import score as scores
 from evaltk.errors import SettingsError
@@ -109,11 +110,11 @@ def test_flags_reach_the_plan() -> None:
     settings = plan.protocols["knn"]
     assert (settings.k, settings.temperature, settings.backend) == ((3, 4), (0.1, 0.2), "faiss")
     assert (plan.images.resize, plan.images.crop, plan.images.interpolation) == (40, 36, "bilinear")
-    assert plan.read == {"num_heads": 4, "norm_eps": 1e-5, "mean": (0.1, 0.2, 0.3)}
+    assert plan.read == ReadOptions(num_heads=4, norm_eps=1e-5, mean=(0.1, 0.2, 0.3))
     assert (plan.precision, plan.position, plan.seed, plan.device) == ("bf16", "timm", 7, "cuda:1")
     assert (plan.batch_size, plan.workers, plan.skip_bad_images) == (12, 3, 2)
     auto = run.plan_of(tyro.cli(run.options_type(), args=["a.pth", "--data", "digits"]))
-    assert auto.batch_size is None and auto.read == {} and auto.checkpoints == ("a.pth",)
+    assert auto.batch_size is None and auto.read == ReadOptions() and auto.checkpoints == ("a.pth",)
 
 
 ERRORS = {

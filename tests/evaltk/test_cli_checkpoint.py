@@ -106,6 +106,14 @@ def test_a_mistyped_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert caught.value.code == 2
 
 
-def test_flat_files_say_what_was_taken_for_granted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", str(save(vit(), tmp_path / "net.pth")), "--num-heads", "3"]) == 0
-    assert "ImageNet mean and std and eps 1e-6 taken" in capsys.readouterr().out
+def test_a_flat_file_is_asked_about_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(save(vit(), tmp_path / "net.pth"))
+    assert main(["inspect", path]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert "pass --num-heads N --norm-eps EPS --mean R G B --std R G B" in err
+    command = err[err.index("evaltk inspect ") :].partition(";")[0].split()
+    assert main([*command[1:]]) == 0
+    assert "flat, branch backbone" in capsys.readouterr().out
+    assert main(["inspect", path, "--num-heads", "3", "--family", "dino"]) == 0
+    assert "user's word" in capsys.readouterr().out

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from layouts import (
+    FLAT,
     WIDE,
     Weights,
     branch,
@@ -26,7 +28,7 @@ from layouts import (
 )
 
 import evaltk
-from evaltk import files
+from evaltk import cli, files
 from evaltk.checkpoints import catalog, families, rawfile
 from evaltk.errors import CheckpointError, SettingsError
 from evaltk.types import Checkpoint
@@ -36,7 +38,7 @@ CLASS_HEAD = {"head.weight": torch.ones(10, 24), "head.bias": torch.zeros(10)}
 
 
 def load(tree: object, tmp_path: Path, **said: Any) -> Checkpoint:
-    return evaltk.load_checkpoint(save(tree, tmp_path / "net.pth"), **({"num_heads": 3} | said))
+    return evaltk.load_checkpoint(save(tree, tmp_path / "net.pth"), **(FLAT | said))
 
 
 def refused(tree: object, tmp_path: Path, *words: str, kind: type = CheckpointError, **said: Any) -> str:
@@ -51,16 +53,17 @@ def without(items: Weights, *keys: str) -> Weights:
     return {k: t for k, t in items.items() if k not in keys}
 
 
+SMALL = dataclasses.replace(WIDE, embed_dim=384, num_heads=6)
 IBOT_FLAT = vit() | {"masked_embed": torch.ones(1, 24)}
 LAYOUTS: dict[str, tuple[Any, str]] = {
-    "dino flat": (vit(), "dino"),
-    "dino flat under module": (under("module.", vit()), "dino"),
-    "dino flat under module.backbone": (under("module.backbone.", vit()), "dino"),
+    "flat": (vit(), "flat"),
+    "flat under module": (under("module.", vit()), "flat"),
+    "flat under module.backbone": (under("module.backbone.", vit()), "flat"),
     "dino teacher saved alone": (branch(), "dino"),
     "dino full": (dino_full(), "dino"),
     "dino full, teacher under DDP": (dino_full(teacher=branch("module.")), "dino"),
     "dino full of an older script": ({"teacher": branch()}, "dino"),
-    "ibot teacher only": ({"state_dict": vit()}, "ibot"),
+    "flat in the entry state_dict": ({"state_dict": vit()}, "flat"),
     "ibot teacher only, keys under backbone, with head": ({"state_dict": ibot_full()["teacher"]}, "ibot"),
     "ibot for fine-tuning, flat": (IBOT_FLAT, "ibot"),
     "ibot 22k student only": ({"state_dict": under("module.backbone.", IBOT_FLAT)}, "ibot"),
@@ -77,7 +80,7 @@ LAYOUTS: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_every_layout_gives_the_same_net(name: str, tmp_path: Path) -> None:
     tree, family = LAYOUTS[name]
-    found = load(tree, tmp_path, **({"norm_eps": 1e-6} | STATS if family == "timm" else {}))
+    found = load(tree, tmp_path)
     assert found.family == family
     assert without(dict(found.weights), "mask_token").keys() == vit().keys()
     assert all(torch.equal(found.weights[k], t) for k, t in vit().items())
@@ -240,7 +243,7 @@ def test_a_file_that_two_families_could_claim(tmp_path: Path) -> None:
     assert ibot.family == "ibot"
     assert ibot.dropped == dict.fromkeys(CLASS_HEAD, "class head")
     assert "mask_token" in ibot.weights
-    other = load(tree, tmp_path, family="timm", norm_eps=1e-6, **STATS)
+    other = load(tree, tmp_path, family="timm", **STATS)
     assert other.mean == STATS["mean"]
     assert set(other.dropped) == {"head.weight", "head.bias", "masked_embed"}
     assert other.digest == ibot.digest
@@ -253,15 +256,16 @@ def test_a_file_that_two_families_could_claim(tmp_path: Path) -> None:
 
 
 def test_heads_of_attention(tmp_path: Path) -> None:
-    line = refused(vit(), tmp_path, "24 wide, which is no standard width", "pass --num-heads", num_heads=None)
-    assert "number of attention heads" in line
+    line = refused(branch(), tmp_path, "24 wide, which is no standard width", "pass --num-heads N,", num_heads=None)
+    assert "wanted the number of attention heads, which tensors do not tell" in line
     for wrong in (5, 7, 48):
         refused(vit(), tmp_path, "divides the width 24", "--num-heads", num_heads=wrong)
     assert load(vit(), tmp_path, num_heads=6).digest != load(vit(), tmp_path).digest
-    standard = load(vit(WIDE), tmp_path, num_heads=None)
+    standard = load(vit(WIDE), tmp_path, num_heads=None, family="dino")
     assert standard.arch.num_heads == 3
     assert any("heads are not stored: 3" in note for note in standard.notes)
     assert load(vit(WIDE), tmp_path, num_heads=6).arch.num_heads == 6
+    refused(vit(WIDE), tmp_path, "pass --num-heads N,", num_heads=None)  # a published width proves nothing
 
 
 def test_the_hint_of_the_file(tmp_path: Path) -> None:
@@ -284,21 +288,50 @@ def test_the_hint_of_the_file(tmp_path: Path) -> None:
     refused(dino_full(args=argparse.Namespace(arch="vit_small")), tmp_path, "--num-heads", "384 wide", num_heads=None)
 
 
+def test_a_flat_file_asks_for_all_it_does_not_tell_at_once(tmp_path: Path) -> None:
+    """One message, with a command to paste; what was given stands in it, and examples of the rest."""
+    folder = tmp_path / "two words"
+    folder.mkdir()
+    path = save(vit(SMALL), folder / "net.pth")
+    with pytest.raises(CheckpointError) as caught:
+        evaltk.load_checkpoint(path)
+    wanted = "the number of attention heads, the epsilon of the LayerNorms, the pixel mean and the pixel standard"
+    assert caught.value.wanted.startswith(wanted)
+    assert "MoCo-v3's have 12" in caught.value.do and "--family dino" in caught.value.do
+    command = f"evaltk inspect '{path}' --num-heads 6 --norm-eps 1e-06 --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225"
+    assert command in caught.value.do
+    argv = shlex.split(command)[1:]
+    assert cli.main(argv) == 0
+    assert cli.main([*argv[:3], "5", *argv[4:]]) == 2  # heads that do not divide the width
+    with pytest.raises(CheckpointError, match=r"wanted the pixel mean and .* --norm-eps 1e-05 --num-heads 12"):
+        evaltk.load_checkpoint(path, num_heads=12, norm_eps=1e-5)
+    right, wrong = (evaltk.load_checkpoint(path, **FLAT | {"num_heads": n}) for n in (12, 6))
+    x = images(1, 3, 16, 16)
+    assert gap(*(evaltk.build_backbone(c).tokens(x)[0].cls for c in (right, wrong))) > 1e-3
+
+
+def test_a_flat_file_of_a_family_the_user_names(tmp_path: Path) -> None:
+    for family in ("dino", "ibot"):
+        for tree in (vit(SMALL), {"state_dict": vit(SMALL)}):
+            found = evaltk.load_checkpoint(save(tree, tmp_path / "net.pth"), family=family)
+            assert (found.family, found.arch.num_heads, found.arch.norm_eps, found.mean[0]) == (family, 6, 1e-6, 0.485)
+
+
 def test_a_timm_file_needs_what_nothing_fixes(tmp_path: Path) -> None:
     tree = vit() | CLASS_HEAD
-    refused(tree, tmp_path, "pass --norm-eps")
-    refused(tree, tmp_path, "pass --mean R G B and --std R G B", norm_eps=1e-5)
-    refused(tree, tmp_path, "--std", norm_eps=1e-5, mean=(0.5, 0.5, 0.5))
+    refused(tree, tmp_path, "pass --norm-eps EPS,", norm_eps=None)
+    refused(tree, tmp_path, "pass --mean R G B --std R G B,", norm_eps=1e-5, mean=None, std=None)
+    refused(tree, tmp_path, "pass --std R G B,", norm_eps=1e-5, mean=(0.5, 0.5, 0.5), std=None)
     found = load(tree, tmp_path, norm_eps=1e-5, **STATS)
     assert (found.arch.norm_eps, found.mean, found.std) == (1e-5, STATS["mean"], STATS["std"])
     assert found.dropped == {"head.weight": "class head", "head.bias": "class head"}
 
 
 def test_what_the_user_says_completes_a_family(tmp_path: Path) -> None:
-    plain = load(vit(), tmp_path)
+    path = save(vit(), tmp_path / "plain.pth")
+    plain = evaltk.load_checkpoint(path, num_heads=3, family="dino")
     assert (plain.arch.norm_eps, plain.mean[0], plain.std[0]) == (1e-6, 0.485, 0.229)
-    assert "ImageNet mean and std" in plain.notes[0]
-    said = load(vit(), tmp_path, norm_eps=1e-5, **STATS)
+    said = load(vit(), tmp_path, norm_eps=1e-5, family="dino", **STATS)
     assert (said.arch.norm_eps, said.mean, said.std) == (1e-5, STATS["mean"], STATS["std"])
     x = images(2, 3, 32, 32)
     a, b = (evaltk.build_backbone(c).tokens(x)[0].cls for c in (plain, said))
@@ -352,10 +385,17 @@ def test_a_fetched_file_is_what_the_catalogue_says(tmp_path: Path, monkeypatch: 
         return evaltk.load_checkpoint("dino_vits16", **said)
 
     found = fetched(vit(WIDE))
+    assert found.family == "dino"  # by the catalogue: nothing in the file says so
     assert (found.name, found.arch.num_heads, found.origin) == ("dino_vits16", 3, str(path))
-    for weights, said in ((vit(), {"num_heads": 3}), (vit(WIDE), {"num_heads": 6})):
-        with pytest.raises(CheckpointError, match=r"wanted vit_patch8_dim192.*, as the catalogue says of dino_vits16"):
-            fetched(weights, **said)
+    with pytest.raises(CheckpointError, match=r"wanted vit_patch8_dim192.*, as the catalogue says of dino_vits16"):
+        fetched(vit(), num_heads=3)
+    for said, wanted in (
+        ({"num_heads": 6}, "wanted 3, as the catalogue states of dino_vits16; got 6; where: --num-heads"),
+        ({"norm_eps": 1e-5}, "wanted 1e-06, as the catalogue states of dino_vits16; got 1e-05; where: --norm-eps"),
+        ({"mean": (0.5, 0.5, 0.5)}, "wanted 0.485 0.456 0.406, as .* got 0.5 0.5 0.5; where: --mean"),
+    ):
+        with pytest.raises(SettingsError, match=wanted):
+            fetched(vit(WIDE), **said)
 
 
 def test_ibot_heads_with_another_activation_are_left_out(tmp_path: Path) -> None:
@@ -396,4 +436,4 @@ def test_digests_tell_nets_apart(tmp_path: Path) -> None:
 def test_a_file_may_be_called_like_a_scheme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     save(vit(), Path("random:mine"))
-    assert evaltk.load_checkpoint("random:mine", num_heads=3).family == "dino"
+    assert evaltk.load_checkpoint("random:mine", **FLAT).family == "flat"

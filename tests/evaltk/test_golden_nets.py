@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from layouts import GOLDEN, gap, save
+from layouts import FLAT, GOLDEN, gap, save
 
 import evaltk
 from evaltk.models.backbone import Backbone, Head
@@ -105,9 +105,9 @@ def test_features_of_several_recipes_in_one_pass() -> None:
 def test_a_backbone_only_file_is_the_same_net(tmp_path: Path) -> None:
     teacher = torch.load(FILES["dino"], weights_only=False)["teacher"]
     flat = {k.removeprefix("backbone."): t for k, t in teacher.items() if k.startswith("backbone.")}
-    alone = evaltk.load_checkpoint(save(flat, tmp_path / "backbone.pth"), num_heads=3)
+    alone = evaltk.load_checkpoint(save(flat, tmp_path / "backbone.pth"), **FLAT)
     full = evaltk.load_checkpoint(FILES["dino"], num_heads=3)
-    assert (alone.family, alone.branch, alone.head) == ("dino", "backbone", None)
+    assert (alone.family, alone.branch, alone.head) == ("flat", "backbone", None)
     assert len(alone.weights) == 66
     assert alone.digest == full.digest
     assert alone.sha256 != full.sha256

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from layouts import (
+    FLAT,
     Weights,
     branch,
     dino_full,
@@ -223,7 +224,9 @@ def test_a_prototype_without_a_direction(tmp_path: Path) -> None:
 
 
 def test_no_head(tmp_path: Path) -> None:
-    refused(vit(), tmp_path, "a checkpoint with its projection head", "a dino file without one")
+    checkpoint = evaltk.load_checkpoint(save(vit(), tmp_path / "net.pth"), **FLAT)
+    with pytest.raises(CheckpointError, match="a checkpoint with its projection head; got a flat file without one"):
+        evaltk.build_head(checkpoint)
 
 
 def test_a_head_built_by_hand_is_checked_too() -> None:

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from evaltk import cli, files, load_checkpoint
-from evaltk.types import OriginProof
+from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, OriginProof
 
 NET = "random:vit_patch4_dim32_depth2_heads2_img16"
+FLAGS = ["--num-heads", "2", "--norm-eps", "1e-6", "--mean", ".485", ".456", ".406", "--std", ".229", ".224", ".225"]
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
@@ -34,8 +35,11 @@ def weights() -> Mapping[str, torch.Tensor]:
     return load_checkpoint(NET).weights
 
 
+STATED = {"num_heads": 2, "norm_eps": 1e-6, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+
+
 def proof(path: Path, **given: object) -> OriginProof:
-    return load_checkpoint(path, num_heads=2, **given).origin_proof  # type: ignore[arg-type]
+    return load_checkpoint(path, **STATED | given).origin_proof  # type: ignore[arg-type]
 
 
 def test_a_training_checkpoint_proves_its_method_by_its_layout(tmp_path: Path, weights: dict) -> None:
@@ -49,10 +53,10 @@ def test_a_training_checkpoint_proves_its_method_by_its_layout(tmp_path: Path, w
 
 def test_tensors_alone_prove_nothing(tmp_path: Path, weights: dict) -> None:
     flat = saved(tmp_path / "flat.pth", dict(weights))
-    assert (load_checkpoint(flat, num_heads=2).family, proof(flat)) == ("dino", OriginProof.NONE)
+    assert (load_checkpoint(flat, **STATED).family, proof(flat)) == ("flat", OriginProof.NONE)  # type: ignore[arg-type]
     assert proof(flat, family="dino") is OriginProof.USER
     nested = saved(tmp_path / "nested.pth", {"state_dict": dict(weights)})
-    assert (load_checkpoint(nested, num_heads=2).family, proof(nested)) == ("ibot", OriginProof.NONE)
+    assert (load_checkpoint(nested, **STATED).family, proof(nested)) == ("flat", OriginProof.NONE)  # type: ignore[arg-type]
     assert load_checkpoint(NET).origin_proof is OriginProof.NONE
 
 
@@ -63,6 +67,8 @@ def test_pinned_bytes_prove_a_flat_file(tmp_path: Path, home: Path, weights: dic
         (home / "pins.json").write_text(json.dumps({name: {"sha256": sha256}}))
 
     pin("dino_vits16", files.sha256(flat))
+    found = load_checkpoint(flat, num_heads=2)  # the rest is known: it is DINO's
+    assert (found.family, found.arch.norm_eps, found.mean) == ("dino", 1e-6, IMAGENET_MEAN)
     assert proof(flat) is OriginProof.SHA256 and proof(flat, family="dino") is OriginProof.SHA256
     assert proof(flat, family="ibot") is OriginProof.USER  # another family than the catalogue's
     pin("dino_vits16", "0" * 64)
@@ -79,6 +85,6 @@ def test_a_converted_file_is_proved_by_what_it_was_made_of(tmp_path: Path, weigh
     flat = saved(tmp_path / "flat.pth", dict(weights))
     for path, wanted in ((full, OriginProof.LAYOUT), (flat, OriginProof.NONE)):
         out = path.with_suffix(".safetensors")
-        assert cli.main(["convert", str(path), str(out), "--num-heads", "2"]) == 0
+        assert cli.main(["convert", str(path), str(out), *FLAGS]) == 0
         found = load_checkpoint(out)
         assert (found.family, found.origin_proof) == ("own", wanted)

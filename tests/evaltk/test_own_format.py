@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from layouts import ARCH, GOLDEN, dino_full, gap, ibot_full, images, msn_full, save, under, vit
+from layouts import ARCH, GOLDEN, STATS, dino_full, gap, ibot_full, images, msn_full, save, under, vit
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -72,7 +72,7 @@ def test_nets_of_other_kinds_convert(name: str, tmp_path: Path) -> None:
 def test_nets_with_all_that_an_architecture_can_have(tmp_path: Path) -> None:
     arch = dataclasses.replace(ARCH, registers=2, layer_scale=True, norm_eps=3e-6)
     weights = vit(arch) | {"mask_token": torch.ones(1, 24)}
-    before = evaltk.load_checkpoint(save(weights, tmp_path / "net.pth"), num_heads=3, norm_eps=3e-6)
+    before = evaltk.load_checkpoint(save(weights, tmp_path / "net.pth"), num_heads=3, norm_eps=3e-6, **STATS)
     after = evaltk.load_checkpoint(converted(before, tmp_path))
     assert after.arch == before.arch
     assert after.digest == before.digest
@@ -103,9 +103,9 @@ def test_convert_refuses_before_any_work(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["convert", str(source), str(out), "--force"]) == 2
     assert "--num-heads" in capsys.readouterr().err
     assert out.read_text() == "mine"
-    assert main(["convert", str(source), str(source / "net.safetensors"), "--num-heads", "3"]) == 2
+    assert main(["convert", str(source), str(source / "net.safetensors"), "--num-heads", "3", "--family", "dino"]) == 2
     assert "a folder to write into" in capsys.readouterr().err
-    assert main(["convert", str(source), str(out), "--force", "--num-heads", "3"]) == 0
+    assert main(["convert", str(source), str(out), "--force", "--num-heads", "3", "--family", "dino"]) == 0
     # Onto itself: what is read stays readable until the new file takes its place.
     digest = evaltk.load_checkpoint(out).digest
     assert main(["convert", str(out), str(out), "--force"]) == 0
@@ -231,7 +231,7 @@ def test_a_statement_that_the_tensors_contradict(changed: dict[str, Any], words:
 def test_a_name_in_the_statement_builds_no_other_net(tmp_path: Path) -> None:
     """timm would take such a name to the network."""
     net = timm.create_model("resnet18", num_classes=0).state_dict()
-    before = evaltk.load_checkpoint(save(net, tmp_path / "net.pth"))
+    before = evaltk.load_checkpoint(save(net, tmp_path / "net.pth"), **STATS)
     for name in ("hf-hub:someone/net", "resnet34", "resnet18d"):
         path = converted(before, tmp_path, arch=dataclasses.asdict(before.arch) | {"name": name})
         with pytest.raises(CheckpointError, match="one architecture"):

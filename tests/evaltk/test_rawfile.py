@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from layouts import ARCH, dino_full, msn_full, save, vit
+from layouts import FLAT, dino_full, msn_full, save, vit
 from safetensors.torch import save_file
 
 import evaltk
@@ -157,12 +157,10 @@ def test_namespace_and_numpy_numbers_of_optimizer_states_load(zipped: bool, tmp_
 
 
 def test_old_and_new_files_hold_the_same_net(tmp_path: Path) -> None:
-    new = evaltk.load_checkpoint(save(vit(), tmp_path / "new.pth"), num_heads=3)
-    old = evaltk.load_checkpoint(
-        save(vit(), tmp_path / "old.pth.tar", _use_new_zipfile_serialization=False), num_heads=3
-    )
+    new = evaltk.load_checkpoint(save(vit(), tmp_path / "new.pth"), **FLAT)
+    old = evaltk.load_checkpoint(save(vit(), tmp_path / "old.pth.tar", _use_new_zipfile_serialization=False), **FLAT)
     save_file(vit(), tmp_path / "safe.pth")  # known by its first bytes, not by its name
-    safe = evaltk.load_checkpoint(tmp_path / "safe.pth", num_heads=3)
+    safe = evaltk.load_checkpoint(tmp_path / "safe.pth", **FLAT)
     assert new.digest == old.digest == safe.digest
     assert len({new.sha256, old.sha256, safe.sha256}) == 3
     assert (new.name, old.name) == ("new", "old")
@@ -174,7 +172,7 @@ def test_a_file_that_was_zipped_again_is_not_mapped(tmp_path: Path) -> None:
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(again, "w") as target:
         for entry in source.infolist():
             target.writestr(entry.filename, source.read(entry), compress_type=zipfile.ZIP_DEFLATED)
-    wanted, got = (evaltk.load_checkpoint(p, num_heads=3) for p in (path, again))
+    wanted, got = (evaltk.load_checkpoint(p, **FLAT) for p in (path, again))
     assert got.digest == wanted.digest
 
 
@@ -276,7 +274,7 @@ def test_mutated_files_load_or_give_a_clear_error(form: str, tmp_path: Path) -> 
         mutant.unlink(missing_ok=True)  # the one before is still mapped
         mutant.write_bytes(data)
         try:
-            evaltk.load_checkpoint(mutant, num_heads=ARCH.num_heads)
+            evaltk.load_checkpoint(mutant, **FLAT)
             outcomes.add("loaded")
         except EvaltkError:
             outcomes.add("refused")

@@ -18,6 +18,7 @@ import protocols
 from evaltk import load_checkpoint, results
 from evaltk.bench import ImageOptions
 from evaltk.checkpoints import load as checkpoints
+from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.errors import CheckpointError, DataError, SettingsError, StorageError
 from evaltk.running import runner
 from evaltk.running.runner import Plan
@@ -57,7 +58,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*given: object, **named: object) -> object:
         raise AssertionError("a checkpoint was loaded")
 
-    monkeypatch.setattr(checkpoints, "load_checkpoint", load)
+    monkeypatch.setattr(checkpoints, "load", load)
 
 
 def save_net(path: Path, seed: int = 0) -> Path:
@@ -70,7 +71,7 @@ def save_net(path: Path, seed: int = 0) -> Path:
 def test_one_result_a_checkpoint_protocol_and_data_set(tmp_path: Path, pictures: Path) -> None:
     net = save_net(tmp_path / "net.pth")
     plan = plan_for(tmp_path, checkpoints=(str(net), "pixels:8"), data=("digits", f"pics:imagefolder={pictures}"))
-    plan = dataclasses.replace(plan, read={"num_heads": 2})
+    plan = dataclasses.replace(plan, read=ReadOptions(num_heads=2))
     seen = ran(plan)
     assert [(name, r.data.name, skip) for name, r, skip in seen] == [
         ("net", "digits", False), ("net", "pics", False), ("pixels:8", "digits", False), ("pixels:8", "pics", False),
@@ -113,7 +114,7 @@ def test_a_second_run_loads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def load(*given: object, **named: object) -> object:
         raise AssertionError("a checkpoint was loaded")
 
-    monkeypatch.setattr(checkpoints, "load_checkpoint", load)
+    monkeypatch.setattr(checkpoints, "load", load)
     assert skipped(plan) == [True]
 
 
@@ -155,7 +156,7 @@ def test_every_part_of_a_plan_is_in_the_request_or_changes_no_number() -> None:
 
 def test_other_weights_under_the_same_name(tmp_path: Path) -> None:
     first, second = save_net(tmp_path / "a" / "net.pth"), save_net(tmp_path / "b" / "net.pth", seed=1)
-    plan = plan_for(tmp_path, checkpoints=(str(first), str(second)), read={"num_heads": 2})
+    plan = plan_for(tmp_path, checkpoints=(str(first), str(second)), read=ReadOptions(num_heads=2))
     seen = ran(plan)
     assert [name for name, _, _ in seen] == ["net", "net"] and len(list(results.find(plan.out))) == 2
     assert seen[0][1].scores != seen[1][1].scores
@@ -203,7 +204,7 @@ def test_a_damaged_result_is_named(tmp_path: Path) -> None:
         (
             {"checkpoints": ("pixels:8", "no/such.pth")},
             CheckpointError,
-            r"a weight file or a catalogue name.*such\.pth",
+            r"or a catalogue name; got no such file.*such\.pth",
         ),
         ({"checkpoints": ("pixels:8", "/")}, CheckpointError, "got a folder"),
         ({"checkpoints": ("dino_vits61",)}, CheckpointError, r"did you mean 'dino_vits16"),
@@ -231,15 +232,15 @@ def test_a_folder_that_cannot_be_written_is_told_before_any_work(tmp_path: Path)
 
 
 def test_a_checkpoint_that_changes_while_it_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    net, real = save_net(tmp_path / "net.pth"), checkpoints.load_checkpoint
+    net, real = save_net(tmp_path / "net.pth"), checkpoints.load
 
     def load(*given: Any, **named: Any) -> object:
         save_net(net, seed=1)  # training goes on
         return real(*given, **named)
 
-    monkeypatch.setattr(checkpoints, "load_checkpoint", load)
+    monkeypatch.setattr(checkpoints, "load", load)
     with pytest.raises(CheckpointError, match="the file that was there at the start"):
-        ran(plan_for(tmp_path, checkpoints=(str(net),), read={"num_heads": 2}))
+        ran(plan_for(tmp_path, checkpoints=(str(net),), read=ReadOptions(num_heads=2)))
 
 
 def test_the_same_word_twice_is_one_job(tmp_path: Path) -> None:

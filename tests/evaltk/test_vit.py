@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from layouts import ARCH, gap, images, save, stream, vit
+from layouts import ARCH, FLAT, gap, images, save, stream, vit
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 
@@ -95,7 +95,7 @@ def test_native_size_leaves_the_table_alone(rule: Any) -> None:
 
 def loaded(arch: Arch, tmp_path: Path, **more: torch.Tensor) -> Checkpoint:
     path = save(vit(arch) | more, tmp_path / "net.pth")
-    found = evaltk.load_checkpoint(path, num_heads=arch.num_heads)
+    found = evaltk.load_checkpoint(path, **FLAT | {"num_heads": arch.num_heads})
     assert dataclasses.replace(found.arch, name=arch.name) == arch
     return found
 
@@ -205,7 +205,7 @@ def test_files_in_dinov2s_layout(tmp_path: Path) -> None:
     weights = vit(arch)
     theirs = {("register_tokens" if k == "reg_token" else k): t for k, t in weights.items()}
     theirs["mask_token"] = torch.randn(1, 24, generator=stream(8))
-    checkpoint = evaltk.load_checkpoint(save(theirs, tmp_path / "net.pth"), num_heads=3)
+    checkpoint = evaltk.load_checkpoint(save(theirs, tmp_path / "net.pth"), **FLAT)
     assert dataclasses.replace(checkpoint.arch, name="tiny") == arch
     backbone = evaltk.build_backbone(checkpoint)
     x = images(2, 3, 32, 32)

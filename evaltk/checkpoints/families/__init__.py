@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from evaltk.checkpoints.rawfile import Converted, RawFile, ReadOptions
+from evaltk.checkpoints.rawfile import Converted, RawFile
+from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.errors import SettingsError
 from evaltk.plugins import Registry
 

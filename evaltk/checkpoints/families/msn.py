@@ -10,9 +10,11 @@ from collections.abc import Mapping
 
 import torch
 
-from evaltk.checkpoints.families import Family, dino
-from evaltk.checkpoints.rawfile import Converted, RawFile, ReadOptions, rest_rules, strip, tensors
-from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, HeadWeights, OriginProof
+from evaltk.checkpoints import state_dicts
+from evaltk.checkpoints.families import Family
+from evaltk.checkpoints.rawfile import Converted, RawFile, rest_rules, strip, tensors
+from evaltk.checkpoints.read_options import ReadOptions
+from evaltk.types import HeadWeights, OriginProof
 
 BRANCHES = ("target_encoder", "encoder")
 PROJECTOR = re.compile(r"fc\.(fc|bn)\d\.")
@@ -28,7 +30,7 @@ def claims(raw: RawFile) -> bool:
 
 def convert(raw: RawFile, options: ReadOptions) -> Converted:
     """The target encoder (unless `branch` says encoder) without its projector, which becomes the head."""
-    branch = dino.layout_branch(raw, options, BRANCHES)
+    branch = state_dicts.branch_of(raw, options, BRANCHES)
     rules = REST | {b: "the other branch" for b in BRANCHES if b != branch}
     prototypes = raw.tree.get("prototypes")
     taken = [branch, "prototypes"] if isinstance(prototypes, torch.Tensor) else [branch]
@@ -48,11 +50,9 @@ def convert(raw: RawFile, options: ReadOptions) -> Converted:
         head=head,
         dropped=dropped,
         unexpected=unknown,
-        norm_eps=dino.NORM_EPS,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        epoch=dino.whole(raw.tree.get("epoch")),
+        epoch=state_dicts.whole(raw.tree.get("epoch")),
         origin_proof=OriginProof.LAYOUT,
+        **state_dicts.TRAINED_ALIKE,
     )
 
 

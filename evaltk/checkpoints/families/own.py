@@ -11,13 +11,15 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 
+from evaltk.checkpoints import state_dicts
 from evaltk.checkpoints.families import Family, dino, ibot, msn
-from evaltk.checkpoints.rawfile import Converted, RawFile, ReadOptions, tensors
-from evaltk.errors import CheckpointError, SettingsError, printable
+from evaltk.checkpoints.rawfile import Converted, RawFile, tensors
+from evaltk.checkpoints.read_options import ReadOptions
+from evaltk.errors import CheckpointError, printable
+from evaltk.models import kind
 from evaltk.types import Arch, Checkpoint, HeadWeights, OriginProof
 
 FORMAT = 1
-KINDS = ("vit", "resnet", "xcit", "pixels")
 TINY = 1e-6  # least standard deviation of pixels; what divides by less is no image statistic
 METHODS = {"dino": dino, "ibot": ibot, "msn": msn}
 # Entries that only our training writes; the rest of the layout is the method's own.
@@ -33,9 +35,8 @@ def convert(raw: RawFile, options: ReadOptions) -> Converted:
     """What the file states of itself. Raises: CheckpointError: a newer format, or a damaged statement."""
     try:
         if "evaltk" in raw.metadata:
-            found = _converted_file(raw, json.loads(raw.metadata["evaltk"]))
-        else:
-            found = _training_file(raw, options)
+            return _converted_file(raw, json.loads(raw.metadata["evaltk"]))
+        return _training_file(raw, options)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             wanted="the statement that evaltk writes into its files",
@@ -43,11 +44,6 @@ def convert(raw: RawFile, options: ReadOptions) -> Converted:
             where=raw.path,
             do="convert or train again",
         ) from error
-    for flag, told, stated in (("--mean", options.mean, found.mean), ("--std", options.std, found.std)):
-        if told not in (None, stated):
-            wanted = f"{stated}, as the file states"
-            raise SettingsError(wanted=wanted, got=str(told), where=f"{flag}, {raw.path}", do=f"leave {flag} out")
-    return found
 
 
 def pack(checkpoint: Checkpoint) -> tuple[dict, dict[str, str]]:
@@ -106,8 +102,8 @@ def _converted_file(raw: RawFile, said: Mapping) -> Converted:
         arch=_arch(said["arch"], len(flat)),
         mean=_triple(said["mean"]),
         std=_triple(said["std"], TINY),
-        epoch=dino.whole(said["epoch"]),
-        trained_seed=dino.whole(said.get("trained_seed")),
+        epoch=state_dicts.whole(said["epoch"]),
+        trained_seed=state_dicts.whole(said.get("trained_seed")),
         origin_proof=_origin_proof(said),
         notes=tuple(printable(str(note)) for note in said["notes"]),
     )
@@ -132,7 +128,7 @@ def _training_file(raw: RawFile, options: ReadOptions) -> Converted:
     return dataclasses.replace(
         found,
         head=head,
-        trained_seed=dino.whole(recipe.get("run", {}).get("seed")),
+        trained_seed=state_dicts.whole(recipe.get("run", {}).get("seed")),
         dropped=dict(found.dropped) | {k: "bookkeeping" for k in raw.tree if k in REST},
         arch=_arch(config["arch"], len(found.weights)),
         mean=_triple(config["mean"]),
@@ -150,7 +146,7 @@ def _arch(said: Mapping, num_tensors: int) -> Arch:
     arch = Arch(**typed)  # type: ignore[arg-type]
     sizes = (arch.patch_size, arch.embed_dim, arch.img_size // arch.patch_size if arch.patch_size > 0 else 0)
     sound = (
-        arch.kind in KINDS
+        arch.kind in kind.kinds()
         and min(sizes) > 0
         and 0 <= arch.depth <= max(num_tensors, 60)  # 60: blocks of the deepest ResNet
         and (arch.kind != "vit" or (arch.num_heads > 0 and arch.embed_dim % arch.num_heads == 0))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from evaltk.checkpoints.families import Family
-from evaltk.checkpoints.rawfile import Converted, ReadOptions
+from evaltk.checkpoints.rawfile import Converted
+from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.errors import SettingsError
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, Arch
 

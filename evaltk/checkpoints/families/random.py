@@ -7,10 +7,11 @@ import re
 
 import torch
 
-from evaltk.checkpoints import layout
 from evaltk.checkpoints.families import Family
-from evaltk.checkpoints.rawfile import Converted, ReadOptions
+from evaltk.checkpoints.rawfile import Converted
+from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.errors import SettingsError
+from evaltk.models import kind, vit_layout
 from evaltk.seeding import derive, generator, normal
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, Arch
 
@@ -25,7 +26,7 @@ def parse(name: str) -> Arch | None:
     """The ViT a name spells out (``vit_small_patch16_224``, ``vit_patch2_dim64_depth4_heads4_img16``), or None."""
     if match := STANDARD.fullmatch(name):
         (dim, depth), patch, img = _size(match[1]), int(match[2]), int(match[3])
-        heads = layout.STANDARD_HEADS[dim]
+        heads = vit_layout.STANDARD_HEADS[dim]
     elif match := SPELLED.fullmatch(name):
         patch, dim, depth, heads, img = (int(g) for g in match.groups())
     else:
@@ -35,12 +36,12 @@ def parse(name: str) -> Arch | None:
             wanted="sizes where heads divide dim and patch divides img",
             got=name,
             where="random:ARCH",
-            do="mend the name",
+            do="e.g. random:vit_small_patch16_224",
         )
     if 12 * depth * dim**2 + dim * (img // patch) ** 2 + 3 * dim * patch**2 > LARGEST:
         raise SettingsError(wanted="a net that fits", got=name, where="random:ARCH", do="spell a smaller one")
-    return Arch(
-        name=layout.vit_name(dim, depth, heads, patch, img),
+    arch = Arch(
+        name="",
         patch_size=patch,
         embed_dim=dim,
         depth=depth,
@@ -49,6 +50,7 @@ def parse(name: str) -> Arch | None:
         img_size=img,
         norm_eps=1e-6,
     )
+    return dataclasses.replace(arch, name=vit_layout.name_of(arch))
 
 
 def from_name(rest: str, options: ReadOptions) -> Converted:
@@ -59,25 +61,30 @@ def from_name(rest: str, options: ReadOptions) -> Converted:
     """
     name, seeded, seed = rest.partition("@")
     if seeded and not re.fullmatch("[0-9]{1,18}", seed):
-        raise SettingsError(wanted="a whole number after @", got=repr(seed), where=f"random:{rest}", do="mend the seed")
+        raise SettingsError(
+            wanted="a whole number after @",
+            got=repr(seed),
+            where=f"random:{rest}",
+            do="e.g. random:vit_small_patch16_224@1",
+        )
     fixed = {"norm_eps": 1e-6, "mean": options.mean or IMAGENET_MEAN, "std": options.std or IMAGENET_STD}
     arch = parse(name)
     if arch:
         draw = generator(int(seed or 0), "random", arch.name)
-        weights = {key: _draw(key, shape, draw) for key, shape in layout.vit_shapes(arch).items()}
+        weights = {key: _draw(key, shape, draw) for key, shape in vit_layout.shapes_of(arch).items()}
         # The name says nothing of eps: the flag may.
         arch = dataclasses.replace(arch, norm_eps=options.norm_eps or arch.norm_eps)
         return Converted(branch="backbone", weights=weights, arch=arch, **fixed)  # type: ignore[arg-type]
-    from evaltk.models import timm_nets
-
-    found = timm_nets.random_weights(name, derive(int(seed or 0), "random", name))
+    seed_of_net = derive(int(seed or 0), "random", name)
+    drawn = (net.random_weights(name, seed_of_net) for net in kind.kinds().values())
+    found = next((weights for weights in drawn if weights is not None), None)
     if found is None:
-        raise SettingsError(wanted=FORM, got=repr(name), where="random:ARCH", do="mend the name")
+        raise SettingsError(wanted=FORM, got=repr(name), where="random:ARCH", do="e.g. random:vit_small_patch16_224")
     return Converted(branch="backbone", weights=found, **fixed)  # type: ignore[arg-type]
 
 
 def _size(word: str) -> tuple[int, int]:
-    return next(size for size, name in layout.STANDARD_NAMES.items() if name == word)
+    return next(size for size, name in vit_layout.STANDARD_NAMES.items() if name == word)
 
 
 def _draw(key: str, shape: tuple[int, ...], draw: torch.Generator) -> torch.Tensor:

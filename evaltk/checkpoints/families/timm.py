@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,12 +9,13 @@ from typing import Any
 
 import torch
 
-from evaltk.checkpoints import difference, layout
+from evaltk.checkpoints import diagnose, state_dicts
 from evaltk.checkpoints.families import Family
-from evaltk.checkpoints.families.dino import CLASS_HEADS
-from evaltk.checkpoints.rawfile import Converted, RawFile, ReadOptions, rest_rules, strip, tensors
+from evaltk.checkpoints.rawfile import Converted, RawFile, rest_rules, tensors
+from evaltk.checkpoints.read_options import ReadOptions
+from evaltk.checkpoints.state_dicts import CLASS_HEADS
 from evaltk.errors import CheckpointError, SettingsError, nearest
-from evaltk.models import timm_nets, vit
+from evaltk.models import kind as kinds
 from evaltk.seeding import generator
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, Arch
 
@@ -28,32 +28,28 @@ TOLERANCE = 1e-4  # of the rebuilt net's features against timm's own, relative
 
 def claims(raw: RawFile) -> bool:
     """A net that still has its class head, flat or in the entry `state_dict`."""
-    if raw.metadata.get("evaltk") or "evaltk_format" in raw.tree:
+    if state_dicts.own(raw):
         return False
-    flat = strip(tensors(_net(raw)), "module.")
-    return layout.kind_of(flat) is not None and any(key in flat for key in CLASS_HEADS)
+    flat = state_dicts.one_net(raw.tree, "module.")
+    return kinds.recognise(flat) is not None and any(key in flat for key in CLASS_HEADS)
 
 
 def convert(raw: RawFile, options: ReadOptions) -> Converted:
     """The net without its class head.
 
-    Nothing in such a file fixes LayerNorm's eps or the pixel statistics: the caller must, or loading says so.
+    Nothing in such a file fixes heads, LayerNorm's epsilon or the pixel statistics (MoCo-v3 and DeiT write it too):
+    they are asked for, as of a file without a class head (`flat`).
     """
-    under = "state_dict" if "state_dict" in raw.tree else None
+    under = state_dicts.under(raw.tree)
     dropped, unknown = rest_rules(raw.tree, REST, [under] if under else tensors(raw.tree))
-    flat = strip(tensors(_net(raw)), "module.")
+    flat = state_dicts.one_net(raw.tree, "module.")
     rules = dict.fromkeys(CLASS_HEADS, "class head") | dict.fromkeys(MASKS, "mask token of another training")
     return Converted(
         weights={k: t for k, t in flat.items() if k not in rules},
         branch="backbone",
         dropped=dropped | {k: rules[k] for k in flat if k in rules},
         unexpected=unknown,
-        norm_eps=None if layout.kind_of(flat) == "vit" else 1e-6,
     )
-
-
-def _net(raw: RawFile) -> object:
-    return raw.tree.get("state_dict", raw.tree)
 
 
 def from_name(name: str, options: ReadOptions) -> Converted:
@@ -112,7 +108,7 @@ def offline() -> Iterator[None]:
 def from_model(model: Any, name: str) -> Converted:
     """A timm model in memory: a ViT of the standard kind, a ResNet or an XCiT. Raises: CheckpointError: any other."""
     weights = {k: t.detach().clone() for k, t in model.state_dict().items()}
-    kind = layout.kind_of(weights)
+    kind = kinds.recognise(weights)
     if kind is None:
         raise CheckpointError(
             wanted="a standard ViT, ResNet or XCiT",
@@ -120,21 +116,14 @@ def from_model(model: Any, name: str) -> Converted:
             where=f"timm:{name}",
             do="name another model",
         )
-    found = Converted(weights=weights, branch="backbone", norm_eps=1e-6)
     where = Path(f"timm:{name}")
-    if kind == "vit":
-        attention = model.blocks[0].attn
-        found = dataclasses.replace(found, norm_eps=getattr(model.norm, "eps", 1e-6), num_heads=attention.num_heads)
-        arch = layout.read_vit(found, ReadOptions(), where)[0]
-        difference.check(weights, layout.vit_shapes(arch), {}, where)
-    else:
-        arch = timm_nets.read_resnet(weights, where) if kind == "resnet" else timm_nets.read_xcit(weights, where)
-        difference.check(weights, timm_nets.shapes(arch.name), {}, where)
+    arch = kind.of_model(kind.read(weights, where), model)
+    diagnose.check(weights, kind.shapes(arch), {}, where)
     _verify(model, arch, weights, where)
     config = model.pretrained_cfg
     mean, std = tuple(config.get("mean", IMAGENET_MEAN)), tuple(config.get("std", IMAGENET_STD))
     # The architecture is stated in full, so that flags cannot contradict the model.
-    return dataclasses.replace(found, arch=arch, mean=mean, std=std)
+    return Converted(weights=weights, branch="backbone", arch=arch, mean=mean, std=std)
 
 
 def _verify(model: Any, arch: Arch, weights: dict[str, torch.Tensor], where: Path) -> None:
@@ -142,17 +131,12 @@ def _verify(model: Any, arch: Arch, weights: dict[str, torch.Tensor], where: Pat
 
     Names and shapes do not tell everything: another activation or a blurred pooling has the same tensors.
     """
-    size = arch.img_size if arch.kind == "vit" else 2 * arch.patch_size
-    images = torch.randn(1, 3, size, size, generator=generator(0, "timm", arch.name))
+    kind = kinds.of(arch.kind)
+    side = kind.native_side(arch)
+    images = torch.randn(1, 3, side, side, generator=generator(0, "timm", arch.name))
     with torch.inference_mode():
         wanted = model.eval().forward_features(images)
-        if arch.kind == "vit":
-            net = vit.build(arch, weights).eval()
-            got = net.norm(net.last_blocks(images)[0])
-        else:
-            other: Any = timm_nets.build(arch, weights).eval()
-            got = other.forward_features(images)
-            got = other.final_norm(got) if arch.kind == "xcit" else got
+        got = kind.forward_features(kind.build(arch, weights, position="dino").eval(), images)
     if got.shape != wanted.shape or float((got - wanted).abs().max()) > TOLERANCE * float(wanted.abs().max()):
         raise CheckpointError(
             wanted="a ViT, ResNet or XCiT of the standard kind",

@@ -7,17 +7,15 @@ Examples:
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaltk.cli import _options
-from evaltk.cli.run import Reading
+from evaltk.checkpoints.read_options import ReadOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Reading):
+class Options(ReadOptions):
     """Count near-copies in a matrix of prototypes.
 
     Attributes:
@@ -37,6 +35,7 @@ class Options(Reading):
 
 def main(argv: list[str]) -> int:
     """Parse, count, print. Raises: DataError, CheckpointError: a file that will not do. SettingsError: a threshold."""
+
     options = _options.parse(Options, argv, "score prototypes", __doc__)
     from evaltk.machine import resolve_device
     from evaltk.prototypes import report as prototype_report
@@ -46,7 +45,7 @@ def main(argv: list[str]) -> int:
         thresholds=options.thresholds,
         threshold=options.threshold,
         device=resolve_device(options.device, mps=False),
-        read={f.name: getattr(options, f.name) for f in dataclasses.fields(Reading)},
+        read=options.read_options(),
     )
     print(json.dumps(told) if options.json else prototype_report.text(told))
     return 0

@@ -1,4 +1,4 @@
-"""What an architecture's tensors are called and how large they are; and the way back, from tensors to architecture."""
+"""What a ViT's tensors are called and how large they are; and the way back, from tensors to architecture."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from pathlib import Path
 
 import torch
 
-from evaltk.checkpoints.rawfile import Converted, ReadOptions
 from evaltk.errors import CheckpointError
-from evaltk.models.timm_nets import count
+from evaltk.models.kind import count
 from evaltk.types import Arch
 
-# Width -> heads of the published ViTs (ViT paper table 1; DINO vision_transformer.py:243-254). Only these widths have
-# a customary number of heads; for others the tensors do not tell and a guess would give wrong features in silence.
+# Width -> heads of the published ViTs (ViT paper table 1; DINO vision_transformer.py:243-254). A custom, no proof:
+# MoCo-v3's ViT-S is 384 wide and has 12 heads. Only a family whose nets all follow the table may take them from it.
 STANDARD_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16}
 STANDARD_NAMES = {(192, 12): "tiny", (384, 12): "small", (768, 12): "base", (1024, 24): "large"}
 # `args.arch` of DINO and iBOT -> (width, heads).
@@ -27,58 +26,33 @@ HINTS = {
     "deit_base": (768, 12),
     "vit_large": (1024, 16),
 }
-VIT_KEYS = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight")
+KEYS = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight")
 
 
-def kind_of(weights: Mapping[str, torch.Tensor]) -> str | None:
-    """Which builder the keys belong to: ``vit``, ``resnet``, ``xcit``, or None."""
-    if all(key in weights for key in VIT_KEYS):
-        return "vit"
-    if "conv1.weight" in weights and "layer1.0.conv1.weight" in weights:
-        return "resnet"
-    if any(key.startswith("cls_attn_blocks.") for key in weights):
-        return "xcit"
-    return None
+def read(weights: Mapping[str, torch.Tensor], path: Path) -> Arch:
+    """The ViT that the tensors tell of. They do not tell heads and LayerNorm's epsilon: both are 0, the name empty.
 
-
-def read_vit(found: Converted, options: ReadOptions, path: Path) -> tuple[Arch, tuple[str, ...]]:
-    """The ViT that the tensors tell of, with notes on what they do not tell.
-
-    Raises: CheckpointError: shapes that fit no ViT; or heads or LayerNorm eps that nothing fixes (names the flag).
+    Raises: CheckpointError: shapes that fit no ViT.
     """
-    w = found.weights
-    dim, patch = _patches(w["patch_embed.proj.weight"], path)
-    reg = w.get("reg_token")
+    dim, patch = _patches(weights["patch_embed.proj.weight"], path)
+    reg = weights.get("reg_token")
     registers = reg.shape[1] if reg is not None and reg.ndim == 3 else 0
-    grid, class_position = _grid(w["pos_embed"], registers, path)
-    fc1 = w.get("blocks.0.mlp.fc1.weight")
+    grid, class_position = _grid(weights["pos_embed"], registers, path)
+    fc1 = weights.get("blocks.0.mlp.fc1.weight")
     hidden = fc1.shape[0] if fc1 is not None and fc1.ndim == 2 else 4 * dim
-    depth = _depth(w)
-    heads, notes = _heads(found, options, dim, path)
-    eps = found.norm_eps if options.norm_eps is None else options.norm_eps
-    if eps is None:
-        raise CheckpointError(
-            wanted="the epsilon of the net's LayerNorms",
-            got="a file that does not tell it",
-            where=path,
-            do="pass --norm-eps (1e-6 for timm's and DINO's ViTs, 1e-5 for torch's default)",
-        )
-    arch = Arch(
-        name=vit_name(dim, depth, heads, patch, grid * patch, hidden / dim),
+    return Arch(
+        name="",
         patch_size=patch,
         embed_dim=dim,
-        depth=depth,
-        num_heads=heads,
+        depth=_depth(weights),
+        num_heads=0,
         mlp_ratio=hidden / dim,
         img_size=grid * patch,
-        norm_eps=eps,
+        norm_eps=0.0,
         registers=registers,
-        layer_scale="blocks.0.ls1.gamma" in w,
+        layer_scale="blocks.0.ls1.gamma" in weights,
         class_position=class_position,
     )
-    if found.hint_patch not in (None, patch):
-        notes += (f"the file says patch {found.hint_patch}, its tensors {patch}: hint set aside",)
-    return arch, notes
 
 
 def _patches(weight: torch.Tensor, path: Path) -> tuple[int, int]:
@@ -121,44 +95,16 @@ def _depth(weights: Mapping[str, torch.Tensor]) -> int:
     return count(weights, "blocks.", limit=len(weights))
 
 
-def vit_name(dim: int, depth: int, heads: int, patch: int, img_size: int, mlp_ratio: float = 4.0) -> str:
+def name_of(arch: Arch) -> str:
     """timm's name for a standard ViT, else one that spells the sizes out."""
+    dim, depth, heads, patch, side = arch.embed_dim, arch.depth, arch.num_heads, arch.patch_size, arch.img_size
     size = STANDARD_NAMES.get((dim, depth))
-    if size and STANDARD_HEADS[dim] == heads and mlp_ratio == 4.0:
-        return f"vit_{size}_patch{patch}_{img_size}"
-    return f"vit_patch{patch}_dim{dim}_depth{depth}_heads{heads}_img{img_size}"
+    if size and STANDARD_HEADS[dim] == heads and arch.mlp_ratio == 4.0:
+        return f"vit_{size}_patch{patch}_{side}"
+    return f"vit_patch{patch}_dim{dim}_depth{depth}_heads{heads}_img{side}"
 
 
-def _heads(found: Converted, options: ReadOptions, dim: int, path: Path) -> tuple[int, tuple[str, ...]]:
-    notes: tuple[str, ...] = ()
-    hint = HINTS.get(found.hint_arch or "")
-    if hint and hint[0] != dim:
-        notes = (
-            f"the file calls itself {found.hint_arch} ({hint[0]} wide) but its tensors are {dim} wide: hint set aside",
-        )
-        hint = None
-    heads = options.num_heads or found.num_heads or (hint and hint[1])
-    if hint and heads != hint[1]:
-        notes += (f"the file calls itself {found.hint_arch} ({hint[1]} heads), --num-heads says {heads}: taken",)
-    if not heads and dim in STANDARD_HEADS:
-        heads = STANDARD_HEADS[dim]
-        notes += (f"heads are not stored: {heads}, as in the published nets {dim} wide",)
-    if not heads:
-        why = f" ({notes[0]})" if notes else ""
-        raise CheckpointError(
-            wanted="the number of attention heads, which tensors do not tell",
-            got=f"a net {dim} wide, which is no standard width{why}",
-            where=path,
-            do="pass --num-heads",
-        )
-    if heads < 1 or dim % heads:
-        raise CheckpointError(
-            wanted=f"a number of heads that divides the width {dim}", got=str(heads), where=path, do="mend --num-heads"
-        )
-    return heads, notes
-
-
-def vit_shapes(arch: Arch) -> dict[str, tuple[int, ...]]:
+def shapes_of(arch: Arch) -> dict[str, tuple[int, ...]]:
     """{key: shape} of every tensor a ViT of this architecture has, in DINO's and timm's common names."""
     d, hidden = arch.embed_dim, round(arch.embed_dim * arch.mlp_ratio)
     rows = (arch.img_size // arch.patch_size) ** 2 + int(arch.class_position)

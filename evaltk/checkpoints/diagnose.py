@@ -1,0 +1,106 @@
+"""Why a file cannot be used, in words: what its tensors lack of a net, and what an unclaimed file resembles most."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+
+from evaltk.checkpoints.rawfile import pattern, walk
+from evaltk.errors import CheckpointError, some
+from evaltk.models import vit_layout
+from evaltk.types import Arch
+
+Tensors = Mapping[str, torch.Tensor]
+
+SHOWN = 6  # missing names for which the nearest is looked up
+DO = "name the right --branch or --family, or save the net's own state_dict"
+# Any ViT: only its names are compared.
+NAMES = Arch(name="", patch_size=16, embed_dim=384, depth=1, num_heads=6, mlp_ratio=4.0, img_size=224, norm_eps=1e-6)
+KINDS = 12  # of keys that a description names
+PLACES = 32  # prefixes that are tried
+RESEMBLES = 0.3  # share of a ViT's kinds of key from which on it is worth naming
+
+
+def check(weights: Tensors, shapes: Mapping[str, tuple[int, ...]], extra: Tensors, path: Path) -> None:
+    """Every expected tensor is there in its shape, and no other. `extra`: tensors that no rule of the family names.
+
+    Raises: CheckpointError: listing what is missing, left over and of another shape, with the nearest names.
+    """
+    missing = [key for key in shapes if key not in weights]
+    left = {key: tuple(t.shape) for key, t in weights.items() if key not in shapes}
+    left |= {key: tuple(t.shape) for key, t in extra.items()}
+    wrong = [
+        f"{key} {tuple(weights[key].shape)} for {shape}"
+        for key, shape in shapes.items()
+        if key in weights and tuple(weights[key].shape) != shape
+    ]
+    if not (missing or left or wrong):
+        return
+    near = _near(missing, left)
+    parts = {
+        "missing": [f"{key} {shapes[key]}{near.get(key, '')}" for key in missing],
+        "unexpected": [f"{key} {shape}" for key, shape in left.items()],
+        "other shapes:": wrong,
+    }
+    got = "; ".join(f"{what} {some(names)}" for what, names in parts.items() if names)
+    raise CheckpointError(wanted=f"exactly the {len(shapes)} tensors of the net", got=got, where=path, do=DO)
+
+
+def refuse(weights: Tensors, extra: Tensors, path: Path) -> NoReturn:
+    """Raises: CheckpointError: the tensors of a branch belong to no net that is known; says what a ViT would need."""
+    there = [*weights, *extra]
+    near = _near([key for key in vit_layout.KEYS if key not in weights], there)
+    lacking = ", ".join(f"{key}{hint}" for key, hint in near.items())
+    got = f"{len(there)} tensors ({some(there)}), as a ViT lacking {lacking}"
+    raise CheckpointError(wanted="a ViT, ResNet or XCiT", got=got, where=path, do=DO)
+
+
+def _near(missing: list[str], there: Iterable[str]) -> dict[str, str]:
+    """What to add to each missing name that is shown: the nearest name there is, if any is near."""
+    options = list(there)
+    found = {key: difflib.get_close_matches(key, options, n=1, cutoff=0.6) for key in missing[:SHOWN]}
+    return {key: f" (nearest there: {near[0]})" if near else "" for key, near in found.items()}
+
+
+def seen(tree: Mapping[str, object]) -> str:
+    """The tree in a line: its entries that are no tensors, and its kinds of key with a shape each."""
+    entries = [repr(key)[:40] for key, value in tree.items() if not isinstance(value, torch.Tensor)]
+    kinds: dict[str, tuple[int, ...]] = {}
+    total = 0
+    for key, tensor in walk(tree):
+        kinds.setdefault(pattern(key), tuple(tensor.shape))
+        total += 1
+    told = some([f"{key[:80]} {shape}" for key, shape in kinds.items()], KINDS) or "none"
+    return (f"entries {some(entries, 8)}; " if entries else "") + f"{total} tensors ({told})"
+
+
+def nearest(tree: Mapping[str, object]) -> str:
+    """What to do with the tree: the layout it resembles most, and what it lacks of that."""
+    vit = {pattern(key) for key in vit_layout.shapes_of(NAMES)}
+    shared, place = _best(tree, vit)
+    if any(key.endswith("linear.weight") for key, _ in walk(tree)) and not shared:
+        return "this is a linear classifier on top of features, not a net: name the net's own file"
+    if len(shared) < RESEMBLES * len(vit):
+        return "nothing in it resembles the nets known here (ViT in DINO's or timm's names, ResNet, XCiT)"
+    lacking = sorted(vit - shared)
+    if not lacking:
+        return f"a whole ViT lies under {place!r}: save that dict alone by torch.save"
+    under = f" under {place!r}" if place else ""
+    return (
+        f"nearest is a flat ViT in DINO's or timm's names ({len(shared)} of {len(vit)} kinds of key shared{under}; "
+        f"lacking {', '.join(lacking)}): rename the file's keys to those"
+    )
+
+
+def _best(tree: Mapping[str, object], kinds: set[str]) -> tuple[set[str], str]:
+    """(the kinds shared, the prefix they share it under) of the prefix that shares most; prefixes end in a dot."""
+    keys = [pattern(key) for key, _ in walk(tree)]
+    prefixes = {""} | {m.group() for key in keys if (m := re.match(r"(.*\.)?(?=blocks\.N\.|cls_token$)", key))}
+    found = {p: kinds & {key.removeprefix(p) for key in keys if key.startswith(p)} for p in sorted(prefixes)[:PLACES]}
+    best = max(found, key=lambda p: len(found[p]))
+    return found[best], best.removesuffix(".")
