@@ -93,7 +93,9 @@ def extract(
     missing = {r: e for (r, e), there in zip(entries.items(), done, strict=True) if not there}
     if missing:
         if not together and distributed.world_size() > 1:
-            raise RuntimeError(f"features {[r.text() for r in missing]} were not prepared: needs() did not name them")
+            raise RuntimeError(
+                f"features {[r.text() for r in missing]} were not prepared: `extracts` did not name them"
+            )
         _fill(_Job(backbone=backbone, split=split, transform=transform, how=how), missing)
     return {r: stored(entry, split, how.skip_bad_images) for r, entry in entries.items()}
 
