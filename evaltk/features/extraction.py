@@ -118,7 +118,7 @@ def extract(
     missing = {spec: entry for (spec, entry), ready in zip(entries.items(), done, strict=True) if not ready}
     if missing:
         if not together and distributed.world_size() > 1:
-            raise RuntimeError(f"features {[s.text() for s in missing]} were not prepared: needs() did not name them")
+            raise RuntimeError(f"features {[s.text() for s in missing]} were not prepared: extracts did not name them")
         _fill(_Job(net=net, split=split, transform=transform, how=how), missing)
     return {spec: stored(entry, split, how.skip_bad_images) for spec, entry in entries.items()}
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evaltk.checkpoints.read_options import ReadOptions
+from evaltk.cli import _options
 
 
 @dataclass(frozen=True, kw_only=True)
