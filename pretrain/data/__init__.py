@@ -1,1 +1,1 @@
-"""What a training run reads: images in the order of a sampler, multi-crop views and masks."""
+"""Data of a training run: image sources, sampling order, multi-crop views and masks."""

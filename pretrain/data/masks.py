@@ -1,7 +1,6 @@
-"""iBOT's random block masks: which patches of a global crop the student does not see.
+"""iBOT's random block masks: which patches of a global crop are hidden from the student.
 
-Every draw comes from the generator that is handed in, so a mask depends
-on its stream alone.
+Every draw comes from the given generator, so a mask depends on its stream alone.
 
 Source: ibot loader.py:33-116 (pred_shape "block"), after BEiT's masking_generator.
 """
@@ -16,16 +15,16 @@ from torch import Tensor
 
 from evaltk.errors import SettingsError
 
-_ATTEMPTS = 10  # tries to place one more block before the mask is left as it is
+_ATTEMPTS = 10  # tries to place one more block before giving up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How much is masked, and in what shapes.
+    """How much is masked, and in blocks of what shape.
 
-    ratios, half_widths: a crop's ratio is drawn from one of the ranges ratio +- half width, chosen evenly; the default
-    leaves half of the crops unmasked and masks 0.1 to 0.5 of the others. min_aspect: blocks have a height over width in
-    [min_aspect, 1 / min_aspect], log-uniform.
+    ratios, half_widths: a crop's ratio is drawn uniformly from one of the ranges ratio +- half width, all equally
+    likely; by default half of the crops are unmasked and 0.1 to 0.5 of the others is masked. min_aspect: blocks have a
+    height over width in [min_aspect, 1 / min_aspect], log-uniform.
 
     Raises: SettingsError: ranges outside [0, 1], lists of different length, or min_aspect outside (0, 1].
     """
@@ -38,7 +37,7 @@ class Settings:
         fits = len(self.ratios) == len(self.half_widths) > 0
         if not fits or any(w < 0 or r - w < 0 or r + w > 1 for r, w in zip(self.ratios, self.half_widths, strict=True)):
             raise SettingsError(
-                wanted="as many half widths as ratios, each ratio +- half width within [0, 1]",
+                wanted="as many half widths as ratios, each ratio +- half width in [0, 1]",
                 got=f"{self.ratios} and {self.half_widths}",
                 where="masks.ratios, masks.half_widths",
                 do="use (0.0, 0.3) and (0.0, 0.2)",
@@ -57,7 +56,7 @@ def sample_masks(
     Args:
         count: number of crops.
         grid: patches (height, width), (14, 14) for 224 px and patches of 16.
-        generator: CPU generator all draws come from.
+        generator: CPU generator for all draws.
         settings: None for iBOT's.
 
     Returns: bool [count, height, width], True where masked.
@@ -72,7 +71,7 @@ def sample_masks(
 
 
 def sample_ratio(*, generator: torch.Generator, settings: Settings | None = None) -> float:
-    """The share of patches to mask in one crop, in [0, 1]: one of the ranges, evenly, then uniform within it."""
+    """The share of patches to mask in one crop, in [0, 1]: one of the ranges at random, then uniform within it."""
     settings = Settings() if settings is None else settings
     choice, position = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
     index = int(choice * len(settings.ratios))
@@ -80,14 +79,14 @@ def sample_ratio(*, generator: torch.Generator, settings: Settings | None = None
 
 
 def block_mask(grid: tuple[int, int], ratio: float, *, generator: torch.Generator, min_aspect: float = 0.3) -> Tensor:
-    """A mask of rectangles, at most ratio x height x width patches of it.
+    """A mask of rectangles that covers at most ratio x height x width patches.
 
-    Blocks are added until the count is reached or ten attempts in a row fit none, so somewhat less may be masked.
+    Blocks are added until that many are covered or ten attempts in a row fail, so slightly fewer may be masked.
 
     Args:
         grid: patches (height, width).
         ratio: share of patches to mask, in [0, 1].
-        generator: CPU generator all draws come from.
+        generator: CPU generator for all draws.
         min_aspect: lower end of height over width; its inverse is the upper one.
 
     Returns: bool [height, width], True where masked.
@@ -96,14 +95,14 @@ def block_mask(grid: tuple[int, int], ratio: float, *, generator: torch.Generato
     height, width = grid
     if height < 1 or width < 1:
         raise SettingsError(
-            wanted="a grid of at least one patch", got=str(grid), where="mask grid", do="check img_size"
+            wanted="a grid of at least one patch", got=str(grid), where="mask grid", do="raise views.global_size"
         )
     if not 0.0 <= ratio <= 1.0:
         raise SettingsError(wanted="a ratio in [0, 1]", got=str(ratio), where="mask ratio", do="use at most 0.5")
     mask = torch.zeros(height, width, dtype=torch.bool)
-    wanted, count = ratio * height * width, 0
-    while count < wanted:
-        block = _find_block(mask, wanted - count, generator, min_aspect)
+    limit, count = ratio * height * width, 0
+    while count < limit:
+        block = _find_block(mask, limit - count, generator, min_aspect)
         if block is None:
             break
         mask[block] = True
@@ -114,7 +113,7 @@ def block_mask(grid: tuple[int, int], ratio: float, *, generator: torch.Generato
 def _find_block(
     mask: Tensor, remaining: float, generator: torch.Generator, min_aspect: float
 ) -> tuple[slice, slice] | None:
-    """A block that adds between 1 and `remaining` patches, or None if ten attempts found none."""
+    """A block that masks between 1 and `remaining` more patches, or None if ten attempts fail."""
     height, width = mask.shape
     smallest = (min(height, width) // 3) ** 2  # 16 on 14 x 14
     for _ in range(_ATTEMPTS):
@@ -127,7 +126,7 @@ def _find_block(
             continue
         top, left = int(down * (height - h + 1)), int(right * (width - w + 1))
         block = (slice(top, top + h), slice(left, left + w))
-        added = h * w - int(mask[block].sum())
-        if 0 < added <= remaining:
+        newly_masked = h * w - int(mask[block].sum())
+        if 0 < newly_masked <= remaining:
             return block
     return None

@@ -1,4 +1,4 @@
-"""Where images to learn from lie: a data set's training split, any folder of images, or a zip file of one."""
+"""Training images: a dataset's training split, any folder of images, or a zip file of one."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from evaltk import datasets
 from evaltk.data.images import EXTENSIONS
 from evaltk.errors import DataError, SettingsError
 
-ALLOW = "restore it, or allow some with data.skip_bad_images"
+CHECK_PATH = "check the path in --data"
+SKIP_OR_RESTORE = "restore it, or skip some with --set data.skip_bad_images=N"
 
 
 class Source(Protocol):
-    """Images by number. Labels, where there are any, serve only the k-NN that watches the run."""
+    """Images by number. Labels, if any, are used only for the k-NN accuracy in the log."""
 
     labels: np.ndarray | None
 
@@ -31,15 +32,15 @@ class Source(Protocol):
 
 
 class FolderSource:
-    """All images below a folder, in order of their paths; class folders, where there are several, give labels."""
+    """All images below a folder, sorted by path; labels are their folders, if there are several."""
 
     def __init__(self, path: Path) -> None:
         if not path.is_dir():
-            raise DataError(wanted="a folder of images", got="no such folder", where=path, do="mend data.source")
+            raise DataError(wanted="a folder of images", got="no such folder", where=path, do=CHECK_PATH)
         self.names: Sequence[str] = _images(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
         if not self.names:
             ends = " ".join(EXTENSIONS)
-            raise DataError(wanted=f"images ({ends})", got="none", where=path, do="mend data.source")
+            raise DataError(wanted=f"images ({ends})", got="none", where=path, do=CHECK_PATH)
         self.path, self.labels = path, _labels(self.names)
 
     def __len__(self) -> int:
@@ -50,26 +51,26 @@ class FolderSource:
         return self.names[index]
 
     def open(self, index: int) -> Image.Image:
-        """The image as RGB. Raises: DataError: it cannot be decoded."""
+        """The image as RGB. Raises: DataError: cannot be decoded."""
         path = self.path / self.names[index]
         try:
             with path.open("rb") as stream, Image.open(stream) as image:
                 return image.convert("RGB")
-        except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
+        except Exception as error:  # Pillow's decoders raise almost any exception on damaged bytes
             raise _undecodable(error, path) from error
 
 
 class ZipSource:
-    """The images of a zip file, read without unpacking, numbered and labelled as those of the folder it was made of."""
+    """The images of a zip file, read without unpacking, in the order and with the labels of the zipped folder."""
 
     def __init__(self, path: Path) -> None:
         try:
             with zipfile.ZipFile(path) as archive:
                 self.names: Sequence[str] = _images(archive.namelist())
         except (OSError, zipfile.BadZipFile) as error:
-            raise DataError(wanted="a zip file of images", got=str(error), where=path, do="mend data.source") from error
+            raise DataError(wanted="a zip file of images", got=str(error), where=path, do=CHECK_PATH) from error
         if not self.names:
-            raise DataError(wanted="images in the zip file", got="none", where=path, do="mend data.source")
+            raise DataError(wanted="images in the zip file", got="none", where=path, do=CHECK_PATH)
         self.path, self.labels = path, _labels(self.names)
         self._own: Any = threading.local()  # a handle may not be shared between threads or forked processes
 
@@ -87,7 +88,7 @@ class ZipSource:
         return self.names[index]
 
     def open(self, index: int) -> Image.Image:
-        """The image as RGB. Raises: DataError: it cannot be decoded."""
+        """The image as RGB. Raises: DataError: cannot be decoded."""
         if getattr(self._own, "process", None) != os.getpid():
             self._own.archive, self._own.process = zipfile.ZipFile(self.path), os.getpid()
         try:
@@ -98,7 +99,7 @@ class ZipSource:
 
 
 def _images(names: Any) -> list[str]:
-    hidden = ("__MACOSX", ".")  # what a Mac puts into a zip, and hidden files anywhere
+    hidden = ("__MACOSX", ".")  # macOS metadata in zip files, and hidden files anywhere
     return sorted(
         name
         for name in names
@@ -114,25 +115,30 @@ def _labels(names: Sequence[str]) -> np.ndarray | None:
 
 def _undecodable(error: Exception, where: object) -> DataError:
     got = f"{type(error).__name__}: {error}"[:100]
-    return DataError(wanted="an image that can be decoded", got=got, where=str(where), do=ALLOW)
+    return DataError(wanted="an image that can be decoded", got=got, where=str(where), do=SKIP_OR_RESTORE)
 
 
 def open_source(word: str) -> Source:
-    """The images a recipe's ``data.source`` names: a data set's training split, ``folder=DIR`` or ``zip=FILE``.
+    """The images of a recipe's ``data.source``: a dataset's training split, ``folder=DIR`` or ``zip=FILE``.
 
-    Raises: SettingsError, DataError: nothing named, or not there.
+    Raises: SettingsError: no source, or a dataset without images. DataError: missing or unreadable.
     """
     if not word:
         raise SettingsError(
-            wanted="images to learn from", got="none", where="data.source",
+            wanted="training images", got="none", where="data.source",
             do="--data NAME=PATH, --data folder=DIR or --data zip=FILE",
         )  # fmt: skip
     kind, _, path = word.partition("=")
     if kind in ("zip", "folder"):
-        here = Path(path).expanduser()
-        return ZipSource(here) if kind == "zip" else FolderSource(here)
-    found = datasets.load(word)
-    if found.KIND != "images":
-        raise SettingsError(wanted="a data set of images", got=found.KIND, where="data.source", do="name another")
-    source: Source = found.train
+        location = Path(path).expanduser()
+        return ZipSource(location) if kind == "zip" else FolderSource(location)
+    dataset = datasets.load(word)
+    if dataset.KIND != "images":
+        raise SettingsError(
+            wanted="an image classification dataset",
+            got=dataset.KIND,
+            where="data.source",
+            do="use one with a training split, folder=DIR or zip=FILE",
+        )
+    source: Source = dataset.train
     return source

@@ -1,7 +1,7 @@
 """Multi-crop views: parameters drawn per image, and their application by Pillow (the reference).
 
-The parameters of an image's views depend on the run's seed, the epoch and the image alone, so they are the same
-whatever the number of processes or workers; `views_device` applies the very same parameters to batched tensors.
+The parameters of an image's views depend only on the run's seed, the epoch and the image, not on the number of
+processes or workers; `views_device` applies the same parameters to batched tensors.
 Source: dino main_dino.py:419-464, utils.py:36-68; msn src/data_manager.py:64-112; torchvision's RandomResizedCrop.
 """
 
@@ -19,9 +19,9 @@ from torchvision.transforms.v2 import functional as TF
 
 from evaltk.seeding import derive
 
-ATTEMPTS = 10  # of RandomResizedCrop to find a box that fits
+ATTEMPTS = 10  # of RandomResizedCrop to find a box within the image
 RATIO = (3 / 4, 4 / 3)
-DRAWS = 2 * ATTEMPTS + 17  # uniform numbers a view takes
+DRAWS = 2 * ATTEMPTS + 17  # uniform numbers per view
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 SOLARIZE_THRESHOLD = 128
 
@@ -56,10 +56,10 @@ class Views:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Params:
-    """What is done to each of V views of one image (or of B images: [B, V, ...]).
+    """Augmentation parameters of V views of one image (or of B images: [B, V, ...]).
 
     box [.., 4]: top, left, height, width in pixels. flip, jitter, gray, blur, solarize: bool [..]. factors [.., 4]:
-    brightness, contrast, saturation factors and hue shift. order [.., 4]: the order they are applied in. radius [..].
+    brightness, contrast, saturation factors and hue shift. order [.., 4]: of application. radius [..]: of the blur.
     """
 
     box: Tensor
@@ -104,7 +104,7 @@ def draw(views: Views, seed: int, epoch: int, index: int, width: int, height: in
 
 
 def _box(u: Tensor, scale: Tensor, width: int, height: int) -> tuple[int, int, int, int]:
-    """(top, left, height, width) as torchvision's RandomResizedCrop chooses it."""
+    """(top, left, height, width) as in torchvision's RandomResizedCrop."""
     numbers, (low, high) = u.tolist(), scale.tolist()
     where_top, where_left = numbers[2 * ATTEMPTS], numbers[2 * ATTEMPTS + 1]
     log_low, log_high = math.log(RATIO[0]), math.log(RATIO[1])
@@ -124,13 +124,13 @@ def _box(u: Tensor, scale: Tensor, width: int, height: int) -> tuple[int, int, i
 
 
 def render(image: Image.Image, params: Params, views: Views) -> list[np.ndarray]:
-    """The views of one RGB image by Pillow: uint8 [size, size, 3] each, not yet normalised."""
+    """The views of one RGB image, rendered by Pillow: uint8 [size, size, 3] each, not normalised."""
     return [_render_one(image, params, i, size, views) for i, size in enumerate(sizes(views))]
 
 
 def _render_one(image: Image.Image, p: Params, i: int, size: int, views: Views) -> np.ndarray:
     top, left, height, width = p.box[i].tolist()
-    # Cropped first, then resized: pixels outside the box must not bleed in.
+    # Crop before resizing, so that pixels outside the box do not bleed in.
     view = image.crop((left, top, left + width, top + height)).resize((size, size), FILTERS[views.interpolation])
     if p.flip[i]:
         view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -148,5 +148,5 @@ def _render_one(image: Image.Image, p: Params, i: int, size: int, views: Views) 
 
 
 def stack(many: list[Params]) -> Params:
-    """Parameters of B images as [B, V, ...]."""
+    """The parameters of B images, [B, V, ...]."""
     return Params(**{name: torch.stack([getattr(p, name) for p in many]) for name in Params.__slots__})

@@ -1,7 +1,7 @@
-"""Multi-crop on the device: the parameters of `views`, applied to a batch of images by matrix products.
+"""Multi-crop on the device: the parameters of `views`, applied to batches of images by matrix products.
 
-Resizing and blurring are separable, so each is one weight matrix a side and image: out = Y image X^T. Colours are
-float32 after the resize, where Pillow rounds to 8 bits after each step; the two differ by a few levels at most.
+Resizing and blurring are separable, so each is one weight matrix per side and image: out = Y image X^T. Colours are
+float32 after the resize, where Pillow rounds to 8 bits after each step; results differ by a few levels at most.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SUPPORT = {"bicubic": 2.0, "bilinear": 1.0}
 
 
 def render(canvas: Tensor, params: Params, views: Views) -> list[Tensor]:
-    """The views of B images, float32 [B, 3, size, size] in [0, 1], one tensor a view.
+    """The views of B images, float32 [B, 3, size, size] in [0, 1], one tensor per view.
 
     Args:
         canvas: uint8 [B, 3, H, W], each image in its upper left corner.
@@ -89,7 +89,7 @@ def _cubic(d: Tensor) -> Tensor:
 
 
 def blur_weights(radius: Tensor, size: int) -> Tensor:
-    """Gaussian weights [B, size, size] of standard deviation `radius` [B] pixels; edges are repeated outwards."""
+    """Gaussian weights [B, size, size] of standard deviation `radius` [B] pixels; edge pixels are replicated."""
     reach = 3 * int(radius.max().ceil()) + 1
     offset = torch.arange(-reach, reach + 1, device=radius.device)
     kernel = torch.exp(-0.5 * (offset / radius.view(-1, 1)) ** 2)
@@ -134,7 +134,7 @@ def _saturation(view: Tensor, factor: Tensor) -> Tensor:
 
 
 def _hue(view: Tensor, shift: Tensor) -> Tensor:
-    """Turn the hue by `shift` of the circle, in [-0.5, 0.5]."""
+    """Rotate the hue by `shift` of a full turn, in [-0.5, 0.5]."""
     r, g, b = view.unbind(1)
     high, low = view.amax(dim=1), view.amin(dim=1)
     spread = high - low
@@ -143,10 +143,10 @@ def _hue(view: Tensor, shift: Tensor) -> Tensor:
     hue = torch.where(r == high, bc - gc, torch.where(g == high, 2 + rc - bc, 4 + gc - rc)) / 6
     hue = torch.where(spread == 0, torch.zeros_like(hue), hue) + shift[:, 0]
     sector = (hue - hue.floor()) * 6
-    whole = sector.floor()
-    part, saturation = sector - whole, spread / high.clamp(min=1e-12)
+    sector_index = sector.floor()
+    part, saturation = sector - sector_index, spread / high.clamp(min=1e-12)
     p, q, t = high * (1 - saturation), high * (1 - saturation * part), high * (1 - saturation * (1 - part))
-    pick = whole.long().remainder(6).unsqueeze(1)
+    pick = sector_index.long().remainder(6).unsqueeze(1)
 
     def channel(*six: Tensor) -> Tensor:
         return torch.stack(six, dim=1).gather(1, pick)

@@ -1,12 +1,12 @@
-"""The DINO loss; DINO-vMF is the same loss on other scores.
+"""DINO and DINO-vMF: the same loss on different scores.
 
-What the two share is ``softmax((teacher - centre) / tau_t)`` against ``log_softmax(student / tau_s)`` over all pairs of
-a teacher's global view and another view of the student. They differ in where the temperature divides:
+Both compare ``softmax((teacher - centre) / tau_t)`` with ``log_softmax(student / tau_s)`` over all pairs of a teacher's
+global view and a different view of the student. They differ in where the temperature divides:
 
-    DINO      undivided logits <w, y> come in, the centre is one of undivided logits, the loss divides by tau
-    DINO-vMF  scores already divided by tau, log C_p included, come in, so does their centre; the loss divides by 1
+    DINO      logits <w, y> and their centre are undivided; the loss divides by tau
+    DINO-vMF  scores, including log C_p, and their centre are already divided by tau; the loss divides by 1
 
-`split_temperature` tells, for each cell of the paper's Table 1, which of the two it is.
+`split_temperature` returns which of the two applies to each cell of the paper's Table 1.
 
 Source: dino main_dino.py:363-404; Govindarajan et al., ICLR 2023, Eq. 6, 7, Table 1.
 """
@@ -44,20 +44,17 @@ def temperatures(settings: method.Settings, epoch: int) -> tuple[Temperatures, T
     teacher = schedules.teacher_temperature(
         epoch, start=m.teacher_temp, end=m.teacher_temp_end, warmup_epochs=m.teacher_temp_warmup
     )
-    student_split, teacher_split = (
-        split_temperature(temperature, scoring=m.scoring, centering_kind=m.centering)
-        for temperature in (m.student_temp, teacher)
+    return (
+        split_temperature(m.student_temp, scoring=m.scoring, centering_kind=m.centering),
+        split_temperature(teacher, scoring=m.scoring, centering_kind=m.centering),
     )
-    return Temperatures(*student_split), Temperatures(*teacher_split)
 
 
-def split_temperature(
-    temperature: float, *, scoring: prototypes.Kind, centering_kind: centering.Kind
-) -> tuple[float, float]:
-    """(what the scores are divided by, what the loss divides by); their product is `temperature`.
+def split_temperature(temperature: float, *, scoring: prototypes.Kind, centering_kind: centering.Kind) -> Temperatures:
+    """What the scores are divided by, and what the loss divides by; their product is `temperature`.
 
-    DINO's own centre (Eq. 8 on linear or cosine scores) is one of undivided logits, hence (1, temperature). With
-    log C_p in the scores, or a centre in probability space (Eq. 9), division comes before centring: (temperature, 1).
+    DINO's own centre (Eq. 8 on linear or cosine scores) averages undivided logits, hence (1, temperature). With log C_p
+    in the scores, or a centre in probability space (Eq. 9), division comes before centring: (temperature, 1).
 
     Args:
         temperature: tau_s or tau_t of this step, > 0.
@@ -70,7 +67,7 @@ def split_temperature(
     prototypes.check_kind(scoring)
     centering.check_kind(centering_kind)
     divide_late = scoring != "vmf" and centering_kind == "logit"
-    return (1.0, temperature) if divide_late else (temperature, 1.0)
+    return Temperatures(1.0, temperature) if divide_late else Temperatures(temperature, 1.0)
 
 
 def loss(
@@ -83,24 +80,24 @@ def loss(
     num_globals: int = 2,
     overwrite: bool = False,
 ) -> Tensor:
-    """Mean cross-entropy over all (teacher's global view, other view of the student) pairs and images.
+    """Mean cross-entropy over images and all pairs of a teacher's global view and a different view of the student.
 
     Args:
         student: scores of V views, [V * B, K] with the view as the outer index and the globals first, or a sequence of
-            such tensors in the order of views (say globals, then locals); any float dtype.
+            such tensors in the order of views (e.g. globals, then locals); any float dtype.
         teacher: scores of the global views, [num_globals * B, K]; no gradient flows into them.
         center: the teacher's centre [K] (or [1, K]), as it was before this batch.
-        student_temperature, teacher_temperature: what the scores are still to be divided by, > 0; 1 for scores that
-            already are, as those of DINO-vMF.
-        num_globals: teacher's views, 2 in the paper.
-        overwrite: the backward pass may write the gradient over the student's scores, of which nobody makes use then.
+        student_temperature, teacher_temperature: what the scores are still to be divided by, > 0; 1 for scores already
+            divided, such as DINO-vMF's.
+        num_globals: the teacher's views, 2 in the paper.
+        overwrite: let the backward pass write the gradient over the student's scores, which must not be used elsewhere.
 
     Returns:
         The loss, scalar, float32 (float64 if the student is). Only one view's B rows exist as log-probabilities at a
-        time, in the backward pass too: for it, only the scores themselves and the teacher's probabilities are kept.
-        With `overwrite` there is never more than the one copy of the student's scores, else its gradient is another.
+        time, in the backward pass too, for which only the scores themselves and the teacher's probabilities are kept.
+        With `overwrite` there is never more than one copy of the student's scores; without, the gradient is a second.
 
-    Raises: SettingsError: a temperature <= 0, or K < 2. ValueError: shapes that do not fit.
+    Raises: SettingsError: a temperature <= 0, or K < 2. ValueError: mismatched shapes.
     """
     targets = teacher_probabilities(teacher, center, temperature=teacher_temperature)
     return cross_view_loss(
@@ -133,7 +130,7 @@ def teacher_probabilities(teacher: Tensor, center: Tensor, *, temperature: float
 def cross_view_loss(
     student: Students, targets: Tensor, *, temperature: float, num_globals: int = 2, overwrite: bool = False
 ) -> Tensor:
-    """`loss` with the teacher's probabilities already made.
+    """`loss`, given the teacher's probabilities.
 
     Args:
         student: as in `loss`.
@@ -143,7 +140,7 @@ def cross_view_loss(
         overwrite: as in `loss`.
 
     Returns: the loss, scalar.
-    Raises: SettingsError: temperature <= 0. ValueError: shapes that do not fit, or no pair of different views.
+    Raises: SettingsError: temperature <= 0. ValueError: mismatched shapes, or no pair of different views.
     """
     students = (student,) if isinstance(student, Tensor) else tuple(student)
     batch, odd = divmod(targets.shape[0], num_globals)
@@ -156,7 +153,7 @@ def cross_view_loss(
     num_views = rows // batch
     num_pairs = num_globals * (num_views - 1)
     if num_pairs == 0:
-        raise ValueError("wanted at least two views, got one: no pair of different views is left")
+        raise ValueError("wanted at least two views, got one: there is no pair of different views")
     per_view = targets.chunk(num_globals)
     # The cross-entropy is linear in the target: a view is compared once, with the sum of its teachers.
     blocks = [_sum([q for i, q in enumerate(per_view) if i != v], like=per_view[0]) for v in range(num_globals)]
@@ -172,9 +169,9 @@ def soft_cross_entropy(
     """-sum over rows and components of target x log softmax(student / temperature), block by block.
 
     Args:
-        student: scores [R, K], or several tensors whose rows follow one another; gradients flow into these.
-        targets: blocks [n, K] of non-negative target weights which cover the student's rows in order; rows need not
-            sum to 1, so that weights may be multiplied in. No gradient flows into them.
+        student: scores [R, K], or several tensors that are concatenated by rows; gradients flow into these.
+        targets: blocks [n, K] of non-negative target weights that cover the student's rows in order; rows need not sum
+            to 1, so that weights may be multiplied in. No gradient flows into them.
         temperature: > 0.
         overwrite: as in `loss`.
 
@@ -204,12 +201,12 @@ def soft_cross_entropy(
 
 
 def mean_entropy(probabilities: Tensor) -> Tensor:
-    """Mean entropy of the rows [..., K] in nats, in [0, log K]; near 0 or log K for a teacher means collapse."""
+    """Mean entropy of the rows [..., K] in nats, in [0, log K]; a teacher near 0 or log K has collapsed."""
     return torch.special.entr(probabilities).sum(-1).mean()
 
 
 class _SoftCrossEntropy(torch.autograd.Function):
-    """Keeps only its inputs for the backward pass and makes the softmax of one block at a time, twice."""
+    """Keeps only its inputs for the backward pass and computes the softmax one block at a time, in both passes."""
 
     @staticmethod
     def forward(
@@ -234,7 +231,7 @@ class _SoftCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         students, targets = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
-        # Each block is read before it is written; a second backward pass is refused by autograd's version check.
+        # Each block is read before it is written; autograd's version check rejects a second backward pass.
         grads = [s.detach() if ctx.overwrite else torch.empty_like(s) for s in students]
         for (index, start, stop), target in zip(ctx.plan, targets, strict=True):
             block = students[index][start:stop]

@@ -1,6 +1,6 @@
-"""The iBOT loss: DINO's on [CLS] and, within each global view, the same cross-entropy on masked patches.
+"""iBOT and iBOT-vMF: DINO's loss on [CLS] and, within each global view, the same cross-entropy on masked patches.
 
-iBOT-vMF is the same loss on other scores: as in DINO, those already divided by their temperature come with
+iBOT-vMF is the same loss on different scores; as in DINO, scores already divided by their temperature are passed with
 temperatures of 1.
 
 Source: ibot main_ibot.py:514-572; Govindarajan et al., ICLR 2023, A.5 (whose L_MIM lacks the logarithm, a misprint).
@@ -55,10 +55,10 @@ class Loss:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the loss divides by and how its parts are weighed; temperatures are 1 for scores already divided.
+    """Temperatures and weights of the loss; temperatures are 1 for scores already divided.
 
-    student_temperature: of [CLS] and patches; teacher_temperature, teacher_patch_temperature: of this epoch;
-    cls_weight, patch_weight: lambda1, lambda2; num_globals: teacher's views.
+    student_temperature: for [CLS] and patches; teacher_temperature, teacher_patch_temperature: in this epoch;
+    cls_weight, patch_weight: lambda1, lambda2; num_globals: the teacher's views.
 
     Raises: SettingsError: a temperature <= 0.
     """
@@ -96,13 +96,13 @@ def loss(
             [M, K'] in the order of `mask`.
         teacher_patch: patch scores of the unmasked globals, in either of the same two layouts.
         mask: bool, True where the student's patch was masked; [num_globals, B, ...] or [num_globals * B, ...], with N
-            patches an image in all.
+            patches per image.
         center, patch_center: the two centres [K], [K'], as they were before this batch.
         settings: temperatures and weights; None for the defaults.
-        overwrite: the backward pass may write its gradients over the student's scores (see `dino.loss`).
+        overwrite: let the backward pass write its gradients over the student's scores (see `dino.loss`).
 
     Returns: the loss and its two parts, float32 (float64 if the scores are).
-    Raises: SettingsError: K < 2. ValueError: shapes that do not fit.
+    Raises: SettingsError: K < 2. ValueError: mismatched shapes.
     """
     settings = Settings() if settings is None else settings
     cls = dino.loss(
@@ -139,19 +139,19 @@ def patch_loss(
 ) -> Tensor:
     """Mean over images of the mean cross-entropy over an image's masked patches.
 
-    An image without masked patches adds 0 and counts as an image, as in the original.
+    An image without masked patches contributes 0 to the mean, as in the original.
 
     Args:
         student: [I, N, K] for I images (of all views) of N patches, or the masked patches alone [M, K].
-        teacher: the same patches seen unmasked, [I, N, K] or [M, K]; no gradient flows into them.
+        teacher: the same patches, unmasked, [I, N, K] or [M, K]; no gradient flows into them.
         mask: bool [I, N].
         center: the patch centre [K] (or [1, 1, K]).
         student_temperature, teacher_temperature: what the scores are still to be divided by, > 0.
         chunk_elements: how many scores may exist as float32 log-probabilities at a time.
         overwrite: as in `dino.loss`.
 
-    Returns: the loss, scalar; 0, with a gradient of 0, where nothing is masked.
-    Raises: SettingsError: a temperature <= 0, or K < 2. ValueError: shapes that do not fit the mask.
+    Returns: the loss, scalar; 0, with a gradient of 0, if nothing is masked.
+    Raises: SettingsError: a temperature <= 0, or K < 2. ValueError: shapes that do not match the mask.
     """
     if mask.ndim != 2 or mask.dtype != torch.bool:
         raise ValueError(f"wanted a bool mask [images, patches], got {mask.dtype} {tuple(mask.shape)}")

@@ -1,6 +1,6 @@
-"""The MSN loss: anchors' prototype probabilities against sharpened targets, kept from collapsing by me-max.
+"""MSN: cross-entropy of anchors' prototype probabilities with sharpened targets; me-max prevents collapse.
 
-kappa = 1 / temperature is the same for all prototypes, so there is no vMF form of it.
+kappa = 1 / temperature is the same for all prototypes, so there is no vMF variant.
 
 Source: Assran et al., ECCV 2022 (arXiv 2204.07141); msn src/losses.py:33-127.
 """
@@ -44,8 +44,8 @@ class MsnSettings(method.Settings):
 class Settings:
     """MSN's constants (configs/pretrain/msn_vits16.yaml).
 
-    temperature: of anchors and targets; sharpen_temperature: T, targets are p^(1/T) normalised; sinkhorn_iterations: 0
-    for none; me_max_weight, entropy_weight: weights of the two regularisers.
+    temperature: of anchors and targets; sharpen_temperature: T, targets are p^(1/T), normalised; sinkhorn_iterations:
+    0 for none; me_max_weight, entropy_weight: weights of the two regularisers.
 
     Raises: SettingsError: a temperature <= 0.
     """
@@ -86,8 +86,8 @@ def loss(anchors: Tensor, targets: Tensor, prototype_vectors: Tensor, *, setting
         settings: constants; None for the published ones.
 
     Returns: the loss and its parts, float32 (float64 if the anchors are). The mean of the anchors and the balancing of
-        the targets are over all processes; the gradient is this process's share, to be averaged by DDP.
-    Raises: SettingsError: fewer than two prototypes. ValueError: shapes that do not fit.
+        the targets extend over all processes; the gradient is this process's share, to be averaged by DDP.
+    Raises: SettingsError: fewer than two prototypes. ValueError: mismatched shapes.
     """
     settings = Settings() if settings is None else settings
     if targets.shape[0] == 0 or anchors.shape[0] == 0 or anchors.shape[0] % targets.shape[0]:
@@ -133,7 +133,7 @@ def sharpen(probabilities: Tensor, temperature: float = 0.25) -> Tensor:
 
 @torch.no_grad()
 def sinkhorn(probabilities: Tensor, *, iterations: int = 3) -> Tensor:
-    """Balance targets: alternately give each prototype equal weight over all processes' rows, and each row weight 1.
+    """Balance targets: alternately normalise each prototype's total over all processes' rows, and each row to 1.
 
     Args:
         probabilities: this process's rows [B, K], non-negative.
@@ -152,10 +152,10 @@ def sinkhorn(probabilities: Tensor, *, iterations: int = 3) -> Tensor:
 
 
 def mean_entropy_gap(probabilities: Tensor) -> Tensor:
-    """me-max: log K - H(mean of the rows [R, K] over all processes), scalar >= 0, 0 if all prototypes are used alike.
+    """me-max: log K - H(mean of the rows [R, K] over all processes), scalar >= 0, 0 if all prototypes are used equally.
 
-    Its value is that of all processes together, its gradient flows through this process's rows as if they were all;
-    averaged over processes, as DDP does, that is the gradient of the joint value.
+    The value is over all processes; the gradient flows through this process's rows only. Averaged over processes, as
+    DDP does, it is the gradient of the joint value.
     """
     local = probabilities.mean(0)
     mean = local + (distributed.all_reduce(local.detach(), op="mean") - local.detach())
