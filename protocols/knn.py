@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from evaltk import settings_rules
 from evaltk.bench import Bench, Extracts, Need, Outcome, Protocol, of_all_splits, unreadable
 from evaltk.data.images import Dataset
 from evaltk.errors import DataError, SettingsError
@@ -39,15 +40,15 @@ class Settings:
     choose: int = 5000
 
     def __post_init__(self) -> None:
-        if not self.k or min(self.k) < 1:
-            raise SettingsError(
-                wanted="numbers of neighbours >= 1", got=str(self.k), where="--knn.k", do="mend the flag"
-            )
-        if not self.temperature or not all(0 < t < math.inf for t in self.temperature):
-            got = str(self.temperature)
-            raise SettingsError(wanted="temperatures > 0", got=got, where="--knn.temperature", do="mend the flag")
-        if self.choose < 0:
-            raise SettingsError(wanted=">= 0", got=str(self.choose), where="--knn.choose", do="mend the flag")
+        rules = {
+            "k": (not self.k or min(self.k) < 1, "numbers of neighbours >= 1"),
+            "temperature": (
+                not self.temperature or not all(0 < t < math.inf for t in self.temperature),
+                "temperatures > 0",
+            ),
+            "choose": (self.choose < 0, ">= 0"),
+        }
+        settings_rules.check("knn", self, rules)
 
 
 def extracts(bench: Bench, dataset: Dataset, settings: Settings) -> Extracts:

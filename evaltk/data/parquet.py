@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -29,43 +29,58 @@ LABELS = ("label", "labels")
 TAIL = 65_536  # bytes of each file's end that its fingerprint takes in; they say where everything else lies
 
 
+class RowGroups:
+    """Reads row groups of parquet files and remembers the last one."""
+
+    def __init__(self) -> None:
+        self._last: tuple[tuple[Path, int, str], list[bytes | None]] | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in memory."""
+        return len(self._last[1]) if self._last else 0
+
+    def read(self, path: Path, group: int, column: str) -> list[bytes | None]:
+        """The images encoded in a column of a row group. Raises: DataError: the file is damaged."""
+        key = (path, group, column)
+        if self._last is None or self._last[0] != key:
+            try:
+                with opened(path) as file:
+                    cells = file.read_row_group(group, columns=[column])[column]
+                encoded = [None if cell is None else cell["bytes"] for cell in cells.to_pylist()]
+            except Exception as error:  # a damaged file can raise nearly anything; none of it is ours
+                raise DataError(wanted="a parquet file", got=str(error)[:160], where=path, do="restore it") from error
+            self._last = key, encoded
+        return self._last[1]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ParquetSplit(Split):
     """Images encoded in a column of parquet files; an image's name is FILE#ROW.
 
     Attributes:
         column: with the field ``bytes``. groups: (file, row group) of each run of rows, `starts` [G] the first row.
-        held: the run read last by this process; images are asked for one after the other.
         rows: [N] int64, the images' rows counted through all groups; None: all rows, in their order.
+        reader: of the runs; each process remembers the last it has read, as images are asked for in order.
     """
 
     column: str
     groups: tuple[tuple[str, int], ...]
     starts: np.ndarray
-    held: dict[int, Sequence[bytes | None]] = field(default_factory=dict)
+    reader: RowGroups
     rows: np.ndarray | None = None
 
     def taken(self, rows: np.ndarray, *, name: str, fingerprint: str) -> Self:
         """The images at `rows` [n] int64, in that order, as a split of its own."""
         part = super(ParquetSplit, self).taken(rows, name=name, fingerprint=fingerprint)
-        return replace(part, rows=rows if self.rows is None else self.rows[rows], held={})
+        return replace(part, rows=rows if self.rows is None else self.rows[rows])
 
     def encoded(self, index: int) -> bytes:
         """The image file's bytes. Raises: DataError: none in that row, or the parquet file is damaged."""
         row = index if self.rows is None else int(self.rows[index])
         run = int(np.searchsorted(self.starts, row, side="right")) - 1
-        if run not in self.held:
-            name, group = self.groups[run]
-            path = (self.root or Path()) / name
-            try:
-                with opened(path) as file:
-                    cells = file.read_row_group(group, columns=[self.column])[self.column]
-                found = [None if cell is None else cell["bytes"] for cell in cells.to_pylist()]
-            except Exception as error:  # a damaged file can raise nearly anything; none of it is ours
-                raise DataError(wanted="a parquet file", got=str(error)[:160], where=path, do="restore it") from error
-            self.held.clear()
-            self.held[run] = found
-        data = self.held[run][row - int(self.starts[run])]
+        name, group = self.groups[run]
+        data = self.reader.read((self.root or Path()) / name, group, self.column)[row - int(self.starts[run])]
         if not data:
             got, where = "nothing", f"{self.root}/{self.image_id(index)}"
             raise DataError(wanted="an encoded image", got=got, where=where, do="restore it, or --skip-bad-images N")
@@ -246,4 +261,5 @@ def _split(dataset: str, name: str, folder: Path, tables: Sequence[_Table], clas
         column=tables[0].column,
         groups=tuple((table.name, group) for table in tables for group in range(len(table.rows))),
         starts=np.cumsum([0, *rows])[:-1],
+        reader=RowGroups(),
     )

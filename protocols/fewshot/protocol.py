@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from evaltk import progress
+from evaltk import progress, settings_rules
 from evaltk.bench import Bench, Extracts, Need, Outcome, unreadable
 from evaltk.data.images import Dataset, Split
 from evaltk.deviations import Deviation, DeviationKind
@@ -62,7 +62,7 @@ class Settings:
     lists_sha256: str | None = None
 
     def __post_init__(self) -> None:
-        wrong = {
+        rules = {
             "preset": (self.preset not in ("msn", "dino"), "msn or dino"),
             "norm": (self.norm not in (None, "pre", "post"), "pre or post"),
             "resize": (self.resize not in (None, "bilinear", "bicubic"), "bilinear or bicubic"),
@@ -71,10 +71,7 @@ class Settings:
             "percent": (not 0 <= self.percent <= 100, "0 to 100"),
             "splits": (self.splits < 1, "at least 1"),
         }
-        for name, (bad, wanted) in wrong.items():
-            if bad:
-                got = str(getattr(self, name))
-                raise SettingsError(wanted=wanted, got=got, where=f"--fewshot.{name}", do="mend the flag")
+        settings_rules.check("fewshot", self, rules)
         if not self.shots and not self.percent:
             raise SettingsError(wanted="shots or a percent", got="neither", where="--fewshot.shots", do="use 1 2 5")
         if self.lists is not None:  # other lists in the same place make another result

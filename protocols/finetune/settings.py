@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Literal
 
-from evaltk.errors import SettingsError
+from evaltk import settings_rules
 
 if TYPE_CHECKING:
     from evaltk.types import Arch
@@ -23,9 +23,9 @@ class Settings:
 
     Attributes:
         recipe: imagenet (BEiT's, as iBOT packages it), small (DeiT's), or auto: by the data set.
-        lr: peak learning rates, a training each (imagenet: 8e-4 9e-4 1e-3 2e-3; small: 7.5e-6, times batch / 512).
+        lr: peak learning rates, one training each (imagenet: 8e-4 9e-4 1e-3 2e-3; small: 7.5e-6, times batch / 512).
         epochs: passes over the training images (imagenet: 200, from width 768 on 100; small: 1000).
-        batch: images a step, of all processes together (imagenet: 1024; small: 768).
+        batch: images per step, over all processes (imagenet: 1024; small: 768).
         group: images that share a draw of mixup, and a forward pass (imagenet: 128; small: 96); divides the batch.
         warmup_epochs: epochs in which the learning rate rises (imagenet: 20; small: 5).
         min_lr: where the learning rate ends (imagenet: 1e-6; small: 1e-5).
@@ -62,7 +62,7 @@ class Settings:
     metric: Literal["auto", "top1", "mean_per_class"] = "auto"
 
     def __post_init__(self) -> None:
-        wrong = {
+        rules = {
             "recipe": (self.recipe not in ("auto", "imagenet", "small"), "auto, imagenet or small"),
             "lr": (self.lr is not None and not _positive(self.lr), "learning rates > 0, each once"),
             "holdout": (not 0 <= self.holdout <= 0.5, "a share of 0 to 0.5"),
@@ -71,17 +71,15 @@ class Settings:
         }
         for name in COUNTS:
             value = getattr(self, name)
-            wrong[name] = (value is not None and value < 1, "at least 1")
+            rules[name] = (value is not None and value < 1, "at least 1")
         for name in ("warmup_epochs", "min_lr", "weight_decay", "mixup", "cutmix", *SHARES):
             value = getattr(self, name)
             odd = value is not None and not (0 <= value <= (1 if name in SHARES else math.inf) and value < math.inf)
-            wrong[name] = (odd, "a share of 0 to 1" if name in SHARES else "at least 0")
-        for name, (bad, wanted) in wrong.items():
-            if bad:
-                _refuse(wanted, getattr(self, name), name)
+            rules[name] = (odd, "a share of 0 to 1" if name in SHARES else "at least 0")
+        settings_rules.check("finetune", self, rules)
 
     def tuning(self, dataset: str, arch: Arch) -> tuple[str, Tuning, tuple[str, ...]]:
-        """(the recipe's name, the recipe with what is set here, what of it departs from the recipe).
+        """(the recipe's name, the recipe with what is set here, where it differs from the published one).
 
         Raises: SettingsError: a group that does not divide the batch, or of an odd number of images with mixing.
         """
@@ -90,19 +88,21 @@ class Settings:
         name: Literal["imagenet", "small"] = (
             ("imagenet" if dataset == "imagenet" else "small") if self.recipe == "auto" else self.recipe
         )
-        known = finetuning.preset(name, arch)
-        mine = {f.name for f in fields(self)} & {f.name for f in fields(known)}
-        said = {key: getattr(self, key) for key in sorted(mine) if getattr(self, key) is not None}
-        if "lr" in said:
-            said["lr"] = tuple(sorted(said["lr"]))
-        made = replace(known, **said)
-        if made.batch % made.group:
-            _refuse(f"a divisor of the batch of {made.batch}", made.group, "group")
-        if made.group % 2 and (made.mixup or made.cutmix):
-            _refuse("an even number of images, of which two are mixed", made.group, "group")
-        apart = [f"{key} {_words(value)} for {_words(getattr(known, key))}"
-                 for key, value in said.items() if value != getattr(known, key)]  # fmt: skip
-        return name, made, tuple(apart)
+        published = finetuning.preset(name, arch)
+        shared = {f.name for f in fields(self)} & {f.name for f in fields(published)}
+        given = {key: getattr(self, key) for key in sorted(shared) if getattr(self, key) is not None}
+        if "lr" in given:
+            given["lr"] = tuple(sorted(given["lr"]))
+        tuning = replace(published, **given)
+        if tuning.batch % tuning.group:
+            wanted = f"a divisor of the batch of {tuning.batch}"
+            raise settings_rules.refusal("finetune", "group", wanted, tuning.group)
+        if tuning.group % 2 and (tuning.mixup or tuning.cutmix):
+            wanted = "an even number of images, which are mixed in pairs"
+            raise settings_rules.refusal("finetune", "group", wanted, tuning.group)
+        changed = [(key, value) for key, value in given.items() if value != getattr(published, key)]
+        differences = tuple(f"{key} {_words(value)} for {_words(getattr(published, key))}" for key, value in changed)
+        return name, tuning, differences
 
 
 def _positive(values: tuple[float, ...]) -> bool:
@@ -113,8 +113,3 @@ def _words(value: object) -> str:
     if isinstance(value, tuple):
         return " ".join(map(_words, value))
     return f"{value:g}" if isinstance(value, int | float) else str(value)
-
-
-def _refuse(wanted: str, got: object, name: str) -> None:
-    flag = f"--finetune.{name.replace('_', '-')}"
-    raise SettingsError(wanted=wanted, got=str(got), where=flag, do="mend the flag")

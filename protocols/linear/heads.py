@@ -29,8 +29,8 @@ LOGITS = 1 << 24  # logits (images x heads x classes) that exist at a time in ev
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Heads:
-    """H heads on one feature and the momentum of each; `step` and `silence` change the tensors in place.
+class LinearClassifiers:
+    """H heads on one feature and the momentum of each; `step` and `deactivate` change the tensors in place.
 
     Attributes:
         weight, weight_momentum: [H, C, D]. bias, bias_momentum: [H, C].
@@ -54,13 +54,13 @@ def begin(
     generator: torch.Generator,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-) -> Heads:
+) -> LinearClassifiers:
     """Heads before the first step: weights ~ N(0, 0.01^2), the same for every head; biases and momentum 0.
 
     One draw serves all, so that a head does not depend on which others are trained beside it.
     """
     drawn = normal(num_classes, dim, std=WEIGHT_STD, generator=generator).to(device, dtype)
-    return Heads(
+    return LinearClassifiers(
         weight=drawn.expand(num_heads, -1, -1).clone(),
         bias=torch.zeros(num_heads, num_classes, device=device, dtype=dtype),
         weight_momentum=torch.zeros(num_heads, num_classes, dim, device=device, dtype=dtype),
@@ -78,7 +78,7 @@ def rates(base: Sequence[float], batch: int, epoch: int, epochs: int) -> list[fl
 
 
 @torch.no_grad()
-def step(heads: Heads, x: Tensor, y: Tensor, lr: Tensor) -> Tensor:
+def step(heads: LinearClassifiers, x: Tensor, y: Tensor, lr: Tensor) -> Tensor:
     """One step of SGD with momentum 0.9 on the mean cross-entropy of a batch. Returns: the losses before it [H].
 
     Args:
@@ -100,20 +100,20 @@ def step(heads: Heads, x: Tensor, y: Tensor, lr: Tensor) -> Tensor:
     return losses
 
 
-def finite(heads: Heads) -> Tensor:
+def finite(heads: LinearClassifiers) -> Tensor:
     """Which heads still are numbers: bool [H]."""
     each = [torch.isfinite(t).flatten(1).all(dim=1) for t in heads.tensors()]
     return torch.stack(each).all(dim=0)
 
 
 @torch.no_grad()
-def silence(heads: Heads, which: Tensor) -> None:
+def deactivate(heads: LinearClassifiers, which: Tensor) -> None:
     """Set the heads that bool [H] names to 0, in place: with a learning rate of 0 they stay there."""
     for tensor in heads.tensors():
         tensor[which] = 0
 
 
-def _logits(heads: Heads, x: np.ndarray | Tensor, block: int | None) -> Iterator[tuple[slice, Tensor]]:
+def _logits(heads: LinearClassifiers, x: np.ndarray | Tensor, block: int | None) -> Iterator[tuple[slice, Tensor]]:
     """Logits [n, H, C] of rows of x [N, D], a block of rows at a time."""
     num_heads, num_classes, dim = heads.weight.shape
     block = block or max(1, LOGITS // (num_heads * num_classes))
@@ -126,7 +126,9 @@ def _logits(heads: Heads, x: np.ndarray | Tensor, block: int | None) -> Iterator
 
 
 @torch.no_grad()
-def measure(heads: Heads, x: np.ndarray | Tensor, y: Tensor, *, block: int | None = None) -> tuple[Tensor, Tensor]:
+def measure(
+    heads: LinearClassifiers, x: np.ndarray | Tensor, y: Tensor, *, block: int | None = None
+) -> tuple[Tensor, Tensor]:
     """(images that each head gets right [H] int64, mean cross-entropy [H] float64), on the CPU.
 
     Args:
@@ -145,7 +147,7 @@ def measure(heads: Heads, x: np.ndarray | Tensor, y: Tensor, *, block: int | Non
 
 @torch.no_grad()
 def classify(
-    heads: Heads, which: int, x: np.ndarray | Tensor, y: Tensor, *, block: int | None = None
+    heads: LinearClassifiers, which: int, x: np.ndarray | Tensor, y: Tensor, *, block: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """(classes that head `which` puts before the true one [N] int64, its prediction [N] int64), on the CPU.
 

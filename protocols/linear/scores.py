@@ -85,7 +85,7 @@ def _groups(job: Job) -> dict[str, list[int]]:
 def of_head(dataset: Dataset, found: Features, recipe: Recipe, head: LinearHead) -> Outcome:
     """Top-1 and top-5 of a published head on the features it is for."""
     weight, bias = head.weight[None], head.bias[None]
-    heads = probe.Heads(weight=weight, bias=bias, weight_momentum=weight, bias_momentum=bias)
+    heads = probe.LinearClassifiers(weight=weight, bias=bias, weight_momentum=weight, bias_momentum=bias)
     rank, predicted = probe.classify(heads, 0, found.x, torch.from_numpy(found.y))
     at: dict[str, object] = {"head": head.origin.name, "feature": recipe.text()}
     arrays = {"target": found.y, "head": predicted.numpy().astype(np.int32)}

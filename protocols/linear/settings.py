@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from evaltk.errors import SettingsError
+from evaltk import settings_rules
 from evaltk.types import Recipe
 
 if TYPE_CHECKING:
@@ -22,13 +22,13 @@ class Settings:
     """Settings of the linear probe; the defaults are DINO's, with iBOT's sweep of learning rates.
 
     Attributes:
-        lr: base learning rates, a head each (iBOT's 45: 1 to 9 times 1e-4 to 1); times batch / 256 they are used.
+        lr: base learning rates, one head per rate (iBOT's 45: 1 to 9 times 1e-4 to 1); scaled by batch / 256.
         epochs: passes over the training images (100, dino/eval_linear.py:265); the rate falls by a cosine to 0.
-        batch: images a step, of all processes together (256, as DINO's published logs have it).
-        blocks: last blocks whose class tokens are joined, a feature each; default: what Lin.[C] and Lin.[D] take.
-        pool: none, or mean: the last block's mean patch token is joined to them; default: as for blocks.
+        batch: images per step, over all processes together (256, as DINO's published logs have it).
+        blocks: numbers of last blocks whose class tokens are concatenated; default: those of Lin.[C] and Lin.[D].
+        pool: none, or mean: the last block's mean patch token is appended; default: as for blocks.
         holdout: share of the training images held out, by class, to choose the learning rate on (0: do not choose).
-        fast: learn from features extracted once, without augmentation: another protocol, usually lower.
+        fast: train on features extracted once, without augmentation: another protocol, usually lower.
         head: file or catalogue name of a published linear head: it is evaluated, nothing is trained.
         head_order: columns of a head on cls and mean: plain, interleaved, or auto: as the checkpoint's family has them.
     """
@@ -44,7 +44,7 @@ class Settings:
     head_order: Literal["auto", "plain", "interleaved"] = "auto"
 
     def __post_init__(self) -> None:
-        wrong = {
+        rules = {
             "lr": (not self.lr or not all(0 < lr < math.inf for lr in self.lr), "learning rates > 0"),
             "epochs": (self.epochs < 1, "at least 1"),
             "batch": (self.batch < 1, "at least 1"),
@@ -54,10 +54,7 @@ class Settings:
             "fast": (self.fast and self.head is not None, "no --linear.fast: a published head is not trained"),
             "head_order": (self.head_order not in ("auto", "plain", "interleaved"), "auto, plain or interleaved"),
         }
-        for name, (bad, wanted) in wrong.items():
-            if bad:
-                got, where = str(getattr(self, name)), f"--linear.{name.replace('_', '-')}"
-                raise SettingsError(wanted=wanted, got=got, where=where, do="mend the flag")
+        settings_rules.check("linear", self, rules)
 
     def recipes(self, arch: Arch) -> tuple[Recipe, ...]:
         """The features heads are trained on: those of Lin.[C] and Lin.[D], or all of blocks x pool."""

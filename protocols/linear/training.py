@@ -24,7 +24,7 @@ from evaltk.seeding import generator
 from evaltk.types import Features, Recipe
 from protocols.linear import heads as probe
 from protocols.linear.batches import Batch
-from protocols.linear.heads import Heads
+from protocols.linear.heads import LinearClassifiers
 
 HISTORY = ("train_loss", "held_correct", "held_loss", "test_correct")
 
@@ -97,7 +97,7 @@ class _State:
     """What changes while training: heads of each recipe, epochs done, what was measured after each; `bad`: numbers of
     the images that could not be read so far."""
 
-    heads: list[Heads]
+    heads: list[LinearClassifiers]
     history: dict[str, Tensor]
     diverged: Tensor
     best: dict[str, Tensor]
@@ -212,7 +212,7 @@ def _evaluate(
     for f, heads in enumerate(state.heads):
         alive = probe.finite(heads).cpu() & torch.isfinite(losses[f]) & (state.diverged[f] < 0)
         state.diverged[f][~alive & (state.diverged[f] < 0)] = epoch
-        probe.silence(heads, (~alive).to(heads.weight.device))
+        probe.deactivate(heads, (~alive).to(heads.weight.device))
         y = torch.from_numpy(reported[f].y)
         seen = {"train_loss": losses[f]}
         seen["test_correct"], _ = probe.measure(heads, reported[f].x, y)

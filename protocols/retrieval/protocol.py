@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from evaltk import datasets
+from evaltk import datasets, settings_rules
 from evaltk.bench import Bench, Extracts, Outcome
 from evaltk.data.galleries import Gallery, Photographs, folder_of_images
 from evaltk.errors import DataError, SettingsError
@@ -60,7 +60,7 @@ class Settings:
     keep: int = 100
 
     def __post_init__(self) -> None:
-        wrong = {
+        rules = {
             "preset": (self.preset not in ("dino", "official"), "dino or official"),
             "imsize": (self.imsize is not None and self.imsize < 1, "at least 1"),
             "scales": (self.scales is not None and not (self.scales and min(self.scales) > 0), "factors > 0"),
@@ -68,10 +68,7 @@ class Settings:
             "gem_power": (not self.gem_power > 0, "a power > 0"),
             "keep": (self.keep < 1, "at least 1"),
         }
-        for name, (bad, wanted) in wrong.items():
-            if bad:
-                got, where = str(getattr(self, name)), f"--retrieval.{name.replace('_', '-')}"
-                raise SettingsError(wanted=wanted, got=got, where=where, do="mend the flag")
+        settings_rules.check("retrieval", self, rules)
 
     def cropped(self) -> bool:
         """Whether queries are cropped to their boxes."""

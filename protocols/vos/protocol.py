@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from evaltk import progress, results
+from evaltk import progress, results, settings_rules
 from evaltk.bench import Bench, Outcome
 from evaltk.data import frames as video
 from evaltk.data.frames import Frame
 from evaltk.datasets.davis2017 import Sequence as Video
 from evaltk.datasets.davis2017 import Sequences
 from evaltk.deviations import Deviation, DeviationKind
-from evaltk.errors import SettingsError
 from evaltk.features.cache import CacheEntry, cache_key
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, FeatureKey, Score
 
@@ -65,15 +64,13 @@ class Settings:
     save_masks: str | None = None
 
     def __post_init__(self) -> None:
-        if self.preset not in ("dino", "plain"):
-            raise SettingsError(wanted="dino or plain", got=repr(self.preset), where="--vos.preset", do="mend the flag")
-        for name, low in {"size": 64, "previous": 0, "radius": 0, "topk": 1}.items():
-            if getattr(self, name) < low:
-                got, where = str(getattr(self, name)), f"--vos.{name}"
-                raise SettingsError(wanted=f"at least {low}", got=got, where=where, do="mend the flag")
-        if not self.temperature > 0:
-            where = "--vos.temperature"
-            raise SettingsError(wanted="a temperature > 0", got=str(self.temperature), where=where, do="mend the flag")
+        least = {"size": 64, "previous": 0, "radius": 0, "topk": 1}
+        rules = {
+            "preset": (self.preset not in ("dino", "plain"), "dino or plain"),
+            **{name: (getattr(self, name) < low, f"at least {low}") for name, low in least.items()},
+            "temperature": (not self.temperature > 0, "a temperature > 0"),
+        }
+        settings_rules.check("vos", self, rules)
 
     def statistics(self) -> tuple[Triple, Triple]:
         """(mean, std) of the pixels, ImageNet's where nothing is said but for DINO's 0.228."""

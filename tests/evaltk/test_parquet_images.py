@@ -68,7 +68,7 @@ def test_rows_keep_their_order_labels_and_pixels(tmp_path: Path) -> None:
             assert np.array_equal(np.asarray(found.train.open(i)), np.asarray(Image.open(io.BytesIO(png(i)))))
         assert np.array_equal(np.asarray(found.test.open(3)), np.asarray(Image.open(io.BytesIO(png(13)))))
     assert found.train.image_id(5) == "train-00001-of-00002.parquet#0" and len(set(found.train.files)) == 10
-    assert len(found.train.held) == 1  # one run of rows is in memory, not the file
+    assert found.train.reader.num_rows == 2  # one row group is in memory, not the file
     told = " | ".join(d.words() for d in found.deviations)
     assert "train has 7 images, DTD 1,880: not comparable" in told and "cannot be told" in told
 

@@ -98,14 +98,14 @@ def test_a_head_that_diverges_leaves_the_others_as_they_were() -> None:
     # A product of other sizes may round otherwise.
     torch.testing.assert_close(heads.weight[[0, 2]], alone.weight, rtol=1e-4, atol=1e-6)
     before = heads.weight[[0, 2]].clone()
-    probe.silence(heads, ~probe.finite(heads))
+    probe.deactivate(heads, ~probe.finite(heads))
     assert torch.equal(heads.weight[[0, 2]], before) and probe.finite(heads).all()
     (x, y), *_ = data(torch.float32)
     losses = probe.step(heads, x, y, torch.tensor([0.1, 0.0, 0.3]))
     assert not heads.weight[1].any() and float(losses[1]) == pytest.approx(np.log(CLASSES), rel=1e-5)
 
 
-def trained(num_heads: int = 5) -> probe.Heads:
+def trained(num_heads: int = 5) -> probe.LinearClassifiers:
     heads = probe.begin(num_heads, CLASSES, DIM, generator=drawn())
     for x, y in data(torch.float32):
         probe.step(heads, x, y, torch.linspace(0.01, 0.5, num_heads))
