@@ -7,10 +7,10 @@ Examples:
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import Annotated, Literal
 
 import tyro
@@ -93,7 +93,7 @@ def _datasets() -> list[str]:
     from evaltk import datasets
 
     rows = [
-        (name, *_summary(module), "needed" if module.NEEDS_PATH else "none")
+        (name, *_summary(name), "needed" if module.NEEDS_PATH else "none")
         for name, module in sorted(datasets.registry().items())
     ]
     heads = ("name", "kind", "train/val/test", "classes", "metric", "path")
@@ -101,11 +101,11 @@ def _datasets() -> list[str]:
     return [*_table(heads, rows, right=("classes",)), "", about]
 
 
-def _summary(module: ModuleType) -> tuple[str, str, str, str]:
+def _summary(name: str) -> tuple[str, str, str, str]:
     """(kind, sizes, classes, metric) of a dataset, as published."""
-    official = getattr(module, "OFFICIAL", None)
+    official = getattr(sys.modules.get(f"evaltk.datasets.{name}"), "OFFICIAL", None)
     if official is None:
-        return SUMMARIES.get(module.__name__.rpartition(".")[2], ("-", "-", "-", "-"))
+        return SUMMARIES.get(name, ("-", "-", "-", "-"))
     metric = {"top1": "top-1", "mean_per_class": "per class"}[official.metric]
     return "images", "/".join(f"{size:,}" for size in official.counts.values()), f"{official.classes:,}", metric
 

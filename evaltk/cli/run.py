@@ -49,8 +49,8 @@ class Reading:
     family: str | None = None
     num_heads: int | None = None
     norm_eps: float | None = None
-    mean: Triple | None = field(default=None, metadata={"metavar": "R G B"})
-    std: Triple | None = field(default=None, metadata={"metavar": "R G B"})
+    mean: Triple | None = None
+    std: Triple | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +130,7 @@ GROUPS = {
     "ImageOptions": "image preprocessing (default: the protocol's)",
     "Images": "image preprocessing (default: the protocol's)",
     "Reading": "reading a checkpoint, where its file does not tell",
+    "ReadOptions": "reading a checkpoint, where its file does not tell",
     "Machine": "machine",
 }
 SETTINGS = "settings of a protocol: evaltk {command} --protocols NAME --help"

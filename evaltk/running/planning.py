@@ -15,7 +15,7 @@ from typing import Any
 import protocols
 from evaltk import datasets, files, results
 from evaltk.bench import AnyDataset, ImageOptions
-from evaltk.data import subsets
+from evaltk.data import limits
 from evaltk.errors import CheckpointError, SettingsError, nearest
 from evaltk.machine import version
 from evaltk.types import EXTRACTION_VERSION, PositionRule, Precision, digest
@@ -28,7 +28,7 @@ class Plan:
     Attributes:
         checkpoints: paths or names. protocols: {name: settings}. data: words of ``--data``.
         read: what the user says of the files (keyword arguments of `load_checkpoint`), without those left unsaid.
-        device: as `resolve_device` takes it. limit: images per split (see `evaltk.data.subsets`); None: all.
+        device: as `resolve_device` takes it. limit: images per split (see `evaltk.data.limits`); None: all.
     """
 
     checkpoints: tuple[str, ...]
@@ -91,7 +91,7 @@ def jobs(plan: Plan) -> list[Job]:
     named = [(checkpoint, *identify(checkpoint, plan.read)) for checkpoint in dict.fromkeys(plan.checkpoints)]
     found = [datasets.load(word) for word in dict.fromkeys(plan.data)]
     if plan.limit is not None:
-        found = [subsets.limited(dataset, plan.limit, plan.seed) for dataset in found]
+        found = [limits.limited(dataset, plan.limit, plan.seed) for dataset in found]
     _check_kinds(modules, found)
     made = []
     for checkpoint, name, identity in named:
