@@ -17,7 +17,8 @@ Options = TypeVar("Options")
 WIDTH = 80
 COLUMN = 27  # where the text of a flag begins
 LONGEST = 20  # characters of choices that are shown in place of NAME
-METAVARS = {str: "NAME", int: "N", float: "X", Path: "PATH", bool: "True|False"}
+COLOUR = tuple[float, float, float]
+METAVARS = {str: "NAME", int: "N", float: "X", Path: "PATH", bool: "True|False", COLOUR: "R G B"}
 HELP = ("-h", "--help")
 EVERYWHERE = "every command: -q, --quiet (errors and results only); -v, --verbose"
 
@@ -117,6 +118,8 @@ def metavar(options: type, field: Field[Any], *, positional: bool = False) -> st
 
 
 def _metavar(hint: Any) -> str:
+    if hint in METAVARS:
+        return METAVARS[hint]
     if get_origin(hint) is Literal:
         choices = "|".join(map(str, get_args(hint)))
         return choices if len(choices) <= LONGEST else "NAME"
@@ -125,7 +128,7 @@ def _metavar(hint: Any) -> str:
     if get_origin(hint) is tuple:
         first, *rest = get_args(hint)
         return f"{_metavar(first)} ..." if rest == [...] else " ".join(map(_metavar, (first, *rest)))
-    return METAVARS.get(hint, "VALUE")
+    return "VALUE"
 
 
 def attributes(options: type) -> dict[str, str]:
