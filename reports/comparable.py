@@ -9,22 +9,17 @@ from evaltk.types import DeviationKind, Result, Score, canonical
 from reports.layouts import Layout
 
 
-def mapping(value: object) -> Mapping[str, Any]:
+def as_mapping(value: object) -> Mapping[str, Any]:
     """`value` where it is a mapping, else an empty one: result files are read from disk."""
     return value if isinstance(value, Mapping) else {}
 
 
-def sequence(value: object) -> Iterable[object]:
+def as_sequence(value: object) -> Iterable[object]:
     """`value` where it is a list or tuple, else nothing."""
     return value if isinstance(value, list | tuple) else ()
 
 
-def dataset(result: Result) -> str:
-    """The data set's name."""
-    return result.data.name
-
-
-def comparable(result: Result, layout: Layout) -> dict[str, object]:
+def conditions(result: Result, layout: Layout) -> dict[str, object]:
     """What must be equal in all results of one column, in words that tell them apart.
 
     A protocol's settings count but for those that the layout calls loose (columns tell them) or harmless.
@@ -52,11 +47,11 @@ def groups(results: Iterable[Result], layout: Layout) -> list[list[Result]]:
     found: dict[str, list[Result]] = {}
     for result in results:
         if result.protocol == layout.protocol:
-            found.setdefault(canonical(comparable(result, layout)), []).append(result)
+            found.setdefault(canonical(conditions(result, layout)), []).append(result)
     return list(found.values())
 
 
-def told(mine: Mapping[str, object], others: Iterable[Mapping[str, object]]) -> str:
+def describe_difference(mine: Mapping[str, object], others: Iterable[Mapping[str, object]]) -> str:
     """What sets `mine` apart from the others, ``""`` where nothing does."""
     known = list(others)
     keys = dict.fromkeys([*mine, *(key for other in known for key in other)])

@@ -37,13 +37,11 @@ def main(argv: list[str]) -> int:
 
     options = tyro.cli(Options, args=argv, prog="evaltk figures", description=__doc__)
     from evaltk import results
-    from reports.figures import collect as figures
-    from reports.figures import style as figure_style
-    from reports.figures import training_log
+    from reports.figures import collect, style, training_log
 
     written: list[Path] = []
-    for drawn in figures.of_results(results.find(options.runs), logs=training_log.under(options.runs)):
-        written += figure_style.save(drawn.figure, options.out / drawn.name, options.format, title=drawn.title)
+    for drawn in collect.of_results(results.find(options.runs), logs=training_log.under(options.runs)):
+        written += style.save(drawn.figure, options.out / drawn.name, options.format, title=drawn.title)
     if not written:
         raise StorageError(
             wanted="results that have figures (knn, linear, fewshot, retrieval, vos, prototypes, precision)",
@@ -59,11 +57,10 @@ def main(argv: list[str]) -> int:
 
 def _theory(options: Options) -> list[Path]:
     from evaltk.prototypes import vmf_curves
-    from reports.figures import style as figure_style
-    from reports.figures import vmf as vmf_figures
+    from reports.figures import style, vmf
 
-    circle = vmf_figures.circle(vmf_curves.circle_densities())
-    normalizer = vmf_figures.normalizer(vmf_curves.normalizer_curves())
-    written = figure_style.save(circle, options.out / "vmf-circle", options.format, title="vMF density on the circle")
+    circle = vmf.circle(vmf_curves.circle_densities())
+    normalizer = vmf.normalizer(vmf_curves.normalizer_curves())
+    written = style.save(circle, options.out / "vmf-circle", options.format, title="vMF density on the circle")
     title = "log-normaliser of the vMF distribution"
-    return written + figure_style.save(normalizer, options.out / "vmf-normalizer", options.format, title=title)
+    return written + style.save(normalizer, options.out / "vmf-normalizer", options.format, title=title)

@@ -48,9 +48,9 @@ def main(argv: list[str]) -> int:
         log.warning("%d results read, %d JSON files skipped%s", len(found), len(skipped), more)
     if not found:
         raise StorageError(wanted="results", got="none", where=options.runs, do="evaltk run CKPT --protocols knn first")
-    from reports.page import build as page
+    from reports.page.build import build_page
 
-    text = page.build(found, runs=options.runs, skipped=skipped, complain=lambda error: log.warning("%s", error))
+    text = build_page(found, runs=options.runs, skipped=skipped, complain=lambda error: log.warning("%s", error))
     files.write_text(options.out, text)
     print(options.out)
     return 0

@@ -174,12 +174,12 @@ def print_tables(found: Sequence[tuple[Path, Result]]) -> None:
     """Write the tables of results to stdout as Markdown; what cannot be told from the best is bold."""
     from evaltk.progress import log
     from reports import paired
-    from reports.formats import render as ink
-    from reports.tables import build as tables
+    from reports.formats import render
+    from reports.tables.build import build_overview
 
     predictions = paired.beside(found, lambda error: log.warning("%s", error))
-    made = tables.overview([result for _, result in found], predictions=predictions)
-    sys.stdout.write("\n".join(ink.ink(table, "md") for table in made))
+    made = build_overview([result for _, result in found], predictions=predictions)
+    sys.stdout.write("\n".join(render.render(table, "md") for table in made))
 
 
 def headline(result: Result) -> str:

@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
     import tyro
 
     from reports import layouts
-    from reports.formats import render as ink
+    from reports.formats import render
 
     options = tyro.cli(Options, args=argv, prog="evaltk table", description=__doc__)
     layout = layouts.load(options.layout) if options.layout else None
@@ -63,12 +63,11 @@ def main(argv: list[str]) -> int:
     made = _tables(options, layout)
     if not options.intervals and form != "csv":
         made = [_without_intervals(table) for table in made]
-    text = ink.join(made, form)
+    text = render.render_all(made, form)
     if options.standalone:
-        from reports.formats import html as html_table
-        from reports.formats import latex
+        from reports.formats import html, latex
 
-        text = latex.document([ink.ink(t, form) for t in made]) if form == "latex" else html_table.page(text)
+        text = latex.document([render.render(t, form) for t in made]) if form == "latex" else html.page(text)
     sys.stdout.write(text)
     return 0
 
@@ -97,7 +96,7 @@ def _tables(options: Options, layout: AnyLayout | None) -> list[Table]:
     from evaltk.progress import log
     from reports import paired
     from reports.layouts import Layout, Paper
-    from reports.tables import build as tables
+    from reports.tables.build import build_overview, build_tables
 
     runs = options.runs or RUNS
     alone = options.published_only or (isinstance(layout, Paper) and options.runs is None and not runs.is_dir())
@@ -105,9 +104,9 @@ def _tables(options: Options, layout: AnyLayout | None) -> list[Table]:
     known = [result for _, result in found]
     predictions = paired.beside(found, lambda error: log.warning("%s", error))
     if layout is None:
-        made = tables.overview(known, predictions=predictions)
+        made = build_overview(known, predictions=predictions)
     else:
-        made = tables.build(layout, known, predictions=predictions, pair=options.checkpoints)
+        made = build_tables(layout, known, predictions=predictions, pair=options.checkpoints)
     if not made:
         wanted = f"results of the protocol {layout.protocol}" if isinstance(layout, Layout) else "results"
         raise StorageError(wanted=wanted, got=f"none among {len(found)}", where=runs, do="evaltk run first")

@@ -12,10 +12,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from evaltk import results as files
+from evaltk.results import slug
 from evaltk.types import Result, Score
-from reports import comparable as belonging
-from reports import layouts
+from reports import comparable, layouts
 from reports.figures import trajectories
 from reports.figures.style import COLOURS, GREY, Drawn, legend_below, line, panels, shown, style
 from reports.figures.training_log import TrainingLog
@@ -57,14 +56,14 @@ def of_results(found: Sequence[Result], *, logs: Mapping[str, TrainingLog]) -> I
     """Curves, bars and trajectories of the results, protocol by protocol. `logs`: by the name of the run."""
     taken: set[str] = set()
     for protocol, layout in layouts.protocols().items():
-        groups = belonging.groups(found, layout)
+        groups = comparable.groups(found, layout)
         for group in groups:
-            mine = belonging.comparable(group[0], layout)
-            same = [belonging.comparable(g[0], layout) for g in groups]
-            told = belonging.told(mine, [one for one in same if one["data set"] == mine["data set"]])
-            title = f"{belonging.dataset(group[0])}" + (f" [{told}]" if told else "")
+            mine = comparable.conditions(group[0], layout)
+            same = [comparable.conditions(g[0], layout) for g in groups]
+            told = comparable.describe_difference(mine, [one for one in same if one["data set"] == mine["data set"]])
+            title = f"{group[0].data.name}" + (f" [{told}]" if told else "")
             for kind, what, figure in _figures(protocol, layout, group, logs):
-                name = _free(f"{kind}-{files.slug(belonging.dataset(group[0]))}", taken)
+                name = _free(f"{kind}-{slug(group[0].data.name)}", taken)
                 yield Drawn(name=name, title=f"{what} on {title}", figure=figure)
 
 
@@ -99,10 +98,10 @@ def _figures(
 def swept(layout: Layout, group: Sequence[Result]) -> dict[str, Series]:
     """{label: the layout's metric over its sweep}; what else was varied makes lines of its own, named in the label."""
     found: dict[str, Series] = {}
-    others = {s.at.get(layout.also) for r in group for s in belonging.scores(r, layout.metric)}
-    for label, result in zip(belonging.labels(group), group, strict=True):
+    others = {s.at.get(layout.also) for r in group for s in comparable.scores(r, layout.metric)}
+    for label, result in zip(comparable.labels(group), group, strict=True):
         apart: dict[object, list[Score]] = {}
-        for score in belonging.scores(result, layout.metric):
+        for score in comparable.scores(result, layout.metric):
             apart.setdefault(score.at.get(layout.also), []).append(score)
         for other, points in apart.items():
             points.sort(key=lambda s: _order(s.at.get(layout.sweep)))
@@ -119,7 +118,7 @@ def swept(layout: Layout, group: Sequence[Result]) -> dict[str, Series]:
 
 def _ends(result: Result, score: Score) -> tuple[float, float]:
     """The score's interval, or its mean's deviation to both sides; its value where neither is known."""
-    spread = belonging.scores(result, SPREAD.get(score.metric, ""), score.at)
+    spread = comparable.scores(result, SPREAD.get(score.metric, ""), score.at)
     if spread:
         return score.value - spread[0].value, score.value + spread[0].value
     return score.interval or (score.value, score.value)
@@ -164,9 +163,9 @@ def _bars(layout: Layout, group: Sequence[Result]) -> dict[str, dict[str, Bar]]:
     """{panel: {checkpoint: its bar}}; panels of which nothing was measured are left out."""
     found: dict[str, dict[str, Bar]] = {}
     extras = {extra.metric: extra for extra in layout.extra}
-    for label, result in zip(belonging.labels(group), group, strict=True):
+    for label, result in zip(comparable.labels(group), group, strict=True):
         for panel, metric in BARS[layout.protocol]:
-            for score in belonging.scores(result, metric)[:1]:
+            for score in comparable.scores(result, metric)[:1]:
                 cell = cells.of_extra(extras[metric], result, score)
                 twin = cell.published if cell.verdict != verdicts.NOT_COMPARABLE else None
                 bar = Bar(value=100 * score.value, interval=cell.interval, published=twin)

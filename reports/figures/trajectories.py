@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evaltk.types import Result
-from reports import comparable as belonging
+from reports import comparable
 from reports.figures.style import GREY, legend_below, line, panels, shown, style
 from reports.figures.training_log import TrainingLog
 from reports.layouts import Extra
@@ -45,9 +45,9 @@ def of_runs(group: Sequence[Result], extra: Extra, *, times: int) -> list[Run]:
     for result in group:
         checkpoint = result.checkpoint
         told, epoch = OF_RUN.fullmatch(str(checkpoint.get("name"))), checkpoint.get("epoch")
-        scores = belonging.scores(result, extra.metric, extra.at)
+        scores = comparable.scores(result, extra.metric, extra.at)
         if told and isinstance(epoch, int) and scores:
-            arch = belonging.mapping(checkpoint.get("arch")).get("name")
+            arch = comparable.as_mapping(checkpoint.get("arch")).get("name")
             key = (told["run"], *(str(part) for part in (checkpoint.get("family"), checkpoint.get("branch"), arch)))
             value = scores[0].value
             low, high = scores[0].interval or (value, value)

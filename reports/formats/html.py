@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import html as markup
+import html
 from collections.abc import Mapping
 
 from evaltk.errors import printable
-from reports.formats import cell_text as wording
+from reports.formats import cell_text
 from reports.table import Cell, Table
 
 
-def html(table: Table) -> str:
+def render(table: Table) -> str:
     """A ``<table class="evaltk">`` with caption, header cells with scope, and its footnotes below.
 
     A cell's parts are spans of class value, interval, note, published, verdict, marks; the cell has the verdict as
     class (``not-comparable``), its reason as title, and the number to sort by as ``data-value``.
     """
-    letters = wording.lettered(table)
+    letters = cell_text.lettered(table)
     head = "".join(f'<th scope="col">{escaped(title)}</th>' for title in (table.stub, *table.columns))
     body = [
         f'<tr><th scope="row">{escaped(label)}</th>{"".join(_cell(cell, table, letters) for cell in cells)}</tr>'
         for label, cells in table.rows
     ]
-    notes = [_note(letter, text) for letter, text in wording.footnotes(table, letters)]
+    notes = [_note(letter, text) for letter, text in cell_text.footnotes(table, letters)]
     listed = ['<ul class="evaltk-notes">', *notes, "</ul>"] if notes else []
     lines = [
         '<table class="evaltk">',
@@ -39,7 +39,7 @@ def html(table: Table) -> str:
 
 def escaped(text: str) -> str:
     """Text that HTML shows as it is, also inside an attribute, on one line."""
-    return markup.escape(printable(text), quote=True)
+    return html.escape(printable(text), quote=True)
 
 
 def _note(letter: str, text: str) -> str:
@@ -48,7 +48,7 @@ def _note(letter: str, text: str) -> str:
 
 
 def _cell(cell: Cell, table: Table, letters: Mapping[str, str]) -> str:
-    found = wording.pieces(cell, table, letters)
+    found = cell_text.pieces(cell, table, letters)
     number = cell.value if cell.value is not None else cell.published
     kinds = [cell.verdict.replace(" ", "-"), "published-only" if cell.value is None and found.published else ""]
     attributes = {
@@ -70,8 +70,8 @@ def _cell(cell: Cell, table: Table, letters: Mapping[str, str]) -> str:
     return f"<td{told}>{spans or '-'}{marks}</td>"
 
 
-def _published(found: wording.Pieces, table: Table) -> str:
-    if not found.published or (not found.value and not wording.mixed(table)):
+def _published(found: cell_text.Pieces, table: Table) -> str:
+    if not found.published or (not found.value and not cell_text.mixed(table)):
         return found.published
     return f"published {found.published}" if found.value else f"({found.published})"
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from evaltk.errors import printable
-from reports.formats import cell_text as wording
+from reports.formats import cell_text
 from reports.formats.cell_text import Pieces
 from reports.table import Cell, Table
 
@@ -46,11 +46,11 @@ class Shape:
         return max(1, self.published + self.ours + self.words)
 
 
-def latex(table: Table) -> str:
+def render(table: Table) -> str:
     """A ``table`` environment with a caption; footnotes in small print below."""
-    letters = wording.lettered(table)
+    letters = cell_text.lettered(table)
     columns = list(zip(*(cells for _, cells in table.rows), strict=True)) if table.rows else [()] * len(table.columns)
-    found = [[wording.pieces(cell, table, letters) for cell in column] for column in columns]
+    found = [[cell_text.pieces(cell, table, letters) for cell in column] for column in columns]
     shapes = [_shape(cells, parts) for cells, parts in zip(columns, found, strict=True)]
     lines = [
         "% \\usepackage{booktabs,siunitx}",
@@ -153,8 +153,8 @@ def _words(cell: Cell, found: Pieces) -> str:
 
 def _notes(table: Table, letters: Mapping[str, str]) -> list[str]:
     lines = []
-    for letter, text in wording.footnotes(table, letters):
-        if text == wording.PARENTHESES:  # here the columns tell
+    for letter, text in cell_text.footnotes(table, letters):
+        if text == cell_text.PARENTHESES:  # here the columns tell
             continue
         mark = f"\\textsuperscript{{{letter}}}\\," if letter else ""
         lines.append(f"\\par\\smallskip{{\\raggedright\\footnotesize {mark}{escaped(text)}\\par}}")

@@ -8,9 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from evaltk.errors import SettingsError, nearest, printable
-from reports.formats import cell_text as wording
-from reports.formats import html as html_table
-from reports.formats import latex, terminal
+from reports.formats import cell_text, html, latex, terminal
 from reports.table import Cell, Table
 
 CSV_COLUMNS = (
@@ -21,7 +19,7 @@ CSV_COLUMNS = (
 MARKUP = re.compile(r"[\\|*`~$]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|(?<=\])\(|(?<!\w)_|_(?!\w)")
 
 
-def ink(table: Table, form: str) -> str:
+def render(table: Table, form: str) -> str:
     """The table in a form (``md``, ``csv``, ``html``, ``latex``, ``terminal``), ending with a newline.
 
     Raises: SettingsError: another form.
@@ -31,9 +29,9 @@ def ink(table: Table, form: str) -> str:
     return FORMS[form](table)
 
 
-def join(tables: Sequence[Table], form: str) -> str:
+def render_all(tables: Sequence[Table], form: str) -> str:
     """Several tables one after the other; as CSV under one header. Raises: SettingsError: another form."""
-    texts = [ink(table, form) for table in tables]
+    texts = [render(table, form) for table in tables]
     if form == "csv":
         return "".join([*texts[:1], *(_without_header(text) for text in texts[1:])])
     return "\n".join(texts)
@@ -41,12 +39,12 @@ def join(tables: Sequence[Table], form: str) -> str:
 
 def markdown(table: Table) -> str:
     """A GitHub-style table, columns padded so that it also reads as plain text; footnotes below."""
-    letters = wording.lettered(table)
-    bare = not wording.mixed(table)
+    letters = cell_text.lettered(table)
+    bare = not cell_text.mixed(table)
 
     def cell(one: Cell) -> str:
-        found = wording.pieces(one, table, letters)
-        text = escaped(wording.plain(found, bare=bare))
+        found = cell_text.pieces(one, table, letters)
+        text = escaped(cell_text.plain(found, bare=bare))
         return text.replace(found.value, f"**{found.value}**", 1) if one.bold and found.value else text
 
     head = [escaped(title) for title in (table.stub, *table.columns)]
@@ -62,7 +60,7 @@ def markdown(table: Table) -> str:
         )
 
     rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (w + 1) + ":" for w in widths[1:])]) + "|"
-    notes = [f"- {f'[{a}] ' if a else ''}{escaped(text)}" for a, text in wording.footnotes(table, letters)]
+    notes = [f"- {f'[{a}] ' if a else ''}{escaped(text)}" for a, text in cell_text.footnotes(table, letters)]
     parts = [f"### {escaped(table.title)}", "", line(head), rule, *map(line, body)]
     return "\n".join([*parts, *([""] if notes else []), *notes]) + "\n"
 
@@ -104,7 +102,7 @@ def _without_header(text: str) -> str:
 FORMS: dict[str, Callable[[Table], str]] = {
     "md": markdown,
     "csv": tidy_csv,
-    "html": html_table.html,
-    "latex": latex.latex,
-    "terminal": terminal.terminal,
+    "html": html.render,
+    "latex": latex.render,
+    "terminal": terminal.render,
 }

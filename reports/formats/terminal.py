@@ -6,25 +6,25 @@ import io
 import sys
 
 from evaltk.errors import printable
-from reports.formats import cell_text as wording
+from reports.formats import cell_text
 from reports.published.verdicts import NOT_COMPARABLE, OFF, REPRODUCED
 from reports.table import Cell, Table
 
 COLOURS = {REPRODUCED: "green", OFF: "yellow", NOT_COMPARABLE: "dim"}
 
 
-def terminal(table: Table, *, width: int | None = None) -> str:
+def render(table: Table, *, width: int | None = None) -> str:
     """The table as wide as the terminal (or `width` columns), with its footnotes; colours if stdout is a terminal."""
     from rich.console import Console
     from rich.table import Table as Grid
     from rich.text import Text
 
-    letters = wording.lettered(table)
-    bare = not wording.mixed(table)
+    letters = cell_text.lettered(table)
+    bare = not cell_text.mixed(table)
 
     def cell(one: Cell) -> Text:
-        found = wording.pieces(one, table, letters)
-        text = Text(printable(wording.plain(found, bare=bare)), style=COLOURS.get(one.verdict, ""))
+        found = cell_text.pieces(one, table, letters)
+        text = Text(printable(cell_text.plain(found, bare=bare)), style=COLOURS.get(one.verdict, ""))
         if one.bold:
             text.stylize("bold", 0, len(found.value))
         return text
@@ -40,6 +40,6 @@ def terminal(table: Table, *, width: int | None = None) -> str:
     size = width or (None if coloured else 200)
     console = Console(file=stream, width=size, force_terminal=coloured, highlight=False, legacy_windows=False)
     console.print(grid)
-    for letter, text in wording.footnotes(table, letters):
+    for letter, text in cell_text.footnotes(table, letters):
         console.print(Text(f"{f'[{letter}] ' if letter else ''}{printable(text)}"))
     return stream.getvalue()

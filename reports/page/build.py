@@ -14,21 +14,20 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from evaltk import results as files
 from evaltk.errors import StorageError, printable
+from evaltk.results import read_predictions
 from evaltk.types import Result
-from reports import comparable as belonging
-from reports import layouts, paired
+from reports import comparable, layouts, paired
 from reports.figures import training_log
-from reports.formats import html as html_table
+from reports.formats import html
 from reports.layouts import Paper
-from reports.page import figures as page_figures
-from reports.page import galleries as page_galleries
-from reports.page import provenance as page_provenance
-from reports.page import verdicts as page_verdicts
+from reports.page.figures import figures_of_analyses, figures_of_scores
+from reports.page.galleries import GALLERY_ARRAYS, Gallery, build_gallery, bytes_per_gallery
+from reports.page.provenance import provenance
+from reports.page.verdicts import NO_PUBLISHED, checkpoint_names, compare_with_published
 from reports.published import verdicts
 from reports.table import Table
-from reports.tables import build as tables
+from reports.tables.build import build_tables
 
 TESTED = 20  # checkpoints above which nothing is tested on the page: thousands of comparisons take too long
 FOLDED = 40  # lines above which the table of verdicts is behind a click
@@ -37,7 +36,7 @@ BADGES = {  # verdict: (class, what it says)
     verdicts.REPRODUCED: ("reproduced", "within the protocol's tolerance or our interval"),
     verdicts.OFF: ("off", "measured in the same way, but further off"),
     verdicts.NOT_COMPARABLE: ("not-comparable", "measured in another way; the tables say what differs"),
-    page_verdicts.NONE: ("alone", "results of which no paper or README that is known here prints a number"),
+    NO_PUBLISHED: ("alone", "results of which no paper or README that is known here prints a number"),
 }
 
 
@@ -60,7 +59,7 @@ class Group:
     folded: bool = False
 
 
-def build(
+def build_page(
     found: Sequence[tuple[Path, Result]],
     *,
     runs: Path,
@@ -82,12 +81,12 @@ def build(
             complain(error)
 
     results = [result for _, result in found]
-    checkpoints = len(page_verdicts.names(results))
+    checkpoints = len(checkpoint_names(results))
     predictions = paired.beside(found, note) if checkpoints <= TESTED else None
-    beside = page_verdicts.beside(results)
-    analyses, not_drawn = page_figures.of_analyses(found, lambda path: _read(path, note))
-    figures, more = page_figures.of_scores(results, training_log.under(runs))
-    summary = tables.build(layouts.load("summary"), results, predictions=predictions)
+    beside = compare_with_published(results)
+    analyses, not_drawn = figures_of_analyses(found, lambda path: _read(path, note))
+    figures, more = figures_of_scores(results, training_log.under(runs))
+    summary = build_tables(layouts.load("summary"), results, predictions=predictions)
     told = {
         "results": len(results),
         "checkpoints": checkpoints,
@@ -102,7 +101,7 @@ def build(
         "analyses": analyses,
         "analyses_left": not_drawn,
         "galleries": _galleries(found, note),
-        "origins": page_provenance.of(found, runs),
+        "origins": provenance(found, runs),
         "skipped": [(_within(path, runs), why) for path, why in skipped],
         "broken": list(broken),
     }
@@ -148,7 +147,7 @@ def environment() -> jinja2.Environment:
 
 def inked(table: Table) -> Inked:
     """A table in the words of `html_table`."""
-    text, end, notes = html_table.html(table).partition("</table>\n")
+    text, end, notes = html.render(table).partition("</table>\n")
     return Inked(title=table.title, table=Markup(text + end), notes=Markup(notes))
 
 
@@ -165,14 +164,14 @@ def _groups(results: Sequence[Result], predictions: paired.Predictions | None) -
     """The tables of each protocol, then those of papers in which a number of ours has a place."""
     groups = []
     for protocol, layout in layouts.protocols().items():
-        made = tables.build(layout, results, predictions=predictions)
+        made = build_tables(layout, results, predictions=predictions)
         if made:
             groups.append(Group(title=protocol, name=f"table-{protocol}", tables=tuple(map(inked, made))))
     papers = [paper for name in layouts.names() if isinstance(paper := layouts.load(name), Paper)]
     shown = [
         inked(table)
         for paper in papers
-        for table in tables.build(paper, results)  # the protocols' own tables test the same numbers already
+        for table in build_tables(paper, results)  # the protocols' own tables test the same numbers already
         if any(cell.value is not None for _, row in table.rows for cell in row)
     ]
     if shown:
@@ -182,16 +181,16 @@ def _groups(results: Sequence[Result], predictions: paired.Predictions | None) -
 
 def _galleries(
     found: Sequence[tuple[Path, Result]], note: Callable[[StorageError], object]
-) -> list[tuple[str, page_galleries.Gallery | None]]:
+) -> list[tuple[str, Gallery | None]]:
     """(checkpoint and data set, its gallery; None: it does not fit) of results that have one."""
-    names = page_verdicts.names([result for _, result in found])
+    names = checkpoint_names([result for _, result in found])
     mine = [(path, result) for path, result in found if result.protocol == "prototypes"]
     made = []
     for path, result in mine:
-        arrays = _read(path, note, page_galleries.NEEDED)
+        arrays = _read(path, note, GALLERY_ARRAYS)
         if "gallery_images" in arrays:
-            title = f"{names[belonging.identity(result)]} on {belonging.dataset(result)}"
-            made.append((title, page_galleries.gallery(title, arrays, page_galleries.share_of(mine))))
+            title = f"{names[comparable.identity(result)]} on {result.data.name}"
+            made.append((title, build_gallery(title, arrays, bytes_per_gallery(mine))))
     return made
 
 
@@ -200,7 +199,7 @@ def _read(
 ) -> dict[str, np.ndarray]:
     """The arrays beside a result; {} where there are none or they are damaged, which is noted."""
     try:
-        return files.read_predictions(path, names)
+        return read_predictions(path, names)
     except StorageError as error:
         note(error)
         return {}

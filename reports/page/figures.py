@@ -14,13 +14,10 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from evaltk.types import Result
-from reports import comparable as belonging
-from reports.figures import collect as figures
-from reports.figures import scores as result_figures
-from reports.figures import style as figure_style
+from reports.figures import collect, scores, style
 from reports.figures.style import Drawn
 from reports.figures.training_log import TrainingLog
-from reports.page import alt_texts as page_alt_texts
+from reports.page.alt_texts import describe_figure
 
 MOST = 30  # figures of scores on a page
 COMPARED = 4  # checkpoints of one data set whose prototypes are drawn
@@ -42,11 +39,11 @@ class Shown:
     wide: bool
 
 
-def of_scores(results: Sequence[Result], logs: Mapping[str, TrainingLog]) -> tuple[list[Shown], int]:
+def figures_of_scores(results: Sequence[Result], logs: Mapping[str, TrainingLog]) -> tuple[list[Shown], int]:
     """(figures of scores and trajectories, how many more there are that are not on the page)."""
     shown: list[Shown] = []
     left = 0
-    for drawn in result_figures.of_results(results, logs=logs):
+    for drawn in scores.of_results(results, logs=logs):
         if len(shown) < MOST:
             shown.append(inline(drawn, f"score-{len(shown) + 1}"))
         else:
@@ -54,7 +51,7 @@ def of_scores(results: Sequence[Result], logs: Mapping[str, TrainingLog]) -> tup
     return shown, left
 
 
-def of_analyses(
+def figures_of_analyses(
     found: Sequence[tuple[Path, Result]], read: Callable[[Path], Mapping[str, np.ndarray]]
 ) -> tuple[list[Shown], int]:
     """(figures of prototypes and precision, results left out: the first few checkpoints of a data set are drawn)."""
@@ -62,19 +59,19 @@ def of_analyses(
     number: dict[tuple[str, str], int] = {}
     for path, result in found:
         if result.protocol in ("prototypes", "precision"):
-            key = result.protocol, belonging.dataset(result)
+            key = result.protocol, result.data.name
             number[key] = number.get(key, 0) + 1
             if number[key] <= COMPARED:
                 kept.append((path, result))
-    shown = [inline(d, f"analysis-{n}") for n, d in enumerate(figures.of_analyses(kept, read=read, galleries=False), 1)]
+    shown = [inline(d, f"analysis-{n}") for n, d in enumerate(collect.of_analyses(kept, read=read, galleries=False), 1)]
     return shown, sum(number.values()) - len(kept)
 
 
 def inline(drawn: Drawn, name: str) -> Shown:
     """A figure as an SVG element whose ids start with `name`, with title and description for who does not see it."""
-    words = page_alt_texts.described(drawn.figure) or drawn.title
+    words = describe_figure(drawn.figure) or drawn.title
     _flatten(drawn.figure)
-    root = ET.fromstring(figure_style.render(drawn.figure, "svg"))
+    root = ET.fromstring(style.render(drawn.figure, "svg"))
     _clean(root, name)
     width, height = (float(part) for part in root.attrib["viewBox"].split()[2:])
     wide = width > WIDE

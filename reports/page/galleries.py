@@ -13,7 +13,7 @@ from PIL import Image
 PAGE_BYTES = 10_000_000  # of all galleries of a page
 CHECKPOINT_BYTES = 500_000
 QUALITIES = (90, 75, 55)  # JPEG; tried in this order
-NEEDED = ("gallery_kind", "gallery_prototype", "gallery_cosine", "gallery_images", "counts", "kappa", "purity")
+GALLERY_ARRAYS = ("gallery_kind", "gallery_prototype", "gallery_cosine", "gallery_images", "counts", "kappa", "purity")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +40,12 @@ class Gallery:
     told: str
 
 
-def gallery(title: str, arrays: Mapping[str, np.ndarray], share: int) -> Gallery | None:
+def build_gallery(title: str, arrays: Mapping[str, np.ndarray], share: int) -> Gallery | None:
     """The gallery among a result's arrays in at most `share` bytes (None: there is none, or it cannot be that small).
 
     Where the images do not fit, their quality is lowered first, then fewer of the nearest are shown.
     """
-    if any(name not in arrays for name in NEEDED):
+    if any(name not in arrays for name in GALLERY_ARRAYS):
         return None
     images = arrays["gallery_images"]
     if images.ndim != 5 or images.dtype != np.uint8 or not len(images) or not images.shape[1]:
@@ -64,7 +64,7 @@ def gallery(title: str, arrays: Mapping[str, np.ndarray], share: int) -> Gallery
     return None
 
 
-def share_of(page: Sequence[object]) -> int:
+def bytes_per_gallery(page: Sequence[object]) -> int:
     """Bytes that each of the page's galleries may take."""
     return min(CHECKPOINT_BYTES, PAGE_BYTES // max(1, len(page)))
 

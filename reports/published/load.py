@@ -57,7 +57,7 @@ class Published:
 
 
 @functools.cache
-def load(folder: Path = FOLDER) -> tuple[Published, ...]:
+def load_published(folder: Path = FOLDER) -> tuple[Published, ...]:
     """All published numbers: the CSV files of `folder` by name, each from top to bottom.
 
     Raises: SettingsError: no file there, unreadable, a column too many or too few, a field that is empty or no number,
@@ -69,7 +69,7 @@ def load(folder: Path = FOLDER) -> tuple[Published, ...]:
     return tuple(row for path in paths for row in _read(path))
 
 
-def select(
+def select_published(
     *,
     table: str | int | None = None,
     task: str | None = None,
@@ -93,10 +93,10 @@ def select(
         "variant": variant,
     }
     given = [(name, value) for name, value in wanted.items() if value is not None]
-    return tuple(row for row in load() if all(getattr(row, name) == value for name, value in given))
+    return tuple(row for row in load_published() if all(getattr(row, name) == value for name, value in given))
 
 
-def find(*, task: str, dataset: str, metric: str, arch: str, method: str, variant: str) -> Published | None:
+def find_published(*, task: str, dataset: str, metric: str, arch: str, method: str, variant: str) -> Published | None:
     """The published twin of a result, or None where nothing was published.
 
     Where it was printed more than once, the paper's main tables come before the READMEs, and these before its appendix.
@@ -128,7 +128,7 @@ def arch_label(name: str, *, registers: int = 0) -> str:
 def _twins() -> dict[tuple[str, ...], Published]:
     """{(task, dataset, metric, arch, method, variant): the row that comes first}; reports look up thousands."""
     found: dict[tuple[str, ...], Published] = {}
-    for row in sorted(load(), key=_rank):
+    for row in sorted(load_published(), key=_rank):
         found.setdefault((row.task, row.dataset, row.metric, row.arch, row.method, row.variant), row)
     return found
 

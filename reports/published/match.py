@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 
 from evaltk.types import OriginProof, Result, Score
 from reports import layouts
-from reports.comparable import mapping, scores
+from reports.comparable import as_mapping, scores
 from reports.layouts import Extra
-from reports.published import load as published
-from reports.published.load import Published
+from reports.published.load import Published, arch_label, find_published
 
 IMAGENET = {"imagenet": "ImageNet-1K"}
 METHODS = {"dino": "DINO", "ibot": "iBOT", "msn": "MSN"}
@@ -51,7 +50,7 @@ class Measured:
         """The published number of the same thing, the best source first; None where there is none."""
         if not self.method:
             return None
-        return published.find(
+        return find_published(
             task=self.task,
             dataset=self.dataset,
             metric=self.metric,
@@ -69,7 +68,7 @@ def measured(result: Result, score: Score, extra: Extra) -> Measured | None:
     if not known or dataset is None:
         return None
     checkpoint = result.checkpoint
-    arch = mapping(checkpoint.get("arch"))
+    arch = as_mapping(checkpoint.get("arch"))
     registers = arch.get("registers")
     reported = checkpoint.get("branch") not in NOT_PUBLISHED and result.origin_proof in PROVED
     found = Measured(
@@ -81,14 +80,14 @@ def measured(result: Result, score: Score, extra: Extra) -> Measured | None:
         metric=_named(known["metric"], dataset),
         variant=known["variant"],
         method=_method(checkpoint) if reported else "",
-        arch=published.arch_label(str(arch.get("name")), registers=registers if isinstance(registers, int) else 0),
+        arch=arch_label(str(arch.get("name")), registers=registers if isinstance(registers, int) else 0),
     )
     return _of_the_ablation(found)
 
 
 def _method(checkpoint: Mapping[str, object]) -> str:
     """What papers call the method; of our own files, which say how they were trained, the head tells."""
-    family, head = str(checkpoint.get("family")), mapping(checkpoint.get("head"))
+    family, head = str(checkpoint.get("family")), as_mapping(checkpoint.get("head"))
     name = METHODS.get(str(head.get("kind")) if family == "own" else family, "")
     return f"{name}-vMF" if name and head.get("scoring") == "vmf" else name
 
@@ -110,7 +109,7 @@ def every(result: Result) -> Iterator[Measured]:
 def _of_the_ablation(found: Measured) -> Measured:
     """As a cell of Table 1 where a run of our own is like those: DINO, ViT-S/16, 100 epochs."""
     checkpoint = found.result.checkpoint
-    head = mapping(checkpoint.get("head"))
+    head = as_mapping(checkpoint.get("head"))
     norm, centering = NORMS.get(str(head.get("scoring"))), head.get("centering")
     ours = (
         checkpoint.get("family") == "own" and head.get("kind") == "dino" and checkpoint.get("epoch") == ABLATION_EPOCHS
@@ -131,5 +130,5 @@ def _named(metric: object, dataset: str) -> str:
     """A metric's published name, which may hang on the data set: {the paper's data set, or ``*``: name}."""
     if isinstance(metric, str):
         return metric
-    names = mapping(metric)
+    names = as_mapping(metric)
     return str(names.get(dataset, names.get("*")))

@@ -7,15 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from evaltk.types import Result
-from reports import comparable as belonging
-from reports import layouts
+from reports import comparable, layouts
 from reports.layouts import AnyLayout, Extra, Layout, Paper
 from reports.paired import Predictions
 from reports.table import Table
 from reports.tables import cells, compare, overviews, paper
 
 
-def build(
+def build_tables(
     layout: AnyLayout, results: Sequence[Result], *, predictions: Predictions | None = None, pair: Sequence[str] = ()
 ) -> list[Table]:
     """The tables of a layout.
@@ -36,33 +35,33 @@ def build(
         if layout.kind == "compare":
             return compare.build(layout, results, predictions=predictions, pair=pair)
         return (overviews.summary if layout.kind == "summary" else overviews.sweep)(layout, results, predictions)
-    groups = belonging.groups(results, layout)
+    groups = comparable.groups(results, layout)
     made = [_table(layout, group, predictions) for group in groups]
-    first = [belonging.comparable(group[0], layout) for group in groups]
+    first = [comparable.conditions(group[0], layout) for group in groups]
     return [
         _told_apart(table, mine, [other for t, other in zip(made, first, strict=True) if t.title == table.title])
         for table, mine in zip(made, first, strict=True)
     ]
 
 
-def overview(results: Sequence[Result], *, predictions: Predictions | None = None) -> list[Table]:
+def build_overview(results: Sequence[Result], *, predictions: Predictions | None = None) -> list[Table]:
     """Tables of every protocol among the results that has a layout of its own."""
     known = layouts.protocols()
     present = dict.fromkeys(r.protocol for r in results if r.protocol in known)
-    return [table for name in present for table in build(known[name], results, predictions=predictions)]
+    return [table for name in present for table in build_tables(known[name], results, predictions=predictions)]
 
 
 def _told_apart(table: Table, mine: Mapping[str, object], others: Sequence[Mapping[str, object]]) -> Table:
     """The table with what tells it from others of the same title."""
-    told = belonging.told(mine, others)
+    told = comparable.describe_difference(mine, others)
     return replace(table, title=f"{table.title} [{told}]") if told else table
 
 
 def _table(layout: Layout, results: Sequence[Result], predictions: Predictions | None) -> Table:
-    sweep = belonging.sweep_columns(layout, results)
-    extras = [e for e in layout.extra if not e.hidden and any(belonging.scores(r, e.metric, e.at) for r in results)]
-    names = belonging.labels(results)
-    titles = (*belonging.sweep_titles(layout, sweep), *(e.title for e in extras))
+    sweep = comparable.sweep_columns(layout, results)
+    extras = [e for e in layout.extra if not e.hidden and any(comparable.scores(r, e.metric, e.at) for r in results)]
+    names = comparable.labels(results)
+    titles = (*comparable.sweep_titles(layout, sweep), *(e.title for e in extras))
     columns: list[Extra | Mapping[str, Any]] = [*sweep, *extras]
     rows = []
     for label, result in zip(names, results, strict=True):
@@ -78,22 +77,22 @@ def _table(layout: Layout, results: Sequence[Result], predictions: Predictions |
         columns=titles,
         rows=made,
         digits=layout.digits,
-        footnotes=(*footnotes, *belonging.notes(names, results)),
+        footnotes=(*footnotes, *comparable.notes(names, results)),
     )
 
 
 def _measured_on(layout: Layout, results: Sequence[Result]) -> str:
-    known = [s for r in results for s in belonging.scores(r, layout.metric)]
+    known = [s for r in results for s in comparable.scores(r, layout.metric)]
     sizes = sorted({s.n for s in known})
     split = f" {known[0].split}, n = {' to '.join(f'{n:,}' for n in sizes[:: max(1, len(sizes) - 1)])}" if known else ""
-    return f" on {belonging.dataset(results[0])}{split}"
+    return f" on {results[0].data.name}{split}"
 
 
 def _entry(
     layout: Layout, result: Result, column: Extra | Mapping[str, Any], predictions: Predictions | None
 ) -> cells.Entry | None:
     metric, at = (column.metric, column.at) if isinstance(column, Extra) else (layout.metric, column)
-    for score in belonging.scores(result, metric, at):
+    for score in comparable.scores(result, metric, at):
         if isinstance(column, Extra):
             cell = cells.of_extra(column, result, score)
         else:
@@ -106,7 +105,7 @@ def _other_sweeps(layout: Layout, results: Sequence[Result]) -> list[str]:
     """Where other values of a loose setting were tried, a column that picks the best of them means another thing."""
     said = []
     for name in layout.loose:
-        tried = {tuple(belonging.sequence(r.settings.get(name))) for r in results}
+        tried = {tuple(comparable.as_sequence(r.settings.get(name))) for r in results}
         if len(tried) > 1 and all(tried):
             said.append(
                 f"{name} differs: " + "; ".join(" ".join(map(str, values)) for values in sorted(tried, key=str))

@@ -7,12 +7,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from evaltk.types import OriginProof, Result, Score
-from reports import comparable as belonging
-from reports import paired
+from reports import comparable, paired
 from reports.layouts import Extra, Layout
 from reports.paired import Predictions, Sample
-from reports.published import match as twins
-from reports.published import verdicts
+from reports.published import match, verdicts
 from reports.table import Cell
 
 BOLD = (
@@ -38,7 +36,7 @@ def of_extra(extra: Extra, result: Result, score: Score) -> Cell:
     """A cell of an extra column, with its published twin where there is one."""
     note = f"{extra.show}={score.at[extra.show]}" if extra.show in score.at else ""
     cell = of_score(score, unit=extra.unit, note=note, digits=extra.digits)
-    measured = twins.measured(result, score, extra)
+    measured = match.measured(result, score, extra)
     row = measured.row() if measured else None
     return verdicts.beside(cell, row, measured) if row and measured else cell
 
@@ -47,7 +45,7 @@ def of_swept(layout: Layout, result: Result, score: Score) -> Cell:
     """A cell of a sweep; a hidden column that fits the score tells of its published twin."""
     cell = of_score(score, unit=layout.unit)
     for extra in layout.extra:
-        if extra.hidden and score in belonging.scores(result, extra.metric, extra.at):
+        if extra.hidden and score in comparable.scores(result, extra.metric, extra.at):
             return replace(of_extra(extra, result, score), digits=None, note="")
     return cell
 
@@ -56,7 +54,7 @@ def of_swept(layout: Layout, result: Result, score: Score) -> Cell:
 class Entry:
     """A cell on its way into a table, with the score's fraction and, where they are kept, its values by item.
 
-    `assumed`: the weights are taken for the published ones by their layout, see `twins.ASSUMED`.
+    `assumed`: the weights are taken for the published ones by their layout, see `match.ASSUMED`.
     """
 
     cell: Cell
@@ -114,7 +112,7 @@ def finished(
     for why, labels in _without_interval(rows).items():
         said.append(f"no interval for {', '.join(labels)}: {why}")
     if any(one.assumed for _, row in rows for one in row.values()):
-        said.append(twins.ASSUMED)
+        said.append(match.ASSUMED)
     return made, said
 
 

@@ -9,8 +9,7 @@ import numpy as np
 
 from evaltk.errors import SettingsError, nearest
 from evaltk.types import Result, Score
-from reports import comparable as belonging
-from reports import paired
+from reports import comparable, paired
 from reports.layouts import Extra, Layout, Over
 from reports.paired import Difference, Predictions
 from reports.table import Cell, Table
@@ -82,7 +81,7 @@ def _lines(
     over: Over, results: Sequence[Result], one: str, two: str, predictions: Predictions | None
 ) -> Iterator[Line]:
     for layout in ordered(over):
-        for group in belonging.groups(results, layout):
+        for group in comparable.groups(results, layout):
             first, second = _of(group, one), _of(group, two)
             if first and second:
                 yield from _shared(layout, group, first[0], second[0], predictions)
@@ -95,9 +94,9 @@ def _of(group: Sequence[Result], name: str) -> list[Result]:
 def _several(over: Over, results: Sequence[Result], one: str, two: str) -> list[str]:
     """What a checkpoint has more than one result of that may be compared (another k, say)."""
     return [
-        f"{name}, {layout.protocol} on {belonging.dataset(group[0])}"
+        f"{name}, {layout.protocol} on {group[0].data.name}"
         for layout in ordered(over)
-        for group in belonging.groups(results, layout)
+        for group in comparable.groups(results, layout)
         for name in (one, two)
         if _of(group, one) and _of(group, two) and len(_of(group, name)) > 1
     ]
@@ -107,9 +106,9 @@ def _apart(over: Over, results: Sequence[Result], one: str, two: str) -> list[st
     """What both were measured on, but in ways that do not compare."""
     found = []
     for layout in ordered(over):
-        groups = belonging.groups(results, layout)
-        for data in dict.fromkeys(belonging.dataset(group[0]) for group in groups):
-            here = [group for group in groups if belonging.dataset(group[0]) == data]
+        groups = comparable.groups(results, layout)
+        for data in dict.fromkeys(group[0].data.name for group in groups):
+            here = [group for group in groups if group[0].data.name == data]
             both = all(any(_of(group, name) for group in here) for name in (one, two))
             if both and not any(_of(group, one) and _of(group, two) for group in here):
                 found.append(f"{layout.protocol} on {data}")
@@ -121,19 +120,19 @@ def _shared(
 ) -> Iterator[Line]:
     extras = [e for e in layout.extra if not e.hidden]
     if not any(layout.items_of(e.metric) for e in extras):  # else the sweep's points are left to the sweep
-        sweep = belonging.sweep_columns(layout, [a, b])
-        titles = belonging.sweep_titles(layout, sweep)
+        sweep = comparable.sweep_columns(layout, [a, b])
+        titles = comparable.sweep_titles(layout, sweep)
         unit = layout.unit
         extras = [
             Extra(title=t, metric=layout.metric, at=at, unit=unit) for t, at in zip(titles, sweep, strict=True)
         ] + extras
     for extra in extras:
-        for x in belonging.scores(a, extra.metric, extra.at)[:1]:
-            for y in belonging.scores(b, extra.metric, extra.at)[:1]:
+        for x in comparable.scores(a, extra.metric, extra.at)[:1]:
+            for y in comparable.scores(b, extra.metric, extra.at)[:1]:
                 spec = layout.items_of(extra.metric)
                 first, second = (paired.sample(spec, s, r, predictions) for s, r in ((x, a), (y, b)))
                 yield Line(
-                    label=f"{layout.protocol} {belonging.dataset(group[0])}: {extra.title or extra.metric}",
+                    label=f"{layout.protocol} {group[0].data.name}: {extra.title or extra.metric}",
                     extra=extra,
                     a=x,
                     b=y,

@@ -11,14 +11,11 @@ from dataclasses import dataclass, replace
 
 from evaltk.errors import SettingsError
 from evaltk.types import Result
-from reports import comparable as belonging
-from reports import layouts
+from reports import comparable, layouts
 from reports.layouts import Paper
 from reports.paired import Predictions
-from reports.published import load as published
-from reports.published import match as twins
-from reports.published import verdicts
-from reports.published.load import Published
+from reports.published import match, verdicts
+from reports.published.load import Published, select_published
 from reports.published.match import Measured
 from reports.table import Cell, Table
 from reports.tables import cells
@@ -42,7 +39,7 @@ def build(layout: Paper, results: Sequence[Result], *, predictions: Predictions 
     printed = numbers(layout)
     tasks = {row.task for row in printed.values()}
     datasets = {row.dataset for row in printed.values()}
-    ours = [r for r in results if any(m.task in tasks and m.dataset in datasets for m in twins.every(r))]
+    ours = [r for r in results if any(m.task in tasks and m.dataset in datasets for m in match.every(r))]
     made = [table for one in _sets(ours) for table in _tables(layout, printed, one, predictions)]
     return made or [_plain(layout, printed)]
 
@@ -52,7 +49,7 @@ def numbers(layout: Paper) -> dict[Place, Published]:
     found = {}
     for r, row in enumerate(layout.rows):
         for c, column in enumerate(layout.columns):
-            fit = published.select(table=layout.table, **layout.where(row, column))
+            fit = select_published(table=layout.table, **layout.where(row, column))
             if len(fit) > 1:
                 got = f"{len(fit)} for {row.label}, {column.label}"
                 do = "say more of the row or the column"
@@ -97,10 +94,10 @@ def _sets(results: Iterable[Result]) -> list[Set]:
     """Results in as few sets as leave each protocol and data set of one kind; the first holds the first of each."""
     groups: dict[tuple[str, str], list[list[Result]]] = {}
     for result in results:
-        key = result.protocol, belonging.dataset(result)
+        key = result.protocol, result.data.name
         if key not in groups:
-            same = [r for r in results if (r.protocol, belonging.dataset(r)) == key]
-            groups[key] = belonging.groups(same, layouts.protocols()[result.protocol])
+            same = [r for r in results if (r.protocol, r.data.name) == key]
+            groups[key] = comparable.groups(same, layouts.protocols()[result.protocol])
     deepest = max((len(found) for found in groups.values()), default=0)
     sets = []
     for depth in range(deepest):
@@ -113,8 +110,8 @@ def _sets(results: Iterable[Result]) -> list[Set]:
 
 def _told(found: Sequence[Sequence[Result]], depth: int) -> str:
     layout = layouts.protocols()[found[0][0].protocol]
-    known = [belonging.comparable(group[0], layout) for group in found]
-    return belonging.told(known[depth], known)
+    known = [comparable.conditions(group[0], layout) for group in found]
+    return comparable.describe_difference(known[depth], known)
 
 
 def _tables(
@@ -151,7 +148,7 @@ def _placed(
     where = {(_kind(row), row.arch, row.method): place for place, row in printed.items()}
     placed: dict[Place, Measured] = {}
     rest = []
-    for found in (m for result in results for m in twins.every(result)):
+    for found in (m for result in results for m in match.every(result)):
         place = where.get((_kind(found), found.arch, found.method))
         if place is not None and place not in placed:
             placed[place] = found
@@ -186,13 +183,13 @@ def _labels(results: Sequence[Result]) -> list[str]:
     """Labels by checkpoint: what one reached on several data sets shares a row; a second result does not."""
     lines: dict[tuple[object, ...], list[int]] = {}
     for i, result in enumerate(results):
-        taken = (result.protocol, belonging.dataset(result))
+        taken = (result.protocol, result.data.name)
         nth = sum(
-            (r.protocol, belonging.dataset(r)) == taken and belonging.identity(r) == belonging.identity(result)
+            (r.protocol, r.data.name) == taken and comparable.identity(r) == comparable.identity(result)
             for r in results[:i]
         )
-        lines.setdefault((belonging.identity(result), nth), []).append(i)
-    names = belonging.labels([results[members[0]] for members in lines.values()])
+        lines.setdefault((comparable.identity(result), nth), []).append(i)
+    names = comparable.labels([results[members[0]] for members in lines.values()])
     return [name for _, name in sorted((i, n) for n, m in zip(names, lines.values(), strict=True) for i in m)]
 
 
@@ -235,5 +232,5 @@ def _averaged(
 def _finished(base: Table, rows: cells.Rows, whose: Iterable[str], results: Sequence[Result]) -> Table:
     made, said = cells.finished(rows, base.columns)
     ours = [f"measured here: {', '.join(whose)}"] if whose else []
-    notes = belonging.notes([str(r.checkpoint.get("name")) for r in results], results)
+    notes = comparable.notes([str(r.checkpoint.get("name")) for r in results], results)
     return replace(base, rows=made, footnotes=(*base.footnotes, *ours, *said, *dict.fromkeys(notes)))

@@ -50,9 +50,9 @@ def show(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[float]]
 
 def show_table(table: Table) -> None:
     """Print a table as Markdown."""
-    from reports.formats import render as ink
+    from reports.formats import render
 
-    sys.stdout.write(ink.ink(table, "md"))
+    sys.stdout.write(render.render(table, "md"))
 
 
 def show_difference(largest: float) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaltk.cli.score import _terminal as terminal
+from evaltk.cli.score import _terminal
 from evaltk.errors import DataError, SettingsError
 from reports.table import Cell, Table
 
@@ -102,9 +102,9 @@ def score(options: Options) -> None:
 
 
 def _spread(of: Sequence[Fit]) -> dict[str, float]:
-    from protocols.fewshot import scores as fewshot_scores
+    from protocols.fewshot import scores
 
-    return fewshot_scores.spread([fit.top1 for fit in of])
+    return scores.spread([fit.top1 for fit in of])
 
 
 def _show(found: dict[float, list[Fit]], n: int) -> None:
@@ -128,11 +128,11 @@ def _show(found: dict[float, list[Fit]], n: int) -> None:
         if not fit.converged
     )
     title = f"Few-shot top-1 (%), n = {n:,}"
-    terminal.show_table(Table(title=title, columns=columns, rows=tuple(rows), footnotes=notes))
+    _terminal.show_table(Table(title=title, columns=columns, rows=tuple(rows), footnotes=notes))
 
 
 def _pair(features: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
-    x, y = terminal.read_array(features, "x"), terminal.read_array(labels, "y")
+    x, y = _terminal.read_array(features, "x"), _terminal.read_array(labels, "y")
     if x.ndim != 2 or x.dtype.kind != "f" or y.shape != (len(x),) or y.dtype.kind not in "iu" or not len(y):
         got = f"{x.dtype} {list(x.shape)} and {y.dtype} {list(y.shape)}"
         raise DataError(wanted="features [N, D] and integer labels [N]", got=got, where=labels, do="mend the files")
@@ -146,7 +146,7 @@ def _pair(features: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rows(path: Path, y: np.ndarray, num_classes: int) -> np.ndarray:
-    rows = terminal.read_array(path, "rows")
+    rows = _terminal.read_array(path, "rows")
     if rows.ndim != 1 or rows.dtype.kind not in "iu" or not len(rows) or rows.min() < 0 or rows.max() >= len(y):
         got = f"{rows.dtype} {list(rows.shape)}" + (f", {rows.min()} to {rows.max()}" if rows.size else "")
         raise DataError(wanted=f"rows [n] from 0 to {len(y) - 1}", got=got, where=path, do="mend the file")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaltk.cli.score import _terminal as terminal
+from evaltk.cli.score import _terminal
 from evaltk.errors import DataError, SettingsError
 from reports.table import Cell, Table
 
@@ -53,8 +53,8 @@ def score(options: Options) -> None:
     from evaltk.metrics.statistics import wilson_interval
     from protocols.knn import knn_votes
 
-    bank, queries = (terminal.read_array(path, "x") for path in (options.bank, options.queries))
-    labels, wanted = (terminal.read_array(path, "y") for path in (options.labels, options.query_labels))
+    bank, queries = (_terminal.read_array(path, "x") for path in (options.bank, options.queries))
+    labels, wanted = (_terminal.read_array(path, "y") for path in (options.labels, options.query_labels))
     for x, y, path in ((bank, labels, options.labels), (queries, wanted, options.query_labels)):
         if x.ndim != 2 or x.shape[1] != bank.shape[1] or y.shape != (len(x),) or y.dtype.kind not in "iu" or not len(y):
             got = f"{list(x.shape)} and {y.dtype} {list(y.shape)}"
@@ -76,4 +76,4 @@ def score(options: Options) -> None:
         for low, high in [wilson_interval(r, len(wanted))]
     ]
     title = f"k-NN top-1 (%), n = {len(wanted):,}"
-    terminal.show_table(Table(title=title, columns=tuple(f"k={k}" for k in right), rows=(("features", tuple(cells)),)))
+    _terminal.show_table(Table(title=title, columns=tuple(f"k={k}" for k in right), rows=(("features", tuple(cells)),)))

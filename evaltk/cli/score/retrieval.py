@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaltk.cli.score import _terminal as terminal
+from evaltk.cli.score import _terminal
 from evaltk.errors import DataError
 
 
@@ -48,11 +48,11 @@ def main(argv: list[str]) -> int:
 
 def score(options: Options) -> None:
     """Print mAP and mP@1, 5, 10. Raises: DataError: rankings or ground truth that will not do."""
-    from evaltk.cli.score import _official as official
+    from evaltk.cli.score import _official
     from evaltk.data.revisitop import read_ground_truth
     from evaltk.metrics.retrieval import DIFFICULTIES, per_query
 
-    truth, ranks = read_ground_truth(options.gnd), terminal.read_array(options.ranks, "ranks")
+    truth, ranks = read_ground_truth(options.gnd), _terminal.read_array(options.ranks, "ranks")
     size = len(truth.imlist) + options.distractors
     if ranks.ndim == 2 and len(ranks) == len(truth.gnd) and ranks.shape[1] != size:
         raise DataError(
@@ -74,22 +74,22 @@ def score(options: Options) -> None:
             ]
             for difficulty, (positive, ignored) in DIFFICULTIES.items()
         }
-        theirs = official.revisitop(options.official, ranks, lists, python=options.official_python)
+        theirs = _official.revisitop(options.official, ranks, lists, python=options.official_python)
         ours = {f"{d} {name}": value for d, found in means.items() for name, value in found.items()}
         ours |= {f"{d} ap of query {q}": float(ap) for d, found in values.items() for q, ap in enumerate(found["ap"])}
-        terminal.show_difference(official.largest_difference(ours, theirs))
+        _terminal.show_difference(_official.largest_difference(ours, theirs))
     said = tuple(deviation.words() for deviation in truth.deviations)
     if options.json:
         mean = {
-            d: dict(zip(found, terminal.defined(np.array(list(found.values()))), strict=True))
+            d: dict(zip(found, _terminal.defined(np.array(list(found.values()))), strict=True))
             for d, found in means.items()
         }
-        each = {d: {name: terminal.defined(v) for name, v in found.items()} for d, found in values.items()}
+        each = {d: {name: _terminal.defined(v) for name, v in found.items()} for d, found in values.items()}
         print(json.dumps({"benchmark": truth.name, "mean": mean, "per_query": each, "notes": said}))
         return
     titles = {"map": "mAP", "mp@1": "mP@1", "mp@5": "mP@5", "mp@10": "mP@10"}
     rows = {d: [found[name] for name in titles] for d, found in means.items()}
-    terminal.show(f"{truth.name} (%)", tuple(titles.values()), rows, said)
+    _terminal.show(f"{truth.name} (%)", tuple(titles.values()), rows, said)
 
 
 def _mean(values: np.ndarray) -> float:
