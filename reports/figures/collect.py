@@ -16,6 +16,7 @@ from evaltk.types import Result, Score
 from reports.figures import prototypes, scores
 from reports.figures.style import Drawn, shown
 from reports.figures.training_log import TrainingLog
+from reports.table import percent
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -134,7 +135,7 @@ def _one(label: str, found: Mapping[str, np.ndarray], end: str, galleries: bool)
 
 
 def _caption(found: Mapping[str, np.ndarray], prototype: int) -> str:
-    purity = 100 * float(found["purity"][prototype])
+    purity = percent(float(found["purity"][prototype]))
     return (
         f"prototype {prototype:,}: {int(found['counts'][prototype]):,} images\n"
         f"κ {float(found['kappa'][prototype]):.3g}, purity {purity:.0f} %"

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, ScalarFormatter
 
 from reports.figures.style import COLOURS, WIDTH, legend_below, line, panels, style
+from reports.table import percent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +63,8 @@ def precision(lines: Mapping[str, BinLine]) -> Figure:
         for n, (label, one) in enumerate(lines.items()):
             middle = (one.bin - 0.5) * 100 / one.bins
             shift = (n - (len(lines) - 1) / 2) * 12 / one.bins
-            error = 100 * np.stack([one.value - one.low, one.high - one.value])
-            axes.errorbar(middle + shift, 100 * one.value, yerr=error, label=label, capsize=2, **line(n))  # type: ignore[arg-type]
+            error = percent(np.stack([one.value - one.low, one.high - one.value]))
+            axes.errorbar(middle + shift, percent(one.value), yerr=error, label=label, capsize=2, **line(n))  # type: ignore[arg-type]
             axes.set_xticks(np.linspace(0, 100, one.bins + 1))
         axes.set(xlabel="percentile of κ of the image's prototype", ylabel="k-NN top-1 (%)", xlim=(0, 100))
         axes.set_title(next(iter(lines)) if len(lines) == 1 else "")
@@ -203,4 +204,4 @@ def _plain(axis: Axis) -> None:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * float(share):.0f} % of the variance"
+    return f"{percent(float(share)):.0f} % of the variance"

@@ -20,6 +20,7 @@ from reports.figures.style import COLOURS, GREY, Drawn, legend_below, line, pane
 from reports.figures.training_log import TrainingLog
 from reports.layouts import Layout
 from reports.published import verdicts
+from reports.table import percent
 from reports.tables import cells, overviews
 
 SWEPT = {"knn": "neighbours k", "fewshot": "images a class"}  # protocol: what its sweep is called under an axis
@@ -35,7 +36,7 @@ MOST_BARS = 24
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """One line: the settings it is drawn over [N], value, low, high [N] in percent (low = high: no interval)."""
+    """One line: the settings it is drawn over [N], value, low, high [N], fractions (low = high: no interval)."""
 
     at: tuple[object, ...]
     value: np.ndarray
@@ -45,7 +46,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """One bar in percent, its interval (None: not known) and the published number it may be compared with, or None."""
+    """One bar: value and interval (None: unknown) as fractions; the published number, if comparable, in percent."""
 
     value: float
     interval: tuple[float, float] | None
@@ -85,13 +86,13 @@ def _figures(
     if protocol in BARS and (shown_bars := _bars(layout, group)):
         yield protocol, f"{protocol}, with 95 % intervals", bars(shown_bars)
     for extra in overviews.headlines(layout, group)[:1]:
-        runs = trajectories.of_runs(group, extra, times=cells.times(extra.unit))
+        runs = trajectories.of_runs(group, extra)
         if not runs:
             continue
         unit = " (%)" if extra.unit == "%" else ""
         beside = {name: log for name, log in logs.items() if name in {run.name for run in runs}}
         label = f"{protocol}: {extra.title.removesuffix(' (%)')}{unit}"
-        figure = trajectories.draw(runs, label, beside, watched=protocol == "knn")
+        figure = trajectories.draw(runs, label, extra.unit, beside, watched=protocol == "knn")
         yield f"trajectory-{protocol}", f"{protocol} over the epochs of a run", figure
 
 
@@ -109,9 +110,9 @@ def swept(layout: Layout, group: Sequence[Result]) -> dict[str, Series]:
             ends = np.array([_ends(result, point) for point in points]).reshape(-1, 2)
             found[name] = Series(
                 at=tuple(point.at.get(layout.sweep) for point in points),
-                value=100 * np.array([point.value for point in points]),
-                low=100 * ends[:, 0],
-                high=100 * ends[:, 1],
+                value=np.array([point.value for point in points]),
+                low=ends[:, 0],
+                high=ends[:, 1],
             )
     return found
 
@@ -139,15 +140,19 @@ def curves(series: Mapping[str, Series], x: str, y: str, intervals: str = "95 % 
         for n, label in enumerate(rest):
             one = series[label]
             told = f"{len(rest)} others" if n == 0 else "_"
-            axes.plot([where[at] for at in one.at], one.value, color=GREY, linewidth=0.6, alpha=0.6, label=told)
+            axes.plot(
+                [where[at] for at in one.at], percent(one.value), color=GREY, linewidth=0.6, alpha=0.6, label=told
+            )
         named = [label for label in series if label in best]
         for n, label in enumerate(named):
             one = series[label]
             shift = 0.0 if len(named) == 1 else 0.24 * (n / (len(named) - 1) - 0.5)
-            error = np.stack([one.value - one.low, one.high - one.value])
+            error = percent(np.stack([one.value - one.low, one.high - one.value]))
             at = np.array([where[value] for value in one.at]) + shift
             known = error if (error > 0).any() else None
-            axes.errorbar(at, one.value, yerr=known, label=shown(label), capsize=1.5, elinewidth=0.7, **line(n))  # type: ignore[arg-type]
+            axes.errorbar(
+                at, percent(one.value), yerr=known, label=shown(label), capsize=1.5, elinewidth=0.7, **line(n)
+            )  # type: ignore[arg-type]
         axes.set_xticks(range(len(places)), [str(place) for place in places])
         some = any((one.high > one.low).any() for one in series.values())
         axes.set(xlabel=x, ylabel=y, xlim=(-0.5, len(places) - 0.5))
@@ -168,7 +173,7 @@ def _bars(layout: Layout, group: Sequence[Result]) -> dict[str, dict[str, Bar]]:
             for score in comparable.scores(result, metric)[:1]:
                 cell = cells.of_extra(extras[metric], result, score)
                 twin = cell.published if cell.verdict != verdicts.NOT_COMPARABLE else None
-                bar = Bar(value=100 * score.value, interval=cell.interval, published=twin)
+                bar = Bar(value=score.value, interval=cell.interval, published=twin)
                 found.setdefault(panel, {})[label] = bar
     return found
 
@@ -199,21 +204,28 @@ def bars(found: Mapping[str, Mapping[str, Bar]]) -> Figure:
 
 def _panel(axis: Axes, rows: Sequence[tuple[int, Bar]]) -> None:
     """The bars of a panel, each with its number behind it."""
-    axis.barh([row for row, _ in rows], [bar.value for _, bar in rows], height=0.62, color=COLOURS[0], alpha=0.75)
+    axis.barh(
+        [row for row, _ in rows],
+        [percent(bar.value) for _, bar in rows],
+        height=0.62,
+        color=COLOURS[0],
+        alpha=0.75,
+    )
     known = [(row, bar.value, *bar.interval) for row, bar in rows if bar.interval]
     if known:
-        row, value, low, high = np.array(known).T
+        places = [one[0] for one in known]
+        value, low, high = percent(np.array([one[1:] for one in known])).T
         error = np.stack([value - low, high - value])
-        axis.errorbar(value, row, xerr=error, color="#000000", capsize=1.5, linestyle="none", elinewidth=0.8)
+        axis.errorbar(value, places, xerr=error, color="#000000", capsize=1.5, linestyle="none", elinewidth=0.8)
     printed = [(row, bar.published) for row, bar in rows if bar.published is not None]
     if printed:
         axis.plot([x for _, x in printed], [row for row, _ in printed], color=COLOURS[1], marker="d", linestyle="none")
     for row, bar in rows:
-        told = f"{bar.value:.1f}" + ("" if bar.published is None else f" ({bar.published:.1f})")
+        told = f"{percent(bar.value):.1f}" + ("" if bar.published is None else f" ({bar.published:.1f})")
         text = axis.annotate(told, (_end(bar), row), (3, 0), textcoords="offset points", va="center")
         text.set_fontsize(7)
         text.set_in_layout(False)  # its room is in the margins; measuring each one takes long
 
 
 def _end(bar: Bar) -> float:
-    return max(bar.value, bar.interval[1] if bar.interval else 0.0, bar.published or 0.0)
+    return max(percent(max(bar.value, bar.interval[1] if bar.interval else 0.0)), bar.published or 0.0)

@@ -49,11 +49,13 @@ def _note(letter: str, text: str) -> str:
 
 def _cell(cell: Cell, table: Table, letters: Mapping[str, str]) -> str:
     found = cell_text.pieces(cell, table, letters)
-    number = cell.value if cell.value is not None else cell.published
+    number = "" if cell.published is None else repr(cell.published)
+    if cell.value is not None:
+        number = cell_text.exact(cell.value, cell.unit)
     kinds = [cell.verdict.replace(" ", "-"), "published-only" if cell.value is None and found.published else ""]
     attributes = {
         "class": " ".join(kind for kind in kinds if kind),
-        "data-value": "" if number is None else repr(number),
+        "data-value": number,
         "title": cell.why,
     }
     told = "".join(f' {name}="{escaped(text)}"' for name, text in attributes.items() if text)

@@ -83,13 +83,13 @@ def tidy_csv(table: Table) -> str:
 
 
 def _fields(cell: Cell) -> list[object]:
-    low, high = cell.interval or ("", "")
+    low, high = (cell_text.exact(end, cell.unit) for end in cell.interval) if cell.interval else ("", "")
     digits = cell.published_digits
 
     def printed(number: float | None) -> object:
         return "" if number is None else number if digits is None else f"{number:.{digits}f}"
 
-    value = "" if cell.value is None else cell.value
+    value = "" if cell.value is None else cell_text.exact(cell.value, cell.unit)
     bold = "bold" if cell.bold else ""
     numbers = [value, low, high, bold, printed(cell.published), printed(cell.published_spread)]
     return [cell.unit, *numbers, cell.verdict, cell.why, cell.note, cell.remark]

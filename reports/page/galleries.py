@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from reports.table import percent
+
 PAGE_BYTES = 10_000_000  # of all galleries of a page
 CHECKPOINT_BYTES = 500_000
 QUALITIES = (90, 75, 55)  # JPEG; tried in this order
@@ -82,7 +84,7 @@ def _strip(arrays: Mapping[str, np.ndarray], g: int, number: int, uri: str) -> S
     cosine = arrays["gallery_cosine"][g][:number]
     purity = float(arrays["purity"][prototype])
     facts = [f"{int(arrays['counts'][prototype]):,} images", f"κ {float(arrays['kappa'][prototype]):.3g}"]
-    facts += [f"purity {100 * purity:.0f} %"] if np.isfinite(purity) else []
+    facts += [f"purity {percent(purity):.0f} %"] if np.isfinite(purity) else []
     facts += [f"cosines {cosine.max():.2f} to {cosine.min():.2f}"]
     height, width = arrays["gallery_images"].shape[2:4]
     return Strip(

@@ -50,7 +50,7 @@ def compare_with_published(results: Sequence[Result]) -> Comparison:
             assumed = assumed or result.origin_proof is OriginProof.LAYOUT
             counts[cell.verdict] += 1
             what = f"{result.protocol} {result.data.name}: {found.extra.title}"
-            printed = Cell(value=row.value, unit=row.unit, digits=row.digits)
+            printed = Cell(value=row.value, unit="as printed", digits=row.digits)
             verdict = Cell(verdict=cell.verdict, why=cell.why, remark=cell.remark)
             label = called[comparable.identity(result)]
             rows.append((label, (Cell(note=what), ours, printed, verdict, Cell(note=f"{row.source}"))))

@@ -17,7 +17,7 @@ from evaltk.deviations import NOT_COMPARABLE as NEVER_COMPARED
 from evaltk.types import OriginProof, Preprocessing, Result, Score
 from reports.published.load import Published
 from reports.published.match import ON_THE_USERS_WORD, Measured
-from reports.table import Cell
+from reports.table import Cell, in_unit
 
 RULES = Path(__file__).with_name("acceptance.toml")
 REPRODUCED, OFF, NOT_COMPARABLE = "reproduced", "off", "not comparable"
@@ -50,13 +50,14 @@ def judge(cell: Cell, row: Published) -> tuple[str, str]:
     """
     if cell.value is None or cell.published is None:
         raise ValueError("a verdict needs both numbers")
-    tolerance, off = _tolerance(row), cell.value - cell.published
+    tolerance, off = _tolerance(row), in_unit(cell.value, row.unit) - cell.published
     by = f"{off:+.{row.digits}f}" if row.unit == "count" else f"{off:+.2f}"
     tests = {}
     if tolerance is not None:
         tests[f"tolerance {tolerance:g}" if tolerance else "exact"] = abs(off) <= tolerance + 1e-9
     if cell.interval is not None:
-        tests["interval"] = cell.interval[0] <= cell.published <= cell.interval[1]
+        low, high = (in_unit(end, row.unit) for end in cell.interval)
+        tests["interval"] = low <= cell.published <= high
     held = [name for name, holds in tests.items() if holds]
     if held and (rules()["accept"] == "either" or len(held) == len(tests)):
         return REPRODUCED, f"{by}; {' and '.join(held)}" + (" only" if len(held) < len(tests) else "")

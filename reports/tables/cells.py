@@ -19,17 +19,9 @@ BOLD = (
 )
 
 
-def times(unit: str) -> int:
-    """What a fraction is multiplied by to stand in a table."""
-    return 100 if unit == "%" else 1
-
-
 def of_score(score: Score, *, unit: str, note: str = "", digits: int | None = None) -> Cell:
-    """A cell of one score, in the column's unit."""
-    by = times(unit)
-    low, high = score.interval or (None, None)
-    interval = None if low is None or high is None else (by * low, by * high)
-    return Cell(value=by * score.value, interval=interval, note=note, unit=unit, digits=digits)
+    """A cell of one score, to be shown in `unit`."""
+    return Cell(value=score.value, interval=score.interval, note=note, unit=unit, digits=digits)
 
 
 def of_extra(extra: Extra, result: Result, score: Score) -> Cell:
@@ -77,7 +69,7 @@ def entry(cell: Cell, layout: Layout, result: Result, score: Score, predictions:
         return Entry(cell=cell, assumed=assumed)
     sample = functools.partial(paired.sample, spec, score, result, predictions)
     if cell.interval is None and (found := paired.interval(sample())):
-        cell = replace(cell, interval=(times(cell.unit) * found[0], times(cell.unit) * found[1]))
+        cell = replace(cell, interval=found)
     return Entry(cell=cell, value=score.value, assumed=assumed, sample=sample)
 
 

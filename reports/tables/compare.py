@@ -144,13 +144,10 @@ def _cells(line: Line, adjusted: float | None) -> tuple[Cell, ...]:
     unit, digits = line.extra.unit, line.extra.digits
     notes = [f"{line.extra.show}={s.at[line.extra.show]}" if line.extra.show in s.at else "" for s in (line.a, line.b)]
     both = [cells.of_score(s, unit=unit, note=n, digits=digits) for s, n in zip((line.a, line.b), notes, strict=True)]
-    by = cells.times(unit)
     if line.tested is None or adjusted is None:
-        apart = Cell(value=by * (line.a.value - line.b.value), unit=unit, digits=digits)
+        apart = Cell(value=line.a.value - line.b.value, unit=unit, digits=digits)
         return (*both, apart, Cell(), Cell(), Cell())
     t = line.tested
-    apart = Cell(
-        value=by * t.value, interval=(by * t.low, by * t.high), unit=unit, digits=digits, bold=adjusted <= paired.ALPHA
-    )
+    apart = Cell(value=t.value, interval=(t.low, t.high), unit=unit, digits=digits, bold=adjusted <= paired.ALPHA)
     p = Cell(value=t.p_value, unit="p", digits=4, note=t.test)
     return (*both, apart, p, Cell(value=adjusted, unit="p", digits=4), Cell(value=float(t.n), unit="count", digits=0))

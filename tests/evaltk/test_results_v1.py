@@ -19,6 +19,7 @@ from evaltk.running import runner
 from evaltk.types import DeviationKind, OriginProof, PixelView, Result
 from protocols import knn, linear
 from reports.page.verdicts import compare_with_published
+from reports.table import in_unit
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "results_v1"
 FILES = sorted(str(path.relative_to(GOLDEN)) for path in GOLDEN.glob("*/*.json"))
@@ -38,7 +39,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def verdicts(result: Result) -> list[list[Any]]:
     table = compare_with_published([result]).table
     rows = [cells for _, cells in table.rows] if table else []
-    return [[c[0].note, c[1].value, c[2].value, c[3].verdict, c[3].why] for c in rows]
+    return [[c[0].note, in_unit(c[1].value, c[1].unit), c[2].value, c[3].verdict, c[3].why] for c in rows]
 
 
 def test_there_is_one_of_each_protocol() -> None:

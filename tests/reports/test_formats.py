@@ -35,18 +35,21 @@ SMALL = Table(
     rows=(
         (
             AWKWARD[0],
-            (Cell(value=74.5, interval=(74.1, 74.9), published=74.44, verdict="reproduced", why="+0.06"), Cell()),
+            (Cell(value=0.745, interval=(0.741, 0.749), published=74.44, verdict="reproduced", why="+0.06"), Cell()),
         ),
         (
             AWKWARD[1],
             (
                 Cell(
-                    value=7.126, published=9.5, published_digits=1, verdict="off", why="-2.37", note="k=20", bold=True
+                    value=0.07126, published=9.5, published_digits=1, verdict="off", why="-2.37", note="k=20", bold=True
                 ),
                 Cell(published=41.8, published_spread=0.3, published_digits=1, remark="odd <i>"),
             ),
         ),
-        (AWKWARD[2], (Cell(value=-3.0, published=1.0, verdict="not comparable", why="n = 5 for 6"), Cell(note="auto"))),
+        (
+            AWKWARD[2],
+            (Cell(value=-0.03, published=1.0, verdict="not comparable", why="n = 5 for 6"), Cell(note="auto")),
+        ),
     ),
     footnotes=("all of it <u>", "all of it <u>"),
 )
@@ -146,7 +149,7 @@ def test_html_is_a_table_with_heads_and_no_markup_of_names() -> None:
     )
     cells = [a for tag, a in found.elements if tag == "td"]
     assert [(a.get("class"), a.get("data-value")) for a in cells] == [
-        ("reproduced", "74.5"), (None, None), ("off", "7.126"), ("published-only", "41.8"), ("not-comparable", "-3.0"),
+        ("reproduced", "74.5"), (None, None), ("off", "7.126"), ("published-only", "41.8"), ("not-comparable", "-3"),
         (None, None),
     ]  # fmt: skip
     assert cells[4]["title"] == "n = 5 for 6" and ("strong", "7.13") in found.texts

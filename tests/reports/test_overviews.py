@@ -31,8 +31,8 @@ def test_summary_has_the_headline_of_each_protocol_and_data_set() -> None:
         "vos davis2017: J&F",
     )
     assert [(label, [c.value for c in cells]) for label, cells in table.rows] == [
-        ("dino_vits16", [74.5, None, 63.0, 62.0]),
-        ("dino_vitb16", [76.0, 90.0, None, None]),
+        ("dino_vits16", [0.745, None, 0.63, 0.62]),
+        ("dino_vitb16", [0.76, 0.9, None, None]),
     ]
     assert [c.verdict for c in table.rows[0][1]] == ["reproduced", "", "reproduced", "reproduced"]
     assert "best k: the k that is best on the reported split, as the papers report it" in table.footnotes
@@ -52,7 +52,7 @@ def test_what_does_not_belong_together_has_columns_of_its_own() -> None:
 def test_two_results_of_one_checkpoint_have_a_column_each() -> None:
     (table,) = build_tables(SUMMARY, [knn("a"), knn("a", 0.7, settings={"k": [20]}), knn("b")])
     assert table.columns == ("knn imagenet: best k (1)", "knn imagenet: best k (2)")
-    assert [[c.value for c in cells] for _, cells in table.rows] == [[74.5, 70.0], [74.5, None]]
+    assert [[c.value for c in cells] for _, cells in table.rows] == [[0.745, 0.7], [0.745, None]]
 
 
 def test_counts_stay_counts() -> None:
@@ -119,4 +119,4 @@ def test_a_headline_that_is_swept_has_a_column_a_value() -> None:
 
     (table,) = build_tables(SUMMARY, [fewshot("a", 0.0, (1, 5, "1 %")), fewshot("b", 0.1, (1, 2))])
     assert table.columns == tuple(f"fewshot d: shots={s}" for s in (1, 2, 5, "1 %"))
-    assert [[c.value for c in cells] for _, cells in table.rows] == [[50, None, 50, 50], [60, 60, None, None]]
+    assert [[c.value for c in cells] for _, cells in table.rows] == [[0.5, None, 0.5, 0.5], [0.6, 0.6, None, None]]

@@ -128,7 +128,7 @@ def test_an_interval_comes_from_the_items_where_the_score_has_none(tmp_path: Pat
     _, arrays = predicted("bare", right(0.8))
     (cells,) = [cells for _, cells in table_of(tmp_path / "with", [(bare, arrays)]).rows]
     oracle = stats.binomtest(320, N).proportion_ci(method="wilson")
-    assert cells[-1].interval == pytest.approx((100 * oracle.low, 100 * oracle.high))
+    assert cells[-1].interval == pytest.approx((oracle.low, oracle.high))
     table = table_of(tmp_path / "without", [(bare, {})])
     assert table.rows[0][1][-1].interval is None
     assert "no interval for bare: no predictions beside the result" in table.footnotes
@@ -204,20 +204,20 @@ def test_compare(tmp_path: Path) -> None:
     (table,) = build_tables(COMPARE, [r for _, r in found], predictions=read, pair=("a", "b"))
     ((label, (one, two, apart, p, adjusted, items)),) = table.rows
     assert label == "knn digits: best k" and table.columns[:3] == ("a", "b", "difference")
-    assert (one.value, two.value, apart.value) == (pytest.approx(80), pytest.approx(74.5), pytest.approx(5.5))
+    assert (one.value, two.value, apart.value) == (pytest.approx(0.8), pytest.approx(0.745), pytest.approx(0.055))
     assert p.value == pytest.approx(stats.binomtest(8, 38).pvalue) and p.note == "McNemar"
     assert adjusted.value == pytest.approx(p.value) and items.value == N and apart.bold
     error = (base.astype(float) - other).std(ddof=1) / np.sqrt(N)
-    assert apart.interval == pytest.approx((5.5 - 196 * error, 5.5 + 196 * error), abs=0.3)
+    assert apart.interval == pytest.approx((0.055 - 1.96 * error, 0.055 + 1.96 * error), abs=0.003)
     (back,) = build_tables(COMPARE, [r for _, r in found], predictions=read, pair=("b", "a"))
-    assert back.rows[0][1][2].value == pytest.approx(-5.5)
+    assert back.rows[0][1][2].value == pytest.approx(-0.055)
 
 
 def test_compare_without_items_and_apart(tmp_path: Path) -> None:
     pairs = [predicted("a", right(0.8)), predicted("b", right(0.7))]
     found = write(tmp_path, [(result, {}) for result, _ in pairs])
     (table,) = build_tables(COMPARE, [r for _, r in found], predictions=paired.beside(found, lambda e: None))
-    assert table.rows[0][1][2].value == pytest.approx(10) and table.rows[0][1][3].value is None
+    assert table.rows[0][1][2].value == pytest.approx(0.1) and table.rows[0][1][3].value is None
     assert any("no test where" in note for note in table.footnotes)
     apart = [
         knn("a"),

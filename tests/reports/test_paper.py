@@ -117,10 +117,10 @@ def test_ours_stand_beside_their_twins() -> None:
     (table,) = build_tables(layout(2), results)
     assert [label for label, _ in table.rows][-1] == "untrained" and len(table.rows) == 11
     small = cell(table, "DINO ViT-S/16", "kNN")
-    assert (small.value, small.published, small.verdict) == (74.5, 74.44, "reproduced")
+    assert (small.value, small.published, small.verdict) == (0.745, 74.44, "reproduced")
     assert cell(table, "DINO ViT-B/16", "kNN").verdict == "reproduced"
     own = cell(table, "untrained", "kNN")
-    assert (own.value, own.published, own.verdict) == (5.0, None, "")
+    assert (own.value, own.published, own.verdict) == (0.05, None, "")
     assert cell(table, "MSN ViT-S/16", "kNN").value is None
     text = render(table, "md")
     assert "74.50 [74.10, 74.90] (k=20); published 74.44: reproduced (+0.06; tolerance 0.15 and interval)" in text
@@ -158,8 +158,8 @@ def test_checkpoints_without_a_twin_where_methods_are_columns() -> None:
 
 def test_a_second_result_of_one_net_has_a_row_of_its_own() -> None:
     (table,) = build_tables(layout(2), [knn(), knn("dino_vits16_full", 0.7449, epoch=800)])
-    assert cell(table, "DINO ViT-S/16", "kNN").value == 74.5
-    assert cell(table, "dino_vits16_full", "kNN").value == pytest.approx(74.49)
+    assert cell(table, "DINO ViT-S/16", "kNN").value == 0.745
+    assert cell(table, "dino_vits16_full", "kNN").value == pytest.approx(0.7449)
 
 
 def test_nets_published_elsewhere_stay_out() -> None:
@@ -180,7 +180,7 @@ def test_results_that_do_not_belong_together_make_further_tables() -> None:
 def test_several_data_sets_in_one_table() -> None:
     (table,) = build_tables(layout(6), [retrieval(), retrieval("msn", family="msn", branch="target_encoder")])
     assert cell(table, "DINO ViT-S/16", "RPar Medium").verdict == "reproduced"
-    assert cell(table, "MSN ViT-S/16", "RPar Hard").value == 35.0
+    assert cell(table, "MSN ViT-S/16", "RPar Hard").value == 0.35
     assert cell(table, "MSN ViT-S/16", "ROx Hard").value is None
     (table,) = build_tables(layout(7), [vos()])
     assert [c.verdict for c in dict(table.rows)["DINO ViT-S/16"]] == ["reproduced"] * 3
@@ -253,4 +253,4 @@ def test_the_average_of_nine() -> None:
     (table,) = build_tables(layout(5), transferred("dino_vits16", 0.0, preprocessing=BF16))
     assert cell(table, "DINO ViT-S/16", "Average").verdict == "not comparable"
     (table,) = build_tables(layout(5), transferred("mine", 0.0, family="random"))
-    assert cell(table, "mine", "Average").value == pytest.approx(81.8, abs=0.05)
+    assert cell(table, "mine", "Average").value == pytest.approx(0.818, abs=0.0005)

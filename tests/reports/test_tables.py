@@ -178,10 +178,10 @@ def test_several_temperatures_are_named() -> None:
     (table,) = build_tables(KNN, [a_result(top1=swept, best=None)])
     titles = ["k=5, temperature 0.07", "k=20, temperature 0.07", "k=20, temperature 0.2", "k=100, temperature 0.2"]
     assert list(table.columns) == titles
-    assert [cell.value for cell in table.rows[0][1]] == pytest.approx([30, 10, 20, 40])
+    assert [cell.value for cell in table.rows[0][1]] == pytest.approx([0.3, 0.1, 0.2, 0.4])
     (table,) = build_tables(KNN, [a_result(top1={(20, 0.07): 0.1}), a_result(top1={(20, 0.2): 0.2})])
     values = [[c.value for c in row[1][:2]] for row in table.rows]
-    assert values == [[pytest.approx(10), None], [None, pytest.approx(20)]]  # never in one column
+    assert values == [[pytest.approx(0.1), None], [None, pytest.approx(0.2)]]  # never in one column
 
 
 def test_labels_tell_rows_apart() -> None:

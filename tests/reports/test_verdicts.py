@@ -51,10 +51,10 @@ def test_both_may_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_an_interval_the_tolerance_decides() -> None:
     row = select_published(table=2, arch="ViT-S/16", method="DINO", variant="kNN")[0]
-    assert verdicts.judge(Cell(value=74.5, published=74.44), row) == ("reproduced", "+0.06; tolerance 0.15")
-    assert verdicts.judge(Cell(value=74.6, published=74.44), row) == ("off", "+0.16")
+    assert verdicts.judge(Cell(value=0.745, published=74.44), row) == ("reproduced", "+0.06; tolerance 0.15")
+    assert verdicts.judge(Cell(value=0.746, published=74.44), row) == ("off", "+0.16")
     with pytest.raises(ValueError, match="both"):
-        verdicts.judge(Cell(value=74.6), row)
+        verdicts.judge(Cell(value=0.746), row)
 
 
 BICUBIC = "bicubic (Pillow)"
@@ -186,5 +186,5 @@ def test_every_task_of_the_papers_has_a_rule_and_every_rule_a_task() -> None:
 def test_tolerances(task: str, variant: str, dataset: str, tolerance: float) -> None:
     row = select_published(task=task, variant=variant, dataset=dataset, arch="ViT-S/16", method="DINO")[0]
     for off, verdict in ((tolerance, "reproduced"), (tolerance + 0.01, "off")):
-        cell = Cell(value=row.value - off, published=row.value)
+        cell = Cell(value=(row.value - off) / (100 if row.unit == "%" else 1), published=row.value)
         assert verdicts.judge(cell, row)[0] == verdict

@@ -40,7 +40,7 @@ def show(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[float]]
             title=title,
             columns=tuple(columns),
             rows=tuple(
-                (label, tuple(Cell(value=None if np.isnan(v) else 100 * v) for v in values))
+                (label, tuple(Cell(value=None if np.isnan(v) else float(v)) for v in values))
                 for label, values in rows.items()
             ),
             footnotes=tuple(notes),

@@ -115,8 +115,8 @@ def _show(found: dict[float, list[Fit]], n: int) -> None:
         cells = []
         for fit in of:
             low, high = wilson_interval(round(fit.top1 * n), n)
-            cells.append(Cell(value=100 * fit.top1, interval=(100 * low, 100 * high)))
-        cells += [Cell(value=100 * v) for v in _spread(of).values()]
+            cells.append(Cell(value=fit.top1, interval=(low, high)))
+        cells += [Cell(value=v) for v in _spread(of).values()]
         rows.append((f"penalty {penalty:g}", tuple(cells)))
     names = {"top1_mean": "mean", "top1_std_sample": "std (n - 1)", "top1_std_population": "std (n)"}
     many = len(next(iter(found.values())))

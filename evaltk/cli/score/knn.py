@@ -71,7 +71,7 @@ def score(options: Options) -> None:
         print(json.dumps({"n": len(wanted), "top1": {k: r / len(wanted) for k, r in right.items()}}))
         return
     cells = [
-        Cell(value=100 * r / len(wanted), interval=(100 * low, 100 * high))
+        Cell(value=r / len(wanted), interval=(low, high))
         for r in right.values()
         for low, high in [wilson_interval(r, len(wanted))]
     ]
