@@ -55,7 +55,9 @@ class Table:
 
     Attributes:
         name: the layout it comes from. stub: title of the column of row labels.
-        digits: decimals of cells that have none of their own. footnotes: one sentence each.
+        digits: decimals of cells that have none of their own.
+        footnotes: what holds for this table's results, one sentence each.
+        legend: what its columns and marks mean; where several tables are printed, each text is printed once.
     """
 
     title: str
@@ -65,3 +67,4 @@ class Table:
     stub: str = "checkpoint"
     digits: int = 2
     footnotes: tuple[str, ...] = ()
+    legend: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Draw the figures that a folder of results gives, and those of the vMF distribution, as SVG, PDF or PNG.
+"""Draw figures of results and of the vMF distribution as SVG, PDF or PNG.
 
 Examples:
     evaltk figures --runs runs --out figures
@@ -19,10 +19,10 @@ class Options:
     """Draw figures.
 
     Attributes:
-        runs: folder that `evaltk run --out` wrote.
-        out: folder of the figures.
-        format: svg (with text that stays text), pdf, png.
-        theory: draw densities and the log-normaliser of the vMF distribution too.
+        runs: results folder (evaltk run --out).
+        out: folder to write figures to.
+        format: svg, pdf, png.
+        theory: also draw densities and log-normaliser of the vMF distribution.
     """
 
     runs: Path = Path("runs")
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
         written += style.save(drawn.figure, options.out / drawn.name, options.format, title=drawn.title)
     if not written:
         raise StorageError(
-            wanted="results that have figures (knn, linear, fewshot, retrieval, vos, prototypes, precision)",
+            wanted="results with figures (knn, linear, fewshot, retrieval, vos, prototypes, precision)",
             got="none",
             where=options.runs,
             do="evaltk run CKPT --protocols knn prototypes --data ...",

@@ -1,4 +1,4 @@
-"""Write one self-contained HTML page: tables, figures, verdicts, settings and provenance of a folder of results.
+"""Write a self-contained HTML report: tables, figures, verdicts, settings and provenance.
 
 Examples:
     evaltk report --runs runs --out report.html
@@ -11,16 +11,16 @@ from pathlib import Path
 
 from evaltk.errors import StorageError
 
-SHOWN = 5  # skipped files that are named one by one on stderr; the page names all
+SHOWN = 5  # skipped files to list on stderr; the page lists all
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Write the page of a folder of results.
+    """Write a self-contained HTML report.
 
     Attributes:
-        runs: folder that `evaltk run --out` wrote; training logs below it go into trajectories.
-        out: the file.
+        runs: results folder (evaltk run --out); training logs below it appear in trajectories.
+        out: the HTML file to write.
     """
 
     runs: Path = Path("runs")
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
     for path, why in skipped[:SHOWN]:
         log.warning("skipped %s: %s", printable(str(path)), why)
     if skipped:
-        more = f", {len(skipped) - SHOWN} of them named on the page alone" if len(skipped) > SHOWN else ""
+        more = f" ({len(skipped) - SHOWN} listed only in the report)" if len(skipped) > SHOWN else ""
         log.warning("%d results read, %d JSON files skipped%s", len(found), len(skipped), more)
     if not found:
         raise StorageError(wanted="results", got="none", where=options.runs, do="evaltk run CKPT --protocols knn first")

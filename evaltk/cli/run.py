@@ -179,7 +179,7 @@ def print_tables(found: Sequence[tuple[Path, Result]]) -> None:
 
     predictions = paired.beside(found, lambda error: log.warning("%s", error))
     made = build_overview([result for _, result in found], predictions=predictions)
-    sys.stdout.write("\n".join(render.render(table, "md") for table in made))
+    sys.stdout.write(render.render_all(made, "md"))
 
 
 def headline(result: Result) -> str:

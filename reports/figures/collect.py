@@ -1,6 +1,6 @@
 """Results -> figures: which figures a folder of results gives. Files are drawn one at a time; torch is not needed.
 
-Figures that compare checkpoints hold those of one data set and one protocol version; the others are one a checkpoint.
+Figures that compare checkpoints hold those of one dataset and one protocol version; the others are one per checkpoint.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def of_analyses(
     read: Callable[[Path], Arrays] = results.read_predictions,
     galleries: bool = True,
 ) -> Iterator[Drawn]:
-    """Figures of prototypes and precision, in order of data set.
+    """Figures of prototypes and precision, by dataset.
 
     Args:
         read: gives the arrays beside a result. galleries: draw the images nearest to prototypes.
@@ -101,18 +101,18 @@ def _bins(scores: Sequence[Score]) -> prototypes.BinLine | None:
 
 def _compared(members: Mapping[str, tuple[Path, Result]], end: str) -> Iterator[Drawn]:
     sweeps = {label: _sweep(result) for label, (_, result) in members.items()}
-    yield Drawn(name=f"thresholds-{end}", title="near-copies against threshold", figure=prototypes.thresholds(sweeps))
+    yield Drawn(name=f"thresholds-{end}", title="duplicates vs. threshold", figure=prototypes.thresholds(sweeps))
 
 
 def _prototypes(arrays: Mapping[str, Arrays], threshold: float, end: str, galleries: bool) -> Iterator[Drawn]:
     kappas = {label: found["kappa"] for label, found in arrays.items()}
-    yield Drawn(name=f"kappa-{end}", title="precisions of the prototypes", figure=prototypes.kappa_histogram(kappas))
+    yield Drawn(name=f"kappa-{end}", title="precision of the prototypes", figure=prototypes.kappa_histogram(kappas))
     sizes = {k: found[key] for k, found in arrays.items() if (key := f"sizes_leader_{threshold:g}") in found}
     if sizes:
-        title = "sizes of the sets of near-copies"
+        title = "sizes of duplicate sets"
         yield Drawn(name=f"set-sizes-{end}", title=title, figure=prototypes.set_sizes(sizes, threshold))
     counts = {label: found["counts"] for label, found in arrays.items()}
-    yield Drawn(name=f"usage-{end}", title="use of the prototypes", figure=prototypes.usage(counts))
+    yield Drawn(name=f"usage-{end}", title="prototype usage", figure=prototypes.usage(counts))
     for label, found in arrays.items():
         yield from _one(label, found, end, galleries)
 
@@ -131,7 +131,7 @@ def _one(label: str, found: Mapping[str, np.ndarray], end: str, galleries: bool)
         captions = [_caption(found, int(k)) for k in found["gallery_prototype"]]
         kinds = [str(kind) for kind in found["gallery_kind"]]
         figure = prototypes.gallery(kinds, captions, found["gallery_images"])
-        yield Drawn(name=f"gallery-{name}-{end}", title=f"images nearest to prototypes of {label}", figure=figure)
+        yield Drawn(name=f"gallery-{name}-{end}", title=f"nearest images to prototypes of {label}", figure=figure)
 
 
 def _caption(found: Mapping[str, np.ndarray], prototype: int) -> str:

@@ -1,4 +1,4 @@
-"""Figures of prototypes: near-copies against threshold, precision, set sizes, usage, projection, gallery.
+"""Figures of prototypes: duplicates vs. threshold, precision, set sizes, usage, projection, gallery.
 
 Each takes plain arrays by checkpoint label, as the result files' predictions hold them.
 Source: Govindarajan et al., ICLR 2023 (arXiv 2405.10939), Figures 2, 6, 7.
@@ -41,15 +41,15 @@ class BinLine:
 
 
 def thresholds(sweeps: Mapping[str, Sweep]) -> Figure:
-    """Unique prototypes and the largest set of near-copies against the cosine threshold (Figures 6 and 7)."""
+    """Unique prototypes and the largest duplicate set vs. the cosine threshold (Figures 6 and 7)."""
     with style():
         figure, (unique, largest) = panels(2)
         for n, (label, sweep) in enumerate(sweeps.items()):
             unique.plot(sweep.threshold, sweep.unique, label=label, **line(n))
             largest.plot(sweep.threshold, sweep.largest, **line(n))
-        for axes, title in ((unique, "unique prototypes"), (largest, "largest set of near-copies")):
+        for axes, title in ((unique, "unique prototypes"), (largest, "largest duplicate set")):
             axes.set_yscale("log")
-            axes.set(xlabel="cosine above which two are near-copies", ylabel="prototypes")
+            axes.set(xlabel="cosine threshold for duplicates", ylabel="prototypes")
             axes.set_title(title)
             _plain(axes.yaxis)
         legend_below(figure, unique)
@@ -97,9 +97,9 @@ def kappa_histogram(kappas: Mapping[str, np.ndarray]) -> Figure:
 
 
 def set_sizes(sizes: Mapping[str, np.ndarray], threshold: float) -> Figure:
-    """Sizes [S] of the sets of near-copies, sorted, on logarithmic axes."""
+    """Sizes [S] of the duplicate sets, sorted, on logarithmic axes."""
     return _ranked(
-        sizes, "set of near-copies, by size", "prototypes in the set", f"sets of near-copies at cosine > {threshold:g}"
+        sizes, "duplicate set, by size", "prototypes in the set", f"duplicate sets at cosine > {threshold:g}"
     )
 
 
@@ -109,7 +109,7 @@ def usage(counts: Mapping[str, np.ndarray]) -> Figure:
         f"{label} ({int((c == 0).sum()):,} of {len(c):,} never used)": np.sort(c[c > 0])[::-1]
         for label, c in counts.items()
     }
-    return _ranked(used, "prototype, by images", "images assigned", "use of the prototypes", always=True)
+    return _ranked(used, "prototype, by number of images", "images assigned", "prototype usage", always=True)
 
 
 def _ranked(series: Mapping[str, np.ndarray], x: str, y: str, title: str, *, always: bool = False) -> Figure:
@@ -150,7 +150,7 @@ def projection(
             color=COLOURS[0],
             alpha=0.55,
             linewidths=0,
-            label=f"used ({int(used.sum()):,}), larger with more images",
+            label=f"used ({int(used.sum()):,}), area grows with images",
         )
         if void.any():
             axes.scatter(

@@ -1,6 +1,6 @@
 """Figures of scores: accuracy against k and shots, bars with intervals, and a run's trajectory over its epochs.
 
-Results that do not belong together (other data, protocol version, settings, precision) never share a figure.
+Results that are not comparable (other data, protocol version, settings, precision) never share a figure.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from reports.published import verdicts
 from reports.table import percent
 from reports.tables import cells, overviews
 
-SWEPT = {"knn": "neighbours k", "fewshot": "images a class"}  # protocol: what its sweep is called under an axis
+SWEPT = {"knn": "neighbours k", "fewshot": "images per class"}  # protocol: axis label of its sweep
 BARS = {  # protocol: (panel, metric)
     "retrieval": (("medium mAP", "medium_mAP"), ("hard mAP", "hard_mAP")),
     "vos": (("J&F", "J&F"), ("J", "J"), ("F", "F")),
     "linear": (("Lin.[C]", "C_top1"), ("Lin.[D]", "D_top1")),
 }
-SPREAD = {"top1_mean": "top1_std_sample"}  # means over splits have a deviation for an interval
-TOLD = len(COLOURS)  # series that have a colour and a name of their own
+SPREAD = {"top1_mean": "top1_std_sample"}  # means over splits are shown with their standard deviation
+TOLD = len(COLOURS)  # series with their own colour and label
 MOST_BARS = 24
 
 
@@ -61,8 +61,10 @@ def of_results(found: Sequence[Result], *, logs: Mapping[str, TrainingLog]) -> I
         for group in groups:
             mine = comparable.conditions(group[0], layout)
             same = [comparable.conditions(g[0], layout) for g in groups]
-            told = comparable.describe_difference(mine, [one for one in same if one["data set"] == mine["data set"]])
-            title = f"{group[0].data.name}" + (f" [{told}]" if told else "")
+            difference = comparable.describe_difference(
+                mine, [one for one in same if one["dataset"] == mine["dataset"]]
+            )
+            title = f"{group[0].data.name}" + (f" [{difference}]" if difference else "")
             for kind, what, figure in _figures(protocol, layout, group, logs):
                 name = _free(f"{kind}-{slug(group[0].data.name)}", taken)
                 yield Drawn(name=name, title=f"{what} on {title}", figure=figure)
@@ -78,9 +80,9 @@ def _free(name: str, taken: set[str]) -> str:
 def _figures(
     protocol: str, layout: Layout, group: Sequence[Result], logs: Mapping[str, TrainingLog]
 ) -> Iterator[tuple[str, str, Figure]]:
-    """(kind, what it shows, figure) of results that belong together."""
+    """(kind, what it shows, figure) of comparable results."""
     if protocol in SWEPT and (series := swept(layout, group)):
-        what = f"{protocol} top-1 against {SWEPT[protocol]}"
+        what = f"{protocol} top-1 vs. {SWEPT[protocol]}"
         intervals = "± std over splits" if layout.metric in SPREAD else "95 % intervals"
         yield protocol, what, curves(series, SWEPT[protocol], f"{protocol} top-1 (%)", intervals)
     if protocol in BARS and (shown_bars := _bars(layout, group)):
@@ -93,7 +95,7 @@ def _figures(
         beside = {name: log for name, log in logs.items() if name in {run.name for run in runs}}
         label = f"{protocol}: {extra.title.removesuffix(' (%)')}{unit}"
         figure = trajectories.draw(runs, label, extra.unit, beside, watched=protocol == "knn")
-        yield f"trajectory-{protocol}", f"{protocol} over the epochs of a run", figure
+        yield f"trajectory-{protocol}", f"{protocol} over pretraining epochs", figure
 
 
 def swept(layout: Layout, group: Sequence[Result]) -> dict[str, Series]:
@@ -156,7 +158,7 @@ def curves(series: Mapping[str, Series], x: str, y: str, intervals: str = "95 % 
         axes.set_xticks(range(len(places)), [str(place) for place in places])
         some = any((one.high > one.low).any() for one in series.values())
         axes.set(xlabel=x, ylabel=y, xlim=(-0.5, len(places) - 0.5))
-        axes.set_title(f"bars: {intervals}" if some else "", loc="right", fontsize=7, color=GREY)
+        axes.set_title(f"error bars: {intervals}" if some else "", loc="right", fontsize=7, color=GREY)
         axes.grid(axis="x", visible=False)
         if len(series) == 1:
             axes.set_title(shown(next(iter(series))))
@@ -179,7 +181,7 @@ def _bars(layout: Layout, group: Sequence[Result]) -> dict[str, dict[str, Bar]]:
 
 
 def bars(found: Mapping[str, Mapping[str, Bar]]) -> Figure:
-    """One panel a metric, one bar a checkpoint, best first, from zero; its interval, and the published number."""
+    """One panel per metric, one bar per checkpoint, best first, from zero; interval and published number."""
     first = next(iter(found.values()))
     every = dict.fromkeys(label for panel in found.values() for label in panel)
     order = sorted(every, key=lambda label: -first[label].value if label in first else np.inf)

@@ -1,4 +1,4 @@
-"""Trajectories: a protocol's headline over the epochs of a pretraining run, one point a checkpoint."""
+"""Trajectories: a protocol's headline over the epochs of a pretraining run, one point per checkpoint."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def draw(runs: Sequence[Run], label: str, unit: str, logs: Mapping[str, Training
         for n, run in enumerate(kept):
             log = logs.get(run.name)
             if watched and log is not None and len(log.knn) > 1:
-                told = "while training, on training images"
+                told = "during training, on training images"
                 axes[0].plot(log.knn_epoch, percent(log.knn), color=GREY, linewidth=0.8, label=told if n == 0 else "_")
             _points(axes[0], run, n, unit)
             if log is not None:

@@ -1,8 +1,8 @@
-"""What a cell says, in plain words: the same in every format. Percent becomes digits only here."""
+"""The text of a cell, the same in every format."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -61,10 +61,18 @@ def mixed(table: Table) -> bool:
     return any(c.value is not None for c in cells) and any(c.value is None and c.published is not None for c in cells)
 
 
+def legend(tables: Iterable[Table]) -> list[str]:
+    """What columns and marks of these tables mean, each text once."""
+    return list(
+        dict.fromkeys(text for table in tables for text in (*([PARENTHESES] if mixed(table) else []), *table.legend))
+    )
+
+
 def footnotes(table: Table, letters: Mapping[str, str]) -> list[tuple[str, str]]:
-    """(letter or "", text) of all that stands below the table."""
-    said = [*([PARENTHESES] if mixed(table) else []), *table.footnotes]
-    return [(letter, text) for text, letter in letters.items()] + [("", text) for text in dict.fromkeys(said)]
+    """(letter or "", text) of what holds for this table's results; its legend is not among them."""
+    return [(letter, text) for text, letter in letters.items()] + [
+        ("", text) for text in dict.fromkeys(table.footnotes)
+    ]
 
 
 def plain(found: Pieces, *, bare: bool) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from evaltk.errors import printable
 from reports.formats import cell_text
@@ -11,7 +11,12 @@ from reports.table import Cell, Table
 
 
 def render(table: Table) -> str:
-    """A ``<table class="evaltk">`` with caption, header cells with scope, and its footnotes below.
+    """The table with its footnotes and legend below, as a fragment."""
+    return grid(table) + notes(table) + legend([table])
+
+
+def grid(table: Table) -> str:
+    """A ``<table class="evaltk">`` with caption and header cells with scope, without what stands below it.
 
     A cell's parts are spans of class value, interval, note, published, verdict, marks; the cell has the verdict as
     class (``not-comparable``), its reason as title, and the number to sort by as ``data-value``.
@@ -22,8 +27,6 @@ def render(table: Table) -> str:
         f'<tr><th scope="row">{escaped(label)}</th>{"".join(_cell(cell, table, letters) for cell in cells)}</tr>'
         for label, cells in table.rows
     ]
-    notes = [_note(letter, text) for letter, text in cell_text.footnotes(table, letters)]
-    listed = ['<ul class="evaltk-notes">', *notes, "</ul>"] if notes else []
     lines = [
         '<table class="evaltk">',
         f"<caption>{escaped(table.title)}</caption>",
@@ -32,14 +35,27 @@ def render(table: Table) -> str:
         *body,
         "</tbody>",
         "</table>",
-        *listed,
     ]
     return "\n".join(lines) + "\n"
+
+
+def notes(table: Table) -> str:
+    """The table's footnotes as a list, empty where it has none."""
+    return _list([_note(*note) for note in cell_text.footnotes(table, cell_text.lettered(table))])
+
+
+def legend(tables: Iterable[Table]) -> str:
+    """What columns and marks of all these tables mean, as one list."""
+    return _list([_note("", text) for text in cell_text.legend(tables)])
 
 
 def escaped(text: str) -> str:
     """Text that HTML shows as it is, also inside an attribute, on one line."""
     return html.escape(printable(text), quote=True)
+
+
+def _list(items: Sequence[str]) -> str:
+    return "\n".join(['<ul class="evaltk-notes">', *items, "</ul>"]) + "\n" if items else ""
 
 
 def _note(letter: str, text: str) -> str:

@@ -1,11 +1,11 @@
-"""Tables -> text: Markdown, CSV, HTML, LaTeX, or for a terminal. Names are escaped: they are shown, never run."""
+"""Tables -> Markdown, CSV, HTML, LaTeX or terminal text. Names are escaped."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from evaltk.errors import SettingsError, nearest, printable
 from reports.formats import cell_text, html, latex, terminal
@@ -30,15 +30,40 @@ def render(table: Table, form: str) -> str:
 
 
 def render_all(tables: Sequence[Table], form: str) -> str:
-    """Several tables one after the other; as CSV under one header. Raises: SettingsError: another form."""
-    texts = [render(table, form) for table in tables]
+    """Several tables one after the other, their legends merged at the end; as CSV under one header.
+
+    Raises: SettingsError: another form.
+    """
+    texts = render_parts(tables, form)
     if form == "csv":
         return "".join([*texts[:1], *(_without_header(text) for text in texts[1:])])
     return "\n".join(texts)
 
 
+def render_parts(tables: Sequence[Table], form: str) -> list[str]:
+    """A text per table; with several tables, a last one of what their columns and marks mean.
+
+    Raises: SettingsError: another form.
+    """
+    if len(tables) == 1 or form not in LEGENDS:
+        return [render(table, form) for table in tables]
+    one, legend = LEGENDS[form]
+    texts = [one(table) for table in tables]
+    end = legend(tables)
+    return [*texts, end] if end else texts
+
+
 def markdown(table: Table) -> str:
-    """A GitHub-style table, columns padded so that it also reads as plain text; footnotes below."""
+    """A GitHub-style table, columns padded so that it also reads as plain text; footnotes and legend below."""
+    return _markdown(table, legend=cell_text.legend([table]))
+
+
+def markdown_legend(tables: Iterable[Table]) -> str:
+    """What columns and marks of all these tables mean, as a list."""
+    return "".join(f"- {escaped(text)}\n" for text in cell_text.legend(tables))
+
+
+def _markdown(table: Table, legend: Sequence[str] = ()) -> str:
     letters = cell_text.lettered(table)
     bare = not cell_text.mixed(table)
 
@@ -60,7 +85,8 @@ def markdown(table: Table) -> str:
         )
 
     rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (w + 1) + ":" for w in widths[1:])]) + "|"
-    notes = [f"- {f'[{a}] ' if a else ''}{escaped(text)}" for a, text in cell_text.footnotes(table, letters)]
+    below = [*cell_text.footnotes(table, letters), *(("", text) for text in legend)]
+    notes = [f"- {f'[{a}] ' if a else ''}{escaped(text)}" for a, text in below]
     parts = [f"### {escaped(table.title)}", "", line(head), rule, *map(line, body)]
     return "\n".join([*parts, *([""] if notes else []), *notes]) + "\n"
 
@@ -71,7 +97,7 @@ def escaped(text: str) -> str:
 
 
 def tidy_csv(table: Table) -> str:
-    """One line a cell: numbers of ours in full, published ones as printed, intervals of 95 %."""
+    """One row per cell: our numbers in full, published ones as printed, 95 % intervals."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
@@ -105,4 +131,11 @@ FORMS: dict[str, Callable[[Table], str]] = {
     "html": html.render,
     "latex": latex.render,
     "terminal": terminal.render,
+}
+# Formats that put what columns and marks mean once below several tables: (a table without it, it).
+LEGENDS: dict[str, tuple[Callable[[Table], str], Callable[[Iterable[Table]], str]]] = {
+    "md": (_markdown, markdown_legend),
+    "html": (lambda table: html.grid(table) + html.notes(table), html.legend),
+    "latex": (latex.environment, latex.legend),
+    "terminal": (terminal.grid, terminal.legend),
 }

@@ -1,4 +1,4 @@
-"""What a figure shows, in words: axes, series and their ends, for those who do not see it."""
+"""Alternative texts of figures: axes, series and their end points."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures inside the page: SVG without styles of its own, so that a strict policy lets it in and a theme reaches it."""
+"""Figures inside the page: SVG without inline styles, so that a strict content policy allows it and themes apply."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HREF = "{http://www.w3.org/1999/xlink}href"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """A figure on the page: its title, what it shows in words, the SVG, and whether it has several panels."""
+    """A figure on the page: its title, its alternative text, the SVG, and whether it has several panels."""
 
     title: str
     words: str
@@ -40,7 +40,7 @@ class Shown:
 
 
 def figures_of_scores(results: Sequence[Result], logs: Mapping[str, TrainingLog]) -> tuple[list[Shown], int]:
-    """(figures of scores and trajectories, how many more there are that are not on the page)."""
+    """(figures of scores and trajectories, number of figures omitted)."""
     shown: list[Shown] = []
     left = 0
     for drawn in scores.of_results(results, logs=logs):
@@ -54,7 +54,7 @@ def figures_of_scores(results: Sequence[Result], logs: Mapping[str, TrainingLog]
 def figures_of_analyses(
     found: Sequence[tuple[Path, Result]], read: Callable[[Path], Mapping[str, np.ndarray]]
 ) -> tuple[list[Shown], int]:
-    """(figures of prototypes and precision, results left out: the first few checkpoints of a data set are drawn)."""
+    """(figures of prototypes and precision, number of results omitted beyond the first few of a dataset)."""
     kept: list[tuple[Path, Result]] = []
     number: dict[tuple[str, str], int] = {}
     for path, result in found:
@@ -68,7 +68,7 @@ def figures_of_analyses(
 
 
 def inline(drawn: Drawn, name: str) -> Shown:
-    """A figure as an SVG element whose ids start with `name`, with title and description for who does not see it."""
+    """A figure as an SVG element whose ids start with `name`, with title and description for screen readers."""
     words = describe_figure(drawn.figure) or drawn.title
     _flatten(drawn.figure)
     root = ET.fromstring(style.render(drawn.figure, "svg"))
@@ -132,7 +132,7 @@ def _references(element: ET.Element) -> Iterator[str]:
 
 
 def _restyle(element: ET.Element) -> None:
-    """`style` as attributes of their own; black and white become what the theme has for ink and paper."""
+    """`style` as attributes of their own; black and white become theme colours."""
     for declaration in element.attrib.pop("style", "").split(";"):
         key, _, value = (part.strip() for part in declaration.partition(":"))
         if key and key != "font-family":

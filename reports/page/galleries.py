@@ -1,4 +1,4 @@
-"""The images nearest to prototypes that stand out, inside the page: one strip a prototype, within a bound of bytes."""
+"""The images nearest to prototypes that stand out, inside the page: one strip per prototype, within a size limit."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class Strip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gallery:
-    """A checkpoint's prototypes. `told`: how many of the nearest images are shown."""
+    """A checkpoint's prototypes. `shown`: how many of the nearest images, if not all."""
 
     title: str
     strips: tuple[Strip, ...]
-    told: str
+    shown: str
 
 
 def build_gallery(title: str, arrays: Mapping[str, np.ndarray], share: int) -> Gallery | None:
-    """The gallery among a result's arrays in at most `share` bytes (None: there is none, or it cannot be that small).
+    """A result's gallery in at most `share` bytes; None if there is none or it does not fit.
 
     Where the images do not fit, their quality is lowered first, then fewer of the nearest are shown.
     """
@@ -56,12 +56,12 @@ def build_gallery(title: str, arrays: Mapping[str, np.ndarray], share: int) -> G
     while number:
         for quality in QUALITIES:
             if len(_uri(images[0, :number], quality)) * len(images) > 1.2 * share:
-                continue  # one strip tells that all of them are too large
+                continue  # clearly too large
             uris = [_uri(row[:number], quality) for row in images]
             if sum(map(len, uris)) <= share:
-                told = f"{number} of the {images.shape[1]} nearest images" if number < images.shape[1] else ""
+                shown = f"{number} of the {images.shape[1]} nearest images" if number < images.shape[1] else ""
                 strips = (_strip(arrays, g, number, uri) for g, uri in enumerate(uris))
-                return Gallery(title=title, strips=tuple(strips), told=told)
+                return Gallery(title=title, strips=tuple(strips), shown=shown)
         number //= 2
     return None
 
@@ -91,7 +91,7 @@ def _strip(arrays: Mapping[str, np.ndarray], g: int, number: int, uri: str) -> S
         kind=kind,
         facts=f"prototype {prototype:,}: {', '.join(facts)}",
         uri=uri,
-        words=f"The {number} images nearest to prototype {prototype:,}, {kind}, nearest first",
+        words=f"The {number} nearest images to prototype {prototype:,} ({kind}), nearest first",
         width=int(width) * number,
         height=int(height),
     )

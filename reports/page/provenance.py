@@ -1,4 +1,4 @@
-"""What made each result: its checkpoint, settings, data, versions and file."""
+"""Provenance of each result: checkpoint, settings, data, versions and file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our numbers beside published ones, all in one table, and how many were reproduced."""
+"""Comparison with published numbers: one table, and how many were reproduced."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ NO_PUBLISHED = "no published number"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """A table of all cells with a published twin (None: there is none), and {verdict: how many}."""
+    """A table of all scores with a published match (None if there are none), and {verdict: count}."""
 
     table: Table | None
     counts: Mapping[str, int]
 
 
 def checkpoint_names(results: Sequence[Result]) -> dict[tuple[str, str], str]:
-    """{identity of a checkpoint: what to call it}, all results of it together."""
+    """{checkpoint identity: label}."""
     first = {comparable.identity(result): result for result in reversed(results)}
     order = list(dict.fromkeys(map(comparable.identity, results)))
     return dict(zip(order, comparable.labels([first[who] for who in order]), strict=True))
 
 
 def compare_with_published(results: Sequence[Result]) -> Comparison:
-    """Every score that a published number stands for, with the verdict on it."""
+    """Every score with a published match, and the verdict on it."""
     called = checkpoint_names(results)
     counts = dict.fromkeys((verdicts.REPRODUCED, verdicts.OFF, verdicts.NOT_COMPARABLE, NO_PUBLISHED), 0)
     rows: list[tuple[str, tuple[Cell, ...]]] = []
@@ -60,10 +60,10 @@ def compare_with_published(results: Sequence[Result]) -> Comparison:
     if not rows:
         return Comparison(table=None, counts=counts)
     table = Table(
-        title="Measured here beside the published number",
+        title="Our results and the published numbers",
         name="verdicts",
-        columns=("measured", "ours", "published", "verdict", "source"),
+        columns=("result", "ours", "published", "verdict", "source"),
         rows=tuple(rows),
-        footnotes=(match.ASSUMED,) if assumed else (),
+        legend=(match.ASSUMED,) if assumed else (),
     )
     return Comparison(table=table, counts=counts)

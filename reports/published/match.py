@@ -1,8 +1,8 @@
-"""The published twin of a score: which number of a paper or README was measured on the same thing in the same way.
+"""The published match of a score: the number in a paper or README measured on the same thing in the same way.
 
 What a protocol's scores are called in print stands in its layout (`published` of an extra column). Method and net are
 read from the result: family, architecture, branch, and how the prototypes of a file of our own were scored. A result
-whose checkpoint's origin nothing proves (`origin_proof`) has no method, and so no published twin.
+whose checkpoint's origin nothing proves (`origin_proof`) has no method, and so no published match.
 """
 
 from __future__ import annotations
@@ -25,16 +25,13 @@ NOT_PUBLISHED = ("student", "encoder")  # papers report the teacher, MSN the tar
 # A number is set beside a published one only where something proves whose weights they are. A pinned sha256 proves them
 # to be the published file's; a training layout proves the method; tensors alone prove nothing.
 PROVED = (OriginProof.SHA256, OriginProof.LAYOUT, OriginProof.USER)
-ASSUMED = (
-    "a training checkpoint counts as the published one by its layout, architecture and branch; only its sha256 would "
-    "prove it"
-)
-ON_THE_USERS_WORD = "on the user's word: the file does not prove whose weights it holds, --family says so"
+ASSUMED = "published: matched by family, architecture, branch; identity not verified"
+FAMILY_GIVEN = "matched by the --family given; identity not verified"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """A score in the words of `reports/published`, and whose it is ("" where no paper names such a method)."""
+    """A score in the words of `reports/published`, and its method in print ("" if no paper has it)."""
 
     result: Result
     score: Score
@@ -61,7 +58,7 @@ class Measured:
 
 
 def measured(result: Result, score: Score, extra: Extra) -> Measured | None:
-    """The score in the words of the published numbers; None where these know nothing of the kind."""
+    """The score in the words of the published numbers; None if there are no published numbers of its kind."""
     known = extra.published
     names = known.get("dataset", IMAGENET)
     dataset = names.get(score.dataset, names.get("*"))
@@ -93,7 +90,7 @@ def _method(checkpoint: Mapping[str, object]) -> str:
 
 
 def every(result: Result) -> Iterator[Measured]:
-    """All scores of a result that the published numbers have words for.
+    """All scores of a result of a kind for which there are published numbers.
 
     One of the ablation's runs comes twice: Table 1 prints the mean of two runs, Table 8 each of them.
     """
@@ -127,7 +124,7 @@ def _of_the_ablation(found: Measured) -> Measured:
 
 
 def _named(metric: object, dataset: str) -> str:
-    """A metric's published name, which may hang on the data set: {the paper's data set, or ``*``: name}."""
+    """A metric's published name, which may depend on the dataset: {the paper's dataset, or ``*``: name}."""
     if isinstance(metric, str):
         return metric
     names = as_mapping(metric)

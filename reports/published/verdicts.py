@@ -1,4 +1,4 @@
-"""What a number of ours says about a published one: reproduced, off by so much, or not comparable and why.
+"""Verdicts on our numbers against published ones: reproduced, off by how much, or not comparable and why.
 
 Tolerances and what must hold are data, `acceptance.toml`. Whether two numbers may be compared is read from the kinds of
 a result's deviations, its typed fields, settings and counts, never from a name or from the wording of a text.
@@ -16,7 +16,7 @@ from typing import Any
 from evaltk.deviations import NOT_COMPARABLE as NEVER_COMPARED
 from evaltk.types import OriginProof, Preprocessing, Result, Score
 from reports.published.load import Published
-from reports.published.match import ON_THE_USERS_WORD, Measured
+from reports.published.match import FAMILY_GIVEN, Measured
 from reports.table import Cell, in_unit
 
 RULES = Path(__file__).with_name("acceptance.toml")
@@ -31,10 +31,10 @@ def rules() -> dict[str, Any]:
 
 
 def beside(cell: Cell, row: Published, measured: Measured) -> Cell:
-    """The cell of a score with its published twin and the verdict on it."""
+    """The cell of a score with its published match and the verdict on it."""
     known = replace(cell, published=row.value, published_spread=row.std, published_digits=row.digits)
     if measured.result.origin_proof is OriginProof.USER:
-        remarks = dict.fromkeys(filter(None, (cell.remark, ON_THE_USERS_WORD)))
+        remarks = dict.fromkeys(filter(None, (cell.remark, FAMILY_GIVEN)))
         known = replace(known, remark="; ".join(remarks))
     apart = dict.fromkeys(differences(measured.result, measured.score, row))
     if apart:  # the phrases may be empty, that there are some decides

@@ -1,4 +1,4 @@
-"""Results -> tables. Results that do not belong together (other data, version, precision) never share a column."""
+"""Results -> tables. Results that are not comparable (other data, version, precision) never share a column."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def build_tables(
 
     A protocol's: one for each set of results that may be compared (same data, protocol version, settings, precision,
     preprocessing), in order of their data set; none where no result is of the protocol. A paper's: always one, with
-    published numbers alone where no result fits; more where results of one column do not belong together.
+    published numbers alone where no result fits; more where results of one column are not comparable.
 
     Args:
-        predictions: where values item by item come from, for bold and paired tests (`paired.beside`); None: no tests.
-        pair: names of the two checkpoints that the layout `compare` is about; default: those there are.
+        predictions: per-item values, for bold and paired tests (`paired.beside`); None: no tests.
+        pair: names of the two checkpoints for the layout `compare`; default: the only two.
 
     Raises: SettingsError: `compare` without two checkpoints.
     """
@@ -39,7 +39,7 @@ def build_tables(
     made = [_table(layout, group, predictions) for group in groups]
     first = [comparable.conditions(group[0], layout) for group in groups]
     return [
-        _told_apart(table, mine, [other for t, other in zip(made, first, strict=True) if t.title == table.title])
+        _distinguish(table, mine, [other for t, other in zip(made, first, strict=True) if t.title == table.title])
         for table, mine in zip(made, first, strict=True)
     ]
 
@@ -51,10 +51,10 @@ def build_overview(results: Sequence[Result], *, predictions: Predictions | None
     return [table for name in present for table in build_tables(known[name], results, predictions=predictions)]
 
 
-def _told_apart(table: Table, mine: Mapping[str, object], others: Sequence[Mapping[str, object]]) -> Table:
-    """The table with what tells it from others of the same title."""
-    told = comparable.describe_difference(mine, others)
-    return replace(table, title=f"{table.title} [{told}]") if told else table
+def _distinguish(table: Table, mine: Mapping[str, object], others: Sequence[Mapping[str, object]]) -> Table:
+    """The table, titled by what distinguishes it from others of the same title."""
+    difference = comparable.describe_difference(mine, others)
+    return replace(table, title=f"{table.title} [{difference}]") if difference else table
 
 
 def _table(layout: Layout, results: Sequence[Result], predictions: Predictions | None) -> Table:
@@ -69,23 +69,27 @@ def _table(layout: Layout, results: Sequence[Result], predictions: Predictions |
         rows.append((label, {c: one for c, one in found.items() if one}))
     # What was swept is a curve: its points are tested only where there is nothing else to test.
     tested = [c for c in range(len(sweep), len(titles)) if any(c in row and row[c].sample for _, row in rows)]
-    made, said = cells.finished(rows, titles, tested=tested or None)
-    footnotes = [*(e.footnote for e in extras if e.footnote), *_other_sweeps(layout, results), *said]
+    done = cells.finish(rows, titles, tested=tested or None)
     return Table(
         title=layout.title + _measured_on(layout, results),
         name=layout.name,
         columns=titles,
-        rows=made,
+        rows=done.rows,
         digits=layout.digits,
-        footnotes=(*footnotes, *comparable.notes(names, results)),
+        footnotes=(*_other_sweeps(layout, results), *done.footnotes, *comparable.notes(names, results)),
+        legend=(*(e.footnote for e in extras if e.footnote), *done.legend),
     )
 
 
 def _measured_on(layout: Layout, results: Sequence[Result]) -> str:
     known = [s for r in results for s in comparable.scores(r, layout.metric)]
     sizes = sorted({s.n for s in known})
-    split = f" {known[0].split}, n = {' to '.join(f'{n:,}' for n in sizes[:: max(1, len(sizes) - 1)])}" if known else ""
-    return f" on {results[0].data.name}{split}"
+    name = results[0].data.name
+    if not known:
+        return f" on {name}"
+    # Scores of prototypes are of the split "weights": of the head, whose use by a dataset's images is shown beside.
+    split = "" if known[0].split == "weights" else f" {known[0].split}"
+    return f" on {name}{split}, n = {' to '.join(f'{n:,}' for n in sizes[:: max(1, len(sizes) - 1)])}"
 
 
 def _entry(
@@ -102,12 +106,12 @@ def _entry(
 
 
 def _other_sweeps(layout: Layout, results: Sequence[Result]) -> list[str]:
-    """Where other values of a loose setting were tried, a column that picks the best of them means another thing."""
+    """Where results tried other values of a loose setting, their best values are not quite comparable."""
     said = []
     for name in layout.loose:
         tried = {tuple(comparable.as_sequence(r.settings.get(name))) for r in results}
         if len(tried) > 1 and all(tried):
             said.append(
-                f"{name} differs: " + "; ".join(" ".join(map(str, values)) for values in sorted(tried, key=str))
+                f"different {name}: " + "; ".join(" ".join(map(str, values)) for values in sorted(tried, key=str))
             )
     return said

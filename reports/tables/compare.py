@@ -1,4 +1,4 @@
-"""Two checkpoints on everything both were measured on: paired differences with intervals and p-values."""
+"""Two checkpoints on everything both were evaluated on: paired differences with intervals and p-values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from reports.tables.overviews import ordered
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One metric of both checkpoints; `tested`: how they differ on the same items, None where that is not known."""
+    """One metric of both checkpoints; `tested`: their difference on the same items, None if unknown."""
 
     label: str
     extra: Extra
@@ -31,9 +31,9 @@ class Line:
 def build(
     over: Over, results: Sequence[Result], *, predictions: Predictions | None, pair: Sequence[str]
 ) -> list[Table]:
-    """One row a metric: both values, first minus second with its interval, p-value, and p after Holm's correction.
+    """One row per metric: both values, first minus second with its interval, p-value, and p after Holm's correction.
 
-    Raises: SettingsError: not exactly two checkpoints, unknown names, or nothing that both were measured on.
+    Raises: SettingsError: not exactly two checkpoints, unknown names, or no comparable results.
     """
     from evaltk.metrics import statistics
 
@@ -41,22 +41,23 @@ def build(
     apart, several = _apart(over, results, one, two), _several(over, results, one, two)
     lines = list(_lines(over, results, one, two, predictions))
     if not lines:
-        do = f"not comparable: {'; '.join(apart)}" if apart else "evaltk run both on one data set"
-        raise SettingsError(wanted="what both were measured on", got=f"nothing of {one} and {two}", do=do)
+        do = f"not comparable: {'; '.join(apart)}" if apart else "evaltk run both on one dataset"
+        raise SettingsError(wanted="comparable results of both checkpoints", got=f"none of {one} and {two}", do=do)
     adjusted = iter(statistics.holm(np.array([line.tested.p_value for line in lines if line.tested])))
     rows = tuple((line.label, _cells(line, float(next(adjusted)) if line.tested else None)) for line in lines)
-    said = [f"not compared, for they do not belong together: {'; '.join(apart)}"] if apart else []
-    said += [f"the first of several results is taken: {'; '.join(several)}"] if several else []
+    said = [f"not compared (different settings or data): {'; '.join(apart)}"] if apart else []
+    said += [f"several results, first one used: {'; '.join(several)}"] if several else []
     if any(line.tested is None for line in lines):
-        said.append("no test where values item by item are not kept, missing, or of other items")
+        said.append("no test where per-item values are missing or for other items")
     return [
         Table(
-            title=f"{over.title}: {one} against {two}",
+            title=f"{over.title}: {one} vs. {two}",
             name=over.name,
             stub="metric",
             columns=(one, two, "difference", "p", "p (Holm)", "items"),
             rows=rows,
-            footnotes=(*over.footnotes, *said),
+            footnotes=tuple(said),
+            legend=over.footnotes,
         )
     ]
 
@@ -72,7 +73,7 @@ def _pair(results: Sequence[Result], pair: Sequence[str]) -> tuple[str, str]:
     chosen = list(dict.fromkeys(pair)) or known
     if len(chosen) != 2:
         got = f"{len(chosen)}" + (f": {', '.join(chosen[:5])}" if chosen else "")
-        do = "name two: --checkpoints A B" if len(chosen) > 2 else "evaltk run two checkpoints on one data set"
+        do = "name two: --checkpoints A B" if len(chosen) > 2 else "evaltk run two checkpoints on one dataset"
         raise SettingsError(wanted="two checkpoints to compare", got=got, where="--checkpoints", do=do)
     return chosen[0], chosen[1]
 
@@ -92,7 +93,7 @@ def _of(group: Sequence[Result], name: str) -> list[Result]:
 
 
 def _several(over: Over, results: Sequence[Result], one: str, two: str) -> list[str]:
-    """What a checkpoint has more than one result of that may be compared (another k, say)."""
+    """Evaluations of which a checkpoint has several comparable results (another k, say)."""
     return [
         f"{name}, {layout.protocol} on {group[0].data.name}"
         for layout in ordered(over)
@@ -103,7 +104,7 @@ def _several(over: Over, results: Sequence[Result], one: str, two: str) -> list[
 
 
 def _apart(over: Over, results: Sequence[Result], one: str, two: str) -> list[str]:
-    """What both were measured on, but in ways that do not compare."""
+    """Evaluations that both have, but with settings or data that are not comparable."""
     found = []
     for layout in ordered(over):
         groups = comparable.groups(results, layout)

@@ -1,4 +1,4 @@
-"""Tables over all protocols: `summary` (checkpoints x protocols), `sweep` (a line a value of what was swept)."""
+"""Tables over all protocols: `summary` (checkpoints x protocols), `sweep` (one row per value of a swept setting)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from reports.tables import cells
 
 
 def summary(over: Over, results: Sequence[Result], predictions: Predictions | None) -> list[Table]:
-    """One row a checkpoint, one column a protocol and data set, the headline of each; [] where there is none.
+    """One row per checkpoint, one column per protocol and dataset, the headline of each; [] if there is none.
 
-    Results that do not belong together have columns of their own, whose titles tell what sets them apart.
+    Results that are not comparable have separate columns, whose titles name the difference.
     """
     rows: dict[tuple[str, str], dict[int, cells.Entry]] = {}
     first: dict[tuple[str, str], Result] = {}
@@ -36,19 +36,20 @@ def summary(over: Over, results: Sequence[Result], predictions: Predictions | No
     if not rows:
         return []
     names = comparable.labels(list(first.values()))
-    made, said = cells.finished([(name, rows[who]) for name, who in zip(names, first, strict=True)], titles)
+    done = cells.finish([(name, rows[who]) for name, who in zip(names, first, strict=True)], titles)
     table = Table(
         title=over.title,
         name=over.name,
         columns=tuple(titles),
-        rows=made,
-        footnotes=(*over.footnotes, *notes, *said),
+        rows=done.rows,
+        footnotes=done.footnotes,
+        legend=(*over.footnotes, *notes, *done.legend),
     )
     return [table]
 
 
 def sweep(over: Over, results: Sequence[Result], predictions: Predictions | None) -> list[Table]:
-    """For each protocol that sweeps a setting, one line a checkpoint and value; [] where there is none."""
+    """For each protocol that sweeps a setting, one row per checkpoint and value; [] if there is none."""
     made = []
     for layout in ordered(over):
         if not layout.sweep:
@@ -63,7 +64,7 @@ def sweep(over: Over, results: Sequence[Result], predictions: Predictions | None
                 for line in _lines(layout, name, result, predictions)
             ]
             if lines:
-                told = comparable.describe_difference(mine, [k for k in known if k["data set"] == mine["data set"]])
+                told = comparable.describe_difference(mine, [k for k in known if k["dataset"] == mine["dataset"]])
                 end = f" [{told}]" if told else ""
                 made.append(_swept(over, layout, lines, f"{group[0].data.name}{end}"))
     return made
@@ -76,7 +77,7 @@ def ordered(over: Over) -> list[Layout]:
 
 
 def headlines(layout: Layout, results: Sequence[Result]) -> list[Extra]:
-    """The columns that stand for a protocol: one, or where its headline is what it sweeps, one a value."""
+    """The columns that represent a protocol: one, or one per value if its headline is swept."""
     shown = [extra for extra in layout.extra if not extra.hidden]
     named = [extra for extra in shown if extra.metric == layout.headline] or ([] if layout.headline else shown)
     if named or not layout.metric:
@@ -109,7 +110,7 @@ def _apart(
     """(title, results) of a group's columns: a second result of one checkpoint (another k, say) takes one more."""
     mine = comparable.conditions(group[0], layout)
     known = [comparable.conditions(g[0], layout) for g in groups]
-    told = comparable.describe_difference(mine, [k for k in known if k["data set"] == mine["data set"]])
+    told = comparable.describe_difference(mine, [k for k in known if k["dataset"] == mine["dataset"]])
     title = f"{layout.protocol} {group[0].data.name}"
     title += (f": {extra.title}" if extra.title != layout.protocol else "") + (f" [{told}]" if told else "")
     columns: list[dict[tuple[str, str], tuple[Result, Score]]] = []
@@ -142,7 +143,7 @@ def _swept(over: Over, layout: Layout, lines: Sequence[tuple[str, tuple[Cell, ..
         columns=(*settings, layout.metric, "n"),
         rows=tuple(lines),
         digits=layout.digits,
-        footnotes=over.footnotes,
+        legend=over.footnotes,
     )
 
 

@@ -1,7 +1,7 @@
-"""A paper's table: its numbers in its own order, and ours beside each published twin.
+"""A paper's table: its numbers in its own order, and ours beside each published match.
 
-Checkpoints of ours without a twin stand below, in rows of their own where the paper's rows are methods, else in a
-second table. Results that do not belong together make further tables.
+Checkpoints of ours without a match are listed below, in rows of their own where the paper's rows are methods, else in a
+second table. Results that are not comparable make further tables.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ Place = tuple[int, int]  # (row, column)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Set:
-    """Results that may stand in one table, and what tells them from those of the other tables."""
+    """Results that share a table, and what distinguishes them from those of the other tables."""
 
     results: tuple[Result, ...]
-    told: str
+    difference: str
 
 
 def build(layout: Paper, results: Sequence[Result], *, predictions: Predictions | None = None) -> list[Table]:
@@ -52,7 +52,7 @@ def numbers(layout: Paper) -> dict[Place, Published]:
             fit = select_published(table=layout.table, **layout.where(row, column))
             if len(fit) > 1:
                 got = f"{len(fit)} for {row.label}, {column.label}"
-                do = "say more of the row or the column"
+                do = "narrow the row or the column"
                 raise SettingsError(wanted="one number a cell", got=got, where=layout.name, do=do)
             if fit:
                 found[r, c] = fit[0]
@@ -104,7 +104,7 @@ def _sets(results: Iterable[Result]) -> list[Set]:
         members = [found[depth] for found in groups.values() if depth < len(found)]
         told = [_told(found, depth) for found in groups.values() if depth < len(found)]
         said = "; ".join(dict.fromkeys(text for text in told if text))
-        sets.append(Set(results=tuple(r for group in members for r in group), told=said))
+        sets.append(Set(results=tuple(r for group in members for r in group), difference=said))
     return sets
 
 
@@ -119,7 +119,7 @@ def _tables(
 ) -> list[Table]:
     """The paper's table with a set of results in it, and one of the checkpoints that have no place in it."""
     base = _plain(layout, printed)
-    base = replace(base, title=f"{base.title} [{one.told}]" if one.told else base.title)
+    base = replace(base, title=f"{base.title} [{one.difference}]" if one.difference else base.title)
     placed, rest = _placed(printed, one.results)
     rows = [
         (label, {c: _entry(cell, printed.get((r, c)), placed.get((r, c)), predictions) for c, cell in enumerate(row)})
@@ -135,7 +135,7 @@ def _tables(
         rows = _averaged(layout, printed, rows)
     made = [_finished(base, rows, whose, one.results)]
     if own:
-        title = f"{base.title}: checkpoints without a published twin"
+        title = f"{base.title}: checkpoints without a published match"
         second = replace(base, title=title, columns=measures, stub="checkpoint", footnotes=())
         made.append(_finished(second, own, (), one.results))
     return made
@@ -144,7 +144,7 @@ def _tables(
 def _placed(
     printed: Mapping[Place, Published], results: Sequence[Result]
 ) -> tuple[dict[Place, Measured], list[Measured]]:
-    """Scores in the cells of their published twins, and those that no published number stands for."""
+    """Scores in the cells of their published matches, and those without one."""
     where = {(_kind(row), row.arch, row.method): place for place, row in printed.items()}
     placed: dict[Place, Measured] = {}
     rest = []
@@ -230,7 +230,8 @@ def _averaged(
 
 
 def _finished(base: Table, rows: cells.Rows, whose: Iterable[str], results: Sequence[Result]) -> Table:
-    made, said = cells.finished(rows, base.columns)
+    done = cells.finish(rows, base.columns)
     ours = [f"measured here: {', '.join(whose)}"] if whose else []
     notes = comparable.notes([str(r.checkpoint.get("name")) for r in results], results)
-    return replace(base, rows=made, footnotes=(*base.footnotes, *ours, *said, *dict.fromkeys(notes)))
+    footnotes = (*base.footnotes, *ours, *done.footnotes, *dict.fromkeys(notes))
+    return replace(base, rows=done.rows, footnotes=footnotes, legend=done.legend)

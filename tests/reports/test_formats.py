@@ -70,8 +70,8 @@ def test_markdown() -> None:
     assert lines[8:] == [
         "- [a] odd \\<i>",
         "- [b] not comparable: n = 5 for 6",
-        "- in parentheses: published, not measured here",
         "- all of it \\<u>",
+        "- in parentheses: published, not measured here",
     ]
 
 

@@ -35,7 +35,7 @@ def test_summary_has_the_headline_of_each_protocol_and_data_set() -> None:
         ("dino_vitb16", [0.76, 0.9, None, None]),
     ]
     assert [c.verdict for c in table.rows[0][1]] == ["reproduced", "", "reproduced", "reproduced"]
-    assert "best k: the k that is best on the reported split, as the papers report it" in table.footnotes
+    assert "best k: chosen on the reported split, as in the papers" in table.legend
 
 
 def test_what_does_not_belong_together_has_columns_of_its_own() -> None:

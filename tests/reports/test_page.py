@@ -162,7 +162,7 @@ def test_every_number_is_the_csv_s(runs: Path, parsed: Page) -> None:
 def test_verdicts_are_counted_and_shown(parsed: Page) -> None:
     told = re.findall(r"(\d+) (reproduced|off|not comparable|no published number)", parsed.text)
     cards = {verdict: number for number, verdict in reversed(told)}  # they stand first
-    table = [text for caption, _, text in parsed.cells if caption == "Measured here beside the published number"]
+    table = [text for caption, _, text in parsed.cells if caption == "Our results and the published numbers"]
     for verdict, start in (("reproduced", "reproduced ("), ("off", "off by"), ("not comparable", "not comparable")):
         assert int(cards[verdict]) == sum(cell.startswith(start) for cell in table), verdict
     assert int(cards["reproduced"]) >= 1 and int(cards["off"]) >= 1

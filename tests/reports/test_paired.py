@@ -55,7 +55,7 @@ def test_best_and_what_cannot_be_told_from_it(tmp_path: Path) -> None:
         [predicted("best", base), predicted("near", flipped(base, 12, 5)), predicted("far", flipped(base, 60, 5))],
     )
     assert bold(table) == {"k=20": [], "best k": ["best", "near"]}  # the sweep's points are not tested beside it
-    assert any(note.startswith("bold, in best k: best of its column") for note in table.footnotes)
+    assert "bold: best, or not significantly different (p > 0.05, Holm)" in table.legend
 
 
 def test_holms_correction_goes_over_the_whole_table(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_without_predictions_nothing_is_claimed(tmp_path: Path) -> None:
     lost, _ = predicted("lost", flipped(base, 60, 0))
     table = table_of(tmp_path, [predicted("best", base), (lost, {})])
     assert not any(bold(table).values())
-    assert any("no bold in best k: the predictions of lost are missing" in note for note in table.footnotes)
+    assert any("no significance test in best k: predictions of lost missing" in note for note in table.footnotes)
 
 
 def test_other_items_are_never_compared(tmp_path: Path) -> None:
@@ -110,14 +110,14 @@ def test_damaged_predictions_are_missing_and_told(tmp_path: Path) -> None:
 def test_one_row_has_no_best_and_without_predictions_nothing_is_said(tmp_path: Path) -> None:
     assert not any(bold(table_of(tmp_path, [predicted("a", right(0.8))])).values())
     (table,) = build_tables(KNN, [knn("a"), knn("b")])
-    assert not any(bold(table).values()) and not any("bold" in note for note in table.footnotes)
+    assert not any(bold(table).values()) and not any("bold" in note for note in (*table.footnotes, *table.legend))
 
 
 def test_too_many_rows_are_not_tested(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(paired, "MOST", 2)
     table = table_of(tmp_path, [predicted(name, right(0.8)) for name in "abc"])
     assert not any(bold(table).values())
-    assert "no bold in columns of more than 2 checkpoints" in table.footnotes
+    assert "no significance test in columns with more than 2 checkpoints" in table.footnotes
 
 
 def test_an_interval_comes_from_the_items_where_the_score_has_none(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_an_interval_comes_from_the_items_where_the_score_has_none(tmp_path: Pat
     assert cells[-1].interval == pytest.approx((oracle.low, oracle.high))
     table = table_of(tmp_path / "without", [(bare, {})])
     assert table.rows[0][1][-1].interval is None
-    assert "no interval for bare: no predictions beside the result" in table.footnotes
+    assert "no interval for bare: no predictions file" in table.footnotes
 
 
 def scored(name: str, per_query: np.ndarray) -> tuple[Result, dict]:
@@ -175,7 +175,7 @@ def test_one_item_has_no_interval_and_that_is_said(tmp_path: Path) -> None:
     read = paired.beside(found, lambda error: None)
     (table,) = build_tables(layouts.load("retrieval"), [r for _, r in found], predictions=read)
     assert all(cell.interval is None for _, row in table.rows for cell in row)
-    assert "no interval for alone: too few items to tell" in table.footnotes
+    assert "no interval for alone: too few items" in table.footnotes
 
 
 def test_video_objects_are_resampled_by_sequence(tmp_path: Path) -> None:
@@ -226,11 +226,11 @@ def test_compare_without_items_and_apart(tmp_path: Path) -> None:
         predicted("b", right(0.8))[0],
     ]
     (table,) = build_tables(COMPARE, apart)
-    assert "not compared, for they do not belong together: knn on imagenet" in table.footnotes
+    assert "not compared (different settings or data): knn on imagenet" in table.footnotes
     with pytest.raises(SettingsError, match="not comparable: knn on imagenet"):
         build_tables(COMPARE, apart[:2])
     (table,) = build_tables(COMPARE, [knn("a"), knn("a", settings={"k": [20]}), knn("b")])
-    assert "the first of several results is taken: a, knn on imagenet" in table.footnotes
+    assert "several results, first one used: a, knn on imagenet" in table.footnotes
 
 
 @pytest.mark.parametrize(

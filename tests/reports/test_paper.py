@@ -126,7 +126,7 @@ def test_ours_stand_beside_their_twins() -> None:
     assert "74.50 [74.10, 74.90] (k=20); published 74.44: reproduced (+0.06; tolerance 0.15 and interval)" in text
     assert " (77.10) |" in text and "in parentheses: published, not measured here" in text
     assert "measured here: dino_vits16 for DINO ViT-S/16, dino_vitb16 for DINO ViT-B/16" in text
-    assert "only its sha256 would prove it" in text
+    assert "identity not verified" in text
 
 
 def test_the_short_runs_of_table_11_are_not_the_public_weights() -> None:
@@ -153,7 +153,7 @@ def test_checkpoints_without_a_twin_where_methods_are_columns() -> None:
     made = build_tables(layout(4), [prototypes(), prototypes("mine", 12, 34, family="own")])
     assert [t.columns for t in made][1] == ("unique", "largest set")
     assert made[1].rows[0][0] == "mine" and [c.value for c in made[1].rows[0][1]] == [12, 34]
-    assert made[1].title.endswith("checkpoints without a published twin")
+    assert made[1].title.endswith("checkpoints without a published match")
 
 
 def test_a_second_result_of_one_net_has_a_row_of_its_own() -> None:

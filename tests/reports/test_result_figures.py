@@ -70,7 +70,7 @@ def test_knn_against_k() -> None:
     first = figure.axes[0].containers[0]
     low = [segment[0][1] for segment in first[2][0].get_segments()]
     assert low == pytest.approx([78, 68, 48])
-    assert {"net a", "net b", "neighbours k", "bars: 95 % intervals"} <= texts(figure)
+    assert {"net a", "net b", "neighbours k", "error bars: 95 % intervals"} <= texts(figure)
 
 
 def test_temperatures_have_lines_of_their_own() -> None:
@@ -87,7 +87,7 @@ def test_shots_with_their_deviation_and_a_share_last() -> None:
     container = figure.axes[0].containers[0]
     ends = [[point[1] for point in segment] for segment in container[2][0].get_segments()]
     assert ends == [pytest.approx([46, 54]), pytest.approx([66, 74]), pytest.approx([76, 84])]
-    assert "bars: ± std over splits" in texts(figure)
+    assert "error bars: ± std over splits" in texts(figure)
 
 
 def test_results_that_do_not_belong_together_share_no_figure() -> None:
@@ -177,7 +177,7 @@ def test_a_log_stands_beside_the_trajectory(tmp_path: Path) -> None:
     results = [epochs(f"run/checkpoint-epoch000{e}", e, 0.5 + e / 10) for e in (1, 2, 3)]
     figure = drawn(*results, logs=training_log.under(tmp_path))["trajectory-knn-digits"].figure
     assert len(figure.axes) == 2 and figure.axes[1].get_ylabel() == "training loss"
-    assert lines(figure)["while training, on training images"][1] == pytest.approx([0, 20, 40, 60])
+    assert lines(figure)["during training, on training images"][1] == pytest.approx([0, 20, 40, 60])
     runs = trajectories.of_runs(results, scores.overviews.headlines(_layout(), results)[0])
     assert [run.value.tolist() for run in runs] == [pytest.approx([0.6, 0.7, 0.8])]
 

@@ -79,7 +79,7 @@ def test_markdown() -> None:
         ["| a", "40.00 [39.00, 41.00]", "50.00 [49.00, 51.00]", "-", "50.00 (k=20) |"],
         ["| b\\|c", "-", "12.35 [11.35, 13.35]", "100.00 [99.00, 101.00]", "12.35 (k=20) |"],
     ]
-    assert text.rstrip().endswith("- best k: the k that is best on the reported split, as the papers report it")
+    assert text.rstrip().endswith("- best k: chosen on the reported split, as in the papers")
     widths = {len(line) for line in text.splitlines() if line.startswith("|")}
     assert len(widths) == 1  # reads as plain text too
 
@@ -155,7 +155,7 @@ def test_an_incomplete_imagenet_is_not_compared() -> None:
         ({"looks": {"precision": "bf16"}}, "precision bf16"),
         ({"looks": {"position": "timm"}}, "position rule timm"),
         ({"seed": 1}, "seed 1"),
-        ({"looks": {"overrides": {"crop": 200}}}, "preprocessing {'crop': 200}"),
+        ({"looks": {"overrides": {"crop": 200}}}, "preprocessing crop 200"),
         ({"settings": {"choose": 100}}, "choose 100"),
         ({"settings": {"precision": "bf16"}}, "knn.precision bf16"),  # a protocol's setting hides no field
         ({"deviations": (Deviation(kind=DeviationKind.SMOKE_TEST, text="10 images"),)}, "smoke test yes"),
@@ -198,7 +198,7 @@ def test_labels_tell_rows_apart() -> None:
 
 def test_notes_say_whose_they_are() -> None:
     (table,) = build_tables(KNN, [a_result("a", notes=("all", "mine")), a_result("b", notes=("all",))])
-    assert table.footnotes[1:] == ("all", "a: mine")
+    assert table.footnotes == ("all", "a: mine")
 
 
 def test_other_numbers_of_images_are_told() -> None:
@@ -212,7 +212,7 @@ def test_settings_that_columns_tell_or_that_change_no_number_share_a_table() -> 
         a_result("b", settings={"k": [5, 20], "backend": "faiss"}),
     ]
     (table,) = build_tables(KNN, results)
-    assert len(table.rows) == 2 and "k differs: 10 20; 5 20" in table.footnotes
+    assert len(table.rows) == 2 and "different k: 10 20; 5 20" in table.footnotes
 
 
 def test_no_results_no_tables() -> None:
@@ -224,17 +224,17 @@ def test_no_results_no_tables() -> None:
 
 def test_a_number_on_the_users_word_says_so() -> None:
     (table,) = build_tables(KNN, [imagenet(branch="backbone", origin_proof=OriginProof.USER)])
-    assert table.rows[0][1][-1].remark == match.ON_THE_USERS_WORD and match.ASSUMED not in table.footnotes
+    assert table.rows[0][1][-1].remark == match.FAMILY_GIVEN and match.ASSUMED not in table.legend
     text = render(table, "md")
     assert "on the user's word" in text
     made = compare_with_published([imagenet(branch="backbone", origin_proof=OriginProof.USER)]).table
-    assert made is not None and made.rows[0][1][3].remark == match.ON_THE_USERS_WORD and not made.footnotes
+    assert made is not None and made.rows[0][1][3].remark == match.FAMILY_GIVEN and not made.footnotes
 
 
 def test_what_a_layout_proves_and_what_it_does_not_is_told() -> None:
     for proof, told in ((OriginProof.LAYOUT, True), (OriginProof.SHA256, False), (OriginProof.NONE, False)):
         (table,) = build_tables(KNN, [imagenet(origin_proof=proof)])
-        assert (match.ASSUMED in table.footnotes) == told and table.rows[0][1][-1].remark == ""
+        assert (match.ASSUMED in table.legend) == told and table.rows[0][1][-1].remark == ""
 
 
 def test_a_flat_file_of_anyone_has_a_row_of_its_own_in_the_papers_table() -> None:

@@ -1,4 +1,4 @@
-"""Score features by softmax regression on few of them, as MSN does.
+"""Score features by softmax regression on few samples, as in MSN.
 
 Examples:
     evaltk score fewshot --train X.npy --labels y.npy --queries Q.npy --query-labels q.npy
@@ -21,14 +21,14 @@ from reports.table import Cell, Table
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Score features by softmax regression on few of them, as MSN does.
+    """Score features by softmax regression on few samples, as in MSN.
 
     Attributes:
         train: .npy [M, D]. labels: .npy [M], class ids.
         queries: .npy [N, D]. query_labels: .npy [N].
-        rows: .npy or .json of the rows of train to learn from, a file a split (default: all rows, one split).
-        penalty: of ||W||^2 / 2 against the sum of cross-entropies.
-        as_given: use the features as they are, not each centred on its own mean and scaled to length 1.
+        rows: .npy or .json with the rows of train to fit on, one file per split (default: all rows).
+        penalty: weight of ||W||^2 / 2 relative to the summed cross-entropy.
+        as_given: do not center each feature and scale it to unit length.
         json: print one JSON line.
     """
 
@@ -72,10 +72,12 @@ def score(options: Options) -> None:
     queries, wanted = _pair(options.queries, options.query_labels)
     if queries.shape[1] != train.shape[1]:
         got = f"{queries.shape[1]}"
-        raise DataError(wanted=f"{train.shape[1]} features", got=got, where=options.queries, do="mend the files")
+        raise DataError(
+            wanted=f"{train.shape[1]} features", got=got, where=options.queries, do="extract both with the same net"
+        )
     if not options.penalty or not all(0 < p < np.inf for p in options.penalty):
         got = str(options.penalty)
-        raise SettingsError(wanted="penalties > 0", got=got, where="--penalty", do="mend the flag")
+        raise SettingsError(wanted="penalties > 0", got=got, where="--penalty", do="--penalty 0.075")
     num_classes = int(max(y.max(), wanted.max())) + 1
     if num_classes < 2:
         do = "add features of other classes"
@@ -135,9 +137,11 @@ def _pair(features: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
     x, y = _terminal.read_array(features, "x"), _terminal.read_array(labels, "y")
     if x.ndim != 2 or x.dtype.kind != "f" or y.shape != (len(x),) or y.dtype.kind not in "iu" or not len(y):
         got = f"{x.dtype} {list(x.shape)} and {y.dtype} {list(y.shape)}"
-        raise DataError(wanted="features [N, D] and integer labels [N]", got=got, where=labels, do="mend the files")
+        raise DataError(
+            wanted="features [N, D] and integer labels [N]", got=got, where=labels, do="extract both with the same net"
+        )
     if y.min() < 0:
-        raise DataError(wanted="class ids from 0 on", got=str(y.min()), where=labels, do="number the classes from 0")
+        raise DataError(wanted="class ids from 0 on", got=str(y.min()), where=labels, do="number classes from 0")
     bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
     if len(bad):
         got = f"NaN or infinity in {len(bad)} rows, the first of them {bad[0]}"

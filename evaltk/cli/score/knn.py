@@ -58,11 +58,21 @@ def score(options: Options) -> None:
     for x, y, path in ((bank, labels, options.labels), (queries, wanted, options.query_labels)):
         if x.ndim != 2 or x.shape[1] != bank.shape[1] or y.shape != (len(x),) or y.dtype.kind not in "iu" or not len(y):
             got = f"{list(x.shape)} and {y.dtype} {list(y.shape)}"
-            raise DataError(wanted="features [N, D] and integer labels [N]", got=got, where=path, do="mend the files")
+            raise DataError(
+                wanted="features [N, D] and integer labels [N]",
+                got=got,
+                where=path,
+                do="save features [N, D] with one label per row",
+            )
         if y.min() < 0:
-            raise DataError(wanted="class ids from 0 on", got=str(y.min()), where=path, do="number the classes from 0")
+            raise DataError(wanted="class ids from 0 on", got=str(y.min()), where=path, do="number classes from 0")
     if not options.k or not 1 <= min(options.k) <= max(options.k) <= len(bank):
-        raise SettingsError(wanted=f"1 <= k <= {len(bank)}", got=str(options.k), where="--k", do="mend the flag")
+        raise SettingsError(
+            wanted=f"1 <= k <= {len(bank)}",
+            got=str(options.k),
+            where="--k",
+            do="use k up to the number of bank features",
+        )
     classes = int(max(labels.max(), wanted.max())) + 1
     tensors = [torch.from_numpy(np.ascontiguousarray(a)) for a in (bank, labels.astype(np.int64), queries)]
     votes = knn_votes(tensors[0].float(), tensors[1], tensors[2].float(), options.k, options.temperature, classes)

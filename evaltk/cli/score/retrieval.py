@@ -22,12 +22,12 @@ class Options:
     """Score rankings on revisited Oxford or Paris.
 
     Attributes:
-        ranks: .npy or .npz (`ranks`) or .json, [queries, database]: image indices from the best match on.
+        ranks: .npy, .npz (`ranks`) or .json, [queries, database]: image indices, best match first.
         gnd: gnd_roxford5k.pkl or gnd_rparis6k.pkl.
-        distractors: how many images beside the ground truth's are ranked; their indices come after its.
+        distractors: number of ranked distractor images; their indices follow the database's.
         official: checkout of filipradenovic/revisitop to compare with.
         official_python: interpreter for it.
-        json: print one JSON line with every query's values.
+        json: print one JSON line with per-query values.
     """
 
     ranks: Path
@@ -59,7 +59,7 @@ def score(options: Options) -> None:
             wanted=f"rankings of all {size} images",
             got=f"{ranks.shape[1]}",
             where=options.ranks,
-            do="rank every image; --distractors N where there are others",
+            do="rank every image; add --distractors N if there are distractors",
         )
     values = per_query(ranks, truth.gnd, num_database=size)
     means = {d: {f"m{name}": _mean(v) for name, v in found.items()} for d, found in values.items()}

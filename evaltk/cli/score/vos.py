@@ -1,4 +1,4 @@
-"""Score result masks on DAVIS-2017, semi-supervised: J&F, J and F of all objects and of each.
+"""Score result masks on DAVIS-2017, semi-supervised: J&F, J and F, overall and per object.
 
 Examples:
     evaltk score vos --results masks/ --davis DAVIS/ --csv-out .
@@ -31,9 +31,9 @@ class Options:
         split: list of sequences to score.
         csv_out: folder for the official global and per-sequence tables.
         official: checkout of davisvideochallenge/davis2017-evaluation to compare with.
-        official_python: interpreter for it (it wants OpenCV, scikit-image, pandas and tqdm).
-        workers: processes (default: by the machine).
-        json: print one JSON line with every object's values.
+        official_python: interpreter for it (needs OpenCV, scikit-image, pandas and tqdm).
+        workers: processes (default: number of cores).
+        json: print one JSON line with per-object values.
     """
 
     results: Path
@@ -84,7 +84,7 @@ def score(options: Options) -> None:
             options.official, options.davis, options.results, options.split, python=options.official_python
         )
         ours = {f"{one.name} {column}": value for one in objects for column, value in one.columns().items()}
-        # The original keeps the borders of the quarters in one byte, which is wrong above 256 frames.
+        # The original stores quarter boundaries in one byte, which overflows above 256 frames.
         long = {one.name for one in objects if len(one.region) > 256}
         _terminal.show_difference(
             _official.largest_difference(*(_without_decay(table, long) for table in (ours, theirs)))
