@@ -149,13 +149,13 @@ def write(folder: Path, checkpoints: int = CHECKPOINTS) -> int:
 
 def main() -> None:
     """Print seconds and megabytes, beside what is allowed."""
-    from reports.page import build as page
+    from reports.page.build import build_page
 
     with tempfile.TemporaryDirectory() as folder:
         runs = Path(folder)
         count = write(runs)
         start, used = time.perf_counter(), time.process_time()
-        text = page.build(list(results.find(runs)), runs=runs)
+        text = build_page(list(results.find(runs)), runs=runs)
         taken, worked = time.perf_counter() - start, time.process_time() - used
     size = len(text.encode()) / 1e6
     print(f"page of {CHECKPOINTS} checkpoints, {count} results: {taken:.1f} s, {worked:.1f} s of processor, of 10 s")

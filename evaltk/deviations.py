@@ -1,4 +1,4 @@
-"""How a measurement deviates from the published protocol: kinds that rules decide by, and texts for people."""
+"""Deviations from the published protocol: kinds for rules, texts for people."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from enum import StrEnum
 
 
 class DeviationKind(StrEnum):
-    """What deviates. Result files store the values: they may be added to, never renamed.
+    """What deviates. Result files store the values: add, never rename.
 
-    After those of the first group a number is not comparable with any published one (`NOT_COMPARABLE`). What the
-    others mean is up to the task: see `forbidden` in `reports/acceptance.toml`.
+    With one of the first group a result is not comparable with any published number (`NOT_COMPARABLE`). The effect of
+    the others depends on the task: see `forbidden` in `reports/published/acceptance.toml`.
     """
 
-    SPLIT_SIZE = "split-size"  # a split holds other numbers of images or videos than the official one
+    SPLIT_SIZE = "split-size"  # a split has another number of images or videos than the official one
     CLASS_COUNT = "class-count"  # the data set has another number of classes
     GROUND_TRUTH = "ground-truth"  # retrieval: other numbers of database images or queries
     HELD_OUT = "held-out"  # training images were held out where the protocol trains on all of them
     NO_AUGMENTATION = "no-augmentation"  # trained on cached features, without augmentation
     EPOCHS = "epochs"  # trained for another number of epochs
     RECIPE = "recipe"  # the training recipe was changed
-    SMOKE_TEST = "smoke-test"  # run on a few images only, to see whether it works
-    UNCLASSIFIED = "unclassified"  # an old result says "not comparable" in words that no other kind covers
+    SMOKE_TEST = "smoke-test"  # run on a few images only
+    UNCLASSIFIED = "unclassified"  # a format 1 note says "not comparable" for a reason no other kind covers
 
     ORIGINAL_IMAGES = "original-images"  # retrieval: images from before faces were blurred
     UNKNOWN_IMAGES = "unknown-images"  # retrieval: the version of the images is not known
@@ -55,13 +55,13 @@ NOT_COMPARABLE = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deviation:
-    """One deviation: `kind` is what rules go by, `text` is for people and decides nothing."""
+    """One deviation: rules use `kind`; `text` is for people and decides nothing."""
 
     kind: DeviationKind
     text: str
 
     def words(self) -> str:
-        """The text, with what follows from its kind."""
+        """The text, with the consequence of its kind."""
         return f"{self.text}: not comparable with published figures" if self.kind in NOT_COMPARABLE else self.text
 
 

@@ -1,4 +1,4 @@
-"""Which results may stand in one column, how those that may not are told apart, and what to call each."""
+"""Which results are comparable, and how to label differences."""
 
 from __future__ import annotations
 
@@ -9,38 +9,33 @@ from evaltk.types import DeviationKind, Result, Score, canonical
 from reports.layouts import Layout
 
 
-def mapping(value: object) -> Mapping[str, Any]:
+def as_mapping(value: object) -> Mapping[str, Any]:
     """`value` where it is a mapping, else an empty one: result files are read from disk."""
     return value if isinstance(value, Mapping) else {}
 
 
-def sequence(value: object) -> Iterable[object]:
+def as_sequence(value: object) -> Iterable[object]:
     """`value` where it is a list or tuple, else nothing."""
     return value if isinstance(value, list | tuple) else ()
 
 
-def dataset(result: Result) -> str:
-    """The data set's name."""
-    return result.data.name
+def conditions(result: Result, layout: Layout) -> dict[str, object]:
+    """What must be equal in all results of one column, by the name a difference is labelled with.
 
-
-def comparable(result: Result, layout: Layout) -> dict[str, object]:
-    """What must be equal in all results of one column, in words that tell them apart.
-
-    A protocol's settings count but for those that the layout calls loose (columns tell them) or harmless.
+    All of a protocol's settings count, except those the layout calls loose (shown by columns) or harmless.
     """
     looks = result.preprocessing
     smoke = any(deviation.kind is DeviationKind.SMOKE_TEST for deviation in result.deviations)
     apart = {*layout.loose, *layout.harmless, layout.sweep, layout.also}
     found: dict[str, object] = {
-        "data set": result.data.name,
+        "dataset": result.data.name,
         "fingerprint": result.data.fingerprint[:12],
         "protocol version": result.version,
         "precision": looks.precision,
         "position rule": looks.position,
         "seed": result.seed,
-        # Nets differ in image size and pixel statistics; what a user set beside these is another measurement.
-        "preprocessing": dict(looks.overrides) or "the protocol's",
+        # Nets differ in image size and pixel statistics by design; user overrides make it another measurement.
+        "preprocessing": ", ".join(f"{k} {v}" for k, v in sorted(looks.overrides.items())) or "default",
         "smoke test": "yes" if smoke else "no",
     }
     own = {name: value for name, value in sorted(result.settings.items()) if name not in apart}
@@ -48,16 +43,16 @@ def comparable(result: Result, layout: Layout) -> dict[str, object]:
 
 
 def groups(results: Iterable[Result], layout: Layout) -> list[list[Result]]:
-    """The layout's results, those that may share a column together, in the order they came."""
+    """The layout's results, grouped by comparability, in their order."""
     found: dict[str, list[Result]] = {}
     for result in results:
         if result.protocol == layout.protocol:
-            found.setdefault(canonical(comparable(result, layout)), []).append(result)
+            found.setdefault(canonical(conditions(result, layout)), []).append(result)
     return list(found.values())
 
 
-def told(mine: Mapping[str, object], others: Iterable[Mapping[str, object]]) -> str:
-    """What sets `mine` apart from the others, ``""`` where nothing does."""
+def describe_difference(mine: Mapping[str, object], others: Iterable[Mapping[str, object]]) -> str:
+    """What distinguishes `mine` from the others, ``""`` if nothing does."""
     known = list(others)
     keys = dict.fromkeys([*mine, *(key for other in known for key in other)])
     apart = [key for key in keys if any(other.get(key) != mine.get(key) for other in known)]
@@ -65,7 +60,7 @@ def told(mine: Mapping[str, object], others: Iterable[Mapping[str, object]]) -> 
 
 
 def labels(results: Sequence[Result]) -> list[str]:
-    """The checkpoints' names; where two are alike, with the branch, then with the request that tells them apart."""
+    """The checkpoints' names; duplicates get the branch, or the request's digest, appended."""
     names = [str(r.checkpoint.get("name")) for r in results]
     with_branch = [f"{name} {r.checkpoint.get('branch')}" for name, r in zip(names, results, strict=True)]
     found = []
@@ -78,12 +73,12 @@ def labels(results: Sequence[Result]) -> list[str]:
 
 
 def identity(result: Result) -> tuple[str, str]:
-    """What makes two results those of one checkpoint: its name, and the digest of its weights."""
+    """Identity of the checkpoint: name and digest of the weights."""
     return str(result.checkpoint.get("name")), str(result.checkpoint.get("digest", result.checkpoint.get("branch")))
 
 
 def notes(said_by: Sequence[str], results: Sequence[Result]) -> list[str]:
-    """Deviations and notes of the results, in words; what not all of them say comes with their names."""
+    """Deviations and notes of the results; those not shared by all are prefixed with checkpoint names."""
     said: dict[str, list[str]] = {}
     for label, result in zip(said_by, results, strict=True):
         for note in dict.fromkeys((*(d.words() for d in result.deviations), *result.notes)):
@@ -98,7 +93,7 @@ def scores(result: Result, metric: str, at: Mapping[str, Any] | None = None) -> 
 
 
 def sweep_columns(layout: Layout, results: Sequence[Result]) -> list[dict[str, Any]]:
-    """The settings at which a layout's metric was measured, in order: one dictionary a column."""
+    """The settings at which a layout's metric was measured, in order: one dictionary per column."""
     if not layout.sweep:
         return []
     keys = (layout.also, layout.sweep) if layout.also else (layout.sweep,)

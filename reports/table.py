@@ -1,22 +1,38 @@
-"""A table before ink: what `reports` makes of results, and what every format is printed from (see `evaltk.types`)."""
+"""Tables as values: what `reports` makes of results, and what every format is rendered from."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+Number = TypeVar("Number", float, np.ndarray)
+
+
+def percent(fraction: Number) -> Number:
+    """The only place where percent is made: values stay fractions until they are rendered or drawn."""
+    return 100 * fraction
+
+
+def in_unit(value: Number, unit: str) -> Number:
+    """A measured value in the unit it is shown in: a fraction in percent, anything else as it is."""
+    return percent(value) if unit == "%" else value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One cell of a table; all numbers in `unit` (``%``, ``count`` or another word for "as it is").
+    """One cell of a table.
 
     Attributes:
-        value: ours, or None where nothing was measured. interval: its 95 % interval (low, high).
-        published: the number printed for the same thing, or None. published_spread: the deviation printed beside it.
-        verdict: what ours says about it: ``reproduced``, ``off``, ``not comparable``, or empty.
-        why: by how much (``+0.12 points``), or what differs (``resize 224 for 256``).
+        value: our value, a fraction where `unit` is ``%``; None: not measured. interval: its 95 % interval (low, high).
+        published: the published value as printed, in `unit`, or None. published_spread: the printed deviation.
+        verdict: ``reproduced``, ``off``, ``not comparable``, or empty.
+        why: the difference (``+0.12; tolerance 0.15``), or what is not comparable (``resize 224 for 256``).
         note: one setting shown in the cell (``k=20``). remark: a footnote of this cell.
-        bold: best of its column, or not to be told from the best by test.
-        digits: decimals of ours, None: the table's. published_digits: decimals as printed, None: as ours.
+        bold: best of its column, or not significantly different from the best.
+        unit: ``%``, ``count``, or another word for values shown as they are.
+        digits: decimals of our value; None: the table's. published_digits: decimals as printed; None: as ours.
     """
 
     value: float | None = None
@@ -35,11 +51,13 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A table before ink: titles of its columns, and rows of (label, cells).
+    """Column titles, and rows of (label, cells).
 
     Attributes:
-        name: the layout it comes from. stub: what the rows are (title of the column of labels).
-        digits: decimals of cells that do not say their own. footnotes: one sentence each.
+        name: the layout it comes from. stub: title of the column of row labels.
+        digits: decimals of cells that have none of their own.
+        footnotes: what holds for this table's results, one sentence each.
+        legend: what its columns and marks mean; where several tables are printed, each text is printed once.
     """
 
     title: str
@@ -49,3 +67,4 @@ class Table:
     stub: str = "checkpoint"
     digits: int = 2
     footnotes: tuple[str, ...] = ()
+    legend: tuple[str, ...] = ()

@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
     from evaltk.progress import log
     from evaltk.running import runner
     from protocols import fewshot, knn, linear, prototypes, transfer
-    from reports.page import build as page
+    from reports.page.build import build_page
 
     options = _options.parse(Options, argv, "demo", __doc__)
     recipes = [_recipe(name, options.epochs) for name in RECIPES]
@@ -88,7 +88,7 @@ def main(argv: list[str]) -> int:
         runner.run(part, report=lambda job, result, skipped: shown.append((job.path, result)))
     print_tables(shown)
     page_path = options.out / "report.html"
-    text = page.build(list(results.find(plan.out)), runs=options.out)
+    text = build_page(list(results.find(plan.out)), runs=options.out)
     files.write_text(page_path, text)
     log.info("the same as a page, with figures: %s", page_path)
     log.info("look at a checkpoint: evaltk inspect %s", trained[-1])

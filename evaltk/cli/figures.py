@@ -20,10 +20,10 @@ class Options:
     """Draw figures.
 
     Attributes:
-        runs: folder that `evaltk run --out` wrote.
-        out: folder of the figures.
-        format: svg (with text that stays text), pdf, png.
-        theory: draw densities and the log-normaliser of the vMF distribution too.
+        runs: results folder (evaltk run --out).
+        out: folder to write figures to.
+        format: svg, pdf, png.
+        theory: also draw densities and log-normaliser of the vMF distribution.
     """
 
     runs: Path = Path("runs")
@@ -36,16 +36,14 @@ def main(argv: list[str]) -> int:
     """Write them and print their paths. Raises: StorageError: no results that have figures, or no room to write."""
     options = _options.parse(Options, argv, "figures", __doc__)
     from evaltk import results
-    from reports.figures import collect as figures
-    from reports.figures import style as figure_style
-    from reports.figures import training_log
+    from reports.figures import collect, style, training_log
 
     written: list[Path] = []
-    for drawn in figures.of_results(results.find(options.runs), logs=training_log.under(options.runs)):
-        written += figure_style.save(drawn.figure, options.out / drawn.name, options.format, title=drawn.title)
+    for drawn in collect.of_results(results.find(options.runs), logs=training_log.under(options.runs)):
+        written += style.save(drawn.figure, options.out / drawn.name, options.format, title=drawn.title)
     if not written:
         raise StorageError(
-            wanted="results that have figures (knn, linear, fewshot, retrieval, vos, prototypes, precision)",
+            wanted="results with figures (knn, linear, fewshot, retrieval, vos, prototypes, precision)",
             got="none",
             where=options.runs,
             do="evaltk run CKPT --protocols knn prototypes --data ...",
@@ -58,11 +56,10 @@ def main(argv: list[str]) -> int:
 
 def _theory(options: Options) -> list[Path]:
     from evaltk.prototypes import vmf_curves
-    from reports.figures import style as figure_style
-    from reports.figures import vmf as vmf_figures
+    from reports.figures import style, vmf
 
-    circle = vmf_figures.circle(vmf_curves.circle_densities())
-    normalizer = vmf_figures.normalizer(vmf_curves.normalizer_curves())
-    written = figure_style.save(circle, options.out / "vmf-circle", options.format, title="vMF density on the circle")
+    circle = vmf.circle(vmf_curves.circle_densities())
+    normalizer = vmf.normalizer(vmf_curves.normalizer_curves())
+    written = style.save(circle, options.out / "vmf-circle", options.format, title="vMF density on the circle")
     title = "log-normaliser of the vMF distribution"
-    return written + figure_style.save(normalizer, options.out / "vmf-normalizer", options.format, title=title)
+    return written + style.save(normalizer, options.out / "vmf-normalizer", options.format, title=title)

@@ -12,16 +12,16 @@ from pathlib import Path
 from evaltk.cli import _options
 from evaltk.errors import StorageError
 
-SHOWN = 5  # skipped files that are named one by one on stderr; the page names all
+SHOWN = 5  # skipped files to list on stderr; the page lists all
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Write the page of a folder of results.
+    """Write a self-contained HTML report.
 
     Attributes:
-        runs: folder that `evaltk run --out` wrote; training logs below it go into trajectories.
-        out: the file.
+        runs: results folder (evaltk run --out); training logs below it appear in trajectories.
+        out: the HTML file to write.
     """
 
     runs: Path = Path("runs")
@@ -43,13 +43,13 @@ def main(argv: list[str]) -> int:
     for path, why in skipped[:SHOWN]:
         log.warning("skipped %s: %s", printable(str(path)), why)
     if skipped:
-        more = f", {len(skipped) - SHOWN} of them named on the page alone" if len(skipped) > SHOWN else ""
+        more = f" ({len(skipped) - SHOWN} listed only in the report)" if len(skipped) > SHOWN else ""
         log.warning("%d results read, %d JSON files skipped%s", len(found), len(skipped), more)
     if not found:
         raise StorageError(wanted="results", got="none", where=options.runs, do="evaltk run CKPT --protocols knn first")
-    from reports.page import build as page
+    from reports.page.build import build_page
 
-    text = page.build(found, runs=options.runs, skipped=skipped, complain=lambda error: log.warning("%s", error))
+    text = build_page(found, runs=options.runs, skipped=skipped, complain=lambda error: log.warning("%s", error))
     files.write_text(options.out, text)
     print(options.out)
     return 0

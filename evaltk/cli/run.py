@@ -24,7 +24,7 @@ import tyro
 from evaltk import plugins
 from evaltk.bench import ImageOptions
 from evaltk.checkpoints.read_options import ReadOptions
-from evaltk.cli import _options, _tables
+from evaltk.cli import _options
 from evaltk.errors import SettingsError
 from evaltk.types import PositionRule, Precision
 
@@ -240,12 +240,12 @@ def print_tables(pairs: Sequence[tuple[Path, Result]]) -> None:
     """Print the tables of results, for a terminal where stdout is one, else as Markdown; each footnote once."""
     from evaltk.progress import log
     from reports import paired
-    from reports.formats import render as ink
-    from reports.tables import build
+    from reports.formats import render
+    from reports.tables.build import build_overview
 
     predictions = paired.beside(pairs, lambda error: log.warning("%s", error))
-    tables = build.overview([result for _, result in pairs], predictions=predictions)
-    sys.stdout.write(ink.join(_tables.footnotes_once(tables), "terminal" if sys.stdout.isatty() else "md"))
+    tables = build_overview([result for _, result in pairs], predictions=predictions)
+    sys.stdout.write(render.render_all(tables, "terminal" if sys.stdout.isatty() else "md"))
 
 
 def headline(result: Result) -> str:

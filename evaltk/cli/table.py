@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from evaltk.cli import _options, _tables
+from evaltk.cli import _options
 from evaltk.errors import SettingsError, StorageError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from reports.table import Table
 
 RUNS = Path("runs")
-SHOWN = 5  # skipped files that are named one by one
+SHOWN = 5  # skipped files to list
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +32,13 @@ class Options:
     """Print tables of results.
 
     Attributes:
-        runs: folder that `evaltk run --out` wrote (default: runs).
-        layout: one layout (evaltk ls tables); default: every protocol's own.
-        format: terminal, md, csv, html or latex; auto: terminal where stdout is one, else md.
-        published_only: a paper's table from published numbers alone; results are not looked for.
-        intervals: print intervals (CSV has them always).
-        standalone: with latex, a whole document that pdflatex takes; with html, a whole page.
-        checkpoints: the two that the layout compare is about.
+        runs: results folder (evaltk run --out; default: runs).
+        layout: name of a layout (evaltk ls tables); default: each protocol's own.
+        format: auto is terminal if stdout is one, else md.
+        published_only: print a paper's table without our results.
+        intervals: print 95 % intervals (always in CSV).
+        standalone: a complete document (latex) or page (html).
+        checkpoints: the two to compare, with --layout compare.
     """
 
     runs: Path | None = None
@@ -53,7 +53,7 @@ class Options:
 def main(argv: list[str]) -> int:
     """Print them. Raises: StorageError: no results there. SettingsError: no such layout, flags that do not fit."""
     from reports import layouts
-    from reports.formats import render as ink
+    from reports.formats import render
 
     options = _options.parse(Options, argv, "table", __doc__)
     layout = layouts.load(options.layout) if options.layout else None
@@ -62,14 +62,11 @@ def main(argv: list[str]) -> int:
     made = _built(options, layout)
     if not options.intervals and form != "csv":
         made = [_without_intervals(table) for table in made]
-    if form in ("terminal", "md"):
-        made = _tables.footnotes_once(made)
-    text = ink.join(made, form)
+    text = render.render_all(made, form)
     if options.standalone:
-        from reports.formats import html as html_table
-        from reports.formats import latex
+        from reports.formats import html, latex
 
-        text = latex.document([ink.ink(t, form) for t in made]) if form == "latex" else html_table.page(text)
+        text = latex.document(render.render_parts(made, form)) if form == "latex" else html.page(text)
     sys.stdout.write(text)
     return 0
 
@@ -83,14 +80,17 @@ def _check(options: Options, layout: AnyLayout | None, form: str) -> None:
         raise SettingsError(wanted="a paper's table", got=got, where="--published-only", do=do)
     if options.standalone and form not in ("latex", "html"):
         raise SettingsError(
-            wanted="latex or html", got=form, where="--standalone", do="add --format latex, or leave it out"
+            wanted="latex or html",
+            got=form,
+            where="--standalone",
+            do="add --format latex or html, or drop --standalone",
         )
     if options.checkpoints and not (isinstance(layout, Over) and layout.kind == "compare"):
         raise SettingsError(
             wanted="--layout compare",
             got=f"{options.layout}" if options.layout else "no --layout",
             where="--checkpoints",
-            do="add --layout compare, or leave it out",
+            do="add --layout compare, or drop --checkpoints",
         )
 
 
@@ -98,7 +98,7 @@ def _built(options: Options, layout: AnyLayout | None) -> list[Table]:
     from evaltk.progress import log
     from reports import paired
     from reports.layouts import Layout, Paper
-    from reports.tables import build as tables
+    from reports.tables.build import build_overview, build_tables
 
     runs = options.runs or RUNS
     alone = options.published_only or (isinstance(layout, Paper) and options.runs is None and not runs.is_dir())
@@ -106,19 +106,19 @@ def _built(options: Options, layout: AnyLayout | None) -> list[Table]:
     known = [result for _, result in found]
     predictions = paired.beside(found, lambda error: log.warning("%s", error))
     if layout is None:
-        made = tables.overview(known, predictions=predictions)
+        made = build_overview(known, predictions=predictions)
     else:
-        made = tables.build(layout, known, predictions=predictions, pair=options.checkpoints)
+        made = build_tables(layout, known, predictions=predictions, pair=options.checkpoints)
     if not made:
         wanted = f"results of the protocol {layout.protocol}" if isinstance(layout, Layout) else "results"
         raise StorageError(wanted=wanted, got=f"none among {len(found)}", where=runs, do="evaltk run first")
     if isinstance(layout, Paper) and not options.published_only and all(_published_alone(t) for t in made):
-        log.info("published numbers alone: no result for %s in %s", layout.name, runs)
+        log.info("published numbers only: no results for %s in %s", layout.name, runs)
     return made
 
 
 def _results(runs: Path) -> Sequence[tuple[Path, Result]]:
-    """What lies under `runs`; files that are no results are named on stderr and counted."""
+    """Results below `runs`; other JSON files are skipped with a warning."""
     from evaltk import results
     from evaltk.errors import printable
     from evaltk.progress import log
@@ -128,7 +128,7 @@ def _results(runs: Path) -> Sequence[tuple[Path, Result]]:
     for path, why in skipped[:SHOWN]:
         log.warning("skipped %s: %s", printable(str(path)), why)
     if skipped:
-        more = f", {len(skipped) - SHOWN} of them not named" if len(skipped) > SHOWN else ""
+        more = f" ({len(skipped) - SHOWN} not listed)" if len(skipped) > SHOWN else ""
         log.warning("%d results read, %d JSON files skipped%s", len(found), len(skipped), more)
     return found
 

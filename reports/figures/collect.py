@@ -1,6 +1,6 @@
 """Results -> figures: which figures a folder of results gives. Files are drawn one at a time; torch is not needed.
 
-Figures that compare checkpoints hold those of one data set and one protocol version; the others are one a checkpoint.
+Figures that compare checkpoints hold those of one dataset and one protocol version; the others are one per checkpoint.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import numpy as np
 
 from evaltk import results
 from evaltk.types import Result, Score
-from reports.figures import prototypes as draw
-from reports.figures import scores as result_figures
+from reports.figures import prototypes, scores
 from reports.figures.style import Drawn, shown
 from reports.figures.training_log import TrainingLog
+from reports.table import percent
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -30,7 +30,7 @@ def of_results(
         logs: training logs by the name of their run, for trajectories.
     """
     known = list(found)
-    yield from result_figures.of_results([result for _, result in known], logs=logs or {})
+    yield from scores.of_results([result for _, result in known], logs=logs or {})
     yield from of_analyses(known)
 
 
@@ -40,7 +40,7 @@ def of_analyses(
     read: Callable[[Path], Arrays] = results.read_predictions,
     galleries: bool = True,
 ) -> Iterator[Drawn]:
-    """Figures of prototypes and precision, in order of data set.
+    """Figures of prototypes and precision, by dataset.
 
     Args:
         read: gives the arrays beside a result. galleries: draw the images nearest to prototypes.
@@ -79,17 +79,17 @@ def _precision(members: Mapping[str, tuple[Path, Result]], end: str) -> Iterator
     """k-NN top-1 by precision, of the first variant of each checkpoint that has percentiles."""
     lines = {label: made for label, (_, result) in members.items() if (made := _bins(result.scores)) is not None}
     if lines:
-        yield Drawn(name=f"precision-{end}", title="k-NN top-1 by precision", figure=draw.precision(lines))
+        yield Drawn(name=f"precision-{end}", title="k-NN top-1 by precision", figure=prototypes.precision(lines))
 
 
-def _bins(scores: Sequence[Score]) -> draw.BinLine | None:
+def _bins(scores: Sequence[Score]) -> prototypes.BinLine | None:
     found = [s for s in scores if s.metric == "top1_bin"]
     variant = ("temperature", "centre")
     found = [s for s in found if all(s.at[key] == found[0].at[key] for key in variant)]
     if not found:
         return None
     low, high = np.array([s.interval or (s.value, s.value) for s in found]).T
-    return draw.BinLine(
+    return prototypes.BinLine(
         bin=np.array([s.at["bin"] for s in found]),
         value=np.array([s.value for s in found]),
         low=low,
@@ -101,18 +101,18 @@ def _bins(scores: Sequence[Score]) -> draw.BinLine | None:
 
 def _compared(members: Mapping[str, tuple[Path, Result]], end: str) -> Iterator[Drawn]:
     sweeps = {label: _sweep(result) for label, (_, result) in members.items()}
-    yield Drawn(name=f"thresholds-{end}", title="near-copies against threshold", figure=draw.thresholds(sweeps))
+    yield Drawn(name=f"thresholds-{end}", title="duplicates vs. threshold", figure=prototypes.thresholds(sweeps))
 
 
 def _prototypes(arrays: Mapping[str, Arrays], threshold: float, end: str, galleries: bool) -> Iterator[Drawn]:
     kappas = {label: found["kappa"] for label, found in arrays.items()}
-    yield Drawn(name=f"kappa-{end}", title="precisions of the prototypes", figure=draw.kappa_histogram(kappas))
+    yield Drawn(name=f"kappa-{end}", title="precision of the prototypes", figure=prototypes.kappa_histogram(kappas))
     sizes = {k: found[key] for k, found in arrays.items() if (key := f"sizes_leader_{threshold:g}") in found}
     if sizes:
-        title = "sizes of the sets of near-copies"
-        yield Drawn(name=f"set-sizes-{end}", title=title, figure=draw.set_sizes(sizes, threshold))
+        title = "sizes of duplicate sets"
+        yield Drawn(name=f"set-sizes-{end}", title=title, figure=prototypes.set_sizes(sizes, threshold))
     counts = {label: found["counts"] for label, found in arrays.items()}
-    yield Drawn(name=f"usage-{end}", title="use of the prototypes", figure=draw.usage(counts))
+    yield Drawn(name=f"usage-{end}", title="prototype usage", figure=prototypes.usage(counts))
     for label, found in arrays.items():
         yield from _one(label, found, end, galleries)
 
@@ -123,26 +123,26 @@ def _one(label: str, found: Mapping[str, np.ndarray], end: str, galleries: bool)
     yield Drawn(
         name=f"projection-{name}-{end}",
         title=f"prototypes of {label}",
-        figure=draw.projection(
+        figure=prototypes.projection(
             found["projection"], found["projection_share"], found["counts"], found["void"], title=label
         ),
     )
     if galleries and "gallery_images" in found:
         captions = [_caption(found, int(k)) for k in found["gallery_prototype"]]
         kinds = [str(kind) for kind in found["gallery_kind"]]
-        figure = draw.gallery(kinds, captions, found["gallery_images"])
-        yield Drawn(name=f"gallery-{name}-{end}", title=f"images nearest to prototypes of {label}", figure=figure)
+        figure = prototypes.gallery(kinds, captions, found["gallery_images"])
+        yield Drawn(name=f"gallery-{name}-{end}", title=f"nearest images to prototypes of {label}", figure=figure)
 
 
 def _caption(found: Mapping[str, np.ndarray], prototype: int) -> str:
-    purity = 100 * float(found["purity"][prototype])
+    purity = percent(float(found["purity"][prototype]))
     return (
         f"prototype {prototype:,}: {int(found['counts'][prototype]):,} images\n"
         f"κ {float(found['kappa'][prototype]):.3g}, purity {purity:.0f} %"
     )
 
 
-def _sweep(result: Result) -> draw.Sweep:
+def _sweep(result: Result) -> prototypes.Sweep:
     """Counts of the evaluated head by `leader`, by rising threshold."""
     of: dict[str, dict[float, float]] = {"unique_count": {}, "largest_count": {}}
     num = 0
@@ -152,7 +152,7 @@ def _sweep(result: Result) -> draw.Sweep:
             of[score.metric].setdefault(float(at), score.value)
             num = score.n
     at_all = sorted(of["unique_count"])
-    return draw.Sweep(
+    return prototypes.Sweep(
         threshold=np.array(at_all),
         unique=np.array([of["unique_count"][t] for t in at_all]),
         largest=np.array([of["largest_count"][t] for t in at_all]),

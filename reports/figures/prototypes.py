@@ -1,4 +1,4 @@
-"""Figures of prototypes: near-copies against threshold, precision, set sizes, usage, projection, gallery.
+"""Figures of prototypes: duplicates vs. threshold, precision, set sizes, usage, projection, gallery.
 
 Each takes plain arrays by checkpoint label, as the result files' predictions hold them.
 Source: Govindarajan et al., ICLR 2023 (arXiv 2405.10939), Figures 2, 6, 7.
@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, ScalarFormatter
 
 from reports.figures.style import COLOURS, WIDTH, legend_below, line, panels, style
+from reports.table import percent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,15 +41,15 @@ class BinLine:
 
 
 def thresholds(sweeps: Mapping[str, Sweep]) -> Figure:
-    """Unique prototypes and the largest set of near-copies against the cosine threshold (Figures 6 and 7)."""
+    """Unique prototypes and the largest duplicate set vs. the cosine threshold (Figures 6 and 7)."""
     with style():
         figure, (unique, largest) = panels(2)
         for n, (label, sweep) in enumerate(sweeps.items()):
             unique.plot(sweep.threshold, sweep.unique, label=label, **line(n))
             largest.plot(sweep.threshold, sweep.largest, **line(n))
-        for axes, title in ((unique, "unique prototypes"), (largest, "largest set of near-copies")):
+        for axes, title in ((unique, "unique prototypes"), (largest, "largest duplicate set")):
             axes.set_yscale("log")
-            axes.set(xlabel="cosine above which two are near-copies", ylabel="prototypes")
+            axes.set(xlabel="cosine threshold for duplicates", ylabel="prototypes")
             axes.set_title(title)
             _plain(axes.yaxis)
         legend_below(figure, unique)
@@ -62,8 +63,8 @@ def precision(lines: Mapping[str, BinLine]) -> Figure:
         for n, (label, one) in enumerate(lines.items()):
             middle = (one.bin - 0.5) * 100 / one.bins
             shift = (n - (len(lines) - 1) / 2) * 12 / one.bins
-            error = 100 * np.stack([one.value - one.low, one.high - one.value])
-            axes.errorbar(middle + shift, 100 * one.value, yerr=error, label=label, capsize=2, **line(n))  # type: ignore[arg-type]
+            error = percent(np.stack([one.value - one.low, one.high - one.value]))
+            axes.errorbar(middle + shift, percent(one.value), yerr=error, label=label, capsize=2, **line(n))  # type: ignore[arg-type]
             axes.set_xticks(np.linspace(0, 100, one.bins + 1))
         axes.set(xlabel="percentile of κ of the image's prototype", ylabel="k-NN top-1 (%)", xlim=(0, 100))
         axes.set_title(next(iter(lines)) if len(lines) == 1 else "")
@@ -96,9 +97,9 @@ def kappa_histogram(kappas: Mapping[str, np.ndarray]) -> Figure:
 
 
 def set_sizes(sizes: Mapping[str, np.ndarray], threshold: float) -> Figure:
-    """Sizes [S] of the sets of near-copies, sorted, on logarithmic axes."""
+    """Sizes [S] of the duplicate sets, sorted, on logarithmic axes."""
     return _ranked(
-        sizes, "set of near-copies, by size", "prototypes in the set", f"sets of near-copies at cosine > {threshold:g}"
+        sizes, "duplicate set, by size", "prototypes in the set", f"duplicate sets at cosine > {threshold:g}"
     )
 
 
@@ -108,7 +109,7 @@ def usage(counts: Mapping[str, np.ndarray]) -> Figure:
         f"{label} ({int((c == 0).sum()):,} of {len(c):,} never used)": np.sort(c[c > 0])[::-1]
         for label, c in counts.items()
     }
-    return _ranked(used, "prototype, by images", "images assigned", "use of the prototypes", always=True)
+    return _ranked(used, "prototype, by number of images", "images assigned", "prototype usage", always=True)
 
 
 def _ranked(series: Mapping[str, np.ndarray], x: str, y: str, title: str, *, always: bool = False) -> Figure:
@@ -149,7 +150,7 @@ def projection(
             color=COLOURS[0],
             alpha=0.55,
             linewidths=0,
-            label=f"used ({int(used.sum()):,}), larger with more images",
+            label=f"used ({int(used.sum()):,}), area grows with images",
         )
         if void.any():
             axes.scatter(
@@ -203,4 +204,4 @@ def _plain(axis: Axis) -> None:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * float(share):.0f} % of the variance"
+    return f"{percent(float(share)):.0f} % of the variance"

@@ -1,6 +1,6 @@
 """Figures of scores: accuracy against k and shots, bars with intervals, and a run's trajectory over its epochs.
 
-Results that do not belong together (other data, protocol version, settings, precision) never share a figure.
+Results that are not comparable (other data, protocol version, settings, precision) never share a figure.
 """
 
 from __future__ import annotations
@@ -12,31 +12,31 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from evaltk import results as files
+from evaltk.results import slug
 from evaltk.types import Result, Score
-from reports import comparable as belonging
-from reports import layouts
+from reports import comparable, layouts
 from reports.figures import trajectories
 from reports.figures.style import COLOURS, GREY, Drawn, legend_below, line, panels, shown, style
 from reports.figures.training_log import TrainingLog
 from reports.layouts import Layout
 from reports.published import verdicts
+from reports.table import percent
 from reports.tables import cells, overviews
 
-SWEPT = {"knn": "neighbours k", "fewshot": "images a class"}  # protocol: what its sweep is called under an axis
+SWEPT = {"knn": "neighbours k", "fewshot": "images per class"}  # protocol: axis label of its sweep
 BARS = {  # protocol: (panel, metric)
     "retrieval": (("medium mAP", "medium_mAP"), ("hard mAP", "hard_mAP")),
     "vos": (("J&F", "J&F"), ("J", "J"), ("F", "F")),
     "linear": (("Lin.[C]", "C_top1"), ("Lin.[D]", "D_top1")),
 }
-SPREAD = {"top1_mean": "top1_std_sample"}  # means over splits have a deviation for an interval
-TOLD = len(COLOURS)  # series that have a colour and a name of their own
+SPREAD = {"top1_mean": "top1_std_sample"}  # means over splits are shown with their standard deviation
+TOLD = len(COLOURS)  # series with their own colour and label
 MOST_BARS = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """One line: the settings it is drawn over [N], value, low, high [N] in percent (low = high: no interval)."""
+    """One line: the settings it is drawn over [N], value, low, high [N], fractions (low = high: no interval)."""
 
     at: tuple[object, ...]
     value: np.ndarray
@@ -46,7 +46,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """One bar in percent, its interval (None: not known) and the published number it may be compared with, or None."""
+    """One bar: value and interval (None: unknown) as fractions; the published number, if comparable, in percent."""
 
     value: float
     interval: tuple[float, float] | None
@@ -57,14 +57,16 @@ def of_results(found: Sequence[Result], *, logs: Mapping[str, TrainingLog]) -> I
     """Curves, bars and trajectories of the results, protocol by protocol. `logs`: by the name of the run."""
     taken: set[str] = set()
     for protocol, layout in layouts.protocols().items():
-        groups = belonging.groups(found, layout)
+        groups = comparable.groups(found, layout)
         for group in groups:
-            mine = belonging.comparable(group[0], layout)
-            same = [belonging.comparable(g[0], layout) for g in groups]
-            told = belonging.told(mine, [one for one in same if one["data set"] == mine["data set"]])
-            title = f"{belonging.dataset(group[0])}" + (f" [{told}]" if told else "")
+            mine = comparable.conditions(group[0], layout)
+            same = [comparable.conditions(g[0], layout) for g in groups]
+            difference = comparable.describe_difference(
+                mine, [one for one in same if one["dataset"] == mine["dataset"]]
+            )
+            title = f"{group[0].data.name}" + (f" [{difference}]" if difference else "")
             for kind, what, figure in _figures(protocol, layout, group, logs):
-                name = _free(f"{kind}-{files.slug(belonging.dataset(group[0]))}", taken)
+                name = _free(f"{kind}-{slug(group[0].data.name)}", taken)
                 yield Drawn(name=name, title=f"{what} on {title}", figure=figure)
 
 
@@ -78,31 +80,31 @@ def _free(name: str, taken: set[str]) -> str:
 def _figures(
     protocol: str, layout: Layout, group: Sequence[Result], logs: Mapping[str, TrainingLog]
 ) -> Iterator[tuple[str, str, Figure]]:
-    """(kind, what it shows, figure) of results that belong together."""
+    """(kind, what it shows, figure) of comparable results."""
     if protocol in SWEPT and (series := swept(layout, group)):
-        what = f"{protocol} top-1 against {SWEPT[protocol]}"
+        what = f"{protocol} top-1 vs. {SWEPT[protocol]}"
         intervals = "± std over splits" if layout.metric in SPREAD else "95 % intervals"
         yield protocol, what, curves(series, SWEPT[protocol], f"{protocol} top-1 (%)", intervals)
     if protocol in BARS and (shown_bars := _bars(layout, group)):
         yield protocol, f"{protocol}, with 95 % intervals", bars(shown_bars)
     for extra in overviews.headlines(layout, group)[:1]:
-        runs = trajectories.of_runs(group, extra, times=cells.times(extra.unit))
+        runs = trajectories.of_runs(group, extra)
         if not runs:
             continue
         unit = " (%)" if extra.unit == "%" else ""
         beside = {name: log for name, log in logs.items() if name in {run.name for run in runs}}
         label = f"{protocol}: {extra.title.removesuffix(' (%)')}{unit}"
-        figure = trajectories.draw(runs, label, beside, watched=protocol == "knn")
-        yield f"trajectory-{protocol}", f"{protocol} over the epochs of a run", figure
+        figure = trajectories.draw(runs, label, extra.unit, beside, watched=protocol == "knn")
+        yield f"trajectory-{protocol}", f"{protocol} over pretraining epochs", figure
 
 
 def swept(layout: Layout, group: Sequence[Result]) -> dict[str, Series]:
     """{label: the layout's metric over its sweep}; what else was varied makes lines of its own, named in the label."""
     found: dict[str, Series] = {}
-    others = {s.at.get(layout.also) for r in group for s in belonging.scores(r, layout.metric)}
-    for label, result in zip(belonging.labels(group), group, strict=True):
+    others = {s.at.get(layout.also) for r in group for s in comparable.scores(r, layout.metric)}
+    for label, result in zip(comparable.labels(group), group, strict=True):
         apart: dict[object, list[Score]] = {}
-        for score in belonging.scores(result, layout.metric):
+        for score in comparable.scores(result, layout.metric):
             apart.setdefault(score.at.get(layout.also), []).append(score)
         for other, points in apart.items():
             points.sort(key=lambda s: _order(s.at.get(layout.sweep)))
@@ -110,16 +112,16 @@ def swept(layout: Layout, group: Sequence[Result]) -> dict[str, Series]:
             ends = np.array([_ends(result, point) for point in points]).reshape(-1, 2)
             found[name] = Series(
                 at=tuple(point.at.get(layout.sweep) for point in points),
-                value=100 * np.array([point.value for point in points]),
-                low=100 * ends[:, 0],
-                high=100 * ends[:, 1],
+                value=np.array([point.value for point in points]),
+                low=ends[:, 0],
+                high=ends[:, 1],
             )
     return found
 
 
 def _ends(result: Result, score: Score) -> tuple[float, float]:
     """The score's interval, or its mean's deviation to both sides; its value where neither is known."""
-    spread = belonging.scores(result, SPREAD.get(score.metric, ""), score.at)
+    spread = comparable.scores(result, SPREAD.get(score.metric, ""), score.at)
     if spread:
         return score.value - spread[0].value, score.value + spread[0].value
     return score.interval or (score.value, score.value)
@@ -140,19 +142,23 @@ def curves(series: Mapping[str, Series], x: str, y: str, intervals: str = "95 % 
         for n, label in enumerate(rest):
             one = series[label]
             told = f"{len(rest)} others" if n == 0 else "_"
-            axes.plot([where[at] for at in one.at], one.value, color=GREY, linewidth=0.6, alpha=0.6, label=told)
+            axes.plot(
+                [where[at] for at in one.at], percent(one.value), color=GREY, linewidth=0.6, alpha=0.6, label=told
+            )
         named = [label for label in series if label in best]
         for n, label in enumerate(named):
             one = series[label]
             shift = 0.0 if len(named) == 1 else 0.24 * (n / (len(named) - 1) - 0.5)
-            error = np.stack([one.value - one.low, one.high - one.value])
+            error = percent(np.stack([one.value - one.low, one.high - one.value]))
             at = np.array([where[value] for value in one.at]) + shift
             known = error if (error > 0).any() else None
-            axes.errorbar(at, one.value, yerr=known, label=shown(label), capsize=1.5, elinewidth=0.7, **line(n))  # type: ignore[arg-type]
+            axes.errorbar(
+                at, percent(one.value), yerr=known, label=shown(label), capsize=1.5, elinewidth=0.7, **line(n)
+            )  # type: ignore[arg-type]
         axes.set_xticks(range(len(places)), [str(place) for place in places])
         some = any((one.high > one.low).any() for one in series.values())
         axes.set(xlabel=x, ylabel=y, xlim=(-0.5, len(places) - 0.5))
-        axes.set_title(f"bars: {intervals}" if some else "", loc="right", fontsize=7, color=GREY)
+        axes.set_title(f"error bars: {intervals}" if some else "", loc="right", fontsize=7, color=GREY)
         axes.grid(axis="x", visible=False)
         if len(series) == 1:
             axes.set_title(shown(next(iter(series))))
@@ -164,18 +170,18 @@ def _bars(layout: Layout, group: Sequence[Result]) -> dict[str, dict[str, Bar]]:
     """{panel: {checkpoint: its bar}}; panels of which nothing was measured are left out."""
     found: dict[str, dict[str, Bar]] = {}
     extras = {extra.metric: extra for extra in layout.extra}
-    for label, result in zip(belonging.labels(group), group, strict=True):
+    for label, result in zip(comparable.labels(group), group, strict=True):
         for panel, metric in BARS[layout.protocol]:
-            for score in belonging.scores(result, metric)[:1]:
+            for score in comparable.scores(result, metric)[:1]:
                 cell = cells.of_extra(extras[metric], result, score)
                 twin = cell.published if cell.verdict != verdicts.NOT_COMPARABLE else None
-                bar = Bar(value=100 * score.value, interval=cell.interval, published=twin)
+                bar = Bar(value=score.value, interval=cell.interval, published=twin)
                 found.setdefault(panel, {})[label] = bar
     return found
 
 
 def bars(found: Mapping[str, Mapping[str, Bar]]) -> Figure:
-    """One panel a metric, one bar a checkpoint, best first, from zero; its interval, and the published number."""
+    """One panel per metric, one bar per checkpoint, best first, from zero; interval and published number."""
     first = next(iter(found.values()))
     every = dict.fromkeys(label for panel in found.values() for label in panel)
     order = sorted(every, key=lambda label: -first[label].value if label in first else np.inf)
@@ -200,21 +206,28 @@ def bars(found: Mapping[str, Mapping[str, Bar]]) -> Figure:
 
 def _panel(axis: Axes, rows: Sequence[tuple[int, Bar]]) -> None:
     """The bars of a panel, each with its number behind it."""
-    axis.barh([row for row, _ in rows], [bar.value for _, bar in rows], height=0.62, color=COLOURS[0], alpha=0.75)
+    axis.barh(
+        [row for row, _ in rows],
+        [percent(bar.value) for _, bar in rows],
+        height=0.62,
+        color=COLOURS[0],
+        alpha=0.75,
+    )
     known = [(row, bar.value, *bar.interval) for row, bar in rows if bar.interval]
     if known:
-        row, value, low, high = np.array(known).T
+        places = [one[0] for one in known]
+        value, low, high = percent(np.array([one[1:] for one in known])).T
         error = np.stack([value - low, high - value])
-        axis.errorbar(value, row, xerr=error, color="#000000", capsize=1.5, linestyle="none", elinewidth=0.8)
+        axis.errorbar(value, places, xerr=error, color="#000000", capsize=1.5, linestyle="none", elinewidth=0.8)
     printed = [(row, bar.published) for row, bar in rows if bar.published is not None]
     if printed:
         axis.plot([x for _, x in printed], [row for row, _ in printed], color=COLOURS[1], marker="d", linestyle="none")
     for row, bar in rows:
-        told = f"{bar.value:.1f}" + ("" if bar.published is None else f" ({bar.published:.1f})")
+        told = f"{percent(bar.value):.1f}" + ("" if bar.published is None else f" ({bar.published:.1f})")
         text = axis.annotate(told, (_end(bar), row), (3, 0), textcoords="offset points", va="center")
         text.set_fontsize(7)
         text.set_in_layout(False)  # its room is in the margins; measuring each one takes long
 
 
 def _end(bar: Bar) -> float:
-    return max(bar.value, bar.interval[1] if bar.interval else 0.0, bar.published or 0.0)
+    return max(percent(max(bar.value, bar.interval[1] if bar.interval else 0.0)), bar.published or 0.0)

@@ -1,4 +1,4 @@
-"""What a training run wrote of itself (`log.jsonl` beside its checkpoints), as far as figures need it."""
+"""Training logs (`log.jsonl` beside checkpoints), as far as figures need them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TrainingLog:
 
 
 def under(folder: Path) -> dict[str, TrainingLog]:
-    """{name of the run's folder: its log} below `folder`; of runs of the same name none, for results name no other."""
+    """{run folder's name: its log} below `folder`; ambiguous names are left out: results have nothing else."""
     paths: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob(LOG)):
         paths.setdefault(path.absolute().parent.name, []).append(path)
@@ -37,9 +37,9 @@ def under(folder: Path) -> dict[str, TrainingLog]:
 
 
 def read(path: Path) -> TrainingLog | None:
-    """A log; None where it tells no loss or knows one epoch alone. Lines that were cut off are passed over."""
+    """A log; None if it has no loss or only one epoch. Truncated lines are skipped."""
     lines = list(_lines(path))
-    # A step's line tells the epoch it was made in, the last line the epochs done: so many steps make an epoch.
+    # A step's line has the epoch it belongs to, the last line the epochs done: their ratio is the steps per epoch.
     per_epoch = min((line["step"] / line["epoch"] for line in lines if line["epoch"] > 0), default=math.inf)
     if not 0 < per_epoch < math.inf:
         return None

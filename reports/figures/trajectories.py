@@ -1,4 +1,4 @@
-"""Trajectories: a protocol's headline over the epochs of a pretraining run, one point a checkpoint."""
+"""Trajectories: a protocol's headline over the epochs of a pretraining run, one point per checkpoint."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evaltk.types import Result
-from reports import comparable as belonging
+from reports import comparable
 from reports.figures.style import GREY, legend_below, line, panels, shown, style
 from reports.figures.training_log import TrainingLog
 from reports.layouts import Extra
+from reports.table import in_unit, percent
 
 # The checkpoints that one run leaves, called after its folder.
 OF_RUN = re.compile(r"(?P<run>.+)/checkpoint(-epoch\d+|\.before)?")
@@ -23,7 +24,7 @@ MOST = 7  # runs that are drawn; more could not be told apart
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A run's checkpoints by epoch: epoch [N] rising, value, low, high [N] in `times` fractions.
+    """A run's checkpoints by epoch: epoch [N] rising, value, low, high [N]; fractions where the metric is one.
 
     `several`: two checkpoints of one epoch hold other weights, so that these are not one run's.
     """
@@ -36,7 +37,7 @@ class Run:
     several: bool = False
 
 
-def of_runs(group: Sequence[Result], extra: Extra, *, times: int) -> list[Run]:
+def of_runs(group: Sequence[Result], extra: Extra) -> list[Run]:
     """Runs of which checkpoints of at least two epochs were measured.
 
     A run is what folder, family, branch and architecture tell; the same weights measured twice are one point.
@@ -45,9 +46,9 @@ def of_runs(group: Sequence[Result], extra: Extra, *, times: int) -> list[Run]:
     for result in group:
         checkpoint = result.checkpoint
         told, epoch = OF_RUN.fullmatch(str(checkpoint.get("name"))), checkpoint.get("epoch")
-        scores = belonging.scores(result, extra.metric, extra.at)
+        scores = comparable.scores(result, extra.metric, extra.at)
         if told and isinstance(epoch, int) and scores:
-            arch = belonging.mapping(checkpoint.get("arch")).get("name")
+            arch = comparable.as_mapping(checkpoint.get("arch")).get("name")
             key = (told["run"], *(str(part) for part in (checkpoint.get("family"), checkpoint.get("branch"), arch)))
             value = scores[0].value
             low, high = scores[0].interval or (value, value)
@@ -58,14 +59,14 @@ def of_runs(group: Sequence[Result], extra: Extra, *, times: int) -> list[Run]:
     for key, points in runs.items():
         epochs = [epoch for epoch, _ in sorted(points)]
         if len(set(epochs)) > 1:
-            value, low, high = times * np.array([points[at] for at in sorted(points)]).T
+            value, low, high = np.array([points[at] for at in sorted(points)]).T
             name = key[0] if names.count(key[0]) == 1 else " ".join(key)
             several = len(set(epochs)) < len(epochs)
             made.append(Run(name=name, epoch=np.array(epochs), value=value, low=low, high=high, several=several))
     return made
 
 
-def draw(runs: Sequence[Run], label: str, logs: Mapping[str, TrainingLog], *, watched: bool) -> Figure:
+def draw(runs: Sequence[Run], label: str, unit: str, logs: Mapping[str, TrainingLog], *, watched: bool) -> Figure:
     """The metric against the epoch, and the training loss beside it where there are logs.
 
     Args:
@@ -77,9 +78,9 @@ def draw(runs: Sequence[Run], label: str, logs: Mapping[str, TrainingLog], *, wa
         for n, run in enumerate(kept):
             log = logs.get(run.name)
             if watched and log is not None and len(log.knn) > 1:
-                told = "while training, on training images"
-                axes[0].plot(log.knn_epoch, 100 * log.knn, color=GREY, linewidth=0.8, label=told if n == 0 else "_")
-            _points(axes[0], run, n)
+                told = "during training, on training images"
+                axes[0].plot(log.knn_epoch, percent(log.knn), color=GREY, linewidth=0.8, label=told if n == 0 else "_")
+            _points(axes[0], run, n, unit)
             if log is not None:
                 look = line(n) | {"marker": ""}
                 axes[1].plot(log.epoch, log.loss, label=shown(run.name), **look)  # type: ignore[arg-type]
@@ -96,9 +97,9 @@ def draw(runs: Sequence[Run], label: str, logs: Mapping[str, TrainingLog], *, wa
     return figure
 
 
-def _points(axes: Axes, run: Run, n: int) -> None:
+def _points(axes: Axes, run: Run, n: int, unit: str) -> None:
     look = line(n) | ({"linestyle": "none"} if run.several else {})
     label = shown(run.name) + (" (several runs of this name)" if run.several else "")
-    error = np.stack([run.value - run.low, run.high - run.value])
+    error = in_unit(np.stack([run.value - run.low, run.high - run.value]), unit)
     known = error if (error > 0).any() else None
-    axes.errorbar(run.epoch, run.value, yerr=known, label=label, capsize=2, elinewidth=0.7, **look)  # type: ignore[arg-type]
+    axes.errorbar(run.epoch, in_unit(run.value, unit), yerr=known, label=label, capsize=2, elinewidth=0.7, **look)  # type: ignore[arg-type]

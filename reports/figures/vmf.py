@@ -61,7 +61,7 @@ def circle(data: Circle) -> Figure:
 
 
 def normalizer(data: Normalizer) -> Figure:
-    """log C_p and the error of its approximation over kappa, one line a dimension (Figures 4 and 5)."""
+    """log C_p and the error of its approximation over kappa, one line per dimension (Figures 4 and 5)."""
     with style():
         figure, (value, error) = panels(2, height=2.9)
         for n, p in enumerate(data.dims):
@@ -69,10 +69,10 @@ def normalizer(data: Normalizer) -> Figure:
             value.plot(data.kappa, data.approximate[n], label=f"p = {p}", **look)
             error.plot(data.kappa, 1e3 * data.error[n], **look)
         value.set(xlabel="κ", ylabel="log $C_p$(κ) (nats)")
-        value.set_title("log-normaliser, approximated")
+        value.set_title("approximate log-normaliser")
         error.axhline(0, color=GREY, linewidth=0.6)
         error.set(xlabel="κ", ylabel="error (10⁻³ nats)")
-        error.set_title("approximated less exact")
+        error.set_title("approximate minus exact")
         handles, labels = value.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return figure

@@ -1,12 +1,13 @@
-"""What a cell says, in plain words: the same in every format. Percent becomes digits only here."""
+"""The text of a cell, the same in every format."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 
 from reports.published.verdicts import NOT_COMPARABLE, OFF, REPRODUCED
-from reports.table import Cell, Table
+from reports.table import Cell, Table, in_unit
 
 LETTERS = "abcdefghijklmnopqrstuvwyz"  # without x: `- [x]` is a ticked box in Markdown
 PARENTHESES = "in parentheses: published, not measured here"
@@ -33,7 +34,8 @@ def pieces(cell: Cell, table: Table, letters: Mapping[str, str]) -> Pieces:
     """The parts of one of the table's cells; `letters` as by `lettered`."""
     digits = table.digits if cell.digits is None else cell.digits
     printed = digits if cell.published_digits is None else cell.published_digits
-    interval = "" if cell.interval is None else f"[{cell.interval[0]:.{digits}f}, {cell.interval[1]:.{digits}f}]"
+    ends = [f"{in_unit(end, cell.unit):.{digits}f}" for end in cell.interval or ()]
+    interval = f"[{', '.join(ends)}]" if ends else ""
     published = "" if cell.published is None else f"{cell.published:.{printed}f}"
     if cell.published_spread is not None:
         published += f" ± {cell.published_spread:.{printed}f}"
@@ -59,10 +61,18 @@ def mixed(table: Table) -> bool:
     return any(c.value is not None for c in cells) and any(c.value is None and c.published is not None for c in cells)
 
 
+def legend(tables: Iterable[Table]) -> list[str]:
+    """What columns and marks of these tables mean, each text once."""
+    return list(
+        dict.fromkeys(text for table in tables for text in (*([PARENTHESES] if mixed(table) else []), *table.legend))
+    )
+
+
 def footnotes(table: Table, letters: Mapping[str, str]) -> list[tuple[str, str]]:
-    """(letter or "", text) of all that stands below the table."""
-    said = [*([PARENTHESES] if mixed(table) else []), *table.footnotes]
-    return [(letter, text) for text, letter in letters.items()] + [("", text) for text in dict.fromkeys(said)]
+    """(letter or "", text) of what holds for this table's results; its legend is not among them."""
+    return [(letter, text) for text, letter in letters.items()] + [
+        ("", text) for text in dict.fromkeys(table.footnotes)
+    ]
 
 
 def plain(found: Pieces, *, bare: bool) -> str:
@@ -82,7 +92,14 @@ def _value(cell: Cell, digits: int) -> str:
         return ""
     if cell.unit == "p" and cell.value < 10**-digits:
         return f"<{10**-digits:.{digits}f}"
-    return f"{cell.value:.{digits}f}"
+    return f"{in_unit(cell.value, cell.unit):.{digits}f}"
+
+
+def exact(value: float, unit: str) -> str:
+    """The value in its unit with the fewest digits that identify it: 0.704 is ``70.4`` in percent."""
+    decimal = Decimal(repr(float(value)))
+    text = f"{decimal.scaleb(2) if unit == '%' else decimal:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _verdict(cell: Cell) -> str:

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import html as markup
-from collections.abc import Mapping
+import html
+from collections.abc import Iterable, Mapping, Sequence
 
 from evaltk.errors import printable
-from reports.formats import cell_text as wording
+from reports.formats import cell_text
 from reports.table import Cell, Table
 
 
-def html(table: Table) -> str:
-    """A ``<table class="evaltk">`` with caption, header cells with scope, and its footnotes below.
+def render(table: Table) -> str:
+    """The table with its footnotes and legend below, as a fragment."""
+    return grid(table) + notes(table) + legend([table])
+
+
+def grid(table: Table) -> str:
+    """A ``<table class="evaltk">`` with caption and header cells with scope, without what stands below it.
 
     A cell's parts are spans of class value, interval, note, published, verdict, marks; the cell has the verdict as
     class (``not-comparable``), its reason as title, and the number to sort by as ``data-value``.
     """
-    letters = wording.lettered(table)
+    letters = cell_text.lettered(table)
     head = "".join(f'<th scope="col">{escaped(title)}</th>' for title in (table.stub, *table.columns))
     body = [
         f'<tr><th scope="row">{escaped(label)}</th>{"".join(_cell(cell, table, letters) for cell in cells)}</tr>'
         for label, cells in table.rows
     ]
-    notes = [_note(letter, text) for letter, text in wording.footnotes(table, letters)]
-    listed = ['<ul class="evaltk-notes">', *notes, "</ul>"] if notes else []
     lines = [
         '<table class="evaltk">',
         f"<caption>{escaped(table.title)}</caption>",
@@ -32,14 +35,27 @@ def html(table: Table) -> str:
         *body,
         "</tbody>",
         "</table>",
-        *listed,
     ]
     return "\n".join(lines) + "\n"
 
 
+def notes(table: Table) -> str:
+    """The table's footnotes as a list, empty where it has none."""
+    return _list([_note(*note) for note in cell_text.footnotes(table, cell_text.lettered(table))])
+
+
+def legend(tables: Iterable[Table]) -> str:
+    """What columns and marks of all these tables mean, as one list."""
+    return _list([_note("", text) for text in cell_text.legend(tables)])
+
+
 def escaped(text: str) -> str:
     """Text that HTML shows as it is, also inside an attribute, on one line."""
-    return markup.escape(printable(text), quote=True)
+    return html.escape(printable(text), quote=True)
+
+
+def _list(items: Sequence[str]) -> str:
+    return "\n".join(['<ul class="evaltk-notes">', *items, "</ul>"]) + "\n" if items else ""
 
 
 def _note(letter: str, text: str) -> str:
@@ -48,12 +64,14 @@ def _note(letter: str, text: str) -> str:
 
 
 def _cell(cell: Cell, table: Table, letters: Mapping[str, str]) -> str:
-    found = wording.pieces(cell, table, letters)
-    number = cell.value if cell.value is not None else cell.published
+    found = cell_text.pieces(cell, table, letters)
+    number = "" if cell.published is None else repr(cell.published)
+    if cell.value is not None:
+        number = cell_text.exact(cell.value, cell.unit)
     kinds = [cell.verdict.replace(" ", "-"), "published-only" if cell.value is None and found.published else ""]
     attributes = {
         "class": " ".join(kind for kind in kinds if kind),
-        "data-value": "" if number is None else repr(number),
+        "data-value": number,
         "title": cell.why,
     }
     told = "".join(f' {name}="{escaped(text)}"' for name, text in attributes.items() if text)
@@ -70,8 +88,8 @@ def _cell(cell: Cell, table: Table, letters: Mapping[str, str]) -> str:
     return f"<td{told}>{spans or '-'}{marks}</td>"
 
 
-def _published(found: wording.Pieces, table: Table) -> str:
-    if not found.published or (not found.value and not wording.mixed(table)):
+def _published(found: cell_text.Pieces, table: Table) -> str:
+    if not found.published or (not found.value and not cell_text.mixed(table)):
         return found.published
     return f"published {found.published}" if found.value else f"({found.published})"
 

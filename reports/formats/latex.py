@@ -6,11 +6,11 @@ A document that takes them up needs ``\\usepackage{booktabs,siunitx}`` alone; `d
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from evaltk.errors import printable
-from reports.formats import cell_text as wording
+from reports.formats import cell_text
 from reports.formats.cell_text import Pieces
 from reports.table import Cell, Table
 
@@ -46,11 +46,22 @@ class Shape:
         return max(1, self.published + self.ours + self.words)
 
 
-def latex(table: Table) -> str:
-    """A ``table`` environment with a caption; footnotes in small print below."""
-    letters = wording.lettered(table)
+def render(table: Table) -> str:
+    """A ``table`` environment with a caption; footnotes and legend in small print below."""
+    return environment(table, legend([table]))
+
+
+def legend(tables: Iterable[Table]) -> str:
+    """What columns and marks of all these tables mean, a paragraph each."""
+    # Published numbers have columns of their own here: none stands in parentheses.
+    return "".join(_paragraph("", text) + "\n" for text in cell_text.legend(tables) if text != cell_text.PARENTHESES)
+
+
+def environment(table: Table, end: str = "") -> str:
+    """The ``table`` environment; `end`: LaTeX that stands below the footnotes."""
+    letters = cell_text.lettered(table)
     columns = list(zip(*(cells for _, cells in table.rows), strict=True)) if table.rows else [()] * len(table.columns)
-    found = [[wording.pieces(cell, table, letters) for cell in column] for column in columns]
+    found = [[cell_text.pieces(cell, table, letters) for cell in column] for column in columns]
     shapes = [_shape(cells, parts) for cells, parts in zip(columns, found, strict=True)]
     lines = [
         "% \\usepackage{booktabs,siunitx}",
@@ -66,7 +77,7 @@ def latex(table: Table) -> str:
     for r, (label, cells) in enumerate(table.rows):
         parts = [_cell(cell, found[c][r], shapes[c]) for c, cell in enumerate(cells)]
         lines.append(" & ".join([escaped(label), *parts]) + r" \\")
-    lines += ["\\bottomrule", "\\end{tabular}", *_notes(table, letters), "\\end{table}"]
+    lines += ["\\bottomrule", "\\end{tabular}", *_notes(table, letters), *end.splitlines(), "\\end{table}"]
     return "\n".join(lines) + "\n"
 
 
@@ -152,10 +163,9 @@ def _words(cell: Cell, found: Pieces) -> str:
 
 
 def _notes(table: Table, letters: Mapping[str, str]) -> list[str]:
-    lines = []
-    for letter, text in wording.footnotes(table, letters):
-        if text == wording.PARENTHESES:  # here the columns tell
-            continue
-        mark = f"\\textsuperscript{{{letter}}}\\," if letter else ""
-        lines.append(f"\\par\\smallskip{{\\raggedright\\footnotesize {mark}{escaped(text)}\\par}}")
-    return lines
+    return [_paragraph(letter, text) for letter, text in cell_text.footnotes(table, letters)]
+
+
+def _paragraph(letter: str, text: str) -> str:
+    mark = f"\\textsuperscript{{{letter}}}\\," if letter else ""
+    return f"\\par\\smallskip{{\\raggedright\\footnotesize {mark}{escaped(text)}\\par}}"

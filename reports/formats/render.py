@@ -1,16 +1,14 @@
-"""Tables -> text: Markdown, CSV, HTML, LaTeX, or for a terminal. Names are escaped: they are shown, never run."""
+"""Tables -> Markdown, CSV, HTML, LaTeX or terminal text. Names are escaped."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from evaltk.errors import SettingsError, nearest, printable
-from reports.formats import cell_text as wording
-from reports.formats import html as html_table
-from reports.formats import latex, terminal
+from reports.formats import cell_text, html, latex, terminal
 from reports.table import Cell, Table
 
 CSV_COLUMNS = (
@@ -21,7 +19,7 @@ CSV_COLUMNS = (
 MARKUP = re.compile(r"[\\|*`~$]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|(?<=\])\(|(?<!\w)_|_(?!\w)")
 
 
-def ink(table: Table, form: str) -> str:
+def render(table: Table, form: str) -> str:
     """The table in a form (``md``, ``csv``, ``html``, ``latex``, ``terminal``), ending with a newline.
 
     Raises: SettingsError: another form.
@@ -31,22 +29,47 @@ def ink(table: Table, form: str) -> str:
     return FORMS[form](table)
 
 
-def join(tables: Sequence[Table], form: str) -> str:
-    """Several tables one after the other; as CSV under one header. Raises: SettingsError: another form."""
-    texts = [ink(table, form) for table in tables]
+def render_all(tables: Sequence[Table], form: str) -> str:
+    """Several tables one after the other, their legends merged at the end; as CSV under one header.
+
+    Raises: SettingsError: another form.
+    """
+    texts = render_parts(tables, form)
     if form == "csv":
         return "".join([*texts[:1], *(_without_header(text) for text in texts[1:])])
     return "\n".join(texts)
 
 
+def render_parts(tables: Sequence[Table], form: str) -> list[str]:
+    """A text per table; with several tables, a last one of what their columns and marks mean.
+
+    Raises: SettingsError: another form.
+    """
+    if len(tables) == 1 or form not in LEGENDS:
+        return [render(table, form) for table in tables]
+    one, legend = LEGENDS[form]
+    texts = [one(table) for table in tables]
+    end = legend(tables)
+    return [*texts, end] if end else texts
+
+
 def markdown(table: Table) -> str:
-    """A GitHub-style table, columns padded so that it also reads as plain text; footnotes below."""
-    letters = wording.lettered(table)
-    bare = not wording.mixed(table)
+    """A GitHub-style table, columns padded so that it also reads as plain text; footnotes and legend below."""
+    return _markdown(table, legend=cell_text.legend([table]))
+
+
+def markdown_legend(tables: Iterable[Table]) -> str:
+    """What columns and marks of all these tables mean, as a list."""
+    return "".join(f"- {escaped(text)}\n" for text in cell_text.legend(tables))
+
+
+def _markdown(table: Table, legend: Sequence[str] = ()) -> str:
+    letters = cell_text.lettered(table)
+    bare = not cell_text.mixed(table)
 
     def cell(one: Cell) -> str:
-        found = wording.pieces(one, table, letters)
-        text = escaped(wording.plain(found, bare=bare))
+        found = cell_text.pieces(one, table, letters)
+        text = escaped(cell_text.plain(found, bare=bare))
         return text.replace(found.value, f"**{found.value}**", 1) if one.bold and found.value else text
 
     head = [escaped(title) for title in (table.stub, *table.columns)]
@@ -62,7 +85,8 @@ def markdown(table: Table) -> str:
         )
 
     rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (w + 1) + ":" for w in widths[1:])]) + "|"
-    notes = [f"- {f'[{a}] ' if a else ''}{escaped(text)}" for a, text in wording.footnotes(table, letters)]
+    below = [*cell_text.footnotes(table, letters), *(("", text) for text in legend)]
+    notes = [f"- {f'[{a}] ' if a else ''}{escaped(text)}" for a, text in below]
     parts = [f"### {escaped(table.title)}", "", line(head), rule, *map(line, body)]
     return "\n".join([*parts, *([""] if notes else []), *notes]) + "\n"
 
@@ -73,7 +97,7 @@ def escaped(text: str) -> str:
 
 
 def tidy_csv(table: Table) -> str:
-    """One line a cell: numbers of ours in full, published ones as printed, intervals of 95 %."""
+    """One row per cell: our numbers in full, published ones as printed, 95 % intervals."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
@@ -85,13 +109,13 @@ def tidy_csv(table: Table) -> str:
 
 
 def _fields(cell: Cell) -> list[object]:
-    low, high = cell.interval or ("", "")
+    low, high = (cell_text.exact(end, cell.unit) for end in cell.interval) if cell.interval else ("", "")
     digits = cell.published_digits
 
     def printed(number: float | None) -> object:
         return "" if number is None else number if digits is None else f"{number:.{digits}f}"
 
-    value = "" if cell.value is None else cell.value
+    value = "" if cell.value is None else cell_text.exact(cell.value, cell.unit)
     bold = "bold" if cell.bold else ""
     numbers = [value, low, high, bold, printed(cell.published), printed(cell.published_spread)]
     return [cell.unit, *numbers, cell.verdict, cell.why, cell.note, cell.remark]
@@ -104,7 +128,14 @@ def _without_header(text: str) -> str:
 FORMS: dict[str, Callable[[Table], str]] = {
     "md": markdown,
     "csv": tidy_csv,
-    "html": html_table.html,
-    "latex": latex.latex,
-    "terminal": terminal.terminal,
+    "html": html.render,
+    "latex": latex.render,
+    "terminal": terminal.render,
+}
+# Formats that put what columns and marks mean once below several tables: (a table without it, it).
+LEGENDS: dict[str, tuple[Callable[[Table], str], Callable[[Iterable[Table]], str]]] = {
+    "md": (_markdown, markdown_legend),
+    "html": (lambda table: html.grid(table) + html.notes(table), html.legend),
+    "latex": (latex.environment, latex.legend),
+    "terminal": (terminal.grid, terminal.legend),
 }

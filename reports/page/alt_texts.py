@@ -1,4 +1,4 @@
-"""What a figure shows, in words: axes, series and their ends, for those who do not see it."""
+"""Alternative texts of figures: axes, series and their end points."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 MOST = 12  # series that are described one by one
 
 
-def described(figure: Figure) -> str:
+def describe_figure(figure: Figure) -> str:
     """One sentence or more a panel; panels that show images have none."""
     return " ".join(sentence for axes in figure.axes for sentence in _panel(axes))
 

@@ -14,53 +14,53 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from evaltk import results as files
 from evaltk.errors import StorageError, printable
+from evaltk.results import read_predictions
 from evaltk.types import Result
-from reports import comparable as belonging
-from reports import layouts, paired
+from reports import comparable, layouts, paired
 from reports.figures import training_log
-from reports.formats import html as html_table
+from reports.formats import html
 from reports.layouts import Paper
-from reports.page import figures as page_figures
-from reports.page import galleries as page_galleries
-from reports.page import provenance as page_provenance
-from reports.page import verdicts as page_verdicts
+from reports.page.figures import figures_of_analyses, figures_of_scores
+from reports.page.galleries import GALLERY_ARRAYS, Gallery, build_gallery, bytes_per_gallery
+from reports.page.provenance import provenance
+from reports.page.verdicts import NO_PUBLISHED, checkpoint_names, compare_with_published
 from reports.published import verdicts
 from reports.table import Table
-from reports.tables import build as tables
+from reports.tables.build import build_tables
 
-TESTED = 20  # checkpoints above which nothing is tested on the page: thousands of comparisons take too long
-FOLDED = 40  # lines above which the table of verdicts is behind a click
+TESTED = 20  # checkpoints above which the page has no tests: thousands of comparisons take too long
+FOLDED = 40  # rows above which the table of verdicts is collapsed
 TEMPLATES = Path(__file__).with_name("templates")
-BADGES = {  # verdict: (class, what it says)
-    verdicts.REPRODUCED: ("reproduced", "within the protocol's tolerance or our interval"),
-    verdicts.OFF: ("off", "measured in the same way, but further off"),
-    verdicts.NOT_COMPARABLE: ("not-comparable", "measured in another way; the tables say what differs"),
-    page_verdicts.NONE: ("alone", "results of which no paper or README that is known here prints a number"),
+BADGES = {  # verdict: (CSS class, meaning)
+    verdicts.REPRODUCED: ("reproduced", "within the tolerance, or the published number is in our interval"),
+    verdicts.OFF: ("off", "same protocol, but outside tolerance and interval"),
+    verdicts.NOT_COMPARABLE: ("not-comparable", "different protocol or data; the tables list the differences"),
+    NO_PUBLISHED: ("alone", "results without a published counterpart"),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inked:
-    """A table as HTML, and what stands below it."""
+class HtmlTable:
+    """A table as HTML, its footnotes, and what both come from."""
 
     title: str
     table: Markup
     notes: Markup
+    source: Table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Tables under one heading. `folded`: behind a click."""
+    """Tables under one heading. `folded`: collapsed."""
 
     title: str
     name: str
-    tables: tuple[Inked, ...]
+    tables: tuple[HtmlTable, ...]
     folded: bool = False
 
 
-def build(
+def build_page(
     found: Sequence[tuple[Path, Result]],
     *,
     runs: Path,
@@ -70,9 +70,9 @@ def build(
     """The page of these results. The same results give the same text.
 
     Args:
-        found: results and where they lie. runs: the folder they were found in; training logs lie below it too.
-        skipped: files that are no results, and why: named on the page.
-        complain: is told of damaged predictions; the page says so too.
+        found: results and their files. runs: the folder they were found in, with training logs.
+        skipped: files that are not results, and why; listed on the page.
+        complain: called for damaged predictions, which the page lists too.
     """
     broken: dict[str, None] = {}
 
@@ -82,35 +82,42 @@ def build(
             complain(error)
 
     results = [result for _, result in found]
-    checkpoints = len(page_verdicts.names(results))
+    checkpoints = len(checkpoint_names(results))
     predictions = paired.beside(found, note) if checkpoints <= TESTED else None
-    beside = page_verdicts.beside(results)
-    analyses, not_drawn = page_figures.of_analyses(found, lambda path: _read(path, note))
-    figures, more = page_figures.of_scores(results, training_log.under(runs))
-    summary = tables.build(layouts.load("summary"), results, predictions=predictions)
-    told = {
+    beside = compare_with_published(results)
+    analyses, not_drawn = figures_of_analyses(found, lambda path: _read(path, note))
+    figures, more = figures_of_scores(results, training_log.under(runs))
+    summary = build_tables(layouts.load("summary"), results, predictions=predictions)
+    groups = _groups(results, predictions)
+    on_page = [
+        *([to_html(beside.table)] if beside.table else []),
+        *map(to_html, summary),
+        *(table for group in groups for table in group.tables),
+    ]
+    values = {
         "results": len(results),
         "checkpoints": checkpoints,
         "untested": predictions is None,
         "cards": [(verdict, *BADGES[verdict], number) for verdict, number in beside.counts.items()],
-        "beside": inked(beside.table) if beside.table else None,
+        "beside": to_html(beside.table) if beside.table else None,
         "fold_beside": beside.table is not None and len(beside.table.rows) > FOLDED,
-        "summary": [inked(table) for table in summary],
-        "groups": _groups(results, predictions),
+        "summary": [to_html(table) for table in summary],
+        "groups": groups,
+        "legend": Markup(html.legend(table.source for table in on_page)),
         "figures": figures,
         "more_figures": more,
         "analyses": analyses,
         "analyses_left": not_drawn,
         "galleries": _galleries(found, note),
-        "origins": page_provenance.of(found, runs),
+        "origins": provenance(found, runs),
         "skipped": [(_within(path, runs), why) for path, why in skipped],
         "broken": list(broken),
     }
-    return render(told)
+    return render(values)
 
 
-def render(told: Mapping[str, Any]) -> str:
-    """The template with `told` in it; every text is escaped, only style and script of our own may run."""
+def render(values: Mapping[str, Any]) -> str:
+    """The page from its values; every text is escaped, and only our own style and script may run."""
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     policy = {
         "default-src": "'none'",
@@ -124,7 +131,7 @@ def render(told: Mapping[str, Any]) -> str:
         environment()
         .get_template("page.html.jinja")
         .render(
-            told,
+            values,
             style=Markup(style),
             script=Markup(script),
             policy="; ".join(f"{key} {value}" for key, value in policy.items()),
@@ -134,7 +141,7 @@ def render(told: Mapping[str, Any]) -> str:
 
 @functools.cache
 def environment() -> jinja2.Environment:
-    """Templates that escape what they print and fail where a name is missing."""
+    """Templates that escape what they print and fail on undefined names."""
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -146,14 +153,13 @@ def environment() -> jinja2.Environment:
     )
 
 
-def inked(table: Table) -> Inked:
-    """A table in the words of `html_table`."""
-    text, end, notes = html_table.html(table).partition("</table>\n")
-    return Inked(title=table.title, table=Markup(text + end), notes=Markup(notes))
+def to_html(table: Table) -> HtmlTable:
+    """A table and its footnotes as HTML; its legend stands once on the page."""
+    return HtmlTable(title=table.title, table=Markup(html.grid(table)), notes=Markup(html.notes(table)), source=table)
 
 
 def _shown(value: object) -> object:
-    """What the template prints: on one line, without control characters, unless it is markup of ours."""
+    """Printable text on one line, unless it is our own markup."""
     return value if isinstance(value, Markup | jinja2.Undefined) else printable(str(value))
 
 
@@ -162,45 +168,45 @@ def _digest(text: str) -> str:
 
 
 def _groups(results: Sequence[Result], predictions: paired.Predictions | None) -> list[Group]:
-    """The tables of each protocol, then those of papers in which a number of ours has a place."""
+    """The tables of each protocol, then those of papers with a result of ours."""
     groups = []
     for protocol, layout in layouts.protocols().items():
-        made = tables.build(layout, results, predictions=predictions)
+        made = build_tables(layout, results, predictions=predictions)
         if made:
-            groups.append(Group(title=protocol, name=f"table-{protocol}", tables=tuple(map(inked, made))))
+            groups.append(Group(title=protocol, name=f"table-{protocol}", tables=tuple(map(to_html, made))))
     papers = [paper for name in layouts.names() if isinstance(paper := layouts.load(name), Paper)]
     shown = [
-        inked(table)
+        to_html(table)
         for paper in papers
-        for table in tables.build(paper, results)  # the protocols' own tables test the same numbers already
+        for table in build_tables(paper, results)  # tested in the protocols' own tables already
         if any(cell.value is not None for _, row in table.rows for cell in row)
     ]
     if shown:
-        groups.append(Group(title="Papers' tables, ours in place", name="papers", tables=tuple(shown), folded=True))
+        groups.append(Group(title="Papers' tables with our results", name="papers", tables=tuple(shown), folded=True))
     return groups
 
 
 def _galleries(
     found: Sequence[tuple[Path, Result]], note: Callable[[StorageError], object]
-) -> list[tuple[str, page_galleries.Gallery | None]]:
-    """(checkpoint and data set, its gallery; None: it does not fit) of results that have one."""
-    names = page_verdicts.names([result for _, result in found])
+) -> list[tuple[str, Gallery | None]]:
+    """(checkpoint and dataset, gallery or None if it does not fit) of results that have one."""
+    names = checkpoint_names([result for _, result in found])
     mine = [(path, result) for path, result in found if result.protocol == "prototypes"]
     made = []
     for path, result in mine:
-        arrays = _read(path, note, page_galleries.NEEDED)
+        arrays = _read(path, note, GALLERY_ARRAYS)
         if "gallery_images" in arrays:
-            title = f"{names[belonging.identity(result)]} on {belonging.dataset(result)}"
-            made.append((title, page_galleries.gallery(title, arrays, page_galleries.share_of(mine))))
+            title = f"{names[comparable.identity(result)]} on {result.data.name}"
+            made.append((title, build_gallery(title, arrays, bytes_per_gallery(mine))))
     return made
 
 
 def _read(
     path: Path, note: Callable[[StorageError], object], names: Sequence[str] | None = None
 ) -> dict[str, np.ndarray]:
-    """The arrays beside a result; {} where there are none or they are damaged, which is noted."""
+    """The predictions of a result; {} if there are none, or if they are damaged, which is noted."""
     try:
-        return files.read_predictions(path, names)
+        return read_predictions(path, names)
     except StorageError as error:
         note(error)
         return {}

@@ -1,4 +1,4 @@
-"""Figures inside the page: SVG without styles of its own, so that a strict policy lets it in and a theme reaches it."""
+"""Figures inside the page: SVG without inline styles, so that a strict content policy allows it and themes apply."""
 
 from __future__ import annotations
 
@@ -14,13 +14,10 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from evaltk.types import Result
-from reports import comparable as belonging
-from reports.figures import collect as figures
-from reports.figures import scores as result_figures
-from reports.figures import style as figure_style
+from reports.figures import collect, scores, style
 from reports.figures.style import Drawn
 from reports.figures.training_log import TrainingLog
-from reports.page import alt_texts as page_alt_texts
+from reports.page.alt_texts import describe_figure
 
 MOST = 30  # figures of scores on a page
 COMPARED = 4  # checkpoints of one data set whose prototypes are drawn
@@ -34,7 +31,7 @@ HREF = "{http://www.w3.org/1999/xlink}href"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """A figure on the page: its title, what it shows in words, the SVG, and whether it has several panels."""
+    """A figure on the page: its title, its alternative text, the SVG, and whether it has several panels."""
 
     title: str
     words: str
@@ -42,11 +39,11 @@ class Shown:
     wide: bool
 
 
-def of_scores(results: Sequence[Result], logs: Mapping[str, TrainingLog]) -> tuple[list[Shown], int]:
-    """(figures of scores and trajectories, how many more there are that are not on the page)."""
+def figures_of_scores(results: Sequence[Result], logs: Mapping[str, TrainingLog]) -> tuple[list[Shown], int]:
+    """(figures of scores and trajectories, number of figures omitted)."""
     shown: list[Shown] = []
     left = 0
-    for drawn in result_figures.of_results(results, logs=logs):
+    for drawn in scores.of_results(results, logs=logs):
         if len(shown) < MOST:
             shown.append(inline(drawn, f"score-{len(shown) + 1}"))
         else:
@@ -54,27 +51,27 @@ def of_scores(results: Sequence[Result], logs: Mapping[str, TrainingLog]) -> tup
     return shown, left
 
 
-def of_analyses(
+def figures_of_analyses(
     found: Sequence[tuple[Path, Result]], read: Callable[[Path], Mapping[str, np.ndarray]]
 ) -> tuple[list[Shown], int]:
-    """(figures of prototypes and precision, results left out: the first few checkpoints of a data set are drawn)."""
+    """(figures of prototypes and precision, number of results omitted beyond the first few of a dataset)."""
     kept: list[tuple[Path, Result]] = []
     number: dict[tuple[str, str], int] = {}
     for path, result in found:
         if result.protocol in ("prototypes", "precision"):
-            key = result.protocol, belonging.dataset(result)
+            key = result.protocol, result.data.name
             number[key] = number.get(key, 0) + 1
             if number[key] <= COMPARED:
                 kept.append((path, result))
-    shown = [inline(d, f"analysis-{n}") for n, d in enumerate(figures.of_analyses(kept, read=read, galleries=False), 1)]
+    shown = [inline(d, f"analysis-{n}") for n, d in enumerate(collect.of_analyses(kept, read=read, galleries=False), 1)]
     return shown, sum(number.values()) - len(kept)
 
 
 def inline(drawn: Drawn, name: str) -> Shown:
-    """A figure as an SVG element whose ids start with `name`, with title and description for who does not see it."""
-    words = page_alt_texts.described(drawn.figure) or drawn.title
+    """A figure as an SVG element whose ids start with `name`, with title and description for screen readers."""
+    words = describe_figure(drawn.figure) or drawn.title
     _flatten(drawn.figure)
-    root = ET.fromstring(figure_style.render(drawn.figure, "svg"))
+    root = ET.fromstring(style.render(drawn.figure, "svg"))
     _clean(root, name)
     width, height = (float(part) for part in root.attrib["viewBox"].split()[2:])
     wide = width > WIDE
@@ -135,7 +132,7 @@ def _references(element: ET.Element) -> Iterator[str]:
 
 
 def _restyle(element: ET.Element) -> None:
-    """`style` as attributes of their own; black and white become what the theme has for ink and paper."""
+    """`style` as attributes of their own; black and white become theme colours."""
     for declaration in element.attrib.pop("style", "").split(";"):
         key, _, value = (part.strip() for part in declaration.partition(":"))
         if key and key != "font-family":

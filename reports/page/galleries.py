@@ -1,4 +1,4 @@
-"""The images nearest to prototypes that stand out, inside the page: one strip a prototype, within a bound of bytes."""
+"""The images nearest to prototypes that stand out, inside the page: one strip per prototype, within a size limit."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from reports.table import percent
+
 PAGE_BYTES = 10_000_000  # of all galleries of a page
 CHECKPOINT_BYTES = 500_000
 QUALITIES = (90, 75, 55)  # JPEG; tried in this order
-NEEDED = ("gallery_kind", "gallery_prototype", "gallery_cosine", "gallery_images", "counts", "kappa", "purity")
+GALLERY_ARRAYS = ("gallery_kind", "gallery_prototype", "gallery_cosine", "gallery_images", "counts", "kappa", "purity")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,19 +35,19 @@ class Strip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gallery:
-    """A checkpoint's prototypes. `told`: how many of the nearest images are shown."""
+    """A checkpoint's prototypes. `shown`: how many of the nearest images, if not all."""
 
     title: str
     strips: tuple[Strip, ...]
-    told: str
+    shown: str
 
 
-def gallery(title: str, arrays: Mapping[str, np.ndarray], share: int) -> Gallery | None:
-    """The gallery among a result's arrays in at most `share` bytes (None: there is none, or it cannot be that small).
+def build_gallery(title: str, arrays: Mapping[str, np.ndarray], share: int) -> Gallery | None:
+    """A result's gallery in at most `share` bytes; None if there is none or it does not fit.
 
     Where the images do not fit, their quality is lowered first, then fewer of the nearest are shown.
     """
-    if any(name not in arrays for name in NEEDED):
+    if any(name not in arrays for name in GALLERY_ARRAYS):
         return None
     images = arrays["gallery_images"]
     if images.ndim != 5 or images.dtype != np.uint8 or not len(images) or not images.shape[1]:
@@ -54,17 +56,17 @@ def gallery(title: str, arrays: Mapping[str, np.ndarray], share: int) -> Gallery
     while number:
         for quality in QUALITIES:
             if len(_uri(images[0, :number], quality)) * len(images) > 1.2 * share:
-                continue  # one strip tells that all of them are too large
+                continue  # clearly too large
             uris = [_uri(row[:number], quality) for row in images]
             if sum(map(len, uris)) <= share:
-                told = f"{number} of the {images.shape[1]} nearest images" if number < images.shape[1] else ""
+                shown = f"{number} of the {images.shape[1]} nearest images" if number < images.shape[1] else ""
                 strips = (_strip(arrays, g, number, uri) for g, uri in enumerate(uris))
-                return Gallery(title=title, strips=tuple(strips), told=told)
+                return Gallery(title=title, strips=tuple(strips), shown=shown)
         number //= 2
     return None
 
 
-def share_of(page: Sequence[object]) -> int:
+def bytes_per_gallery(page: Sequence[object]) -> int:
     """Bytes that each of the page's galleries may take."""
     return min(CHECKPOINT_BYTES, PAGE_BYTES // max(1, len(page)))
 
@@ -82,14 +84,14 @@ def _strip(arrays: Mapping[str, np.ndarray], g: int, number: int, uri: str) -> S
     cosine = arrays["gallery_cosine"][g][:number]
     purity = float(arrays["purity"][prototype])
     facts = [f"{int(arrays['counts'][prototype]):,} images", f"κ {float(arrays['kappa'][prototype]):.3g}"]
-    facts += [f"purity {100 * purity:.0f} %"] if np.isfinite(purity) else []
+    facts += [f"purity {percent(purity):.0f} %"] if np.isfinite(purity) else []
     facts += [f"cosines {cosine.max():.2f} to {cosine.min():.2f}"]
     height, width = arrays["gallery_images"].shape[2:4]
     return Strip(
         kind=kind,
         facts=f"prototype {prototype:,}: {', '.join(facts)}",
         uri=uri,
-        words=f"The {number} images nearest to prototype {prototype:,}, {kind}, nearest first",
+        words=f"The {number} nearest images to prototype {prototype:,} ({kind}), nearest first",
         width=int(width) * number,
         height=int(height),
     )

@@ -1,4 +1,4 @@
-"""What made each result: its checkpoint, settings, data, versions and file."""
+"""Provenance of each result: checkpoint, settings, data, versions and file."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from evaltk.types import Result, canonical
-from reports import comparable as belonging
-from reports.comparable import mapping
-from reports.page import verdicts as page_verdicts
+from reports import comparable
+from reports.comparable import as_mapping
+from reports.page.verdicts import checkpoint_names
 
 Lines = tuple[tuple[str, str], ...]  # (name, what it is)
 
@@ -35,12 +35,12 @@ class Origin:
     results: tuple[Made, ...]
 
 
-def of(found: Sequence[tuple[Path, Result]], runs: Path) -> list[Origin]:
+def provenance(found: Sequence[tuple[Path, Result]], runs: Path) -> list[Origin]:
     """Every checkpoint in order of first result, with all of its results; files are named from `runs` on."""
-    called = page_verdicts.names([result for _, result in found])
+    called = checkpoint_names([result for _, result in found])
     mine: dict[tuple[str, str], list[tuple[Path, Result]]] = {}
     for path, result in found:
-        mine.setdefault(belonging.identity(result), []).append((path, result))
+        mine.setdefault(comparable.identity(result), []).append((path, result))
     return [
         Origin(
             name=called[who],
@@ -58,7 +58,7 @@ def _made(path: Path, result: Result, runs: Path) -> Made:
     told = {"protocol": f"{result.protocol}, version {result.version}", "seed": result.seed, "request": result.request}
     where = path.relative_to(runs) if path.is_relative_to(runs) else path
     return Made(
-        title=f"{result.protocol} on {belonging.dataset(result)}",
+        title=f"{result.protocol} on {result.data.name}",
         scores=len(result.scores),
         notes=(*(deviation.words() for deviation in result.deviations), *result.notes),
         settings=tuple(_flat(result.settings)),
@@ -71,7 +71,7 @@ def _flat(found: Mapping[str, object], before: str = "") -> Iterator[tuple[str, 
     """Lines of a mapping; those of mappings within it are named ``dataset.name``."""
     for key, value in found.items():
         if isinstance(value, Mapping) and value:
-            yield from _flat(mapping(value), f"{before}{key}.")
+            yield from _flat(as_mapping(value), f"{before}{key}.")
         else:
             yield f"{before}{key}", _text(value)
 

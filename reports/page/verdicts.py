@@ -1,4 +1,4 @@
-"""Our numbers beside published ones, all in one table, and how many were reproduced."""
+"""Comparison with published numbers: one table, and how many were reproduced."""
 
 from __future__ import annotations
 
@@ -6,39 +6,38 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from evaltk.types import OriginProof, Result
-from reports import comparable as belonging
-from reports.published import match as twins
-from reports.published import verdicts
+from reports import comparable
+from reports.published import match, verdicts
 from reports.table import Cell, Table
 from reports.tables import cells
 
-NONE = "no published number"
+NO_PUBLISHED = "no published number"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Beside:
-    """A table of all cells with a published twin (None: there is none), and {verdict: how many}."""
+class Comparison:
+    """A table of all scores with a published match (None if there are none), and {verdict: count}."""
 
     table: Table | None
     counts: Mapping[str, int]
 
 
-def names(results: Sequence[Result]) -> dict[tuple[str, str], str]:
-    """{identity of a checkpoint: what to call it}, all results of it together."""
-    first = {belonging.identity(result): result for result in reversed(results)}
-    order = list(dict.fromkeys(map(belonging.identity, results)))
-    return dict(zip(order, belonging.labels([first[who] for who in order]), strict=True))
+def checkpoint_names(results: Sequence[Result]) -> dict[tuple[str, str], str]:
+    """{checkpoint identity: label}."""
+    first = {comparable.identity(result): result for result in reversed(results)}
+    order = list(dict.fromkeys(map(comparable.identity, results)))
+    return dict(zip(order, comparable.labels([first[who] for who in order]), strict=True))
 
 
-def beside(results: Sequence[Result]) -> Beside:
-    """Every score that a published number stands for, with the verdict on it."""
-    called = names(results)
-    counts = dict.fromkeys((verdicts.REPRODUCED, verdicts.OFF, verdicts.NOT_COMPARABLE, NONE), 0)
+def compare_with_published(results: Sequence[Result]) -> Comparison:
+    """Every score with a published match, and the verdict on it."""
+    called = checkpoint_names(results)
+    counts = dict.fromkeys((verdicts.REPRODUCED, verdicts.OFF, verdicts.NOT_COMPARABLE, NO_PUBLISHED), 0)
     rows: list[tuple[str, tuple[Cell, ...]]] = []
     assumed = False
     for result in results:
         compared = 0
-        for found in twins.every(result):
+        for found in match.every(result):
             row = found.row()
             if row is None:
                 continue
@@ -50,21 +49,21 @@ def beside(results: Sequence[Result]) -> Beside:
             cell = verdicts.beside(ours, row, found)
             assumed = assumed or result.origin_proof is OriginProof.LAYOUT
             counts[cell.verdict] += 1
-            what = f"{result.protocol} {belonging.dataset(result)}: {found.extra.title}"
-            printed = Cell(value=row.value, unit=row.unit, digits=row.digits)
+            what = f"{result.protocol} {result.data.name}: {found.extra.title}"
+            printed = Cell(value=row.value, unit="as printed", digits=row.digits)
             verdict = Cell(verdict=cell.verdict, why=cell.why, remark=cell.remark)
-            label = called[belonging.identity(result)]
+            label = called[comparable.identity(result)]
             rows.append((label, (Cell(note=what), ours, printed, verdict, Cell(note=f"{row.source}"))))
-        counts[NONE] += not compared
+        counts[NO_PUBLISHED] += not compared
     order = list(counts)
     rows.sort(key=lambda row: order.index(row[1][3].verdict))  # what can be judged first; else as it came
     if not rows:
-        return Beside(table=None, counts=counts)
+        return Comparison(table=None, counts=counts)
     table = Table(
-        title="Measured here beside the published number",
+        title="Our results and the published numbers",
         name="verdicts",
-        columns=("measured", "ours", "published", "verdict", "source"),
+        columns=("result", "ours", "published", "verdict", "source"),
         rows=tuple(rows),
-        footnotes=(twins.ASSUMED,) if assumed else (),
+        legend=(match.ASSUMED,) if assumed else (),
     )
-    return Beside(table=table, counts=counts)
+    return Comparison(table=table, counts=counts)

@@ -1,1 +1,1 @@
-"""Published numbers with their source, what they are matched with, and verdicts."""
+"""Published numbers with their sources, matching with our results, and verdicts."""

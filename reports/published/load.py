@@ -1,6 +1,6 @@
-"""The numbers that papers and READMEs printed, from `published/*.csv`: one row a number, the folder is the registry.
+"""The numbers that papers and READMEs printed, from `published/*.csv`: one row per number, the folder is the registry.
 
-What is in those files, and what is known to be wrong in the papers themselves, is told in `published/README.md`.
+What is in those files, and what is known to be wrong in the papers themselves, is in `published/README.md`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ COLUMNS = (
 MAY_BE_EMPTY = ("std", "note")
 UNITS = ("%", "count")
 # The DINO-vMF paper's appendix starts with Table 8. Its Table 11 is a 40-epoch rerun of ViT-S/8, so that the README's
-# figure, not the appendix's, is the twin of the public weights.
+# figure, not the appendix's, is the match of the public weights.
 MAIN_TABLES = range(1, 8)
 SIZES = {"tiny": "Ti", "small": "S", "base": "B", "large": "L", "huge": "H", "giant": "g", "gigantic": "G"}
 XCIT_SIZES = {"nano": "N", "tiny": "T", "small": "S", "medium": "M", "large": "L"}
@@ -57,7 +57,7 @@ class Published:
 
 
 @functools.cache
-def load(folder: Path = FOLDER) -> tuple[Published, ...]:
+def load_published(folder: Path = FOLDER) -> tuple[Published, ...]:
     """All published numbers: the CSV files of `folder` by name, each from top to bottom.
 
     Raises: SettingsError: no file there, unreadable, a column too many or too few, a field that is empty or no number,
@@ -65,11 +65,11 @@ def load(folder: Path = FOLDER) -> tuple[Published, ...]:
     """
     paths = sorted(folder.glob("*.csv"))
     if not paths:
-        raise SettingsError(wanted="published numbers (*.csv)", got="none", where=folder, do="install the package anew")
+        raise SettingsError(wanted="published numbers (*.csv)", got="none", where=folder, do="reinstall the package")
     return tuple(row for path in paths for row in _read(path))
 
 
-def select(
+def select_published(
     *,
     table: str | int | None = None,
     task: str | None = None,
@@ -93,15 +93,15 @@ def select(
         "variant": variant,
     }
     given = [(name, value) for name, value in wanted.items() if value is not None]
-    return tuple(row for row in load() if all(getattr(row, name) == value for name, value in given))
+    return tuple(row for row in load_published() if all(getattr(row, name) == value for name, value in given))
 
 
-def find(*, task: str, dataset: str, metric: str, arch: str, method: str, variant: str) -> Published | None:
-    """The published twin of a result, or None where nothing was published.
+def find_published(*, task: str, dataset: str, metric: str, arch: str, method: str, variant: str) -> Published | None:
+    """The published match of a result, or None.
 
     Where it was printed more than once, the paper's main tables come before the READMEs, and these before its appendix.
     """
-    return _twins().get((task, dataset, metric, arch_label(arch), method, variant))
+    return _by_key().get((task, dataset, metric, arch_label(arch), method, variant))
 
 
 def arch_label(name: str, *, registers: int = 0) -> str:
@@ -125,10 +125,10 @@ def arch_label(name: str, *, registers: int = 0) -> str:
 
 
 @functools.cache
-def _twins() -> dict[tuple[str, ...], Published]:
+def _by_key() -> dict[tuple[str, ...], Published]:
     """{(task, dataset, metric, arch, method, variant): the row that comes first}; reports look up thousands."""
     found: dict[tuple[str, ...], Published] = {}
-    for row in sorted(load(), key=_rank):
+    for row in sorted(load_published(), key=_rank):
         found.setdefault((row.task, row.dataset, row.metric, row.arch, row.method, row.variant), row)
     return found
 
@@ -147,7 +147,7 @@ def _read(path: Path) -> Iterator[Published]:
         key = (row.table, row.task, row.dataset, row.metric, row.arch, row.method, row.variant)
         if key in seen:
             got = f"the one of line {seen[key]} again"
-            raise SettingsError(wanted="each number once a table", got=got, where=f"{path}:{line}", do="remove one")
+            raise SettingsError(wanted="each number once per table", got=got, where=f"{path}:{line}", do="remove one")
         seen[key] = line
         yield row
 
@@ -170,9 +170,11 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 yield reader.line_num, dict(zip(header, cells, strict=True))
     except csv.Error as error:
         where = f"{path}:{reader.line_num}"
-        raise SettingsError(wanted="comma-separated text", got=str(error), where=where, do="mend the quotes") from error
+        raise SettingsError(wanted="comma-separated text", got=str(error), where=where, do="fix the quotes") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(wanted="a CSV file in UTF-8", got=str(error), where=path, do="mend the file") from error
+        raise SettingsError(
+            wanted="a CSV file in UTF-8", got=str(error), where=path, do="fix or reinstall the file"
+        ) from error
 
 
 def _check_header(header: Sequence[str], path: Path) -> None:

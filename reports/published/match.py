@@ -1,8 +1,8 @@
-"""The published twin of a score: which number of a paper or README was measured on the same thing in the same way.
+"""The published match of a score: the number in a paper or README measured on the same thing in the same way.
 
 What a protocol's scores are called in print stands in its layout (`published` of an extra column). Method and net are
 read from the result: family, architecture, branch, and how the prototypes of a file of our own were scored. A result
-whose checkpoint's origin nothing proves (`origin_proof`) has no method, and so no published twin.
+whose checkpoint's origin nothing proves (`origin_proof`) has no method, and so no published match.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 
 from evaltk.types import OriginProof, Result, Score
 from reports import layouts
-from reports.comparable import mapping, scores
+from reports.comparable import as_mapping, scores
 from reports.layouts import Extra
-from reports.published import load as published
-from reports.published.load import Published
+from reports.published.load import Published, arch_label, find_published
 
 IMAGENET = {"imagenet": "ImageNet-1K"}
 METHODS = {"dino": "DINO", "ibot": "iBOT", "msn": "MSN"}
@@ -26,16 +25,13 @@ NOT_PUBLISHED = ("student", "encoder")  # papers report the teacher, MSN the tar
 # A number is set beside a published one only where something proves whose weights they are. A pinned sha256 proves them
 # to be the published file's; a training layout proves the method; tensors alone prove nothing.
 PROVED = (OriginProof.SHA256, OriginProof.LAYOUT, OriginProof.USER)
-ASSUMED = (
-    "a training checkpoint counts as the published one by its layout, architecture and branch; only its sha256 would "
-    "prove it"
-)
-ON_THE_USERS_WORD = "on the user's word: the file does not prove whose weights it holds, --family says so"
+ASSUMED = "published: matched by family, architecture, branch; identity not verified"
+FAMILY_GIVEN = "matched by the --family given; identity not verified"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """A score in the words of `reports/published`, and whose it is ("" where no paper names such a method)."""
+    """A score in the words of `reports/published`, and its method in print ("" if no paper has it)."""
 
     result: Result
     score: Score
@@ -51,7 +47,7 @@ class Measured:
         """The published number of the same thing, the best source first; None where there is none."""
         if not self.method:
             return None
-        return published.find(
+        return find_published(
             task=self.task,
             dataset=self.dataset,
             metric=self.metric,
@@ -62,14 +58,14 @@ class Measured:
 
 
 def measured(result: Result, score: Score, extra: Extra) -> Measured | None:
-    """The score in the words of the published numbers; None where these know nothing of the kind."""
+    """The score in the words of the published numbers; None if there are no published numbers of its kind."""
     known = extra.published
     names = known.get("dataset", IMAGENET)
     dataset = names.get(score.dataset, names.get("*"))
     if not known or dataset is None:
         return None
     checkpoint = result.checkpoint
-    arch = mapping(checkpoint.get("arch"))
+    arch = as_mapping(checkpoint.get("arch"))
     registers = arch.get("registers")
     reported = checkpoint.get("branch") not in NOT_PUBLISHED and result.origin_proof in PROVED
     found = Measured(
@@ -81,20 +77,20 @@ def measured(result: Result, score: Score, extra: Extra) -> Measured | None:
         metric=_named(known["metric"], dataset),
         variant=known["variant"],
         method=_method(checkpoint) if reported else "",
-        arch=published.arch_label(str(arch.get("name")), registers=registers if isinstance(registers, int) else 0),
+        arch=arch_label(str(arch.get("name")), registers=registers if isinstance(registers, int) else 0),
     )
     return _of_the_ablation(found)
 
 
 def _method(checkpoint: Mapping[str, object]) -> str:
     """What papers call the method; of our own files, which say how they were trained, the head tells."""
-    family, head = str(checkpoint.get("family")), mapping(checkpoint.get("head"))
+    family, head = str(checkpoint.get("family")), as_mapping(checkpoint.get("head"))
     name = METHODS.get(str(head.get("kind")) if family == "own" else family, "")
     return f"{name}-vMF" if name and head.get("scoring") == "vmf" else name
 
 
 def every(result: Result) -> Iterator[Measured]:
-    """All scores of a result that the published numbers have words for.
+    """All scores of a result of a kind for which there are published numbers.
 
     One of the ablation's runs comes twice: Table 1 prints the mean of two runs, Table 8 each of them.
     """
@@ -110,7 +106,7 @@ def every(result: Result) -> Iterator[Measured]:
 def _of_the_ablation(found: Measured) -> Measured:
     """As a cell of Table 1 where a run of our own is like those: DINO, ViT-S/16, 100 epochs."""
     checkpoint = found.result.checkpoint
-    head = mapping(checkpoint.get("head"))
+    head = as_mapping(checkpoint.get("head"))
     norm, centering = NORMS.get(str(head.get("scoring"))), head.get("centering")
     ours = (
         checkpoint.get("family") == "own" and head.get("kind") == "dino" and checkpoint.get("epoch") == ABLATION_EPOCHS
@@ -128,8 +124,8 @@ def _of_the_ablation(found: Measured) -> Measured:
 
 
 def _named(metric: object, dataset: str) -> str:
-    """A metric's published name, which may hang on the data set: {the paper's data set, or ``*``: name}."""
+    """A metric's published name, which may depend on the dataset: {the paper's dataset, or ``*``: name}."""
     if isinstance(metric, str):
         return metric
-    names = mapping(metric)
+    names = as_mapping(metric)
     return str(names.get(dataset, names.get("*")))

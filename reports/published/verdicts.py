@@ -1,4 +1,4 @@
-"""What a number of ours says about a published one: reproduced, off by so much, or not comparable and why.
+"""Verdicts on our numbers against published ones: reproduced, off by how much, or not comparable and why.
 
 Tolerances and what must hold are data, `acceptance.toml`. Whether two numbers may be compared is read from the kinds of
 a result's deviations, its typed fields, settings and counts, never from a name or from the wording of a text.
@@ -16,8 +16,8 @@ from typing import Any
 from evaltk.deviations import NOT_COMPARABLE as NEVER_COMPARED
 from evaltk.types import OriginProof, Preprocessing, Result, Score
 from reports.published.load import Published
-from reports.published.match import ON_THE_USERS_WORD, Measured
-from reports.table import Cell
+from reports.published.match import FAMILY_GIVEN, Measured
+from reports.table import Cell, in_unit
 
 RULES = Path(__file__).with_name("acceptance.toml")
 REPRODUCED, OFF, NOT_COMPARABLE = "reproduced", "off", "not comparable"
@@ -31,10 +31,10 @@ def rules() -> dict[str, Any]:
 
 
 def beside(cell: Cell, row: Published, measured: Measured) -> Cell:
-    """The cell of a score with its published twin and the verdict on it."""
+    """The cell of a score with its published match and the verdict on it."""
     known = replace(cell, published=row.value, published_spread=row.std, published_digits=row.digits)
     if measured.result.origin_proof is OriginProof.USER:
-        remarks = dict.fromkeys(filter(None, (cell.remark, ON_THE_USERS_WORD)))
+        remarks = dict.fromkeys(filter(None, (cell.remark, FAMILY_GIVEN)))
         known = replace(known, remark="; ".join(remarks))
     apart = dict.fromkeys(differences(measured.result, measured.score, row))
     if apart:  # the phrases may be empty, that there are some decides
@@ -50,13 +50,14 @@ def judge(cell: Cell, row: Published) -> tuple[str, str]:
     """
     if cell.value is None or cell.published is None:
         raise ValueError("a verdict needs both numbers")
-    tolerance, off = _tolerance(row), cell.value - cell.published
+    tolerance, off = _tolerance(row), in_unit(cell.value, row.unit) - cell.published
     by = f"{off:+.{row.digits}f}" if row.unit == "count" else f"{off:+.2f}"
     tests = {}
     if tolerance is not None:
         tests[f"tolerance {tolerance:g}" if tolerance else "exact"] = abs(off) <= tolerance + 1e-9
     if cell.interval is not None:
-        tests["interval"] = cell.interval[0] <= cell.published <= cell.interval[1]
+        low, high = (in_unit(end, row.unit) for end in cell.interval)
+        tests["interval"] = low <= cell.published <= high
     held = [name for name, holds in tests.items() if holds]
     if held and (rules()["accept"] == "either" or len(held) == len(tests)):
         return REPRODUCED, f"{by}; {' and '.join(held)}" + (" only" if len(held) < len(tests) else "")

@@ -1,4 +1,4 @@
-"""Scores -> cells: percent is made here, once; a published twin and the verdict come beside."""
+"""Scores -> cells, each with its published match and the verdict."""
 
 from __future__ import annotations
 
@@ -7,56 +7,43 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from evaltk.types import OriginProof, Result, Score
-from reports import comparable as belonging
-from reports import paired
+from reports import comparable, paired
 from reports.layouts import Extra, Layout
 from reports.paired import Predictions, Sample
-from reports.published import match as twins
-from reports.published import verdicts
+from reports.published import match, verdicts
 from reports.table import Cell
 
-BOLD = (
-    "best of its column and all that cannot be told from it at 5 %, compared on the same items (McNemar's exact test "
-    "or paired bootstrap, Holm's correction over these columns)"
-)
-
-
-def times(unit: str) -> int:
-    """What a fraction is multiplied by to stand in a table."""
-    return 100 if unit == "%" else 1
+BOLD = "bold: best, or not significantly different (p > 0.05, Holm)"
 
 
 def of_score(score: Score, *, unit: str, note: str = "", digits: int | None = None) -> Cell:
-    """A cell of one score, in the column's unit."""
-    by = times(unit)
-    low, high = score.interval or (None, None)
-    interval = None if low is None or high is None else (by * low, by * high)
-    return Cell(value=by * score.value, interval=interval, note=note, unit=unit, digits=digits)
+    """A cell of one score, to be shown in `unit`."""
+    return Cell(value=score.value, interval=score.interval, note=note, unit=unit, digits=digits)
 
 
 def of_extra(extra: Extra, result: Result, score: Score) -> Cell:
-    """A cell of an extra column, with its published twin where there is one."""
+    """A cell of an extra column, with its published match where there is one."""
     note = f"{extra.show}={score.at[extra.show]}" if extra.show in score.at else ""
     cell = of_score(score, unit=extra.unit, note=note, digits=extra.digits)
-    measured = twins.measured(result, score, extra)
+    measured = match.measured(result, score, extra)
     row = measured.row() if measured else None
     return verdicts.beside(cell, row, measured) if row and measured else cell
 
 
 def of_swept(layout: Layout, result: Result, score: Score) -> Cell:
-    """A cell of a sweep; a hidden column that fits the score tells of its published twin."""
+    """A cell of a sweep; a hidden column that fits the score gives its published match."""
     cell = of_score(score, unit=layout.unit)
     for extra in layout.extra:
-        if extra.hidden and score in belonging.scores(result, extra.metric, extra.at):
+        if extra.hidden and score in comparable.scores(result, extra.metric, extra.at):
             return replace(of_extra(extra, result, score), digits=None, note="")
     return cell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A cell on its way into a table, with the score's fraction and, where they are kept, its values by item.
+    """A cell before its table is finished, with the score's value and, where they were kept, its per-item values.
 
-    `assumed`: the weights are taken for the published ones by their layout, see `twins.ASSUMED`.
+    `assumed`: matched with the published weights by layout alone, see `match.ASSUMED`.
     """
 
     cell: Cell
@@ -69,9 +56,10 @@ Rows = Sequence[tuple[str, Mapping[int, Entry]]]  # (label, {column: entry})
 
 
 def entry(cell: Cell, layout: Layout, result: Result, score: Score, predictions: Predictions | None) -> Entry:
-    """The cell with the values behind it, and with an interval where its score had none but these give one.
+    """The cell with its per-item values, and an interval computed from them if its score has none.
 
-    Scores whose items no layout tells of (counts, correlations) have none; nothing has where `predictions` is None.
+    Scores without items in their layout (counts, correlations) have no per-item values; none has if `predictions` is
+    None.
     """
     spec = layout.items_of(score.metric)
     assumed = bool(cell.verdict) and result.origin_proof is OriginProof.LAYOUT
@@ -79,17 +67,24 @@ def entry(cell: Cell, layout: Layout, result: Result, score: Score, predictions:
         return Entry(cell=cell, assumed=assumed)
     sample = functools.partial(paired.sample, spec, score, result, predictions)
     if cell.interval is None and (found := paired.interval(sample())):
-        cell = replace(cell, interval=(times(cell.unit) * found[0], times(cell.unit) * found[1]))
+        cell = replace(cell, interval=found)
     return Entry(cell=cell, value=score.value, assumed=assumed, sample=sample)
 
 
-def finished(
-    rows: Rows, titles: Sequence[str], *, tested: Collection[int] | None = None
-) -> tuple[tuple[tuple[str, tuple[Cell, ...]], ...], list[str]]:
-    """The rows with the best of each column in bold, and the footnotes that bold, intervals and verdicts ask for.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """Rows of a table, and its `footnotes` and `legend` (see `reports.table.Table`)."""
+
+    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+    footnotes: tuple[str, ...]
+    legend: tuple[str, ...]
+
+
+def finish(rows: Rows, titles: Sequence[str], *, tested: Collection[int] | None = None) -> Finished:
+    """The rows with the best of each column in bold, and what explains bold, intervals and verdicts.
 
     Args:
-        tested: numbers of the columns whose best is sought (None: all); the more there are, the less a test can tell.
+        tested: indices of the columns to test (None: all); the more there are, the less power each test has.
     """
     samples: dict[int, dict[int, tuple[float, Sample | None]]] = {}
     sizes = {c: sum(c in row and row[c].sample is not None for _, row in rows) for c in range(len(titles))}
@@ -103,28 +98,29 @@ def finished(
         found = rows[r][1][c].cell if c in rows[r][1] else Cell()
         return replace(found, bold=True) if (c, r) in bold else found
 
-    made = tuple((label, tuple(cell(r, c) for c in range(len(titles)))) for r, (label, _) in enumerate(rows))
-    said = [f"bold, in {', '.join(dict.fromkeys(titles[c] for c, _ in sorted(bold)))}: {BOLD}"] if bold else []
+    finished_rows = tuple((label, tuple(cell(r, c) for c in range(len(titles)))) for r, (label, _) in enumerate(rows))
+    footnotes: list[str] = []
     if silent:
         missing = ", ".join(dict.fromkeys(rows[r][0] for _, r in silent))
         where = ", ".join(dict.fromkeys(titles[c] for c, _ in silent))
-        said.append(f"no bold in {where}: the predictions of {missing} are missing or of other items")
+        footnotes.append(f"no significance test in {where}: predictions of {missing} missing or for other images")
     if any(size > paired.MOST for size in sizes.values()):
-        said.append(f"no bold in columns of more than {paired.MOST} checkpoints")
+        footnotes.append(f"no significance test in columns with more than {paired.MOST} checkpoints")
     for why, labels in _without_interval(rows).items():
-        said.append(f"no interval for {', '.join(labels)}: {why}")
+        footnotes.append(f"no interval for {', '.join(labels)}: {why}")
+    legend = [BOLD] if bold else []
     if any(one.assumed for _, row in rows for one in row.values()):
-        said.append(twins.ASSUMED)
-    return made, said
+        legend.append(match.ASSUMED)
+    return Finished(rows=finished_rows, footnotes=tuple(footnotes), legend=tuple(legend))
 
 
 def _without_interval(rows: Rows) -> dict[str, list[str]]:
-    """{why: labels of the rows in which a score whose items could be known has no interval}."""
+    """{reason: labels of the rows in which a score that could have an interval has none}."""
     found: dict[str, list[str]] = {}
     for label, row in rows:
         lacking = [e.sample for e in row.values() if e.sample and e.cell.interval is None]
         if lacking:
             kept = all(sample() is not None for sample in lacking)
-            why = "too few items to tell" if kept else "no predictions beside the result"
+            why = "too few items" if kept else "no predictions file"
             found.setdefault(why, []).append(label)
     return found

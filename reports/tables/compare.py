@@ -1,4 +1,4 @@
-"""Two checkpoints on everything both were measured on: paired differences with intervals and p-values."""
+"""Two checkpoints on everything both were evaluated on: paired differences with intervals and p-values."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import numpy as np
 
 from evaltk.errors import SettingsError, nearest
 from evaltk.types import Result, Score
-from reports import comparable as belonging
-from reports import paired
+from reports import comparable, paired
 from reports.layouts import Extra, Layout, Over
 from reports.paired import Difference, Predictions
 from reports.table import Cell, Table
@@ -20,7 +19,7 @@ from reports.tables.overviews import ordered
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One metric of both checkpoints; `tested`: how they differ on the same items, None where that is not known."""
+    """One metric of both checkpoints; `tested`: their difference on the same items, None if unknown."""
 
     label: str
     extra: Extra
@@ -32,9 +31,9 @@ class Line:
 def build(
     over: Over, results: Sequence[Result], *, predictions: Predictions | None, pair: Sequence[str]
 ) -> list[Table]:
-    """One row a metric: both values, first minus second with its interval, p-value, and p after Holm's correction.
+    """One row per metric: both values, first minus second with its interval, p-value, and p after Holm's correction.
 
-    Raises: SettingsError: not exactly two checkpoints, unknown names, or nothing that both were measured on.
+    Raises: SettingsError: not exactly two checkpoints, unknown names, or no comparable results.
     """
     from evaltk.metrics import statistics
 
@@ -42,22 +41,23 @@ def build(
     apart, several = _apart(over, results, one, two), _several(over, results, one, two)
     lines = list(_lines(over, results, one, two, predictions))
     if not lines:
-        do = f"not comparable: {'; '.join(apart)}" if apart else "evaltk run both on one data set"
-        raise SettingsError(wanted="what both were measured on", got=f"nothing of {one} and {two}", do=do)
+        do = f"not comparable: {'; '.join(apart)}" if apart else "evaltk run both on one dataset"
+        raise SettingsError(wanted="comparable results of both checkpoints", got=f"none of {one} and {two}", do=do)
     adjusted = iter(statistics.holm(np.array([line.tested.p_value for line in lines if line.tested])))
     rows = tuple((line.label, _cells(line, float(next(adjusted)) if line.tested else None)) for line in lines)
-    said = [f"not compared, for they do not belong together: {'; '.join(apart)}"] if apart else []
-    said += [f"the first of several results is taken: {'; '.join(several)}"] if several else []
+    said = [f"not compared (different settings or data): {'; '.join(apart)}"] if apart else []
+    said += [f"several results, first one used: {'; '.join(several)}"] if several else []
     if any(line.tested is None for line in lines):
-        said.append("no test where values item by item are not kept, missing, or of other items")
+        said.append("no test where per-item values are missing or for other items")
     return [
         Table(
-            title=f"{over.title}: {one} against {two}",
+            title=f"{over.title}: {one} vs. {two}",
             name=over.name,
             stub="metric",
             columns=(one, two, "difference", "p", "p (Holm)", "items"),
             rows=rows,
-            footnotes=(*over.footnotes, *said),
+            footnotes=tuple(said),
+            legend=over.footnotes,
         )
     ]
 
@@ -73,7 +73,7 @@ def _pair(results: Sequence[Result], pair: Sequence[str]) -> tuple[str, str]:
     chosen = list(dict.fromkeys(pair)) or known
     if len(chosen) != 2:
         got = f"{len(chosen)}" + (f": {', '.join(chosen[:5])}" if chosen else "")
-        do = "name two: --checkpoints A B" if len(chosen) > 2 else "evaltk run two checkpoints on one data set"
+        do = "name two: --checkpoints A B" if len(chosen) > 2 else "evaltk run two checkpoints on one dataset"
         raise SettingsError(wanted="two checkpoints to compare", got=got, where="--checkpoints", do=do)
     return chosen[0], chosen[1]
 
@@ -82,7 +82,7 @@ def _lines(
     over: Over, results: Sequence[Result], one: str, two: str, predictions: Predictions | None
 ) -> Iterator[Line]:
     for layout in ordered(over):
-        for group in belonging.groups(results, layout):
+        for group in comparable.groups(results, layout):
             first, second = _of(group, one), _of(group, two)
             if first and second:
                 yield from _shared(layout, group, first[0], second[0], predictions)
@@ -93,23 +93,23 @@ def _of(group: Sequence[Result], name: str) -> list[Result]:
 
 
 def _several(over: Over, results: Sequence[Result], one: str, two: str) -> list[str]:
-    """What a checkpoint has more than one result of that may be compared (another k, say)."""
+    """Evaluations of which a checkpoint has several comparable results (another k, say)."""
     return [
-        f"{name}, {layout.protocol} on {belonging.dataset(group[0])}"
+        f"{name}, {layout.protocol} on {group[0].data.name}"
         for layout in ordered(over)
-        for group in belonging.groups(results, layout)
+        for group in comparable.groups(results, layout)
         for name in (one, two)
         if _of(group, one) and _of(group, two) and len(_of(group, name)) > 1
     ]
 
 
 def _apart(over: Over, results: Sequence[Result], one: str, two: str) -> list[str]:
-    """What both were measured on, but in ways that do not compare."""
+    """Evaluations that both have, but with settings or data that are not comparable."""
     found = []
     for layout in ordered(over):
-        groups = belonging.groups(results, layout)
-        for data in dict.fromkeys(belonging.dataset(group[0]) for group in groups):
-            here = [group for group in groups if belonging.dataset(group[0]) == data]
+        groups = comparable.groups(results, layout)
+        for data in dict.fromkeys(group[0].data.name for group in groups):
+            here = [group for group in groups if group[0].data.name == data]
             both = all(any(_of(group, name) for group in here) for name in (one, two))
             if both and not any(_of(group, one) and _of(group, two) for group in here):
                 found.append(f"{layout.protocol} on {data}")
@@ -121,19 +121,19 @@ def _shared(
 ) -> Iterator[Line]:
     extras = [e for e in layout.extra if not e.hidden]
     if not any(layout.items_of(e.metric) for e in extras):  # else the sweep's points are left to the sweep
-        sweep = belonging.sweep_columns(layout, [a, b])
-        titles = belonging.sweep_titles(layout, sweep)
+        sweep = comparable.sweep_columns(layout, [a, b])
+        titles = comparable.sweep_titles(layout, sweep)
         unit = layout.unit
         extras = [
             Extra(title=t, metric=layout.metric, at=at, unit=unit) for t, at in zip(titles, sweep, strict=True)
         ] + extras
     for extra in extras:
-        for x in belonging.scores(a, extra.metric, extra.at)[:1]:
-            for y in belonging.scores(b, extra.metric, extra.at)[:1]:
+        for x in comparable.scores(a, extra.metric, extra.at)[:1]:
+            for y in comparable.scores(b, extra.metric, extra.at)[:1]:
                 spec = layout.items_of(extra.metric)
                 first, second = (paired.sample(spec, s, r, predictions) for s, r in ((x, a), (y, b)))
                 yield Line(
-                    label=f"{layout.protocol} {belonging.dataset(group[0])}: {extra.title or extra.metric}",
+                    label=f"{layout.protocol} {group[0].data.name}: {extra.title or extra.metric}",
                     extra=extra,
                     a=x,
                     b=y,
@@ -145,13 +145,10 @@ def _cells(line: Line, adjusted: float | None) -> tuple[Cell, ...]:
     unit, digits = line.extra.unit, line.extra.digits
     notes = [f"{line.extra.show}={s.at[line.extra.show]}" if line.extra.show in s.at else "" for s in (line.a, line.b)]
     both = [cells.of_score(s, unit=unit, note=n, digits=digits) for s, n in zip((line.a, line.b), notes, strict=True)]
-    by = cells.times(unit)
     if line.tested is None or adjusted is None:
-        apart = Cell(value=by * (line.a.value - line.b.value), unit=unit, digits=digits)
+        apart = Cell(value=line.a.value - line.b.value, unit=unit, digits=digits)
         return (*both, apart, Cell(), Cell(), Cell())
     t = line.tested
-    apart = Cell(
-        value=by * t.value, interval=(by * t.low, by * t.high), unit=unit, digits=digits, bold=adjusted <= paired.ALPHA
-    )
+    apart = Cell(value=t.value, interval=(t.low, t.high), unit=unit, digits=digits, bold=adjusted <= paired.ALPHA)
     p = Cell(value=t.p_value, unit="p", digits=4, note=t.test)
     return (*both, apart, p, Cell(value=adjusted, unit="p", digits=4), Cell(value=float(t.n), unit="count", digits=0))

@@ -1,4 +1,4 @@
-"""Tables over all protocols: `summary` (checkpoints x protocols), `sweep` (a line a value of what was swept)."""
+"""Tables over all protocols: `summary` (checkpoints x protocols), `sweep` (one row per value of a swept setting)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from evaltk.types import Result, Score
-from reports import comparable as belonging
-from reports import layouts
+from reports import comparable, layouts
 from reports.layouts import Extra, Layout, Over
 from reports.paired import Predictions
 from reports.table import Cell, Table
@@ -15,9 +14,9 @@ from reports.tables import cells
 
 
 def summary(over: Over, results: Sequence[Result], predictions: Predictions | None) -> list[Table]:
-    """One row a checkpoint, one column a protocol and data set, the headline of each; [] where there is none.
+    """One row per checkpoint, one column per protocol and dataset, the headline of each; [] if there is none.
 
-    Results that do not belong together have columns of their own, whose titles tell what sets them apart.
+    Results that are not comparable have separate columns, whose titles name the difference.
     """
     rows: dict[tuple[str, str], dict[int, cells.Entry]] = {}
     first: dict[tuple[str, str], Result] = {}
@@ -28,7 +27,7 @@ def summary(over: Over, results: Sequence[Result], predictions: Predictions | No
             titles.append(title)
             notes |= dict.fromkeys([extra.footnote] if extra.footnote else [])
             for result, score in members:
-                who = belonging.identity(result)
+                who = comparable.identity(result)
                 first.setdefault(who, result)
                 swept = extra.metric == layout.metric and bool(layout.sweep)
                 cell = cells.of_swept(layout, result, score) if swept else cells.of_extra(extra, result, score)
@@ -36,37 +35,38 @@ def summary(over: Over, results: Sequence[Result], predictions: Predictions | No
                 rows.setdefault(who, {})[len(titles) - 1] = cells.entry(cell, layout, result, score, predictions)
     if not rows:
         return []
-    names = belonging.labels(list(first.values()))
-    made, said = cells.finished([(name, rows[who]) for name, who in zip(names, first, strict=True)], titles)
+    names = comparable.labels(list(first.values()))
+    done = cells.finish([(name, rows[who]) for name, who in zip(names, first, strict=True)], titles)
     table = Table(
         title=over.title,
         name=over.name,
         columns=tuple(titles),
-        rows=made,
-        footnotes=(*over.footnotes, *notes, *said),
+        rows=done.rows,
+        footnotes=done.footnotes,
+        legend=(*over.footnotes, *notes, *done.legend),
     )
     return [table]
 
 
 def sweep(over: Over, results: Sequence[Result], predictions: Predictions | None) -> list[Table]:
-    """For each protocol that sweeps a setting, one line a checkpoint and value; [] where there is none."""
+    """For each protocol that sweeps a setting, one row per checkpoint and value; [] if there is none."""
     made = []
     for layout in ordered(over):
         if not layout.sweep:
             continue
-        groups = belonging.groups(results, layout)
-        known = [belonging.comparable(group[0], layout) for group in groups]
+        groups = comparable.groups(results, layout)
+        known = [comparable.conditions(group[0], layout) for group in groups]
         for group, mine in zip(groups, known, strict=True):
-            names = belonging.labels(group)
+            names = comparable.labels(group)
             lines = [
                 line
                 for name, result in zip(names, group, strict=True)
                 for line in _lines(layout, name, result, predictions)
             ]
             if lines:
-                told = belonging.told(mine, [k for k in known if k["data set"] == mine["data set"]])
+                told = comparable.describe_difference(mine, [k for k in known if k["dataset"] == mine["dataset"]])
                 end = f" [{told}]" if told else ""
-                made.append(_swept(over, layout, lines, f"{belonging.dataset(group[0])}{end}"))
+                made.append(_swept(over, layout, lines, f"{group[0].data.name}{end}"))
     return made
 
 
@@ -77,13 +77,13 @@ def ordered(over: Over) -> list[Layout]:
 
 
 def headlines(layout: Layout, results: Sequence[Result]) -> list[Extra]:
-    """The columns that stand for a protocol: one, or where its headline is what it sweeps, one a value."""
+    """The columns that represent a protocol: one, or one per value if its headline is swept."""
     shown = [extra for extra in layout.extra if not extra.hidden]
     named = [extra for extra in shown if extra.metric == layout.headline] or ([] if layout.headline else shown)
     if named or not layout.metric:
         return (named or shown)[:1]
-    sweep = belonging.sweep_columns(layout, results)
-    titles = belonging.sweep_titles(layout, sweep) or [layout.metric]
+    sweep = comparable.sweep_columns(layout, results)
+    titles = comparable.sweep_titles(layout, sweep) or [layout.metric]
     return [
         Extra(title=t, metric=layout.metric, at=at, unit=layout.unit)
         for t, at in zip(titles, sweep or [{}], strict=True)
@@ -92,10 +92,10 @@ def headlines(layout: Layout, results: Sequence[Result]) -> list[Extra]:
 
 def _columns(layout: Layout, results: Sequence[Result]) -> Iterator[tuple[str, Extra, list[tuple[Result, Score]]]]:
     """(title, what it shows, scores) of a protocol's columns."""
-    groups = belonging.groups(results, layout)
+    groups = comparable.groups(results, layout)
     for group in groups:
         for extra in headlines(layout, group):
-            scored = [(r, s) for r in group for s in belonging.scores(r, extra.metric, extra.at)[:1]]
+            scored = [(r, s) for r in group for s in comparable.scores(r, extra.metric, extra.at)[:1]]
             for title, members in _apart(layout, extra, groups, group, scored):
                 yield title, extra, members
 
@@ -108,14 +108,14 @@ def _apart(
     scored: Sequence[tuple[Result, Score]],
 ) -> Iterable[tuple[str, list[tuple[Result, Score]]]]:
     """(title, results) of a group's columns: a second result of one checkpoint (another k, say) takes one more."""
-    mine = belonging.comparable(group[0], layout)
-    known = [belonging.comparable(g[0], layout) for g in groups]
-    told = belonging.told(mine, [k for k in known if k["data set"] == mine["data set"]])
-    title = f"{layout.protocol} {belonging.dataset(group[0])}"
+    mine = comparable.conditions(group[0], layout)
+    known = [comparable.conditions(g[0], layout) for g in groups]
+    told = comparable.describe_difference(mine, [k for k in known if k["dataset"] == mine["dataset"]])
+    title = f"{layout.protocol} {group[0].data.name}"
     title += (f": {extra.title}" if extra.title != layout.protocol else "") + (f" [{told}]" if told else "")
     columns: list[dict[tuple[str, str], tuple[Result, Score]]] = []
     for result, score in scored:
-        who = belonging.identity(result)
+        who = comparable.identity(result)
         free = next((c for c in columns if who not in c), None)
         if free is None:
             columns.append(free := {})
@@ -128,7 +128,7 @@ def _lines(
     layout: Layout, name: str, result: Result, predictions: Predictions | None
 ) -> list[tuple[str, tuple[Cell, ...]]]:
     lines = []
-    for score in belonging.scores(result, layout.metric):
+    for score in comparable.scores(result, layout.metric):
         settings = [_setting(score.at.get(key)) for key in (layout.sweep, layout.also) if key]
         ours = cells.entry(cells.of_swept(layout, result, score), layout, result, score, predictions).cell
         lines.append((name, (*settings, ours, Cell(value=float(score.n), unit="count", digits=0))))
@@ -143,7 +143,7 @@ def _swept(over: Over, layout: Layout, lines: Sequence[tuple[str, tuple[Cell, ..
         columns=(*settings, layout.metric, "n"),
         rows=tuple(lines),
         digits=layout.digits,
-        footnotes=over.footnotes,
+        legend=over.footnotes,
     )
 
 

@@ -1,7 +1,7 @@
-"""A paper's table: its numbers in its own order, and ours beside each published twin.
+"""A paper's table: its numbers in its own order, and ours beside each published match.
 
-Checkpoints of ours without a twin stand below, in rows of their own where the paper's rows are methods, else in a
-second table. Results that do not belong together make further tables.
+Checkpoints of ours without a match are listed below, in rows of their own where the paper's rows are methods, else in a
+second table. Results that are not comparable make further tables.
 """
 
 from __future__ import annotations
@@ -11,14 +11,11 @@ from dataclasses import dataclass, replace
 
 from evaltk.errors import SettingsError
 from evaltk.types import Result
-from reports import comparable as belonging
-from reports import layouts
+from reports import comparable, layouts
 from reports.layouts import Paper
 from reports.paired import Predictions
-from reports.published import load as published
-from reports.published import match as twins
-from reports.published import verdicts
-from reports.published.load import Published
+from reports.published import match, verdicts
+from reports.published.load import Published, select_published
 from reports.published.match import Measured
 from reports.table import Cell, Table
 from reports.tables import cells
@@ -28,10 +25,10 @@ Place = tuple[int, int]  # (row, column)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Set:
-    """Results that may stand in one table, and what tells them from those of the other tables."""
+    """Results that share a table, and what distinguishes them from those of the other tables."""
 
     results: tuple[Result, ...]
-    told: str
+    difference: str
 
 
 def build(layout: Paper, results: Sequence[Result], *, predictions: Predictions | None = None) -> list[Table]:
@@ -42,7 +39,7 @@ def build(layout: Paper, results: Sequence[Result], *, predictions: Predictions 
     printed = numbers(layout)
     tasks = {row.task for row in printed.values()}
     datasets = {row.dataset for row in printed.values()}
-    ours = [r for r in results if any(m.task in tasks and m.dataset in datasets for m in twins.every(r))]
+    ours = [r for r in results if any(m.task in tasks and m.dataset in datasets for m in match.every(r))]
     made = [table for one in _sets(ours) for table in _tables(layout, printed, one, predictions)]
     return made or [_plain(layout, printed)]
 
@@ -52,10 +49,10 @@ def numbers(layout: Paper) -> dict[Place, Published]:
     found = {}
     for r, row in enumerate(layout.rows):
         for c, column in enumerate(layout.columns):
-            fit = published.select(table=layout.table, **layout.where(row, column))
+            fit = select_published(table=layout.table, **layout.where(row, column))
             if len(fit) > 1:
                 got = f"{len(fit)} for {row.label}, {column.label}"
-                do = "say more of the row or the column"
+                do = "narrow the row or the column"
                 raise SettingsError(wanted="one number a cell", got=got, where=layout.name, do=do)
             if fit:
                 found[r, c] = fit[0]
@@ -97,24 +94,24 @@ def _sets(results: Iterable[Result]) -> list[Set]:
     """Results in as few sets as leave each protocol and data set of one kind; the first holds the first of each."""
     groups: dict[tuple[str, str], list[list[Result]]] = {}
     for result in results:
-        key = result.protocol, belonging.dataset(result)
+        key = result.protocol, result.data.name
         if key not in groups:
-            same = [r for r in results if (r.protocol, belonging.dataset(r)) == key]
-            groups[key] = belonging.groups(same, layouts.protocols()[result.protocol])
+            same = [r for r in results if (r.protocol, r.data.name) == key]
+            groups[key] = comparable.groups(same, layouts.protocols()[result.protocol])
     deepest = max((len(found) for found in groups.values()), default=0)
     sets = []
     for depth in range(deepest):
         members = [found[depth] for found in groups.values() if depth < len(found)]
         told = [_told(found, depth) for found in groups.values() if depth < len(found)]
         said = "; ".join(dict.fromkeys(text for text in told if text))
-        sets.append(Set(results=tuple(r for group in members for r in group), told=said))
+        sets.append(Set(results=tuple(r for group in members for r in group), difference=said))
     return sets
 
 
 def _told(found: Sequence[Sequence[Result]], depth: int) -> str:
     layout = layouts.protocols()[found[0][0].protocol]
-    known = [belonging.comparable(group[0], layout) for group in found]
-    return belonging.told(known[depth], known)
+    known = [comparable.conditions(group[0], layout) for group in found]
+    return comparable.describe_difference(known[depth], known)
 
 
 def _tables(
@@ -122,7 +119,7 @@ def _tables(
 ) -> list[Table]:
     """The paper's table with a set of results in it, and one of the checkpoints that have no place in it."""
     base = _plain(layout, printed)
-    base = replace(base, title=f"{base.title} [{one.told}]" if one.told else base.title)
+    base = replace(base, title=f"{base.title} [{one.difference}]" if one.difference else base.title)
     placed, rest = _placed(printed, one.results)
     rows = [
         (label, {c: _entry(cell, printed.get((r, c)), placed.get((r, c)), predictions) for c, cell in enumerate(row)})
@@ -138,7 +135,7 @@ def _tables(
         rows = _averaged(layout, printed, rows)
     made = [_finished(base, rows, whose, one.results)]
     if own:
-        title = f"{base.title}: checkpoints without a published twin"
+        title = f"{base.title}: checkpoints without a published match"
         second = replace(base, title=title, columns=measures, stub="checkpoint", footnotes=())
         made.append(_finished(second, own, (), one.results))
     return made
@@ -147,11 +144,11 @@ def _tables(
 def _placed(
     printed: Mapping[Place, Published], results: Sequence[Result]
 ) -> tuple[dict[Place, Measured], list[Measured]]:
-    """Scores in the cells of their published twins, and those that no published number stands for."""
+    """Scores in the cells of their published matches, and those without one."""
     where = {(_kind(row), row.arch, row.method): place for place, row in printed.items()}
     placed: dict[Place, Measured] = {}
     rest = []
-    for found in (m for result in results for m in twins.every(result)):
+    for found in (m for result in results for m in match.every(result)):
         place = where.get((_kind(found), found.arch, found.method))
         if place is not None and place not in placed:
             placed[place] = found
@@ -186,13 +183,13 @@ def _labels(results: Sequence[Result]) -> list[str]:
     """Labels by checkpoint: what one reached on several data sets shares a row; a second result does not."""
     lines: dict[tuple[object, ...], list[int]] = {}
     for i, result in enumerate(results):
-        taken = (result.protocol, belonging.dataset(result))
+        taken = (result.protocol, result.data.name)
         nth = sum(
-            (r.protocol, belonging.dataset(r)) == taken and belonging.identity(r) == belonging.identity(result)
+            (r.protocol, r.data.name) == taken and comparable.identity(r) == comparable.identity(result)
             for r in results[:i]
         )
-        lines.setdefault((belonging.identity(result), nth), []).append(i)
-    names = belonging.labels([results[members[0]] for members in lines.values()])
+        lines.setdefault((comparable.identity(result), nth), []).append(i)
+    names = comparable.labels([results[members[0]] for members in lines.values()])
     return [name for _, name in sorted((i, n) for n, m in zip(names, lines.values(), strict=True) for i in m)]
 
 
@@ -233,7 +230,8 @@ def _averaged(
 
 
 def _finished(base: Table, rows: cells.Rows, whose: Iterable[str], results: Sequence[Result]) -> Table:
-    made, said = cells.finished(rows, base.columns)
+    done = cells.finish(rows, base.columns)
     ours = [f"measured here: {', '.join(whose)}"] if whose else []
-    notes = belonging.notes([str(r.checkpoint.get("name")) for r in results], results)
-    return replace(base, rows=made, footnotes=(*base.footnotes, *ours, *said, *dict.fromkeys(notes)))
+    notes = comparable.notes([str(r.checkpoint.get("name")) for r in results], results)
+    footnotes = (*base.footnotes, *ours, *done.footnotes, *dict.fromkeys(notes))
+    return replace(base, rows=done.rows, footnotes=footnotes, legend=done.legend)

@@ -14,11 +14,12 @@ import pytest
 from evaltk import cli, results
 from evaltk.deviations import NOT_COMPARABLE
 from evaltk.errors import StorageError
-from evaltk.results import format1 as results_v1
+from evaltk.results import format1
 from evaltk.running import planning, runner
 from evaltk.types import DeviationKind, OriginProof, PixelView, Result
 from protocols import knn, linear
-from reports.page import verdicts as page_verdicts
+from reports.page.verdicts import compare_with_published
+from reports.table import in_unit
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "results_v1"
 FILES = sorted(str(path.relative_to(GOLDEN)) for path in GOLDEN.glob("*/*.json"))
@@ -36,9 +37,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def verdicts(result: Result) -> list[list[Any]]:
-    table = page_verdicts.beside([result]).table
+    table = compare_with_published([result]).table
     rows = [cells for _, cells in table.rows] if table else []
-    return [[c[0].note, c[1].value, c[2].value, c[3].verdict, c[3].why] for c in rows]
+    return [[c[0].note, in_unit(c[1].value, c[1].unit), c[2].value, c[3].verdict, c[3].why] for c in rows]
 
 
 def test_there_is_one_of_each_protocol() -> None:
@@ -60,8 +61,8 @@ def test_nothing_is_lost_and_format_2_says_the_same(name: str, tmp_path: Path) -
     assert {name: view.text for name, view in result.preprocessing.views.items()} == said["transforms"]
     for view in result.preprocessing.views.values():
         assert view.crop == 8 * (4 if "imagenet" in name or "cifar" in name else 1) and view.mean and view.std
-    assert not set(result.settings) & {*results_v1.AROUND}
-    assert result.settings == {k: v for k, v in said.items() if k not in results_v1.AROUND}
+    assert not set(result.settings) & {*format1.AROUND}
+    assert result.settings == {k: v for k, v in said.items() if k not in format1.AROUND}
     assert (result.data.name, result.data.fingerprint) == (said["dataset"]["name"], said["dataset"]["fingerprint"])
     assert (result.preprocessing.precision, result.preprocessing.overrides) == (said["precision"], said["images"])
     results.write(tmp_path / "new.json", result, {})
@@ -104,9 +105,9 @@ def test_kinds_of_what_the_notes_said() -> None:
     ],
 )
 def test_wordings(note: str, kind: DeviationKind | None) -> None:
-    deviations, notes = results_v1.told([note])
+    deviations, notes = format1.told([note])
     assert ([d["kind"] for d in deviations], notes) == (([kind], []) if kind else ([], [note]))
-    assert not kind or note.endswith(results_v1.END) == (kind in NOT_COMPARABLE)
+    assert not kind or note.endswith(format1.END) == (kind in NOT_COMPARABLE)
 
 
 def test_preprocessing_that_is_drawn_or_in_words_nobody_knows() -> None:
@@ -114,7 +115,7 @@ def test_preprocessing_that_is_drawn_or_in_words_nobody_knows() -> None:
     crops, padded = (of[name].preprocessing.views["train"] for name in ("linear", "finetune"))
     assert (crops.augmented, crops.crop, crops.resize, crops.interpolation) == (True, 32, None, "bilinear")
     assert (padded.augmented, padded.crop, padded.resize, padded.interpolation) == (True, 32, 32, None)
-    assert PixelView(**results_v1.view("squeezed")) == PixelView(text="squeezed")
+    assert PixelView(**format1.view("squeezed")) == PixelView(text="squeezed")
 
 
 def test_a_flat_file_of_anyone_is_no_longer_taken_for_dinos() -> None:

@@ -24,7 +24,7 @@ from evaltk.types import FeatureKey, Features, Recipe
 from protocols import fewshot
 from protocols.fewshot import shots
 from reports import layouts
-from reports.published import load as published
+from reports.published.load import find_published
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FEWSHOT = json.loads((GOLDEN / "fewshot_expected.json").read_text())
@@ -287,7 +287,7 @@ def test_msns_own_lists_are_known_by_their_sha256(tmp_path: Path, monkeypatch: p
 def test_published_twins(shots_: int | str, value: float) -> None:
     (extra,) = [e for e in layouts.load("fewshot").extra if e.hidden and e.at["shots"] == shots_]
     assert extra.at["images"] == "MSN's lists" and extra.at["penalty"] == fewshot.Settings().penalty[0]
-    row = published.find(
+    row = find_published(
         task=extra.published["task"],
         dataset="ImageNet-1K",
         metric=extra.published["metric"],

@@ -20,7 +20,7 @@ from evaltk.models.backbone import build_backbone, build_head
 from evaltk.types import Checkpoint, HeadWeights, OriginProof, Preprocessing, Result, ResultData, Score
 from protocols import precision, prototypes
 from reports import layouts
-from reports.tables import build as tables
+from reports.tables.build import build_tables
 
 NUM_TRAIN, NUM_TEST, P, VOID = 120, 60, 8, 30
 ARCH = "random:vit_patch4_dim24_depth1_heads2_img8"
@@ -214,11 +214,11 @@ def test_tables(outcome: Outcome, tmp_path: Path) -> None:
     path = results.path_of(tmp_path, "planted", "prototypes", "imagenet", result.request)
     results.write(path, result, outcome.predictions)
     (_, read) = next(iter(results.find(tmp_path)))
-    (table,) = tables.build(layouts.load("paper/table4"), [read])
+    (table,) = build_tables(layouts.load("paper/table4"), [read])
     unique, _, largest, _ = dict(table.rows)["ViT-B/16"]
     assert (unique.published, largest.published) == (775, 54877)
     assert largest.value == VOID
-    (own,) = tables.build(layouts.load("prototypes"), [read])
+    (own,) = build_tables(layouts.load("prototypes"), [read])
     assert own.columns[0] == "threshold=0.5"
     cells = dict(zip(own.columns, own.rows[0][1], strict=True))
     assert cells["void (%)"].value == pytest.approx(60)

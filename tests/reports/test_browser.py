@@ -17,9 +17,9 @@ from test_page import HOSTILE, prototypes
 
 from evaltk import results
 from reports import paired
-from reports.formats import render as ink
-from reports.page import build as page
-from reports.tables import build as tables
+from reports.formats import render
+from reports.page.build import build_page
+from reports.tables.build import build_overview
 
 pytestmark = [
     pytest.mark.browser,
@@ -50,7 +50,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def file(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "report.html"
     skipped = [(runs / "half.json", "JSONDecodeError")]
-    path.write_text(page.build(list(results.find(runs)), runs=runs, skipped=skipped), encoding="utf-8")
+    path.write_text(build_page(list(results.find(runs)), runs=runs, skipped=skipped), encoding="utf-8")
     return path
 
 
@@ -79,8 +79,8 @@ def test_foreign_code_would_not_run(browser: chromium.Browser, file: Path, tmp_p
 def test_numbers_are_the_csv_s(browser: chromium.Browser, file: Path, runs: Path) -> None:
     browser.open(file)
     found = list(results.find(runs))
-    made = tables.overview([r for _, r in found], predictions=paired.beside(found, pytest.fail))
-    lines = csv.DictReader(io.StringIO(ink.join(made, "csv")))
+    made = build_overview([r for _, r in found], predictions=paired.beside(found, pytest.fail))
+    lines = csv.DictReader(io.StringIO(render.render_all(made, "csv")))
     wanted = Counter(f"{line['table']}|{float(line['value'])}" for line in lines if line["value"])
     there = browser.run(
         "[...document.querySelectorAll('#tables ~ .block td[data-value]')].map(d =>"

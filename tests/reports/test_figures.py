@@ -17,10 +17,7 @@ from evaltk import results
 from evaltk.errors import SettingsError, StorageError
 from evaltk.prototypes import vmf_curves
 from evaltk.types import Result, ResultData, Score
-from reports.figures import collect as figures
-from reports.figures import prototypes as draw
-from reports.figures import style as figure_style
-from reports.figures import vmf as vmf_figures
+from reports.figures import collect, prototypes, style, vmf
 
 K, N = 300, 500
 RNG = np.random.default_rng(0)
@@ -28,29 +25,31 @@ RNG = np.random.default_rng(0)
 
 def texts(figure: Figure) -> set[str]:
     """What the SVG's text elements say; Raises where it is no XML."""
-    root = ET.fromstring(figure_style.render(figure, "svg", title="a title"))
+    root = ET.fromstring(style.render(figure, "svg", title="a title"))
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     return {"".join(e.itertext()).strip() for e in root.iter("{http://www.w3.org/2000/svg}text")}
 
 
-def sweep(largest: float) -> draw.Sweep:
+def sweep(largest: float) -> prototypes.Sweep:
     t = np.array([0.5, 0.9, 0.99])
-    return draw.Sweep(threshold=t, unique=np.array([5, 50, 200]), largest=np.full(3, largest), num=K)
+    return prototypes.Sweep(threshold=t, unique=np.array([5, 50, 200]), largest=np.full(3, largest), num=K)
 
 
-def bins(num: int = 5) -> draw.BinLine:
+def bins(num: int = 5) -> prototypes.BinLine:
     value = np.linspace(0.5, 0.8, num)
     places = np.arange(1, num + 1)
-    return draw.BinLine(bin=places, value=value, low=value - 0.05, high=value + 0.05, count=np.full(num, 20), bins=num)
+    return prototypes.BinLine(
+        bin=places, value=value, low=value - 0.05, high=value + 0.05, count=np.full(num, 20), bins=num
+    )
 
 
 LABELS = ("DINO <script>", "a_b%$")
 MADE = {
-    "thresholds": lambda: draw.thresholds({LABELS[0]: sweep(120), LABELS[1]: sweep(9)}),
-    "precision": lambda: draw.precision({LABELS[0]: bins(), LABELS[1]: bins()}),
-    "kappa": lambda: draw.kappa_histogram({LABELS[0]: np.full(K, 14.3), LABELS[1]: RNG.gamma(9, 3, K)}),
-    "set sizes": lambda: draw.set_sizes({LABELS[0]: np.array([90, 5, 1]), LABELS[1]: np.ones(K)}, 0.9),
-    "usage": lambda: draw.usage({LABELS[0]: np.array([0, 4, 9]), LABELS[1]: np.arange(2000)}),
+    "thresholds": lambda: prototypes.thresholds({LABELS[0]: sweep(120), LABELS[1]: sweep(9)}),
+    "precision": lambda: prototypes.precision({LABELS[0]: bins(), LABELS[1]: bins()}),
+    "kappa": lambda: prototypes.kappa_histogram({LABELS[0]: np.full(K, 14.3), LABELS[1]: RNG.gamma(9, 3, K)}),
+    "set sizes": lambda: prototypes.set_sizes({LABELS[0]: np.array([90, 5, 1]), LABELS[1]: np.ones(K)}, 0.9),
+    "usage": lambda: prototypes.usage({LABELS[0]: np.array([0, 4, 9]), LABELS[1]: np.arange(2000)}),
 }
 
 
@@ -59,39 +58,39 @@ def test_comparisons_name_their_checkpoints(name: str) -> None:
     said = texts(MADE[name]())
     for label in LABELS:
         assert any(label in text for text in said), said
-    pdf = figure_style.render(MADE[name](), "pdf")
+    pdf = style.render(MADE[name](), "pdf")
     assert pdf.startswith(b"%PDF") and pdf.rstrip().endswith(b"%%EOF")
     assert b"/Type3" not in pdf and b"/Subtype /Type3" not in pdf
 
 
 def test_a_checkpoint_alone_is_in_the_title() -> None:
-    assert "mine" in texts(draw.precision({"mine": bins()}))
-    assert any("mine" in t for t in texts(draw.usage({"mine": np.array([3, 1, 0])})))
+    assert "mine" in texts(prototypes.precision({"mine": bins()}))
+    assert any("mine" in t for t in texts(prototypes.usage({"mine": np.array([3, 1, 0])})))
 
 
 def test_projection_marks_the_void() -> None:
     void = np.arange(K) < 100
     counts = np.where(void, 0, RNG.integers(0, 3, K))
-    said = texts(draw.projection(RNG.standard_normal((K, 2)), np.array([0.6, 0.1]), counts, void, title="mine"))
+    said = texts(prototypes.projection(RNG.standard_normal((K, 2)), np.array([0.6, 0.1]), counts, void, title="mine"))
     assert "void set (100)" in said
     assert "1st direction (60 % of the variance)" in said
-    none = texts(draw.projection(RNG.standard_normal((K, 2)), np.array([0.6, 0.1]), counts, np.zeros(K, bool)))
+    none = texts(prototypes.projection(RNG.standard_normal((K, 2)), np.array([0.6, 0.1]), counts, np.zeros(K, bool)))
     assert not any("void" in text for text in none)
 
 
 def test_gallery_heads_each_kind_once() -> None:
     shown = RNG.integers(0, 256, (3, 2, 8, 8, 3)).astype(np.uint8)
-    figure = draw.gallery(["largest", "largest", "purest"], ["p 1", "p 2", "p 3"], shown)
-    root = ET.fromstring(figure_style.render(figure, "svg"))
+    figure = prototypes.gallery(["largest", "largest", "purest"], ["p 1", "p 2", "p 3"], shown)
+    root = ET.fromstring(style.render(figure, "svg"))
     said = ["".join(e.itertext()).strip() for e in root.iter("{http://www.w3.org/2000/svg}text")]
     assert said.count("largest") == 1 and said.count("purest") == 1
     assert len(list(root.iter("{http://www.w3.org/2000/svg}image"))) == 6
 
 
 def test_vmf_figures() -> None:
-    assert "κ = 25" in texts(vmf_figures.circle(vmf_curves.circle_densities()))
+    assert "κ = 25" in texts(vmf.circle(vmf_curves.circle_densities()))
     kappa = np.linspace(1, 500, 30)
-    assert "p = 1024" in texts(vmf_figures.normalizer(vmf_curves.normalizer_curves(kappa)))
+    assert "p = 1024" in texts(vmf.normalizer(vmf_curves.normalizer_curves(kappa)))
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,7 @@ def _write(
 
 
 def test_what_a_folder_gives(written: Written) -> None:
-    drawn = {d.name: d for d in figures.of_results(results.find(written.folder))}
+    drawn = {d.name: d for d in collect.of_results(results.find(written.folder))}
     assert set(drawn) == {
         "precision-toy",
         "thresholds-toy",
@@ -198,7 +197,7 @@ def test_nothing_to_draw(tmp_path: Path) -> None:
 
 def test_unknown_format() -> None:
     with pytest.raises(SettingsError, match="svg"):
-        figure_style.render(MADE["usage"](), "gif")
+        style.render(MADE["usage"](), "gif")
 
 
 def test_figures_need_no_torch() -> None:

@@ -16,12 +16,10 @@ import pytest
 from result_files import BASE, knn, prototypes, retrieval, vos
 
 from reports import layouts
-from reports.formats import cell_text as wording
-from reports.formats import html as html_table
-from reports.formats import latex, terminal
-from reports.formats.render import FORMS, escaped, ink, join
+from reports.formats import cell_text, html, latex, terminal
+from reports.formats.render import FORMS, escaped, render, render_all
 from reports.table import Cell, Table
-from reports.tables import build as tables
+from reports.tables.build import build_tables
 
 AWKWARD = (
     "<script>alert(1)</script>",
@@ -37,25 +35,28 @@ SMALL = Table(
     rows=(
         (
             AWKWARD[0],
-            (Cell(value=74.5, interval=(74.1, 74.9), published=74.44, verdict="reproduced", why="+0.06"), Cell()),
+            (Cell(value=0.745, interval=(0.741, 0.749), published=74.44, verdict="reproduced", why="+0.06"), Cell()),
         ),
         (
             AWKWARD[1],
             (
                 Cell(
-                    value=7.126, published=9.5, published_digits=1, verdict="off", why="-2.37", note="k=20", bold=True
+                    value=0.07126, published=9.5, published_digits=1, verdict="off", why="-2.37", note="k=20", bold=True
                 ),
                 Cell(published=41.8, published_spread=0.3, published_digits=1, remark="odd <i>"),
             ),
         ),
-        (AWKWARD[2], (Cell(value=-3.0, published=1.0, verdict="not comparable", why="n = 5 for 6"), Cell(note="auto"))),
+        (
+            AWKWARD[2],
+            (Cell(value=-0.03, published=1.0, verdict="not comparable", why="n = 5 for 6"), Cell(note="auto")),
+        ),
     ),
     footnotes=("all of it <u>", "all of it <u>"),
 )
 
 
 def test_markdown() -> None:
-    lines = ink(SMALL, "md").splitlines()
+    lines = render(SMALL, "md").splitlines()
     assert lines[0] == "### t \\<b> & co\\_"
     rows = [[c.strip() for c in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines[2:7]]
     assert rows[0] == ["checkpoint", "one", "two %"]
@@ -69,8 +70,8 @@ def test_markdown() -> None:
     assert lines[8:] == [
         "- [a] odd \\<i>",
         "- [b] not comparable: n = 5 for 6",
-        "- in parentheses: published, not measured here",
         "- all of it \\<u>",
+        "- in parentheses: published, not measured here",
     ]
 
 
@@ -88,7 +89,7 @@ def test_markdown_shows_names_as_they_are(name: str, shown: str) -> None:
 
 
 def test_csv_holds_all_in_full() -> None:
-    rows = list(csv.DictReader(io.StringIO(ink(SMALL, "csv"))))
+    rows = list(csv.DictReader(io.StringIO(render(SMALL, "csv"))))
     assert [(r["checkpoint"], r["column"]) for r in rows] == [
         (AWKWARD[0], "one"), (AWKWARD[1], "one"), (AWKWARD[1], "two %"), (AWKWARD[2], "one"),
     ]  # fmt: skip
@@ -100,7 +101,7 @@ def test_csv_holds_all_in_full() -> None:
     assert (rows[1]["value"], rows[1]["bold"], rows[1]["published"]) == ("7.126", "bold", "9.5")
     assert (rows[2]["value"], rows[2]["published"], rows[2]["published_std"]) == ("", "41.8", "0.3")
     assert rows[3]["why"] == "n = 5 for 6"
-    both = join([SMALL, SMALL], "csv").splitlines()
+    both = render_all([SMALL, SMALL], "csv").splitlines()
     assert len(both) == 1 + 2 * len(rows) and both.count(both[0]) == 1
 
 
@@ -136,7 +137,7 @@ def read(text: str) -> Reader:
 
 
 def test_html_is_a_table_with_heads_and_no_markup_of_names() -> None:
-    found = read(ink(SMALL, "html"))
+    found = read(render(SMALL, "html"))
     tags = [tag for tag, _ in found.elements]
     assert tags[:2] == ["table", "caption"] and not {"script", "b", "i", "u"} & set(tags)
     scopes = [a["scope"] for tag, a in found.elements if tag == "th"]
@@ -148,7 +149,7 @@ def test_html_is_a_table_with_heads_and_no_markup_of_names() -> None:
     )
     cells = [a for tag, a in found.elements if tag == "td"]
     assert [(a.get("class"), a.get("data-value")) for a in cells] == [
-        ("reproduced", "74.5"), (None, None), ("off", "7.126"), ("published-only", "41.8"), ("not-comparable", "-3.0"),
+        ("reproduced", "74.5"), (None, None), ("off", "7.126"), ("published-only", "41.8"), ("not-comparable", "-3"),
         (None, None),
     ]  # fmt: skip
     assert cells[4]["title"] == "n = 5 for 6" and ("strong", "7.13") in found.texts
@@ -157,18 +158,18 @@ def test_html_is_a_table_with_heads_and_no_markup_of_names() -> None:
 
 
 def test_a_page_of_html_needs_nothing_from_elsewhere() -> None:
-    text = html_table.page(ink(SMALL, "html"))
+    text = html.page(render(SMALL, "html"))
     read(text.removeprefix("<!doctype html>"))
     assert text.startswith("<!doctype html>\n<html lang=") and "src=" not in text and "href=" not in text
 
 
 def test_terminal() -> None:
-    text = terminal.terminal(SMALL, width=160)
+    text = terminal.render(SMALL, width=160)
     assert AWKWARD[0] in text and "74.50 [74.10, 74.90]; published 74.44: reproduced (+0.06)" in text
     assert "[a] odd <i>" in text and "\x1b" not in text
     odd = replace(SMALL, rows=(("\x1b[2J[bold]x", SMALL.rows[0][1]),))
-    assert "\\x1b[2J[bold]x" in terminal.terminal(odd, width=160)
-    narrow = terminal.terminal(SMALL, width=60)
+    assert "\\x1b[2J[bold]x" in terminal.render(odd, width=160)
+    narrow = terminal.render(SMALL, width=60)
     assert max(map(len, narrow.splitlines()[1:8])) <= 60
 
 
@@ -183,7 +184,7 @@ def test_latex_escapes_what_tex_reads() -> None:
 
 
 def test_latex_aligns_by_what_the_columns_hold() -> None:
-    text = ink(SMALL, "latex")
+    text = render(SMALL, "latex")
     assert r"\begin{tabular}{l S[table-format=2.2] S[table-format=-2.2] @{\,}l S[table-format=2.1] @{\,}l}" in text
     assert r"checkpoint & \multicolumn{3}{c}{one} & \multicolumn{2}{c}{two \%} \\" in text
     assert r" & {published} & {ours} &  & {published} &  \\" in text
@@ -191,7 +192,7 @@ def test_latex_aligns_by_what_the_columns_hold() -> None:
     assert second + r"\textsuperscript{a} \\" in text
     for line in text.splitlines():
         assert not re.search(r"(?<!\\)%", line.removeprefix("% "))
-    plain = ink(Table(title="t", columns=("a", "b"), rows=(("x", (Cell(published=1.25), Cell())),)), "latex")
+    plain = render(Table(title="t", columns=("a", "b"), rows=(("x", (Cell(published=1.25), Cell())),)), "latex")
     assert "{l S[table-format=1.2] c}" in plain and "published" not in plain
 
 
@@ -206,7 +207,7 @@ def every_table() -> Iterator[Table]:
     ]
     for name in layouts.names():
         pair = ("dino_vits16", "dino_vitb16") if name == "compare" else ()
-        for table in tables.build(layouts.load(name), results, pair=pair):
+        for table in build_tables(layouts.load(name), results, pair=pair):
             rows = [
                 (f"{AWKWARD[i]} {label}" if i < len(AWKWARD) else label, c) for i, (label, c) in enumerate(table.rows)
             ]
@@ -216,17 +217,17 @@ def every_table() -> Iterator[Table]:
 def test_every_layout_in_every_format() -> None:
     for table in every_table():
         for form in FORMS:
-            assert ink(table, form).endswith("\n")
-        markdown = ink(table, "md").splitlines()
+            assert render(table, form).endswith("\n")
+        markdown = render(table, "md").splitlines()
         widths = {len(line) for line in markdown if line.startswith("|")}
         assert len(widths) == 1
-        read(ink(table, "html"))
+        read(render(table, "html"))
 
 
 def test_letters_leave_out_x() -> None:
     cells = tuple(Cell(published=1.0, remark=f"remark {i}") for i in range(60))
     table = Table(title="t", columns=tuple(map(str, range(60))), rows=(("a", cells),))
-    letters = list(wording.lettered(table).values())
+    letters = list(cell_text.lettered(table).values())
     assert letters[:3] == ["a", "b", "c"] and "x" not in letters and letters[25] == "aa" and len(set(letters)) == 60
 
 
@@ -234,7 +235,7 @@ def test_letters_leave_out_x() -> None:
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_latex_compiles(tmp_path: Path) -> None:
     """As a whole document, and taken up by one that loads booktabs and siunitx alone."""
-    texts = [ink(table, "latex") for table in every_table()]
+    texts = [render(table, "latex") for table in every_table()]
     head = "\\documentclass{article}\n\\usepackage{booktabs,siunitx}\n\\begin{document}\n"
     documents = {"whole": latex.document(texts), "minimal": head + "\n\\clearpage\n".join(texts) + "\\end{document}\n"}
     for name, text in documents.items():

@@ -9,8 +9,8 @@ from result_files import BASE, BF16, knn, made, prototypes, retrieval, vos
 
 from evaltk.types import Result, Score
 from reports import layouts
-from reports.formats.render import ink
-from reports.tables import build as tables
+from reports.formats.render import render
+from reports.tables.build import build_tables
 
 SUMMARY, SWEEP = layouts.load("summary"), layouts.load("sweep")
 
@@ -23,7 +23,7 @@ def test_summary_has_the_headline_of_each_protocol_and_data_set() -> None:
         knn("dino_vitb16", 0.76, arch=BASE),
         knn("dino_vitb16", 0.9, dataset="cifar10", arch=BASE),
     ]
-    (table,) = tables.build(SUMMARY, results)
+    (table,) = build_tables(SUMMARY, results)
     assert table.columns == (
         "knn imagenet: best k",
         "knn cifar10: best k",
@@ -31,16 +31,16 @@ def test_summary_has_the_headline_of_each_protocol_and_data_set() -> None:
         "vos davis2017: J&F",
     )
     assert [(label, [c.value for c in cells]) for label, cells in table.rows] == [
-        ("dino_vits16", [74.5, None, 63.0, 62.0]),
-        ("dino_vitb16", [76.0, 90.0, None, None]),
+        ("dino_vits16", [0.745, None, 0.63, 0.62]),
+        ("dino_vitb16", [0.76, 0.9, None, None]),
     ]
     assert [c.verdict for c in table.rows[0][1]] == ["reproduced", "", "reproduced", "reproduced"]
-    assert "best k: the k that is best on the reported split, as the papers report it" in table.footnotes
+    assert "best k: chosen on the reported split, as in the papers" in table.legend
 
 
 def test_what_does_not_belong_together_has_columns_of_its_own() -> None:
     results = [knn("a"), knn("b", preprocessing=BF16), knn("c", seed=3)]
-    (table,) = tables.build(SUMMARY, results)
+    (table,) = build_tables(SUMMARY, results)
     assert table.columns == (
         "knn imagenet: best k [precision fp32, seed 0]",
         "knn imagenet: best k [precision bf16, seed 0]",
@@ -50,19 +50,19 @@ def test_what_does_not_belong_together_has_columns_of_its_own() -> None:
 
 
 def test_two_results_of_one_checkpoint_have_a_column_each() -> None:
-    (table,) = tables.build(SUMMARY, [knn("a"), knn("a", 0.7, settings={"k": [20]}), knn("b")])
+    (table,) = build_tables(SUMMARY, [knn("a"), knn("a", 0.7, settings={"k": [20]}), knn("b")])
     assert table.columns == ("knn imagenet: best k (1)", "knn imagenet: best k (2)")
-    assert [[c.value for c in cells] for _, cells in table.rows] == [[74.5, 70.0], [74.5, None]]
+    assert [[c.value for c in cells] for _, cells in table.rows] == [[0.745, 0.7], [0.745, None]]
 
 
 def test_counts_stay_counts() -> None:
-    (table,) = tables.build(SUMMARY, [prototypes()])
-    assert table.columns == ("prototypes digits: largest set",) and "54877 (threshold=0.9)" in ink(table, "md")
+    (table,) = build_tables(SUMMARY, [prototypes()])
+    assert table.columns == ("prototypes digits: largest set",) and "54877 (threshold=0.9)" in render(table, "md")
 
 
 def test_nothing_for_nothing() -> None:
     strange = made("x", "a protocol nobody knows", "digits", [])
-    assert tables.build(SUMMARY, []) == tables.build(SWEEP, []) == tables.build(SUMMARY, [strange]) == []
+    assert build_tables(SUMMARY, []) == build_tables(SWEEP, []) == build_tables(SUMMARY, [strange]) == []
 
 
 def test_sweep_is_long_form() -> None:
@@ -71,7 +71,7 @@ def test_sweep_is_long_form() -> None:
         for k in (5, 200)
         for t in (0.07, 0.1)
     ]
-    (table,) = tables.build(SWEEP, [made("a", "knn", "digits", scores), made("b", "knn", "digits", scores[:1])])
+    (table,) = build_tables(SWEEP, [made("a", "knn", "digits", scores), made("b", "knn", "digits", scores[:1])])
     assert table.title == "Sweep: k-NN top-1 (%) on digits" and table.columns == ("k", "temperature", "top1", "n")
     rows = [[label, *(c.value for c in cells)] for label, cells in table.rows]
     assert [row[:3] for row in rows] == [
@@ -81,12 +81,12 @@ def test_sweep_is_long_form() -> None:
         ["a", 200, 0.1],
         ["b", 5, 0.07],
     ]
-    assert "| a          | 200 |         0.1 | 66.67 |   9 |" in ink(table, "md")
-    assert len(list(csv.DictReader(io.StringIO(ink(table, "csv"))))) == 5 * 4
+    assert "| a          | 200 |         0.1 | 66.67 |   9 |" in render(table, "md")
+    assert len(list(csv.DictReader(io.StringIO(render(table, "csv"))))) == 5 * 4
 
 
 def test_sweeps_of_other_runs_are_told_apart() -> None:
-    made_ = tables.build(SWEEP, [knn("a"), knn("b", preprocessing=BF16)])
+    made_ = build_tables(SWEEP, [knn("a"), knn("b", preprocessing=BF16)])
     assert [t.title for t in made_] == [f"Sweep: k-NN top-1 (%) on imagenet [precision {p}]" for p in ("fp32", "bf16")]
 
 
@@ -95,8 +95,8 @@ def test_thresholds_and_words_are_settings_too() -> None:
         Score(dataset="d", split="weights", metric="unique_count", value=12, n=99, at={"threshold": t})
         for t in (0.5, 0.95, "x")
     ]
-    (table,) = tables.build(SWEEP, [made("a", "prototypes", "d", scores)])
-    text = ink(table, "md")
+    (table,) = build_tables(SWEEP, [made("a", "prototypes", "d", scores)])
+    text = render(table, "md")
     assert "| a          |       0.5 |           12 |  99 |" in text and "| a          |         x |" in text
 
 
@@ -117,6 +117,6 @@ def test_a_headline_that_is_swept_has_a_column_a_value() -> None:
         ]
         return made(name, "fewshot", "d", scores, settings={"shots": list(shots)})
 
-    (table,) = tables.build(SUMMARY, [fewshot("a", 0.0, (1, 5, "1 %")), fewshot("b", 0.1, (1, 2))])
+    (table,) = build_tables(SUMMARY, [fewshot("a", 0.0, (1, 5, "1 %")), fewshot("b", 0.1, (1, 2))])
     assert table.columns == tuple(f"fewshot d: shots={s}" for s in (1, 2, 5, "1 %"))
-    assert [[c.value for c in cells] for _, cells in table.rows] == [[50, None, 50, 50], [60, 60, None, None]]
+    assert [[c.value for c in cells] for _, cells in table.rows] == [[0.5, None, 0.5, 0.5], [0.6, 0.6, None, None]]

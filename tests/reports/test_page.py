@@ -21,10 +21,10 @@ from result_files import LOOKS, knn, predicted, retrieval, vos, write
 from evaltk import cli, results
 from evaltk.types import Result, ResultData, Score
 from reports import paired
-from reports.formats import render as ink
-from reports.page import build as page
-from reports.page import galleries as page_galleries
-from reports.tables import build as tables
+from reports.formats import render
+from reports.page import galleries
+from reports.page.build import build_page
+from reports.tables.build import build_overview
 
 HOSTILE = ("<script>alert(1)</script>", "a_b%", '"><img src=x onerror=alert(2)>', "$x$ &amp; {{ 7 * 7 }}\x1b[2J\ud800")
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -135,7 +135,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def text(runs: Path) -> str:
     skipped = [(runs / "half.json", "JSONDecodeError: <b>"), (runs / "foreign.json", "no result of evaltk")]
-    return page.build(list(results.find(runs)), runs=runs, skipped=skipped)
+    return build_page(list(results.find(runs)), runs=runs, skipped=skipped)
 
 
 @pytest.fixture(scope="module")
@@ -145,8 +145,8 @@ def parsed(text: str) -> Page:
 
 def test_every_number_is_the_csv_s(runs: Path, parsed: Page) -> None:
     found = list(results.find(runs))
-    made = tables.overview([r for _, r in found], predictions=paired.beside(found, pytest.fail))
-    lines = [*csv.DictReader(io.StringIO(ink.join(made, "csv")))]
+    made = build_overview([r for _, r in found], predictions=paired.beside(found, pytest.fail))
+    lines = [*csv.DictReader(io.StringIO(render.render_all(made, "csv")))]
     wanted = Counter((line["table"], float(line["value"])) for line in lines if line["value"])
     titles = {table.title for table in made}
     there = Counter((t, float(v)) for t, v, _ in parsed.cells if v and t in titles)
@@ -162,7 +162,7 @@ def test_every_number_is_the_csv_s(runs: Path, parsed: Page) -> None:
 def test_verdicts_are_counted_and_shown(parsed: Page) -> None:
     told = re.findall(r"(\d+) (reproduced|off|not comparable|no published number)", parsed.text)
     cards = {verdict: number for number, verdict in reversed(told)}  # they stand first
-    table = [text for caption, _, text in parsed.cells if caption == "Measured here beside the published number"]
+    table = [text for caption, _, text in parsed.cells if caption == "Our results and the published numbers"]
     for verdict, start in (("reproduced", "reproduced ("), ("off", "off by"), ("not comparable", "not comparable")):
         assert int(cards[verdict]) == sum(cell.startswith(start) for cell in table), verdict
     assert int(cards["reproduced"]) >= 1 and int(cards["off"]) >= 1
@@ -245,7 +245,7 @@ def test_provenance(parsed: Page) -> None:
 
 def test_the_same_results_give_the_same_page(tmp_path: Path) -> None:
     found = write(tmp_path, [predicted("net a", RIGHT), predicted("net b", ~RIGHT)])
-    assert page.build(found, runs=tmp_path) == page.build(found, runs=tmp_path)
+    assert build_page(found, runs=tmp_path) == build_page(found, runs=tmp_path)
 
 
 def test_galleries_keep_to_their_bytes() -> None:
@@ -254,7 +254,7 @@ def test_galleries_keep_to_their_bytes() -> None:
     arrays["gallery_cosine"] = np.zeros((2, 8))
     sizes = {}
     for share in (500_000, 60_000, 20_000):
-        made = page_galleries.gallery("net", arrays, share)
+        made = galleries.build_gallery("net", arrays, share)
         assert made and sum(len(strip.uri) for strip in made.strips) <= share
         sizes[share] = made.strips[0].width
         assert (made.told == "") == (made.strips[0].width == 8 * 64)
@@ -263,8 +263,8 @@ def test_galleries_keep_to_their_bytes() -> None:
 
         assert Image.open(io.BytesIO(raw)).size == (made.strips[0].width, 64)
     assert sizes[500_000] > sizes[20_000]
-    assert page_galleries.gallery("net", arrays, 100) is None
-    assert page_galleries.gallery("net", {}, 10**6) is None
+    assert galleries.build_gallery("net", arrays, 100) is None
+    assert galleries.build_gallery("net", {}, 10**6) is None
 
 
 def test_the_command(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from evaltk.types import Result, Score
 from reports import layouts, paired
 from reports.paired import Sample
 from reports.table import Table
-from reports.tables import build as tables
+from reports.tables.build import build_tables
 
 KNN, COMPARE = layouts.load("knn"), layouts.load("compare")
 N = 400
@@ -31,7 +31,7 @@ def right(share: float, seed: int = 0) -> np.ndarray:
 def table_of(folder: Path, pairs: list[tuple[Result, dict]]) -> Table:
     found = write(folder, pairs)
     complaints: list[StorageError] = []
-    (table,) = tables.build(KNN, [r for _, r in found], predictions=paired.beside(found, complaints.append))
+    (table,) = build_tables(KNN, [r for _, r in found], predictions=paired.beside(found, complaints.append))
     return table
 
 
@@ -55,7 +55,7 @@ def test_best_and_what_cannot_be_told_from_it(tmp_path: Path) -> None:
         [predicted("best", base), predicted("near", flipped(base, 12, 5)), predicted("far", flipped(base, 60, 5))],
     )
     assert bold(table) == {"k=20": [], "best k": ["best", "near"]}  # the sweep's points are not tested beside it
-    assert any(note.startswith("bold, in best k: best of its column") for note in table.footnotes)
+    assert "bold: best, or not significantly different (p > 0.05, Holm)" in table.legend
 
 
 def test_holms_correction_goes_over_the_whole_table(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_sweep_alone_is_tested(tmp_path: Path) -> None:
     found = write(tmp_path, [predicted("best", right(0.8)), predicted("far", flipped(right(0.8), 60, 5))])
     bare = replace(KNN, extra=())
     read = paired.beside(found, lambda error: None)
-    (table,) = tables.build(bare, [r for _, r in found], predictions=read)
+    (table,) = build_tables(bare, [r for _, r in found], predictions=read)
     assert bold(table) == {"k=20": ["best"]}
 
 
@@ -83,7 +83,7 @@ def test_without_predictions_nothing_is_claimed(tmp_path: Path) -> None:
     lost, _ = predicted("lost", flipped(base, 60, 0))
     table = table_of(tmp_path, [predicted("best", base), (lost, {})])
     assert not any(bold(table).values())
-    assert any("no bold in best k: the predictions of lost are missing" in note for note in table.footnotes)
+    assert any("no significance test in best k: predictions of lost missing" in note for note in table.footnotes)
 
 
 def test_other_items_are_never_compared(tmp_path: Path) -> None:
@@ -103,21 +103,21 @@ def test_damaged_predictions_are_missing_and_told(tmp_path: Path) -> None:
     found = write(tmp_path, [predicted("a", right(0.8)), predicted("b", right(0.5))])
     results.predictions_path(found[0][0]).write_bytes(b"PK\3\4 cut")
     said: list[StorageError] = []
-    (table,) = tables.build(KNN, [r for _, r in found], predictions=paired.beside(found, said.append))
+    (table,) = build_tables(KNN, [r for _, r in found], predictions=paired.beside(found, said.append))
     assert not any(bold(table).values()) and "predictions of a result" in str(said[0])
 
 
 def test_one_row_has_no_best_and_without_predictions_nothing_is_said(tmp_path: Path) -> None:
     assert not any(bold(table_of(tmp_path, [predicted("a", right(0.8))])).values())
-    (table,) = tables.build(KNN, [knn("a"), knn("b")])
-    assert not any(bold(table).values()) and not any("bold" in note for note in table.footnotes)
+    (table,) = build_tables(KNN, [knn("a"), knn("b")])
+    assert not any(bold(table).values()) and not any("bold" in note for note in (*table.footnotes, *table.legend))
 
 
 def test_too_many_rows_are_not_tested(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(paired, "MOST", 2)
     table = table_of(tmp_path, [predicted(name, right(0.8)) for name in "abc"])
     assert not any(bold(table).values())
-    assert "no bold in columns of more than 2 checkpoints" in table.footnotes
+    assert "no significance test in columns with more than 2 checkpoints" in table.footnotes
 
 
 def test_an_interval_comes_from_the_items_where_the_score_has_none(tmp_path: Path) -> None:
@@ -128,10 +128,10 @@ def test_an_interval_comes_from_the_items_where_the_score_has_none(tmp_path: Pat
     _, arrays = predicted("bare", right(0.8))
     (cells,) = [cells for _, cells in table_of(tmp_path / "with", [(bare, arrays)]).rows]
     oracle = stats.binomtest(320, N).proportion_ci(method="wilson")
-    assert cells[-1].interval == pytest.approx((100 * oracle.low, 100 * oracle.high))
+    assert cells[-1].interval == pytest.approx((oracle.low, oracle.high))
     table = table_of(tmp_path / "without", [(bare, {})])
     assert table.rows[0][1][-1].interval is None
-    assert "no interval for bare: no predictions beside the result" in table.footnotes
+    assert "no interval for bare: no predictions file" in table.footnotes
 
 
 def scored(name: str, per_query: np.ndarray) -> tuple[Result, dict]:
@@ -148,7 +148,7 @@ def test_retrieval_by_query(tmp_path: Path) -> None:
     near, far = a + rng.normal(-0.001, 0.03, 70), a + rng.normal(-0.05, 0.03, 70)
     found = write(tmp_path, [scored("best", a), scored("near", near), scored("far", far)])
     read = paired.beside(found, lambda error: None)
-    (table,) = tables.build(layouts.load("retrieval"), [r for _, r in found], predictions=read)
+    (table,) = build_tables(layouts.load("retrieval"), [r for _, r in found], predictions=read)
     assert bold(table)["H mAP"] == ["best", "near"]
     samples = {
         str(r.checkpoint["name"]): paired.sample(
@@ -173,9 +173,9 @@ def test_retrieval_by_query(tmp_path: Path) -> None:
 def test_one_item_has_no_interval_and_that_is_said(tmp_path: Path) -> None:
     found = write(tmp_path, [scored("alone", np.array([0.5]))])
     read = paired.beside(found, lambda error: None)
-    (table,) = tables.build(layouts.load("retrieval"), [r for _, r in found], predictions=read)
+    (table,) = build_tables(layouts.load("retrieval"), [r for _, r in found], predictions=read)
     assert all(cell.interval is None for _, row in table.rows for cell in row)
-    assert "no interval for alone: too few items to tell" in table.footnotes
+    assert "no interval for alone: too few items" in table.footnotes
 
 
 def test_video_objects_are_resampled_by_sequence(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_video_objects_are_resampled_by_sequence(tmp_path: Path) -> None:
 
     found = write(tmp_path, [of("a", base), of("b", base + shift)])
     read = paired.beside(found, lambda error: None)
-    (table,) = tables.build(layouts.load("vos"), [r for _, r in found], predictions=read)
+    (table,) = build_tables(layouts.load("vos"), [r for _, r in found], predictions=read)
     assert bold(table)["J"] == ["a", "b"]
     assert stats.ttest_rel(base, base + shift).pvalue < 1e-3  # what objects as items would have said
 
@@ -201,23 +201,23 @@ def test_compare(tmp_path: Path) -> None:
     other = flipped(base, 30, 8)
     found = write(tmp_path, [predicted("a", base), predicted("b", other)])
     read = paired.beside(found, lambda error: None)
-    (table,) = tables.build(COMPARE, [r for _, r in found], predictions=read, pair=("a", "b"))
+    (table,) = build_tables(COMPARE, [r for _, r in found], predictions=read, pair=("a", "b"))
     ((label, (one, two, apart, p, adjusted, items)),) = table.rows
     assert label == "knn digits: best k" and table.columns[:3] == ("a", "b", "difference")
-    assert (one.value, two.value, apart.value) == (pytest.approx(80), pytest.approx(74.5), pytest.approx(5.5))
+    assert (one.value, two.value, apart.value) == (pytest.approx(0.8), pytest.approx(0.745), pytest.approx(0.055))
     assert p.value == pytest.approx(stats.binomtest(8, 38).pvalue) and p.note == "McNemar"
     assert adjusted.value == pytest.approx(p.value) and items.value == N and apart.bold
     error = (base.astype(float) - other).std(ddof=1) / np.sqrt(N)
-    assert apart.interval == pytest.approx((5.5 - 196 * error, 5.5 + 196 * error), abs=0.3)
-    (back,) = tables.build(COMPARE, [r for _, r in found], predictions=read, pair=("b", "a"))
-    assert back.rows[0][1][2].value == pytest.approx(-5.5)
+    assert apart.interval == pytest.approx((0.055 - 1.96 * error, 0.055 + 1.96 * error), abs=0.003)
+    (back,) = build_tables(COMPARE, [r for _, r in found], predictions=read, pair=("b", "a"))
+    assert back.rows[0][1][2].value == pytest.approx(-0.055)
 
 
 def test_compare_without_items_and_apart(tmp_path: Path) -> None:
     pairs = [predicted("a", right(0.8)), predicted("b", right(0.7))]
     found = write(tmp_path, [(result, {}) for result, _ in pairs])
-    (table,) = tables.build(COMPARE, [r for _, r in found], predictions=paired.beside(found, lambda e: None))
-    assert table.rows[0][1][2].value == pytest.approx(10) and table.rows[0][1][3].value is None
+    (table,) = build_tables(COMPARE, [r for _, r in found], predictions=paired.beside(found, lambda e: None))
+    assert table.rows[0][1][2].value == pytest.approx(0.1) and table.rows[0][1][3].value is None
     assert any("no test where" in note for note in table.footnotes)
     apart = [
         knn("a"),
@@ -225,12 +225,12 @@ def test_compare_without_items_and_apart(tmp_path: Path) -> None:
         predicted("a", right(0.8))[0],
         predicted("b", right(0.8))[0],
     ]
-    (table,) = tables.build(COMPARE, apart)
-    assert "not compared, for they do not belong together: knn on imagenet" in table.footnotes
+    (table,) = build_tables(COMPARE, apart)
+    assert "not compared (different settings or data): knn on imagenet" in table.footnotes
     with pytest.raises(SettingsError, match="not comparable: knn on imagenet"):
-        tables.build(COMPARE, apart[:2])
-    (table,) = tables.build(COMPARE, [knn("a"), knn("a", settings={"k": [20]}), knn("b")])
-    assert "the first of several results is taken: a, knn on imagenet" in table.footnotes
+        build_tables(COMPARE, apart[:2])
+    (table,) = build_tables(COMPARE, [knn("a"), knn("a", settings={"k": [20]}), knn("b")])
+    assert "several results, first one used: a, knn on imagenet" in table.footnotes
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_compare_without_items_and_apart(tmp_path: Path) -> None:
 )
 def test_compare_wants_two(names: str, pair: tuple[str, ...], says: str) -> None:
     with pytest.raises(SettingsError, match=says):
-        tables.build(COMPARE, [knn(name) for name in names], pair=pair)
+        build_tables(COMPARE, [knn(name) for name in names], pair=pair)
 
 
 def test_values_that_are_right_or_wrong_have_the_exact_test() -> None:

@@ -13,12 +13,12 @@ from result_files import BASE, BF16, K, knn, made, prototypes, retrieval, vos
 from evaltk.errors import SettingsError
 from evaltk.types import Result, Score
 from reports import layouts
-from reports.formats.render import ink
+from reports.formats.render import render
 from reports.layouts import Line, Paper
-from reports.published import load as published
+from reports.published.load import FOLDER, select_published
 from reports.table import Cell, Table
-from reports.tables import build as tables
 from reports.tables import paper
+from reports.tables.build import build_tables
 
 NUMBERS = range(1, 16)
 SHAPES = {  # (rows, columns, numbers), counted in the paper's tables
@@ -35,7 +35,7 @@ def layout(n: int) -> Paper:
 
 
 def alone(n: int) -> Table:
-    (table,) = tables.build(layout(n), [])
+    (table,) = build_tables(layout(n), [])
     return table
 
 
@@ -47,13 +47,13 @@ def cell(table: Table, row: str, column: str) -> Cell:
 def test_rebuilt_from_published_data_alone(n: int) -> None:
     """Every number of the CSV stands in exactly one cell, as printed, and no cell has any other."""
     rows = paper.numbers(layout(n))
-    assert Counter(rows.values()) == Counter(published.select(table=n))
+    assert Counter(rows.values()) == Counter(select_published(table=n))
     table = alone(n)
     shape = (len(table.rows), len(table.columns), len(rows))
     assert shape == SHAPES[n]
-    with (published.FOLDER / "dino_vmf.csv").open(encoding="utf-8", newline="") as file:
+    with (FOLDER / "dino_vmf.csv").open(encoding="utf-8", newline="") as file:
         lines = [line for line in csv.DictReader(file) if line["table"] == str(n)]
-    found = list(csv.DictReader(io.StringIO(ink(table, "csv"))))
+    found = list(csv.DictReader(io.StringIO(render(table, "csv"))))
     printed = Counter((line["value"], line["std"], line["unit"]) for line in lines)
     assert Counter((f["published"], f["published_std"], f["unit"]) for f in found) == printed
     assert all(f["value"] == f["verdict"] == f["bold"] == "" for f in found)
@@ -70,7 +70,7 @@ def test_342_numbers_in_all() -> None:
 def test_rows_and_columns_stand_in_the_order_of_the_source(n: int) -> None:
     """The CSV goes through each table line by line: first appearances along both axes rise."""
     place = {row: at for at, row in paper.numbers(layout(n)).items()}
-    order = [place[row] for row in published.select(table=n)]
+    order = [place[row] for row in select_published(table=n)]
     rows, columns = (list(dict.fromkeys(at[i] for at in order)) for i in (0, 1))
     assert rows == sorted(rows) or columns == sorted(columns)
     if n not in (14, 15):  # blank cells: the first rows do not name all columns
@@ -101,76 +101,76 @@ def test_single_cells_read_from_the_paper() -> None:
     ],
 )  # fmt: skip
 def test_what_is_odd_in_the_paper_is_told(n: int, told: str) -> None:
-    assert told in ink(alone(n), "md")
+    assert told in render(alone(n), "md")
 
 
 def test_digits_are_those_printed() -> None:
-    text = ink(alone(2), "md")
+    text = render(alone(2), "md")
     assert "77.10" in text and "75.20" in text
-    assert "41.8 ± 0.3" in ink(alone(12), "md")
-    assert " 54877 [a] |" in ink(alone(4), "md")
-    assert "73.4 " in ink(alone(9), "md") and "74.44" in ink(alone(9), "md")  # both as printed, in one table
+    assert "41.8 ± 0.3" in render(alone(12), "md")
+    assert " 54877 [a] |" in render(alone(4), "md")
+    assert "73.4 " in render(alone(9), "md") and "74.44" in render(alone(9), "md")  # both as printed, in one table
 
 
 def test_ours_stand_beside_their_twins() -> None:
     results = [knn(), knn("dino_vitb16", 0.7590, arch=BASE), knn("untrained", 0.05, family="random")]
-    (table,) = tables.build(layout(2), results)
+    (table,) = build_tables(layout(2), results)
     assert [label for label, _ in table.rows][-1] == "untrained" and len(table.rows) == 11
     small = cell(table, "DINO ViT-S/16", "kNN")
-    assert (small.value, small.published, small.verdict) == (74.5, 74.44, "reproduced")
+    assert (small.value, small.published, small.verdict) == (0.745, 74.44, "reproduced")
     assert cell(table, "DINO ViT-B/16", "kNN").verdict == "reproduced"
     own = cell(table, "untrained", "kNN")
-    assert (own.value, own.published, own.verdict) == (5.0, None, "")
+    assert (own.value, own.published, own.verdict) == (0.05, None, "")
     assert cell(table, "MSN ViT-S/16", "kNN").value is None
-    text = ink(table, "md")
+    text = render(table, "md")
     assert "74.50 [74.10, 74.90] (k=20); published 74.44: reproduced (+0.06; tolerance 0.15 and interval)" in text
     assert " (77.10) |" in text and "in parentheses: published, not measured here" in text
     assert "measured here: dino_vits16 for DINO ViT-S/16, dino_vitb16 for DINO ViT-B/16" in text
-    assert "only its sha256 would prove it" in text
+    assert "identity not verified" in text
 
 
 def test_the_short_runs_of_table_11_are_not_the_public_weights() -> None:
     public = knn("dino_vits8", 0.783, arch="vit_small_patch8_224")
-    (table,) = tables.build(layout(11), [public])
+    (table,) = build_tables(layout(11), [public])
     assert (cell(table, "DINO", "kNN").verdict, cell(table, "DINO", "kNN").why) == (
         "not comparable",
         "epochs not recorded",
     )
-    (table,) = tables.build(layout(11), [knn("mine", 0.70, arch="vit_small_patch8_224", epoch=40)])
+    (table,) = build_tables(layout(11), [knn("mine", 0.70, arch="vit_small_patch8_224", epoch=40)])
     assert cell(table, "DINO", "kNN").verdict == "reproduced"
 
 
 def test_counts_are_exact_or_off() -> None:
-    (table,) = tables.build(layout(4), [prototypes(unique=775, largest=54_878)])
+    (table,) = build_tables(layout(4), [prototypes(unique=775, largest=54_878)])
     unique, largest = (cell(table, "ViT-B/16", f"{kind}: DINO") for kind in ("unique", "largest set"))
     assert (unique.verdict, unique.why) == ("reproduced", "+0; exact")
     assert (largest.verdict, largest.why) == ("off", "+1")
-    assert "54878 (threshold=0.9); published 54877: off by +1 [a]" in ink(table, "md")
+    assert "54878 (threshold=0.9); published 54877: off by +1 [a]" in render(table, "md")
 
 
 def test_checkpoints_without_a_twin_where_methods_are_columns() -> None:
     """There is no row for them: they have a table of their own."""
-    made = tables.build(layout(4), [prototypes(), prototypes("mine", 12, 34, family="own")])
+    made = build_tables(layout(4), [prototypes(), prototypes("mine", 12, 34, family="own")])
     assert [t.columns for t in made][1] == ("unique", "largest set")
     assert made[1].rows[0][0] == "mine" and [c.value for c in made[1].rows[0][1]] == [12, 34]
-    assert made[1].title.endswith("checkpoints without a published twin")
+    assert made[1].title.endswith("checkpoints without a published match")
 
 
 def test_a_second_result_of_one_net_has_a_row_of_its_own() -> None:
-    (table,) = tables.build(layout(2), [knn(), knn("dino_vits16_full", 0.7449, epoch=800)])
-    assert cell(table, "DINO ViT-S/16", "kNN").value == 74.5
-    assert cell(table, "dino_vits16_full", "kNN").value == pytest.approx(74.49)
+    (table,) = build_tables(layout(2), [knn(), knn("dino_vits16_full", 0.7449, epoch=800)])
+    assert cell(table, "DINO ViT-S/16", "kNN").value == 0.745
+    assert cell(table, "dino_vits16_full", "kNN").value == pytest.approx(0.7449)
 
 
 def test_nets_published_elsewhere_stay_out() -> None:
     """Table 10 is about ViT-B/16: the public ViT-S/16 stands in Table 9."""
-    (table,) = tables.build(layout(10), [knn()])
+    (table,) = build_tables(layout(10), [knn()])
     assert [label for label, _ in table.rows] == [label for label, _ in alone(10).rows]
 
 
 def test_results_that_do_not_belong_together_make_further_tables() -> None:
     results = [knn(), knn("dino_vitb16", 0.76, arch=BASE, preprocessing=BF16)]
-    first, second = tables.build(layout(2), results)
+    first, second = build_tables(layout(2), results)
     assert first.title.endswith("[precision fp32]") and second.title.endswith("[precision bf16]")
     assert cell(first, "DINO ViT-B/16", "kNN").value is None
     b = cell(second, "DINO ViT-B/16", "kNN")
@@ -178,18 +178,18 @@ def test_results_that_do_not_belong_together_make_further_tables() -> None:
 
 
 def test_several_data_sets_in_one_table() -> None:
-    (table,) = tables.build(layout(6), [retrieval(), retrieval("msn", family="msn", branch="target_encoder")])
+    (table,) = build_tables(layout(6), [retrieval(), retrieval("msn", family="msn", branch="target_encoder")])
     assert cell(table, "DINO ViT-S/16", "RPar Medium").verdict == "reproduced"
-    assert cell(table, "MSN ViT-S/16", "RPar Hard").value == 35.0
+    assert cell(table, "MSN ViT-S/16", "RPar Hard").value == 0.35
     assert cell(table, "MSN ViT-S/16", "ROx Hard").value is None
-    (table,) = tables.build(layout(7), [vos()])
+    (table,) = build_tables(layout(7), [vos()])
     assert [c.verdict for c in dict(table.rows)["DINO ViT-S/16"]] == ["reproduced"] * 3
 
 
 @pytest.mark.parametrize("n", NUMBERS)
 def test_results_of_other_protocols_change_nothing(n: int) -> None:
     other = [made("x", "knn", "my-photos", list(knn(dataset="my-photos").scores), settings={"k": K}), strange()]
-    assert tables.build(layout(n), other) == [alone(n)]
+    assert build_tables(layout(n), other) == [alone(n)]
 
 
 def strange() -> Result:
@@ -200,7 +200,7 @@ def test_a_layout_that_says_too_little_is_an_error() -> None:
     rows = (Line(label="DINO", measure="DINO", where={"method": "DINO"}),)
     columns = (Line(label="kNN", measure="kNN", where={"variant": "kNN"}),)
     with pytest.raises(SettingsError, match="one number a cell; got 2 for DINO, kNN"):
-        tables.build(Paper(name="x", title="x", table="2", rows=rows, columns=columns), [])
+        build_tables(Paper(name="x", title="x", table="2", rows=rows, columns=columns), [])
 
 
 def layouts_read(text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> object:
@@ -232,7 +232,7 @@ def transferred(name: str, shift: float, without: tuple[str, ...] = (), **given:
     for metric, extra in ours.items():
         for mine, theirs in extra.published["dataset"].items():
             if mine not in without:
-                (row,) = published.select(table=5, arch="ViT-S/16", method="DINO", dataset=theirs)
+                (row,) = select_published(table=5, arch="ViT-S/16", method="DINO", dataset=theirs)
                 value = (row.value + shift) / 100
                 score = Score(dataset=mine, split="test", metric=metric, value=value, n=1000, at={"mode": "cv5"})
                 found.append(made(name, "transfer", mine, [score], **given))
@@ -240,17 +240,17 @@ def transferred(name: str, shift: float, without: tuple[str, ...] = (), **given:
 
 
 def test_the_average_of_nine() -> None:
-    (table,) = tables.build(layout(5), transferred("dino_vits16", 0.3))
+    (table,) = build_tables(layout(5), transferred("dino_vits16", 0.3))
     nine = [c.value for c in dict(table.rows)["DINO ViT-S/16"]]
     average = cell(table, "DINO ViT-S/16", "Average")
     assert average.value == pytest.approx(sum(v for v in nine[:9] if v is not None) / 9)
     assert (average.published, average.verdict) == (81.8, "reproduced")
-    (table,) = tables.build(layout(5), transferred("dino_vits16", 0.6))
+    (table,) = build_tables(layout(5), transferred("dino_vits16", 0.6))
     assert cell(table, "DINO ViT-S/16", "Average").verdict == "off"  # each is within 0.7, their mean is not within 0.4
     assert cell(table, "DINO ViT-S/16", "Pets").verdict == "reproduced"
-    (table,) = tables.build(layout(5), transferred("dino_vits16", 0.0, without=("dtd",)))
+    (table,) = build_tables(layout(5), transferred("dino_vits16", 0.0, without=("dtd",)))
     assert cell(table, "DINO ViT-S/16", "Average").value is None
-    (table,) = tables.build(layout(5), transferred("dino_vits16", 0.0, preprocessing=BF16))
+    (table,) = build_tables(layout(5), transferred("dino_vits16", 0.0, preprocessing=BF16))
     assert cell(table, "DINO ViT-S/16", "Average").verdict == "not comparable"
-    (table,) = tables.build(layout(5), transferred("mine", 0.0, family="random"))
-    assert cell(table, "mine", "Average").value == pytest.approx(81.8, abs=0.05)
+    (table,) = build_tables(layout(5), transferred("mine", 0.0, family="random"))
+    assert cell(table, "mine", "Average").value == pytest.approx(0.818, abs=0.0005)

@@ -12,10 +12,17 @@ import pytest
 
 from evaltk.checkpoints import catalog
 from evaltk.errors import SettingsError
-from reports.published import load as published
-from reports.published.load import Published, arch_label, find, load, select
+from reports.published.load import (
+    COLUMNS,
+    FOLDER,
+    Published,
+    arch_label,
+    find_published,
+    load_published,
+    select_published,
+)
 
-PAPER = tuple(row for row in load() if row.table.isdecimal())
+PAPER = tuple(row for row in load_published() if row.table.isdecimal())
 IMAGENET = {"dataset": "ImageNet-1K", "metric": "top-1"}
 
 
@@ -24,12 +31,12 @@ def key(row: Published) -> tuple[str, ...]:
 
 
 def one(**fields: str) -> Published:
-    (row,) = select(**fields)  # type: ignore[arg-type]
+    (row,) = select_published(**fields)  # type: ignore[arg-type]
     return row
 
 
 def test_counts_of_every_table() -> None:
-    counts = Counter(row.table for row in load())
+    counts = Counter(row.table for row in load_published())
     paper = {int(t): n for t, n in counts.items() if t.isdecimal()}
     assert [paper[i] for i in range(1, 16)] == [6, 27, 32, 8, 80, 32, 24, 12, 19, 19, 6, 15, 9, 23, 30]
     assert len(PAPER) == 342
@@ -45,19 +52,19 @@ def test_counts_of_every_table() -> None:
 
 
 def test_digits_are_those_printed() -> None:
-    for row in load():
+    for row in load_published():
         assert round(row.value, row.digits) == row.value
     assert one(table="2", method="iBOT", variant="kNN", arch="ViT-B/16").digits == 2  # printed 77.10
     assert one(table="4", method="DINO", arch="ViT-B/16", metric="largest_duplicate_set").digits == 0
-    with (published.FOLDER / "dino_vmf.csv").open(encoding="utf-8", newline="") as file:
+    with (FOLDER / "dino_vmf.csv").open(encoding="utf-8", newline="") as file:
         texts = [line["value"] for line in csv.DictReader(file)]
     assert [f"{row.value:.{row.digits}f}" for row in PAPER] == texts
 
 
 def test_table_1_is_the_mean_of_table_8_but_for_the_known_cell() -> None:
     odd = []
-    for row in select(table=1):
-        runs = [r.value for r in select(table=8) if r.variant.startswith(f"{row.variant};run")]
+    for row in select_published(table=1):
+        runs = [r.value for r in select_published(table=8) if r.variant.startswith(f"{row.variant};run")]
         assert len(runs) == 2
         if abs(sum(runs) / 2 - row.value) > 0.005 + 1e-9:
             odd.append(row)
@@ -67,8 +74,8 @@ def test_table_1_is_the_mean_of_table_8_but_for_the_known_cell() -> None:
 
 @pytest.mark.parametrize(("main", "appendix", "shared"), [(2, (9, 10), 27), (3, (12, 13), 24)])
 def test_main_tables_agree_with_the_appendix(main: int, appendix: tuple[int, ...], shared: int) -> None:
-    here = {key(row): row.value for row in select(table=main)}
-    there = {key(row): row.value for table in appendix for row in select(table=table)}
+    here = {key(row): row.value for row in select_published(table=main)}
+    there = {key(row): row.value for table in appendix for row in select_published(table=table)}
     both = here.keys() & there.keys()
     assert len(both) == shared
     assert {k: here[k] for k in both} == {k: there[k] for k in both}
@@ -76,16 +83,16 @@ def test_main_tables_agree_with_the_appendix(main: int, appendix: tuple[int, ...
 
 
 def test_table_5_averages_of_nine() -> None:
-    averages = [row for row in select(table=5) if row.dataset == "Average"]
+    averages = [row for row in select_published(table=5) if row.dataset == "Average"]
     assert len(averages) == 8
     for row in averages:
-        parts = [r.value for r in select(table=5, arch=row.arch, method=row.method) if r.dataset != "Average"]
+        parts = [r.value for r in select_published(table=5, arch=row.arch, method=row.method) if r.dataset != "Average"]
         assert len(parts) == 9
         assert abs(sum(parts) / 9 - row.value) <= 0.05 + 1e-9
 
 
 def test_table_7_is_the_mean_of_j_and_f() -> None:
-    for arch, method in {(row.arch, row.method) for row in select(table=7)}:
+    for arch, method in {(row.arch, row.method) for row in select_published(table=7)}:
         j, f, both = (
             one(table="7", arch=arch, method=method, metric=m).value for m in ("J_mean", "F_mean", "J&F_mean")
         )
@@ -100,7 +107,7 @@ def test_void_prototypes_are_the_share_that_was_printed() -> None:
 
 def test_paper_and_readmes_agree_but_for_one_rounding() -> None:
     odd = []
-    for row in load():
+    for row in load_published():
         if row.table.isdecimal():
             continue
         twins = [r for r in PAPER if key(r) == key(row) and r.table != "11"]
@@ -110,12 +117,12 @@ def test_paper_and_readmes_agree_but_for_one_rounding() -> None:
 
 def test_readme_figures_that_contradict_each_other_say_so() -> None:
     pairs: dict[tuple[str, ...], list[Published]] = {}
-    for row in load():
+    for row in load_published():
         if not row.table.isdecimal():
             pairs.setdefault(key(row), []).append(row)
     odd = {k for k, rows in pairs.items() if len({r.value for r in rows}) > 1}
     assert len(odd) == 4
-    assert odd == {key(row) for row in load() if "INCONSISTENT with the same README" in row.note}
+    assert odd == {key(row) for row in load_published() if "INCONSISTENT with the same README" in row.note}
 
 
 def test_catalogue_holds_the_same_figures() -> None:
@@ -130,7 +137,11 @@ def test_catalogue_holds_the_same_figures() -> None:
             ("finetune", ("end-to-end fine-tuning", "end-to-end fine-tuning;size=256"), entry.finetune),
         )
         for task, variants, value in figures:
-            rows = [r for v in variants for r in select(task=task, arch=arch, method=method, variant=v, **IMAGENET)]
+            rows = [
+                r
+                for v in variants
+                for r in select_published(task=task, arch=arch, method=method, variant=v, **IMAGENET)
+            ]
             rows = [r for r in rows if method == "MSN" or "README" in r.table]
             if value is not None:
                 assert [r.value for r in rows][:1] == [value], entry.name
@@ -145,29 +156,29 @@ def test_find_prefers_main_table_then_readme_then_appendix() -> None:
         ("ViT-S/8", "DINO README: pretrained models", 78.3),  # Table 11 is a 40-epoch rerun
         ("ResNet-50", "DINO README: pretrained models", 67.5),
     ):
-        row = find(arch=arch, **knn)
+        row = find_published(arch=arch, **knn)
         assert row is not None
         assert (row.table, row.value) == (table, value)
-    row = find(arch="ViT-S/8", **{**knn, "method": "DINO-vMF"})
+    row = find_published(arch="ViT-S/8", **{**knn, "method": "DINO-vMF"})
     assert row is not None
     assert row.table == "11"
-    assert find(arch="ViT-H/14", **knn) is None
-    assert find(arch="vit_small_patch16_224", **knn) == find(arch="ViT-S/16", **knn)
+    assert find_published(arch="ViT-H/14", **knn) is None
+    assert find_published(arch="vit_small_patch16_224", **knn) == find_published(arch="ViT-S/16", **knn)
 
 
 def test_every_row_finds_a_number_of_its_own_kind() -> None:
-    for row in load():
+    for row in load_published():
         names = ("task", "dataset", "metric", "arch", "method", "variant")
-        found = find(**dict(zip(names, key(row), strict=True)))
+        found = find_published(**dict(zip(names, key(row), strict=True)))
         assert found is not None
         assert key(found) == key(row)
 
 
 def test_select_takes_any_fields() -> None:
-    assert len(select()) == len(load())
-    assert select(table="5", dataset="Pets") == select(table=5, dataset="Pets")
-    assert {row.arch for row in select(table=7, arch="vit_base_patch16_224")} == {"ViT-B/16"}
-    assert select(method="no such method") == ()
+    assert len(select_published()) == len(load_published())
+    assert select_published(table="5", dataset="Pets") == select_published(table=5, dataset="Pets")
+    assert {row.arch for row in select_published(table=7, arch="vit_base_patch16_224")} == {"ViT-B/16"}
+    assert select_published(method="no such method") == ()
 
 
 @pytest.mark.parametrize(
@@ -192,7 +203,7 @@ def test_arch_labels(name: str, label: str) -> None:
 
 
 GOOD = "2,imagenet_knn,ImageNet-1K,top-1,ViT-S/16,DINO,kNN,74.44,0.1,%,a note,somewhere"
-HEADER = ",".join(published.COLUMNS)
+HEADER = ",".join(COLUMNS)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +231,7 @@ def test_damaged_files_are_named_with_their_line(tmp_path: Path, text: str, line
     path = tmp_path / "odd.csv"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(SettingsError) as caught:
-        load(tmp_path)
+        load_published(tmp_path)
     assert caught.value.where == f"{path}:{line}"
     assert got in caught.value.got
     assert caught.value.do
@@ -230,22 +241,23 @@ def test_columns_may_stand_in_any_order_and_quotes_hold_commas(tmp_path: Path) -
     (tmp_path / "a.csv").write_text(
         f'{HEADER.replace("table,task", "task,table")}\nvos,7,D,J,ViT-S/16,M,"a, b",1.50,,%,,"p, q"\n', encoding="utf-8"
     )
-    (row,) = load(tmp_path)
+    (row,) = load_published(tmp_path)
     assert (row.table, row.task, row.variant, row.value, row.digits, row.std) == ("7", "vos", "a, b", 1.5, 2, None)
 
 
 def test_folders_without_numbers_and_files_of_other_bytes_are_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="got none"):
-        load(tmp_path)
+        load_published(tmp_path)
     inner = tmp_path / "inner"
     inner.mkdir()
     (inner / "latin.csv").write_bytes(f"{HEADER}\n{GOOD}é".encode("latin-1"))
     with pytest.raises(SettingsError, match=r"latin\.csv"):
-        load(inner)
+        load_published(inner)
 
 
 def test_import_needs_no_torch() -> None:
     code = (
-        "import sys, evaltk.metrics.statistics, reports.published.load as p; p.load(); sys.exit('torch' in sys.modules)"
+        "import sys, evaltk.metrics.statistics, reports.published.load as p; p.load_published(); "
+        "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

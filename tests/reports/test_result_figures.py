@@ -13,20 +13,18 @@ from matplotlib.figure import Figure
 from result_files import knn, made, retrieval, vos, write
 
 from evaltk.types import Result, Score
-from reports.figures import scores as result_figures
-from reports.figures import style as figure_style
-from reports.figures import training_log, trajectories
+from reports.figures import scores, style, training_log, trajectories
 from reports.figures.style import Drawn
-from reports.page import alt_texts as page_alt_texts
-from reports.page import figures as page_figures
+from reports.page.alt_texts import describe_figure
+from reports.page.figures import inline
 
 
 def drawn(*results: Result, logs: dict | None = None) -> dict[str, Drawn]:
-    return {one.name: one for one in result_figures.of_results(results, logs=logs or {})}
+    return {one.name: one for one in scores.of_results(results, logs=logs or {})}
 
 
 def texts(figure: Figure) -> set[str]:
-    root = ET.fromstring(figure_style.render(figure, "svg"))
+    root = ET.fromstring(style.render(figure, "svg"))
     return {"".join(e.itertext()).strip() for e in root.iter("{http://www.w3.org/2000/svg}text")}
 
 
@@ -72,7 +70,7 @@ def test_knn_against_k() -> None:
     first = figure.axes[0].containers[0]
     low = [segment[0][1] for segment in first[2][0].get_segments()]
     assert low == pytest.approx([78, 68, 48])
-    assert {"net a", "net b", "neighbours k", "bars: 95 % intervals"} <= texts(figure)
+    assert {"net a", "net b", "neighbours k", "error bars: 95 % intervals"} <= texts(figure)
 
 
 def test_temperatures_have_lines_of_their_own() -> None:
@@ -89,7 +87,7 @@ def test_shots_with_their_deviation_and_a_share_last() -> None:
     container = figure.axes[0].containers[0]
     ends = [[point[1] for point in segment] for segment in container[2][0].get_segments()]
     assert ends == [pytest.approx([46, 54]), pytest.approx([66, 74]), pytest.approx([76, 84])]
-    assert "bars: ± std over splits" in texts(figure)
+    assert "error bars: ± std over splits" in texts(figure)
 
 
 def test_results_that_do_not_belong_together_share_no_figure() -> None:
@@ -179,13 +177,13 @@ def test_a_log_stands_beside_the_trajectory(tmp_path: Path) -> None:
     results = [epochs(f"run/checkpoint-epoch000{e}", e, 0.5 + e / 10) for e in (1, 2, 3)]
     figure = drawn(*results, logs=training_log.under(tmp_path))["trajectory-knn-digits"].figure
     assert len(figure.axes) == 2 and figure.axes[1].get_ylabel() == "training loss"
-    assert lines(figure)["while training, on training images"][1] == pytest.approx([0, 20, 40, 60])
-    runs = trajectories.of_runs(results, result_figures.overviews.headlines(_layout(), results)[0], times=100)
-    assert [run.value.tolist() for run in runs] == [pytest.approx([60, 70, 80])]
+    assert lines(figure)["during training, on training images"][1] == pytest.approx([0, 20, 40, 60])
+    runs = trajectories.of_runs(results, scores.overviews.headlines(_layout(), results)[0])
+    assert [run.value.tolist() for run in runs] == [pytest.approx([0.6, 0.7, 0.8])]
 
 
-def _layout() -> result_figures.Layout:
-    return result_figures.layouts.protocols()["knn"]
+def _layout() -> scores.Layout:
+    return scores.layouts.protocols()["knn"]
 
 
 @pytest.mark.parametrize("name", ["$x$", "_hidden", "a\x1b\nb", "<b>&", "$\\frac$"])
@@ -197,15 +195,15 @@ def test_odd_names_are_labels(name: str) -> None:
 
 def test_alternative_texts_tell_series_and_ends() -> None:
     found = drawn(swept("net a", {5: 0.8, 20: 0.9, 50: 0.6}), swept("$b$", {5: 0.5}), vos("net"))
-    assert page_alt_texts.described(found["knn-digits"].figure) == (
+    assert describe_figure(found["knn-digits"].figure) == (
         "knn top-1 (%) against neighbours k. net a from 80 to 60, between 60 and 90; $b$ 50."
     )
-    assert "J&F: %. net 62.0" in page_alt_texts.described(found["vos-davis2017"].figure)
+    assert "J&F: %. net 62.0" in describe_figure(found["vos-davis2017"].figure)
 
 
 def test_svg_on_the_page_has_no_style_and_keeps_its_text() -> None:
     one = drawn(swept("<b> & net", {5: 0.8, 20: 0.9}))["knn-digits"]
-    shown = page_figures.inline(one, "fig")
+    shown = inline(one, "fig")
     root = ET.fromstring(str(shown.svg))
     ids = [e.get("id") for e in root.iter() if e.get("id")]
     assert len(ids) == len(set(ids)) and all(str(i).startswith("fig-") for i in ids)

@@ -52,7 +52,7 @@ def test_published_alone(
     _, with_ours, _ = said(capsys, "--layout", "paper/table2", "--runs", runs)
     assert "74.50" in with_ours and with_ours != alone
     _, out, err = said(capsys, "--layout", "paper/table5", "--runs", runs)
-    assert "58.1" in out and "published numbers alone: no result for paper/table5" in err
+    assert "58.1" in out and "published numbers only: no results for paper/table5" in err
     monkeypatch.chdir(tmp_path / "runs")  # no folder `runs` here, and none was named
     assert said(capsys, "--layout", "paper/table2")[1] == alone
     assert said(capsys, "--layout", "paper/table2", "--runs", "nowhere")[0] == 2
@@ -116,14 +116,14 @@ def test_foreign_and_damaged_files_are_named_and_counted(runs: Path, capsys: pyt
     for i in range(9):
         (runs / f"foreign{i}.json").write_text("[]")
     lines = said(capsys, "--runs", runs)[2].splitlines()
-    assert len(lines) == 6 and lines[5] == "evaltk: 4 results read, 13 JSON files skipped, 8 of them not named"
+    assert len(lines) == 6 and lines[5] == "evaltk: 4 results read, 13 JSON files skipped (8 not listed)"
 
 
 def test_damaged_and_missing_predictions(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (path,) = (runs / "net_b").glob("*.json")
     results.predictions_path(path).write_bytes(b"PK")
     code, out, err = said(capsys, "--runs", runs)
-    assert code == 0 and "**" not in out and "no bold in best k: the predictions of net_b are missing" in out
+    assert code == 0 and "**" not in out and "no significance test in best k: predictions of net_b missing" in out
     assert "net_b" in err and "predictions" in err
     results.predictions_path(path).unlink()
     code, out, err = said(capsys, "--runs", runs)

@@ -12,12 +12,11 @@ from result_files import BASE, BF16, EVAL, LOOKS, knn, prototypes, retrieval, vo
 
 from evaltk import results
 from evaltk.types import Deviation, DeviationKind, OriginProof, Preprocessing, Result
-from reports import comparable as belonging
-from reports import layouts
-from reports.page import verdicts as page_verdicts
+from reports import comparable, layouts
+from reports.page.verdicts import compare_with_published
 from reports.published import verdicts
 from reports.table import Table
-from reports.tables import build as tables
+from reports.tables.build import build_overview, build_tables
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "results_v1"
 K = DeviationKind
@@ -78,11 +77,11 @@ def shown(made: Sequence[Table]) -> list[Any]:
 
 
 def everything(found: Sequence[Result]) -> list[Table]:
-    made = tables.overview(found)
+    made = build_overview(found)
     for name in layouts.names():
         if name != "compare":
-            made += tables.build(layouts.load(name), found)
-    beside = page_verdicts.beside(found)
+            made += build_tables(layouts.load(name), found)
+    beside = compare_with_published(found)
     assert beside.table is not None
     return [*made, beside.table]
 
@@ -93,20 +92,20 @@ def test_texts_decide_nothing(text: str) -> None:
     after = [rewritten(result, text) for result in before]
     assert before != after
     assert shown(everything(before)) == shown(everything(after))
-    assert page_verdicts.beside(before).counts == page_verdicts.beside(after).counts
+    assert compare_with_published(before).counts == compare_with_published(after).counts
     for layout in layouts.protocols().values():
-        columns = [[[r.request for r in group] for group in belonging.groups(f, layout)] for f in (before, after)]
+        columns = [[[r.request for r in group] for group in comparable.groups(f, layout)] for f in (before, after)]
         assert columns[0] == columns[1]
 
 
 def test_the_results_above_have_every_verdict() -> None:
-    counts = page_verdicts.beside(some()).counts
+    counts = compare_with_published(some()).counts
     assert set(counts) >= {verdicts.REPRODUCED, verdicts.OFF, verdicts.NOT_COMPARABLE} and all(counts.values())
 
 
 def test_a_kind_alone_decides() -> None:
     def verdict(kind: DeviationKind) -> str:
-        table = page_verdicts.beside([knn(deviations=(Deviation(kind=kind, text=""),))]).table
+        table = compare_with_published([knn(deviations=(Deviation(kind=kind, text=""),))]).table
         assert table is not None
         return table.rows[0][1][3].verdict
 

@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
     known = subjects()
     if not argv or argv[0] in ("-h", "--help"):
         width = max(map(len, known))
-        print("usage: evaltk score SUBJECT ...   (evaltk score SUBJECT --help tells more)\n")
+        print("usage: evaltk score SUBJECT ...   (evaltk score SUBJECT --help for options)\n")
         print("\n".join(f"  {name:<{width}}  {line}" for name, line in sorted(known.items())))
         return 0 if argv else 2
     if argv[0] not in known:

@@ -104,7 +104,7 @@ def _run(folder: Path, driver: str, arguments: Sequence[str], python: str | None
             told = [line for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
             raise SettingsError(
                 wanted="numbers from the official code",
-                got=f"exit status {done.returncode}: {told[-1][:200] if told else 'no word'}",
+                got=f"exit status {done.returncode}: {told[-1][:200] if told else 'no output'}",
                 where=folder,
                 do="install what it imports, or name a Python that has it with --official-python",
             )
@@ -114,12 +114,14 @@ def _run(folder: Path, driver: str, arguments: Sequence[str], python: str | None
 def largest_difference(ours: Mapping[str, float], theirs: Mapping[str, float]) -> float:
     """The largest absolute difference; numbers undefined on both sides are equal.
 
-    Raises: DataError: a number that only one side has, or a difference above 1e-6 (it is named).
+    Raises: DataError: a number only one side has, or a difference above 1e-6 (it is named).
     """
     alone = sorted(ours.keys() ^ theirs.keys())
     if alone:
         got = f"{len(alone)} on one side only, the first {alone[0]}"
-        raise DataError(wanted="the same numbers from both", got=got, where="--official", do="is it the same data?")
+        raise DataError(
+            wanted="the same numbers from both", got=got, where="--official", do="check that both score the same data"
+        )
     worst, where = 0.0, ""
     for name, value in ours.items():
         other = theirs[name]

@@ -1,4 +1,4 @@
-"""What the subjects of `evaltk score` share: arrays from files, tables and differences to the terminal."""
+"""Shared by the subjects of `evaltk score`: reading arrays, printing tables and differences."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def read_array(path: Path, name: str) -> np.ndarray:
             wanted=f"an array `{name}` as .npy, .npz or .json",
             got=f"{type(error).__name__}: {error}"[:160],
             where=path,
-            do="mend the path or save it so",
+            do="check the path and format",
         ) from error
 
 
 def show(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[float]], notes: Sequence[str] = ()) -> None:
-    """Print fractions as a table in percent; NaN stays empty."""
+    """Print a table of fractions, shown in percent; NaN is empty."""
     show_table(
         Table(
             title=title,
             columns=tuple(columns),
             rows=tuple(
-                (label, tuple(Cell(value=None if np.isnan(v) else 100 * v) for v in values))
+                (label, tuple(Cell(value=None if np.isnan(v) else float(v)) for v in values))
                 for label, values in rows.items()
             ),
             footnotes=tuple(notes),
@@ -50,13 +50,13 @@ def show(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[float]]
 
 def show_table(table: Table) -> None:
     """Print a table as Markdown."""
-    from reports.formats import render as ink
+    from reports.formats import render
 
-    sys.stdout.write(ink.ink(table, "md"))
+    sys.stdout.write(render.render(table, "md"))
 
 
 def show_difference(largest: float) -> None:
-    """Say how far ours and the official numbers are apart."""
+    """Print the largest difference from the official numbers."""
     print(f"official code: largest difference {largest:.3g}", file=sys.stderr)
 
 

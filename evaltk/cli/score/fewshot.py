@@ -15,21 +15,21 @@ from pathlib import Path
 import numpy as np
 
 from evaltk.cli import _options
-from evaltk.cli.score import _terminal as terminal
+from evaltk.cli.score import _terminal
 from evaltk.errors import DataError, SettingsError
 from reports.table import Cell, Table
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Score features by softmax regression on few of them, as MSN does.
+    """Score features by softmax regression on few samples, as in MSN.
 
     Attributes:
         train: .npy [M, D]. labels: .npy [M], class ids.
         queries: .npy [N, D]. query_labels: .npy [N].
-        rows: .npy or .json of the rows of train to learn from, a file a split (default: all rows, one split).
-        penalty: of ||W||^2 / 2 against the sum of cross-entropies.
-        as_given: use the features as they are, not each centred on its own mean and scaled to length 1.
+        rows: .npy or .json with the rows of train to fit on, one file per split (default: all rows).
+        penalty: weight of ||W||^2 / 2 relative to the summed cross-entropy.
+        as_given: do not center each feature and scale it to unit length.
         json: print one JSON line.
     """
 
@@ -71,10 +71,12 @@ def score(options: Options) -> None:
     queries, wanted = _pair(options.queries, options.query_labels)
     if queries.shape[1] != train.shape[1]:
         got = f"{queries.shape[1]}"
-        raise DataError(wanted=f"{train.shape[1]} features", got=got, where=options.queries, do="mend the files")
+        raise DataError(
+            wanted=f"{train.shape[1]} features", got=got, where=options.queries, do="extract both with the same net"
+        )
     if not options.penalty or not all(0 < p < np.inf for p in options.penalty):
         got = str(options.penalty)
-        raise SettingsError(wanted="penalties > 0", got=got, where="--penalty", do="mend the flag")
+        raise SettingsError(wanted="penalties > 0", got=got, where="--penalty", do="--penalty 0.075")
     num_classes = int(max(y.max(), wanted.max())) + 1
     if num_classes < 2:
         do = "add features of other classes"
@@ -101,9 +103,9 @@ def score(options: Options) -> None:
 
 
 def _spread(of: Sequence[Fit]) -> dict[str, float]:
-    from protocols.fewshot import scores as fewshot_scores
+    from protocols.fewshot import scores
 
-    return fewshot_scores.spread([fit.top1 for fit in of])
+    return scores.spread([fit.top1 for fit in of])
 
 
 def _show(found: dict[float, list[Fit]], n: int) -> None:
@@ -114,8 +116,8 @@ def _show(found: dict[float, list[Fit]], n: int) -> None:
         cells = []
         for fit in of:
             low, high = wilson_interval(round(fit.top1 * n), n)
-            cells.append(Cell(value=100 * fit.top1, interval=(100 * low, 100 * high)))
-        cells += [Cell(value=100 * v) for v in _spread(of).values()]
+            cells.append(Cell(value=fit.top1, interval=(low, high)))
+        cells += [Cell(value=v) for v in _spread(of).values()]
         rows.append((f"penalty {penalty:g}", tuple(cells)))
     names = {"top1_mean": "mean", "top1_std_sample": "std (n - 1)", "top1_std_population": "std (n)"}
     many = len(next(iter(found.values())))
@@ -127,16 +129,18 @@ def _show(found: dict[float, list[Fit]], n: int) -> None:
         if not fit.converged
     )
     title = f"Few-shot top-1 (%), n = {n:,}"
-    terminal.show_table(Table(title=title, columns=columns, rows=tuple(rows), footnotes=notes))
+    _terminal.show_table(Table(title=title, columns=columns, rows=tuple(rows), footnotes=notes))
 
 
 def _pair(features: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
-    x, y = terminal.read_array(features, "x"), terminal.read_array(labels, "y")
+    x, y = _terminal.read_array(features, "x"), _terminal.read_array(labels, "y")
     if x.ndim != 2 or x.dtype.kind != "f" or y.shape != (len(x),) or y.dtype.kind not in "iu" or not len(y):
         got = f"{x.dtype} {list(x.shape)} and {y.dtype} {list(y.shape)}"
-        raise DataError(wanted="features [N, D] and integer labels [N]", got=got, where=labels, do="mend the files")
+        raise DataError(
+            wanted="features [N, D] and integer labels [N]", got=got, where=labels, do="extract both with the same net"
+        )
     if y.min() < 0:
-        raise DataError(wanted="class ids from 0 on", got=str(y.min()), where=labels, do="number the classes from 0")
+        raise DataError(wanted="class ids from 0 on", got=str(y.min()), where=labels, do="number classes from 0")
     bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
     if len(bad):
         got = f"NaN or infinity in {len(bad)} rows, the first of them {bad[0]}"
@@ -145,7 +149,7 @@ def _pair(features: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rows(path: Path, y: np.ndarray, num_classes: int) -> np.ndarray:
-    rows = terminal.read_array(path, "rows")
+    rows = _terminal.read_array(path, "rows")
     if rows.ndim != 1 or rows.dtype.kind not in "iu" or not len(rows) or rows.min() < 0 or rows.max() >= len(y):
         got = f"{rows.dtype} {list(rows.shape)}" + (f", {rows.min()} to {rows.max()}" if rows.size else "")
         raise DataError(wanted=f"rows [n] from 0 to {len(y) - 1}", got=got, where=path, do="mend the file")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evaltk.cli import _options
-from evaltk.cli.score import _terminal as terminal
+from evaltk.cli.score import _terminal
 from evaltk.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ class Options:
         split: list of sequences to score.
         csv_out: folder for the official global and per-sequence tables.
         official: checkout of davisvideochallenge/davis2017-evaluation to compare with.
-        official_python: interpreter for it (it wants OpenCV, scikit-image, pandas and tqdm).
-        workers: processes (default: by the machine).
-        json: print one JSON line with every object's values.
+        official_python: interpreter for it (needs OpenCV, scikit-image, pandas and tqdm).
+        workers: processes (default: number of cores).
+        json: print one JSON line with per-object values.
     """
 
     results: Path
@@ -58,17 +58,17 @@ def score(options: Options) -> None:
 
     Raises: DataError: a sequence or frame that is missing, in colours, of another size, or has too high an id.
     """
-    from evaltk.cli.score import _official as official
+    from evaltk.cli.score import _official
     from evaltk.datasets.davis2017 import read_sequences
     from evaltk.metrics import segmentation
-    from protocols.vos import scoring as sequence_scores
+    from protocols.vos import scoring
 
     tasks = []
     missing: list[Path] = []
     for sequence in read_sequences(options.davis, options.split, frames=False):
         result = tuple(options.results / sequence.name / mask.name for mask in sequence.masks)
         missing += [path for path in result[1:-1] if not path.is_file()]
-        tasks.append(sequence_scores.Task(name=sequence.name, truth=sequence.masks, result=result))
+        tasks.append(scoring.Task(name=sequence.name, truth=sequence.masks, result=result))
     if missing:
         some = ", ".join(str(path.relative_to(options.results)) for path in missing[:20])
         raise DataError(
@@ -77,19 +77,19 @@ def score(options: Options) -> None:
             where=options.results,
             do="write SEQUENCE/FRAME.png, named as the annotations",
         )
-    objects = [one for of_sequence in sequence_scores.score_all(tasks, workers=options.workers) for one in of_sequence]
+    objects = [one for of_sequence in scoring.score_all(tasks, workers=options.workers) for one in of_sequence]
     if options.official is not None:
-        theirs = official.davis(
+        theirs = _official.davis(
             options.official, options.davis, options.results, options.split, python=options.official_python
         )
         ours = {f"{one.name} {column}": value for one in objects for column, value in one.columns().items()}
-        # The original keeps the borders of the quarters in one byte, which is wrong above 256 frames.
+        # The original stores quarter boundaries in one byte, which overflows above 256 frames.
         long = {one.name for one in objects if len(one.region) > 256}
-        terminal.show_difference(
-            official.largest_difference(*(_without_decay(table, long) for table in (ours, theirs)))
+        _terminal.show_difference(
+            _official.largest_difference(*(_without_decay(table, long) for table in (ours, theirs)))
         )
     if options.csv_out is not None:
-        for path in sequence_scores.write_tables(options.csv_out, options.split, objects):
+        for path in scoring.write_tables(options.csv_out, options.split, objects):
             print(f"wrote {path}", file=sys.stderr)
     _print_objects(segmentation.summarise(objects), objects, options)
 
@@ -103,7 +103,7 @@ def _print_objects(means: Mapping[str, float], objects: list[ObjectScores], opti
     for one in objects:
         of = one.columns()
         rows[one.name] = [(of["J-Mean"] + of["F-Mean"]) / 2, *of.values()]
-    terminal.show(f"DAVIS-2017 {options.split}, {len(objects)} objects (%)", tuple(means), rows)
+    _terminal.show(f"DAVIS-2017 {options.split}, {len(objects)} objects (%)", tuple(means), rows)
 
 
 def _without_decay(table: Mapping[str, float], names: set[str]) -> dict[str, float]:

@@ -71,6 +71,6 @@
     const open = unfold.getAttribute("aria-expanded") !== "true";
     for (const one of unfold.closest("section").querySelectorAll("details")) one.open = open;
     unfold.setAttribute("aria-expanded", String(open));
-    unfold.textContent = open ? "Fold all" : "Unfold all";
+    unfold.textContent = open ? "Collapse all" : "Expand all";
   });
 })();
