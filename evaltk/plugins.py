@@ -1,7 +1,8 @@
 """Registries: the records in a folder, those that installed packages offer as entry points, and those of plug-in files.
 
-A record is a frozen dataclass with a `name`. A file defines it as a constant: `PROTOCOL`, `DATASET`, `FAMILY` or
-`METHOD`. A plug-in file is a Python file named with ``--plugin``; it may define one record of each kind.
+A record is a frozen dataclass, or another object that does not change, with a `name`. A file defines it as a constant:
+`PROTOCOL`, `DATASET`, `FAMILY` or `METHOD`. A plug-in file is a Python file named with ``--plugin``; it may define one
+record of each kind.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Registry(Generic[T]):
     """All records of one kind.
 
     Attributes:
-        record: their type, a frozen dataclass with a field `name`.
+        record: their type, whose instances have a `name`.
         constant: the name a file gives its record.
         package: the package whose folder holds evaltk's own; its last part names the group of entry points.
     """
@@ -73,7 +74,7 @@ class Registry(Generic[T]):
         """
         named: dict[str, Entry[T]] = {}
         for entry in (*_in_folder(self), *_installed(self, tuple(sys.path)), *self._in_plugins()):
-            name = vars_of(entry.record)["name"]
+            name = _name(entry.record)
             if name in named:
                 raise SettingsError(
                     wanted=f"a name of its own for each {self.constant.lower()}",
@@ -105,7 +106,7 @@ class Registry(Generic[T]):
             return value
         required = [
             f.name
-            for f in dataclasses.fields(self.record)  # type: ignore[arg-type]
+            for f in (dataclasses.fields(self.record) if dataclasses.is_dataclass(self.record) else ())
             if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         ]
         missing = [name for name in required if name not in dir(value)]
@@ -119,9 +120,8 @@ class Registry(Generic[T]):
         )
 
 
-def vars_of(record: Any) -> dict[str, Any]:
-    """{field: value} of a record, not copied."""
-    return {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
+def _name(record: Any) -> str:
+    return str(record.name)
 
 
 @functools.cache
@@ -140,10 +140,10 @@ def _in_folder(registry: Registry[T]) -> tuple[Entry[T], ...]:
                 do="define the record there, or move the file to another package",
             )
         record = registry.checked(vars(module)[registry.constant], str(module.__file__))
-        if vars_of(record)["name"] != item.name:
+        if _name(record) != item.name:
             raise SettingsError(
                 wanted=f"a record named {item.name}, as its file",
-                got=repr(vars_of(record)["name"]),
+                got=repr(_name(record)),
                 where=str(module.__file__),
                 do="rename the file or the record",
             )

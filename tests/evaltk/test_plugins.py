@@ -213,6 +213,20 @@ def installed(folder: Path, text: str, group: str, value: str) -> None:
     (info / "entry_points.txt").write_text(f"[{group}]\nadded = {value}\n")
 
 
+class Method:
+    """As pretrain's: no dataclass, and each method is a subclass of its own."""
+
+    name = ""
+
+
+def test_records_need_not_be_dataclasses() -> None:
+    registry = Registry(record=Method, constant="METHOD", package="pretrain.methods")
+    with pytest.raises(SettingsError, match="got type int; "):
+        registry.checked(1, "here")
+    assert registry.checked(type("Mine", (Method,), {"name": "mine"})(), "here").name == "mine"
+    assert registry.group == "evaltk.methods"
+
+
 def test_entry_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (
         "from evaltk.datasets import DatasetSpec\n"
