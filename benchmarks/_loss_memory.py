@@ -1,4 +1,4 @@
-"""Peak memory of a DINO loss beside the student's scores; a process of its own, so that its peak is its own."""
+"""Peak memory of a DINO loss besides the student's scores, measured in a process of its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ K, BATCH, VIEWS = 65_536, 16, 12
 
 
 def plain(student: Tensor, teacher: Tensor) -> Tensor:
-    """The loss as it is usually written down."""
+    """The loss as it is usually implemented."""
     q = torch.softmax(teacher / 0.04, dim=-1).chunk(2)
     log_p = torch.log_softmax(student / 0.1, dim=-1).chunk(VIEWS)
     pairs = [-(q[i] * log_p[v]).sum(-1).mean() for i in range(2) for v in range(VIEWS) if v != i]
@@ -22,7 +22,7 @@ def plain(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def peak(run: object) -> float:
-    """MiB above what was there, at most, while `run` runs."""
+    """Peak memory of `run` in MiB, above the memory in use before."""
     before = _memory.begin()
     assert callable(run)
     run()
@@ -31,7 +31,7 @@ def peak(run: object) -> float:
 
 dino.loss(torch.randn(24, 64, requires_grad=True), torch.randn(4, 64), torch.zeros(64)).backward()  # loads libraries
 leaf = torch.randn(VIEWS * BATCH, K, requires_grad=True)
-scores = leaf * 1.0  # as they come from the last layer: no leaf, and nobody else needs them
+scores = leaf * 1.0  # as from the last layer: not a leaf, and not used elsewhere
 teacher = torch.randn(2 * BATCH, K)
 center = torch.zeros(K)
 kept: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""A training step with and without log C_p, and what the loss of K = 65,536 prototypes and 12 views needs in memory."""
+"""Time of a training step with and without log C_p, and memory of the loss with K = 65,536 prototypes and 12 views."""
 
 from __future__ import annotations
 
@@ -23,20 +23,22 @@ def head_step(kind: prototypes.Kind, y: Tensor, teacher_y: Tensor, g: Tensor, v:
     """Prototype scores, centring, loss and its gradient, as in a step; only `kind` differs."""
     scores = prototypes.weight_norm_scores(y, g, v, kind=kind, temperature=STUDENT)
     with torch.no_grad():
-        seen = prototypes.weight_norm_scores(teacher_y, g, v, kind=kind, temperature=TEACHER)
-    centering.accumulate(seen, kind="probability", previous=None)
-    dino.loss(scores, seen, center, student_temperature=1.0, teacher_temperature=1.0, overwrite=True).backward()
+        teacher_scores = prototypes.weight_norm_scores(teacher_y, g, v, kind=kind, temperature=TEACHER)
+    centering.accumulate(teacher_scores, kind="probability", previous=None)
+    dino.loss(
+        scores, teacher_scores, center, student_temperature=1.0, teacher_temperature=1.0, overwrite=True
+    ).backward()
 
 
 def log_normalizer_alone(g: Tensor) -> None:
-    """What DINO-vMF adds to a step: log C_p of K prototypes for both networks, and its gradient for the student's."""
+    """DINO-vMF's extra work per step: log C_p of K prototypes for both networks, and the student's gradient."""
     with torch.no_grad():
         vmf.log_normalizer_shifted(g.squeeze(1) / TEACHER, DIM)
     vmf.log_normalizer_shifted(g.squeeze(1) / STUDENT, DIM).sum().backward()
 
 
 def least(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """The least wall time of each, taken in turns so that a slow moment of the machine meets all of them."""
+    """The least wall time of each in seconds, interleaved so that all are affected by a slow phase of the machine."""
     times = dict.fromkeys(runs, float("inf"))
     for _ in range(repeats):
         for name, run in runs.items():
@@ -64,15 +66,15 @@ def main() -> None:
         },
         REPEATS,
     )
-    print(f"   last layer, centring, loss and gradients, K = {K:,}, {BATCH} images of {VIEWS} views, without the net:")
+    print(f"   last layer, centring, loss and gradients, K = {K:,}, {BATCH} images, {VIEWS} views, no backbone:")
     linear, vmf_step, term = (1e3 * times[name] for name in ("linear", "vmf", "term"))
     print(f"   linear {linear:.0f} ms, vMF {vmf_step:.0f} ms; log C_p alone {term:.2f} ms")
-    print(f"   the vMF term: {100 * term / linear:.2f} % of this part of a step (wanted: below 2 of a whole step)")
+    print(f"   the vMF term: {100 * term / linear:.2f} % of this part of a step (target: below 2 % of a whole step)")
     for name in ("plain", "ours"):
         command = [sys.executable, "-m", "benchmarks._loss_memory", name]
-        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-        copy, forward, backward = map(float, told)
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        copy, forward, backward = map(float, output.split())
         print(
-            f"   {name}: scores {copy:.0f} MiB; beside them at most {forward / copy:.2f} copies forward, "
+            f"   {name}: scores {copy:.0f} MiB; peak besides them {forward / copy:.2f} copies forward, "
             f"{backward / copy:.2f} backward"
         )

@@ -1,7 +1,7 @@
 """The teacher's centre: an exponential moving average of the mean logit (Eq. 8) or of the log-mean-probability (Eq. 9).
 
-Rows are added up in chunks, and over all processes, before the one division and the one logarithm: neither the number
-of chunks nor the number of processes changes the result beyond rounding.
+Rows are summed in chunks and over all processes before a single division and logarithm: neither the number of chunks
+nor the number of processes changes the result beyond rounding.
 
 Source: Govindarajan et al., ICLR 2023, Eq. 8 and Eq. 9; dino main_dino.py:406-416; ibot main_ibot.py:559-572.
 """
@@ -26,9 +26,9 @@ _CHUNK_ELEMENTS = 2**24  # 64 MiB of float32 at a time
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RowSums:
-    """What this process has added up over `rows` rows of teacher logits.
+    """This process's sums over `rows` rows of teacher logits.
 
-    kind "logit": total [K] = sum of logits, peak is not used. kind "probability": total [K] = sum of
+    kind "logit": total [K] = sum of logits, peak is unused. kind "probability": total [K] = sum of
     exp(log softmax - peak) with peak [K] the largest log-probability of each component so far. total is float64.
     """
 
@@ -52,7 +52,7 @@ def update(
     Args:
         center: the centre so far, [K] (or [1, K], [1, 1, K]); starts at 0.
         logits: this process's uncentred teacher scores [..., K] (every axis but the last is rows), in any float dtype,
-            or what `accumulate` made of them. Eq. 8 of the original DINO takes <w, y>; the vMF forms take the scores
+            or their sums from `accumulate`. Eq. 8 of the original DINO takes <w, y>; the vMF forms take the scores
             after division by the temperature, log C_p included.
         kind: "logit" (Eq. 8: mean of the logits) or "probability" (Eq. 9: log of the mean of softmax(logits)).
         momentum: in [0, 1].
@@ -84,14 +84,14 @@ def update(
 def accumulate(
     logits: Tensor, *, kind: Kind, previous: RowSums | None = None, chunk_elements: int = _CHUNK_ELEMENTS
 ) -> RowSums:
-    """Add rows of teacher logits to what was added up before, without any exchange between processes.
+    """Add rows of teacher logits to earlier sums, without communication between processes.
 
-    iBOT's patch centre has 2 x batch x 196 rows: give them in as many calls as memory asks for, then `update`.
+    iBOT's patch centre has 2 x batch x 196 rows: pass them in as many calls as memory requires, then `update`.
 
     Args:
         logits: uncentred teacher scores [..., K].
         kind: as in `update`.
-        previous: the sums so far, of the same kind and K; None starts anew.
+        previous: the sums so far, of the same kind and K; None to start from zero.
         chunk_elements: how many logits may exist as float32 log-probabilities at a time.
 
     Raises: SettingsError: unknown kind, or fewer than two prototypes. ValueError: previous of another kind or K.
@@ -139,7 +139,7 @@ def batch_center(sums: RowSums, *, eps: float | None = None) -> Tensor:
     if sums.kind == "probability":
         peak = distributed.all_reduce(sums.peak, op="max")
         total = total * torch.exp((sums.peak - peak).double())
-    # One exchange for the sums and the number of rows they were made of.
+    # One exchange for the sums and their number of rows.
     packed = distributed.all_reduce(torch.cat([total, total.new_tensor([float(sums.rows)])]), op="sum")
     mean = packed[:-1] / packed[-1]
     if sums.kind == "logit":
@@ -149,15 +149,15 @@ def batch_center(sums: RowSums, *, eps: float | None = None) -> Tensor:
 
 
 def check_kind(kind: str) -> None:
-    """Raises: SettingsError: a kind of centring that there is not."""
+    """Raises: SettingsError: unknown kind of centring."""
     if kind not in _KINDS:
         raise SettingsError(
-            wanted=nearest(str(kind), _KINDS), got=repr(kind), where="centering", do="set one of the two kinds"
+            wanted=nearest(str(kind), _KINDS), got=repr(kind), where="centering", do="use logit or probability"
         )
 
 
 def _add_probabilities(chunk: Tensor, peak: Tensor, total: Tensor, wide: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(peak [K], total [K]) after the softmax of `chunk` [n, K] has been added, all relative to the new peak."""
+    """(peak [K], total [K]) with the softmax of `chunk` [n, K] added, total relative to the new peak."""
     log_p = F.log_softmax(chunk, dim=-1, dtype=wide)
     higher = torch.maximum(peak, log_p.amax(0))
     added = log_p.sub_(higher).exp_().sum(0)

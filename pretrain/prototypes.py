@@ -1,12 +1,12 @@
 """Scores of unit vectors against prototypes: linear (DINO), cosine (DINO with norm_last_layer), or vMF (DINO-vMF).
 
     linear  <w, y> / tau            w = g v / ||v||, g free
-    cosine  <v, y> / (||v|| tau)    g not used
+    cosine  <v, y> / (||v|| tau)    g unused
     vmf     <w, y> / tau + log C_p(||w|| / tau) - log C_p(0)
 
-The constant log C_p(0) (344 at p = 256) is left out: common to all prototypes, it cancels in every softmax, hence in
-the probability centre, and moves a logit centre by a constant, which cancels in turn. What is left has more digits in
-float32.
+The constant log C_p(0) (344 at p = 256) is omitted: common to all prototypes, it cancels in every softmax, hence in the
+probability centre, and shifts a logit centre by a constant, which cancels in turn. The rest keeps more
+digits in float32.
 
 Source: Govindarajan et al., ICLR 2023, Eq. 2, 5, 6, 7; dino vision_transformer.py:257-291.
 """
@@ -64,7 +64,7 @@ def weight_norm_scores(
 
     Args:
         y: unit vectors [..., p], any float dtype.
-        weight_g: signed norms g [K, 1]; not read for "cosine".
+        weight_g: signed norms g [K, 1]; unused for "cosine".
         weight_v: v [K, p].
         kind, temperature, terms: as in `scores`.
 
@@ -95,7 +95,7 @@ class PrototypeLayer(nn.Module):
         dim: p, the width of the bottleneck.
         num_prototypes: K, >= 2.
         kind: "linear", "cosine" or "vmf".
-        generator: draws weight_v; None draws from torch's default stream.
+        generator: for weight_v; None for torch's default stream.
 
     Raises: SettingsError: unknown kind, or K < 2.
     """
@@ -127,13 +127,13 @@ class PrototypeLayer(nn.Module):
 
 
 def check_temperature(temperature: float, where: str = "temperature") -> None:
-    """Raises: SettingsError: a temperature that is not above 0."""
+    """Raises: SettingsError: a temperature <= 0."""
     if not temperature > 0.0:
         raise SettingsError(wanted="a temperature > 0", got=str(temperature), where=where, do="use 0.1 or 0.04 to 0.07")
 
 
 def check_num_prototypes(num_prototypes: int) -> None:
-    """Raises: SettingsError: fewer than two prototypes, whose softmax would be 1 whatever is learnt."""
+    """Raises: SettingsError: fewer than two prototypes, whose softmax would always be 1."""
     if num_prototypes < 2:
         raise SettingsError(
             wanted="at least 2 prototypes", got=str(num_prototypes), where="num_prototypes", do="raise num_prototypes"
@@ -141,10 +141,10 @@ def check_num_prototypes(num_prototypes: int) -> None:
 
 
 def check_kind(kind: str) -> None:
-    """Raises: SettingsError: a kind of scoring that there is not."""
+    """Raises: SettingsError: unknown kind of scoring."""
     if kind not in _KINDS:
         raise SettingsError(
-            wanted=nearest(str(kind), _KINDS), got=repr(kind), where="scoring", do="set one of the three kinds"
+            wanted=nearest(str(kind), _KINDS), got=repr(kind), where="scoring", do="use linear, cosine or vmf"
         )
 
 

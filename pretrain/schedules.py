@@ -1,7 +1,7 @@
-"""What changes while training: learning rate, weight decay, teacher momentum and temperature, as functions of the step.
+"""Learning rate, weight decay, teacher momentum and temperature as functions of the step.
 
-Every function takes a step (or epoch) counted from 0 and gives one number; nothing is remembered between calls, so a
-resumed run needs no schedule state. The cosine schedules never reach their end value: the last step is one short of it.
+Every function maps a step (or epoch), counted from 0, to a number and has no state, so there is nothing to resume. The
+cosine schedules never reach their end value: the last step is one short of it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def learning_rate(
 ) -> float:
     """Linear from `start` to `peak` over `warmup_steps` points, both ends included, then half a cosine towards `end`.
 
-    With 20 warm-up steps, step 0 gives `start`, steps 19 and 20 both give `peak`. A single warm-up step gives `start`.
+    With 20 warm-up steps, step 0 is at `start`, steps 19 and 20 both at `peak`. A single warm-up step is at `start`.
 
     Raises: ValueError: step outside [0, total_steps), or warmup_steps outside [0, total_steps].
     Source: dino utils.py:187-198 (np.linspace includes both ends).
@@ -75,15 +75,15 @@ def msn_learning_rate(
 ) -> float:
     """MSN's learning rate: linear from `start` to `peak`, then half a cosine towards `end` over the stretched length.
 
-    The original advances its schedule before the optimizer's step, so the first step already has the value of 1, and
+    The original advances its schedule before the optimizer's step, so the first step has the value of step 1, and
     training stops at 1/stretch of the schedule, well above `end`.
 
     Args:
         step: training step from 0.
         start, peak, end: learning rates.
-        total_steps: steps that are trained.
+        total_steps: steps of the run.
         warmup_steps: steps of the linear part.
-        stretch: length of the schedule over that of the training.
+        stretch: length of the schedule relative to the run.
 
     Raises: ValueError: step outside [0, total_steps), warmup_steps outside [0, total_steps], or stretch < 1.
     Source: msn src/utils.py:67-101, src/msn_train.py:548-560 (T_max = 1.25 x epochs x iterations).
@@ -91,10 +91,10 @@ def msn_learning_rate(
     _within(step, total_steps)
     if not 0 <= warmup_steps <= total_steps:
         raise ValueError(f"wanted warmup_steps in [0, {total_steps}], got {warmup_steps}: shorten the warm-up")
-    done = step + 1
-    if done < warmup_steps:
-        return start + (peak - start) * done / warmup_steps
-    progress = (done - warmup_steps) / max(1, _stretched(total_steps, stretch) - warmup_steps)
+    advanced = step + 1
+    if advanced < warmup_steps:
+        return start + (peak - start) * advanced / warmup_steps
+    progress = (advanced - warmup_steps) / max(1, _stretched(total_steps, stretch) - warmup_steps)
     return end + (peak - end) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
@@ -127,7 +127,7 @@ def _within(step: int, total_steps: int) -> None:
 
 def _stretched(total_steps: int, stretch: float) -> int:
     if stretch < 1.0:
-        raise ValueError(f"wanted stretch >= 1, got {stretch}: a schedule may not end before the training does")
+        raise ValueError(f"wanted stretch >= 1, got {stretch}: a schedule may not end before the run")
     return int(stretch * total_steps)
 
 
