@@ -102,7 +102,8 @@ def text(facts: dict[str, Any]) -> str:
         (
             "net",
             f"{arch['name']}: {arch['embed_dim']} wide, {arch['depth']} blocks, {arch['num_heads']} heads, patch "
-            f"{arch['patch_size']}, {arch['img_size']} px, eps {arch['norm_eps']:g}, {facts['parameters']:,} parameters",
+            f"{arch['patch_size']}, {arch['img_size']} px, eps {arch['norm_eps']:g}, "
+            f"{facts['parameters']:,} parameters",
         ),
         ("pixels", f"mean {_numbers(facts['mean'])}, std {_numbers(facts['std'])}"),
         (
