@@ -44,7 +44,7 @@ def identity(settings: Settings) -> dict[str, str]:
     if not path.exists() and settings.head in known:
         path = catalog.local_path(known[settings.head])
     if not path.is_file():
-        do = f"evaltk fetch {settings.head}" if settings.head in known else "mend --linear.head"
+        do = f"evaltk fetch {settings.head}" if settings.head in known else "check the path given to --linear.head"
         raise CheckpointError(wanted="a file with a linear head", got="no such file", where=path, do=do)
     try:
         return {"linear_head": files.sha256(path)}
@@ -54,13 +54,13 @@ def identity(settings: Settings) -> dict[str, str]:
 
 
 def check(dataset: Dataset, settings: Settings) -> None:
-    """What can be told before any work. Raises: DataError: labels missing, or one class only."""
+    """Check a dataset before any work. Raises: DataError: labels missing, or one class only."""
     for split in (dataset.train, dataset.test):
         odd = int(((split.labels < 0) | (split.labels >= len(split.classes))).sum())
         if odd:
             raise DataError(
                 wanted=f"a label from 0 to {len(split.classes) - 1} for every image", got=f"{odd} images without",
-                where=f"{dataset.name} {split.name}", do="label them, or leave them out",
+                where=f"{dataset.name} {split.name}", do="label them, or remove them",
             )  # fmt: skip
     there = len({*dataset.train.labels.tolist()})
     if there < 2 and settings.head is None:

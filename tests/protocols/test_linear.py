@@ -293,7 +293,9 @@ def test_heads_of_another_net_or_data_set(tmp_path: Path) -> None:
         with pytest.raises(SettingsError, match=says):  # before any image is read
             linear.prepare(bench, digits, linear.Settings(head=str(tmp_path / "h.pth")))
     assert not (tmp_path / "features").exists()
-    with pytest.raises(CheckpointError, match=r"a file with a linear head; got no such file.*mend --linear\.head"):
+    with pytest.raises(
+        CheckpointError, match=r"a file with a linear head; got no such file.*check the path given to --linear\.head"
+    ):
         linear.identity(linear.Settings(head=str(tmp_path / "none.pth")))
     assert linear.identity(linear.Settings()) == {}
 
