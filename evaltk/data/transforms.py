@@ -37,15 +37,15 @@ class Transform:
                 wanted="1 <= crop <= resize",
                 got=f"crop {self.crop}, resize {self.resize}",
                 where="--crop, --resize",
-                do="mend the sizes",
+                do="choose a crop no larger than the resize",
             )
         if self.interpolation not in FILTERS:
             raise SettingsError(
-                wanted="bicubic or bilinear", got=self.interpolation, where="--interpolation", do="mend the flag"
+                wanted="bicubic or bilinear", got=self.interpolation, where="--interpolation", do="use one of these"
             )
         if not (min(self.std) > 0 and all(map(math.isfinite, (*self.mean, *self.std)))):
             got = f"mean {self.mean}, std {self.std}"
-            raise SettingsError(wanted="numbers, std > 0", got=got, where="--mean, --std", do="mend the flags")
+            raise SettingsError(wanted="numbers, std > 0", got=got, where="--mean, --std", do="give three numbers each")
 
     def text(self) -> str:
         """All that pixels depend on, in one line; part of the cache key."""

@@ -1,4 +1,4 @@
-"""A fine-tuning of one net on one data set: what it is of, where it lies in the cache, and its figures."""
+"""A fine-tuning of one net on one dataset: all it depends on, its place in the cache, and its scores."""
 
 from __future__ import annotations
 
@@ -83,22 +83,22 @@ def job(bench: Bench, dataset: Dataset, settings: Settings) -> Job:
 
 
 def train(job: Job) -> None:
-    """Learn; every process calls this. Raises: as `finetune.run`."""
+    """Train; every process calls this. Raises: as `finetune.run`."""
 
-    bench, learnt = job.bench, job.dataset.train
+    bench, train = job.bench, job.dataset.train
     views = Views(
-        split=learnt,
-        rows=np.setdiff1d(np.arange(len(learnt)), job.held),
+        split=train,
+        rows=np.setdiff1d(np.arange(len(train)), job.held),
         transform=job.transform,
         tuning=job.tuning,
         seed=bench.seed,
         how=bench.extraction,
     )
-    held = subset(learnt, job.held, f"{learnt.name}, {len(job.held)} held out") if len(job.held) else None
+    held = subset(train, job.held, f"{train.name}, {len(job.held)} held out") if len(job.held) else None
     task = finetune_training.Task(
         weights=bench.checkpoint.weights,
         backbone=bench.backbone,
-        num_classes=len(learnt.classes),
+        num_classes=len(train.classes),
         tuning=job.tuning,
         views=views,
         test=job.dataset.test,

@@ -1,4 +1,4 @@
-"""What fine-tuning is made of: the recipe, learning rates by layer and by step, the order of images, the net.
+"""The parts of fine-tuning: the recipe, learning rates by layer and by step, the order of images, the net.
 
 Two recipes are known. ``imagenet`` is BEiT's with a decay of the learning rate by layer, as iBOT packages it:
 ibot/evaluation/classification_layer_decay/run_class_finetuning.py at c24f870. ``small`` is DeiT's for small data sets:
@@ -21,7 +21,7 @@ from evaltk.seeding import generator, normal
 from evaltk.types import Arch, PositionRule
 
 BETAS, EPS = (0.9, 0.999), 1e-8
-LR_BATCH = 512  # images a step that the small recipe's learning rate is for; eval_cls.py, linear_scaled_lr
+LR_BATCH = 512  # images per step that the small recipe's learning rate is for; eval_cls.py, linear_scaled_lr
 REPEATS_ROUND = 256  # repeated augmentation leaves what is no multiple of this out of an epoch; eval_cls.py, RASampler
 
 
@@ -30,8 +30,8 @@ class Tuning:
     """How a net is fine-tuned.
 
     Attributes:
-        lr: peak learning rates to try, each a training of its own. scale_lr: they are multiplied by batch / 512.
-        epochs: passes. batch: images a step, of all processes together. group: images that share a draw of mixup.
+        lr: peak learning rates to try, one training each. scale_lr: they are multiplied by batch / 512.
+        epochs: passes. batch: images per step, over all processes. group: images that share a draw of mixup.
         schedule: ``step`` (warm-up from `warmup_lr` by step, then a cosine to `min_lr`) or ``epoch`` (timm's cosine,
             set after each epoch, so that the first two are run at `warmup_lr`).
         warmup_epochs: of the schedule. layer_decay: factor of the learning rate from a block to the one below.

@@ -41,10 +41,10 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """Heads to train: one for every recipe and learning rate.
+    """Heads to train: one per recipe and learning rate.
 
     Attributes:
-        recipes: F features. lrs: H base learning rates, rising. batch: images a step, of all processes together.
+        recipes: F features. lrs: H base learning rates, rising. batch: images per step, over all processes.
     """
 
     recipes: tuple[Recipe, ...]
@@ -196,7 +196,7 @@ def _one_epoch(state: _State, sweep: Sweep, source: Source, epoch: int, advance:
         seen += len(batch.y)
         advance(len(batch.y))
     if not seen and distributed.is_main():
-        raise DataError(wanted="images to learn from", got="none that can be read", where="linear", do="restore them")
+        raise DataError(wanted="readable training images", got="none", where="linear", do="restore them")
     return torch.stack([s.cpu() for s in sums]) / seen if sums else torch.empty(0)
 
 
