@@ -1,4 +1,4 @@
-"""Count near-copies in a matrix of prototypes: four readings, any thresholds, and what the weights alone tell.
+"""Count duplicates in a matrix of prototypes: four ways to count, any thresholds; no images needed.
 
 Examples:
     evaltk score prototypes --matrix W.npy
@@ -13,23 +13,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evaltk.cli.run import Reading
+from evaltk.prototypes.defaults import THRESHOLD, THRESHOLDS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Reading):
-    """Count near-copies in a matrix of prototypes.
+    """Count duplicates in a matrix of prototypes.
 
     Attributes:
         matrix: .npy [K, p], one prototype a row; or a checkpoint with its projection head.
-        threshold: cosine above which two are near-copies, for the verdict (0.9, Table 4 of the DINO-vMF paper).
+        threshold: cosine above which two are duplicates, for the verdict (0.9, Table 4 of the DINO-vMF paper).
         thresholds: the sweep.
         device: cpu, cuda or cuda:N.
         json: print one JSON line.
     """
 
     matrix: Path
-    threshold: float = 0.9
-    thresholds: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+    threshold: float = THRESHOLD
+    thresholds: tuple[float, ...] = THRESHOLDS
     device: str = "cpu"
     json: bool = False
 
@@ -39,14 +40,19 @@ def main(argv: list[str]) -> int:
     import tyro
 
     options = tyro.cli(Options, args=argv, prog="evaltk score prototypes", description=__doc__)
-    from evaltk.prototypes import report as prototype_report
+    from evaltk.cli.score._terminal import show_table
+    from evaltk.prototypes.report import score_matrix
+    from reports.duplicates import duplicates_table
 
-    told = prototype_report.score_matrix(
+    report = score_matrix(
         options.matrix,
         thresholds=options.thresholds,
         threshold=options.threshold,
         device=options.device,
         read={f.name: getattr(options, f.name) for f in dataclasses.fields(Reading)},
     )
-    print(json.dumps(told) if options.json else prototype_report.text(told))
+    if options.json:
+        print(json.dumps(report))
+    else:
+        show_table(duplicates_table(report))
     return 0
