@@ -288,7 +288,7 @@ def test_the_command(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert said == f"{out}\n" and "2 results read, 2 JSON files skipped" in err and "predictions" in err
     shown = Page(out.read_text(encoding="utf-8"))
     assert "2 JSON files are not results and were skipped" in shown.text
-    assert "Predictions that cannot be read" in shown.text and not shown.all("img")
+    assert "Unreadable predictions" in shown.text and not shown.all("img")
 
 
 @pytest.mark.parametrize(
