@@ -1,11 +1,12 @@
-"""What a bare matrix of prototypes tells, without a net and without data: near-copies, norms, the largest set.
+"""Duplicates among prototypes, and a report on a bare matrix of them: duplicates, norms, the largest set.
 
-The text says that it is from the weights alone: whether a set is void, only the use by images can tell.
+A report uses the weights alone; deciding whether a set is void needs image assignments.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,42 @@ import numpy as np
 from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.errors import DataError
 from evaltk.prototypes import duplicates, void
-from evaltk.prototypes.duplicates import METHODS, Method
+from evaltk.prototypes.defaults import DISTANCE, THRESHOLD, THRESHOLDS
+from evaltk.prototypes.duplicates import METHODS, DuplicateSets, Method
 from evaltk.prototypes.graph import Directions
 
-THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
-DISTANCE = 0.025
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DuplicateCounts:
+    """Duplicates among K prototypes.
+
+    Attributes:
+        sets: {(method, threshold): duplicate sets}, ``leader`` at every threshold among them.
+        primary: those of ``leader`` at the primary threshold.
+        unique_share_by_distance: share of unique prototypes (``leader``) at a cosine distance, in [0, 1].
+    """
+
+    sets: Mapping[tuple[Method, float], DuplicateSets]
+    primary: DuplicateSets
+    unique_share_by_distance: float
+
+
+def count_duplicates(
+    directions: Directions,
+    *,
+    threshold: float = THRESHOLD,
+    thresholds: Sequence[float] = THRESHOLDS,
+    methods: Sequence[Method] = METHODS,
+    distance: float = DISTANCE,
+    device: str = "cpu",
+) -> DuplicateCounts:
+    """Duplicate sets by each method at each threshold (cosines in (-1, 1)) and at the primary one."""
+    every = tuple(sorted({*thresholds, threshold}))
+    sets = duplicates.readings(directions, every, methods=tuple(dict.fromkeys(("leader", *methods))), device=device)
+    (close,) = duplicates.readings(directions, (1 - distance,), methods=("leader",), device=device).values()
+    primary = sets["leader", threshold]
+    share = close.num_unique / len(primary.owner)
+    return DuplicateCounts(sets=sets, primary=primary, unique_share_by_distance=share)
 
 
 def read_matrix(path: Path, read: ReadOptions | None = None) -> np.ndarray:
@@ -49,28 +81,26 @@ def score_matrix(
     path: Path,
     *,
     thresholds: Sequence[float] = THRESHOLDS,
-    threshold: float = 0.9,
+    threshold: float = THRESHOLD,
     methods: Sequence[Method] = METHODS,
     device: str = "cpu",
     read: ReadOptions | None = None,
 ) -> dict[str, Any]:
-    """Near-copies of the prototypes in a file, as plain values that JSON can hold; `text` says them in words.
+    """Duplicates among the prototypes in a file, as plain values that JSON can hold.
 
     Args:
         path: a ``.npy`` file [K, p], or a checkpoint with its head. read: what is said of the checkpoint.
-        thresholds: cosines of the sweep. threshold: the primary one. methods: readings.
+        thresholds: cosines of the sweep. threshold: the primary one. methods: ways to count.
 
-    Raises: DataError, CheckpointError: a file that will not do, prototypes without a direction (named by index).
+    Raises: DataError, CheckpointError: an unusable file, prototypes without a direction (named by index).
     SettingsError: a threshold outside (-1, 1).
     """
     for value in (threshold, *thresholds):
         duplicates.check_threshold(value)
     w = read_matrix(Path(path), read)
     directions = Directions(w, device=device)
-    sweep = tuple(sorted({*thresholds, threshold}))
-    found = duplicates.readings(directions, sweep, methods=tuple(dict.fromkeys(("leader", *methods))), device=device)
-    close = duplicates.readings(directions, (1 - DISTANCE,), methods=("leader",), device=device)
-    verdict = void.from_weights(directions.unit.cpu().numpy(), found["leader", threshold])
+    counts = count_duplicates(directions, threshold=threshold, thresholds=thresholds, methods=methods, device=device)
+    verdict = void.from_weights(directions.unit.cpu().numpy(), counts.primary)
     return {
         "file": str(path),
         "prototypes": len(w),
@@ -81,28 +111,9 @@ def score_matrix(
         "threshold": threshold,
         "counts": [
             {"threshold": t, "reading": method, "unique": sets.num_unique, "largest": sets.largest}
-            for (method, t), sets in found.items()
+            for (method, t), sets in counts.sets.items()
         ],
-        "unique_share_by_distance": next(iter(close.values())).num_unique / len(w),
+        "unique_share_by_distance": counts.unique_share_by_distance,
         "distance": DISTANCE,
         "verdict": verdict.words,
     }
-
-
-def text(told: dict[str, Any]) -> str:
-    """The same for people: a table of unique prototypes and largest set by threshold and reading, and the verdict."""
-    readings = list(dict.fromkeys(c["reading"] for c in told["counts"]))
-    counts = {(c["threshold"], c["reading"]): f"{c['unique']:,} | {c['largest']:,}" for c in told["counts"]}
-    norm = told["norm"]
-    lines = [
-        f"{told['file']}: {told['prototypes']:,} prototypes of dimension {told['dimension']:,}, norms "
-        f"{norm['min']:.4g} to {norm['max']:.4g} (median {norm['median']:.4g})",
-        "",
-        "unique | largest set of near-copies",
-        f"{'cosine >':>8}  " + "  ".join(f"{name:>17}" for name in readings),
-    ]
-    for t in sorted({c["threshold"] for c in told["counts"]}):
-        lines.append(f"{t:>8g}  " + "  ".join(f"{counts[t, name]:>17}" for name in readings))
-    share = f"{100 * told['unique_share_by_distance']:.2f} %"
-    lines += ["", f"unique at a cosine distance of {told['distance']:g}: {share} of all", told["verdict"]]
-    return "\n".join(lines)

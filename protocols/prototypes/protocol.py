@@ -99,12 +99,18 @@ class _Counter:
         self, directions: Directions, branch: str, bench: Bench
     ) -> tuple[tuple[Score, ...], DuplicateSets, dict[str, np.ndarray]]:
         """(scores, the primary sets, arrays for figures) of the evaluated head, the primary numbers first."""
-        from evaltk.prototypes import duplicates
+        from evaltk.prototypes import duplicates, report
 
         s = self.settings
-        found = duplicates.readings(directions, s.sweep(), methods=("leader", *s.readings), device=bench.device)
-        close = duplicates.readings(directions, (1 - s.distance,), methods=("leader",), device=bench.device)
-        primary = found["leader", s.threshold]
+        counts = report.count_duplicates(
+            directions,
+            threshold=s.threshold,
+            thresholds=s.thresholds,
+            methods=s.readings,
+            distance=s.distance,
+            device=bench.device,
+        )
+        primary = counts.primary
         num = len(primary.owner)
         at = {"threshold": s.threshold, "reading": "leader", "branch": branch}
         scores = [
@@ -114,7 +120,7 @@ class _Counter:
             self.score(f"largest_at_{s.threshold:g}_count", primary.largest, num, at),
             self.score(
                 "unique_share_by_distance",
-                next(iter(close.values())).num_unique / num,
+                counts.unique_share_by_distance,
                 num,
                 at | {"threshold": 1 - s.distance, "distance": s.distance},
             ),
@@ -122,8 +128,9 @@ class _Counter:
         arrays = {"owner": primary.owner.astype("int32")}
         for method in dict.fromkeys(("leader", *s.readings)):
             for t in s.sweep():
-                scores += self.counts(found[method, t], num, {"threshold": t, "reading": method, "branch": branch})
-                arrays[f"sizes_{method}_{t:g}"] = found[method, t].sizes.astype("int32")
+                at_threshold: dict[str, object] = {"threshold": t, "reading": method, "branch": branch}
+                scores += self.counts(counts.sets[method, t], num, at_threshold)
+                arrays[f"sizes_{method}_{t:g}"] = counts.sets[method, t].sizes.astype("int32")
         if s.permutations:
             stream = bench.generator("prototypes", "order")
             unique, largest = duplicates.order_sensitivity(

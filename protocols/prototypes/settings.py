@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from evaltk.errors import SettingsError
+from evaltk.prototypes.defaults import DISTANCE, THRESHOLD, THRESHOLDS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,12 +35,12 @@ class Settings:
         gallery: images kept for each prototype shown (0: none).
     """
 
-    threshold: float = 0.9
-    thresholds: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+    threshold: float = THRESHOLD
+    thresholds: tuple[float, ...] = THRESHOLDS
     readings: tuple[Reading, ...] = ("leader", "first-seen", "components", "largest-first")
     other_branch: bool = True
     permutations: int = 5
-    distance: float = 0.025
+    distance: float = DISTANCE
     formulation: Formulation = "auto"
     temperature: tuple[float, ...] = (0.07, 0.1)
     centre: bool = True

@@ -234,12 +234,20 @@ def test_tables_and_figures_say_what_they_are(parsed: Page) -> None:
 
 
 def test_what_was_skipped_is_named_and_counted(parsed: Page) -> None:
-    assert "2 JSON files that are no results were skipped" in parsed.text
+    assert "2 JSON files are not results and were skipped" in parsed.text
     assert "half.json" in parsed.text and "JSONDecodeError: <b>" in parsed.text
 
 
 def test_provenance(parsed: Page) -> None:
-    for said in ("dataset.fingerprint", "knn on digits", "made", "a <note>", "git", "abc", "net/prototypes-toy-999"):
+    for said in (
+        "dataset.fingerprint",
+        "knn on digits",
+        "Provenance of",
+        "a <note>",
+        "git",
+        "abc",
+        "net/prototypes-toy-999",
+    ):
         assert said in parsed.text, said
 
 
@@ -257,7 +265,7 @@ def test_galleries_keep_to_their_bytes() -> None:
         made = galleries.build_gallery("net", arrays, share)
         assert made and sum(len(strip.uri) for strip in made.strips) <= share
         sizes[share] = made.strips[0].width
-        assert (made.told == "") == (made.strips[0].width == 8 * 64)
+        assert (made.shown == "") == (made.strips[0].width == 8 * 64)
         raw = base64.b64decode(made.strips[0].uri.partition(",")[2])
         from PIL import Image
 
@@ -279,8 +287,8 @@ def test_the_command(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     said, err = capsys.readouterr()
     assert said == f"{out}\n" and "2 results read, 2 JSON files skipped" in err and "predictions" in err
     shown = Page(out.read_text(encoding="utf-8"))
-    assert "2 JSON files that are no results were skipped" in shown.text
-    assert "Predictions that cannot be read" in shown.text and not shown.all("img")
+    assert "2 JSON files are not results and were skipped" in shown.text
+    assert "Unreadable predictions" in shown.text and not shown.all("img")
 
 
 @pytest.mark.parametrize(

@@ -238,7 +238,7 @@ def test_a_number_on_the_users_word_says_so() -> None:
     (table,) = build_tables(KNN, [imagenet(branch="backbone", origin_proof=OriginProof.USER)])
     assert table.rows[0][1][-1].remark == match.FAMILY_GIVEN and match.ASSUMED not in table.legend
     text = render(table, "md")
-    assert "on the user's word" in text
+    assert match.FAMILY_GIVEN in text
     made = compare_with_published([imagenet(branch="backbone", origin_proof=OriginProof.USER)]).table
     assert made is not None and made.rows[0][1][3].remark == match.FAMILY_GIVEN and not made.footnotes
 
