@@ -34,7 +34,7 @@ def resolve_device(device: str, *, mps: bool = True) -> str:
     if kind == "cuda" and int(number or 0) >= num_gpus:
         got = f"{device!r} on a machine with {num_gpus} GPU{'' if num_gpus == 1 else 's'}"
         do = f"--device cuda:{num_gpus - 1}, or --device auto" if num_gpus else "--device auto, or --device cpu"
-        raise SettingsError(wanted="a GPU that torch can use", got=got, where="--device", do=do)
+        raise SettingsError(wanted="a CUDA GPU that torch can use", got=got, where="--device", do=do)
     if kind == "mps" and not torch.backends.mps.is_available():
         do = "--device auto, or --device cpu"
         raise SettingsError(wanted="mps, the GPU of a Mac", got="a machine without", where="--device", do=do)
