@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from evaltk import cores
+from evaltk import machine
 from evaltk.metrics import retrieval
 
 QUERIES, DATABASE, POSITIVES, JUNK = 70, 1_000_000, 100, 60
@@ -72,6 +72,6 @@ def main() -> None:
     ratio = times["scanned"] / times["ours"]
     print(f"   {ratio:.1f} times faster than a loop over queries and positives (wanted: at least 10)")
     ratio = times["searched"] / times["ours"]
-    told = f"query by query, unchecked, on one core (ours: {cores.usable()})"
+    told = f"query by query, unchecked, on one core (ours: {machine.usable_cores()})"
     print(f"   {ratio:.1f} times faster than set membership, {told}")
     print(f"   largest difference {max(differences):.1e}")

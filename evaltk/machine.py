@@ -1,9 +1,10 @@
-"""What was at work when a number was made: versions, commit, device, seconds, date."""
+"""The machine and software a result was computed with: versions, commit, device, seconds, date, usable cores."""
 
 from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -12,10 +13,10 @@ from typing import Any
 
 
 def provenance(device: str, seconds: Mapping[str, float]) -> dict[str, Any]:
-    """What was at work: versions, commit, device, seconds, date. Nothing in it changes a score."""
-    parts = ("evaltk", "torch", "torchvision", "timm", "numpy", "pillow")
+    """Provenance of a result: {versions, git, device, seconds, date}. Nothing in it affects a score."""
+    packages = ("evaltk", "torch", "torchvision", "timm", "numpy", "pillow")
     return {
-        "versions": {"python": platform.python_version()} | {part: version(part) for part in parts},
+        "versions": {"python": platform.python_version()} | {package: version(package) for package in packages},
         "git": _commit(),
         "device": _device_name(device),
         "seconds": dict(seconds),
@@ -29,16 +30,21 @@ def _device_name(device: str) -> str:
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or "cpu"
 
 
-def version(part: str) -> str:
+def usable_cores() -> int:
+    """Number of CPU cores this process may use, at least 1: its affinity mask where the system has one, else all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def version(package: str) -> str:
     """The installed version of a package, or ``unknown``."""
     try:
-        return importlib.metadata.version(part)
+        return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
 
 
 def _commit() -> str | None:
-    """The commit of the source tree this runs from (with + where it was changed), None for an installed package."""
+    """The commit of the source tree in use (with + if it was modified), None for an installed package."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None

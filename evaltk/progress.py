@@ -1,4 +1,4 @@
-"""Progress bars and the only logging set-up. All of it goes to stderr; stdout is for results."""
+"""Progress bars and the only logging setup. Everything goes to stderr; stdout is for results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ log = logging.getLogger("evaltk")
 
 
 def configure(*, verbose: bool = False) -> None:
-    """Send the project's log lines to stderr; called once by the command line, never at import."""
+    """Send evaltk's log messages to stderr; called once by the command line, never at import."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("evaltk: %(message)s"))
     log.handlers[:] = [handler]
@@ -22,10 +22,10 @@ def configure(*, verbose: bool = False) -> None:
 
 @contextmanager
 def bar(title: str, total: int, *, done: int = 0, unit: str = "images") -> Iterator[Advance]:
-    """A bar with the rate and the time left; yields `advance(n)`. Silent where stderr is no terminal.
+    """A progress bar with rate and time left; yields `advance(n)`. Silent if stderr is not a terminal.
 
     Args:
-        done: items finished by an earlier run; they move the bar but do not count for the rate.
+        done: items finished by an earlier run; they move the bar but do not count towards the rate.
     """
     if not sys.stderr.isatty():
         yield lambda n: None

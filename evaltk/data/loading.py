@@ -8,7 +8,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from evaltk import cores, distributed
+from evaltk import distributed, machine
 from evaltk.data.images import Split
 from evaltk.data.transforms import Transform
 from evaltk.errors import DataError, SettingsError
@@ -68,4 +68,4 @@ def workers_for(split: Split) -> int:
     """Decoding processes that a split gets where the user names no number: none for few images or ones in memory."""
     if split.pixels is not None or len(split) < FEW:
         return 0
-    return min(16, max(1, cores.usable() // distributed.world_size()))
+    return min(16, max(1, machine.usable_cores() // distributed.world_size()))

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from evaltk import cores
+from evaltk import machine
 from evaltk.errors import DataError, SettingsError
 from evaltk.seeding import generator
 from pretrain import signals
@@ -121,7 +121,7 @@ def loader(source: Source, recipe: Recipe, batches: list[list[tuple[int, int]]],
     """Batches of views in the given order, decoded by worker processes."""
     workers = recipe.run.workers
     if workers < 0:
-        workers = min(16, max(1, cores.usable() // world))
+        workers = min(16, max(1, machine.usable_cores() // world))
     return DataLoader(
         ViewDataset(source, recipe),
         batch_sampler=batches,

@@ -18,8 +18,7 @@ from evaltk.data.images import Split
 from evaltk.data.transforms import Transform
 from evaltk.errors import DataError
 from evaltk.features.extraction import Extraction
-from evaltk.global_streams import seeded
-from evaltk.seeding import derive
+from evaltk.seeding import derive, seeded
 from evaltk.types import PixelView
 from protocols.finetune.recipe import Tuning, groups, order
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaltk import cores, files
+from evaltk import files, machine
 from evaltk.data import frames
 from evaltk.errors import DataError
 from evaltk.metrics import segmentation
@@ -87,7 +87,7 @@ def _result(task: Task, truth: np.ndarray) -> np.ndarray:
 def score_all(tasks: Sequence[Task], *, workers: int | None = None) -> list[tuple[ObjectScores, ...]]:
     """`score` of each task, in order, on all cores where there is enough to do. Raises: as `score`."""
     if workers is None:
-        workers = cores.usable() if len(tasks) > FEW else 1
+        workers = machine.usable_cores() if len(tasks) > FEW else 1
     if workers <= 1:
         return [score(task) for task in tasks]
     # Forked children of a process that has threads or a GPU can hang; fresh ones cannot.
