@@ -1,6 +1,6 @@
-"""What a bare matrix of prototypes tells, without a net and without data: near-copies, norms, the largest set.
+"""Report on a matrix of prototypes, without a net or data: duplicates, norms, the largest set.
 
-The text says that it is from the weights alone: whether a set is void, only the use by images can tell.
+Whether a set is void cannot be decided from weights alone; the text says so.
 """
 
 from __future__ import annotations
@@ -31,17 +31,16 @@ def read_matrix(path: Path, read: Mapping[str, Any] | None = None) -> np.ndarray
 
         return head_of(load_checkpoint(path, **(read or {}))).prototypes.numpy()
     try:
-        found = np.load(path, allow_pickle=False)
+        matrix = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         got = "no such file" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
         raise DataError(
-            wanted="a matrix saved by numpy.save", got=got[:120], where=path, do="numpy.save(path, W)"
+            wanted="a matrix saved by numpy.save", got=got[:120], where=path, do="save it with numpy.save(path, W)"
         ) from error
-    if found.ndim != 2 or 0 in found.shape or found.dtype.kind not in "fiu":
-        got = f"{found.dtype} {list(found.shape)}"
-        raise DataError(wanted="prototypes [K, p]", got=got, where=path, do="save one row a prototype")
-    # float16 has steps of 5e-4 near 1: nothing is lost by widening, but its cosines are its own.
-    return found if found.dtype in (np.float32, np.float64) else found.astype(np.float32)
+    if matrix.ndim != 2 or 0 in matrix.shape or matrix.dtype.kind not in "fiu":
+        got = f"{matrix.dtype} {list(matrix.shape)}"
+        raise DataError(wanted="prototypes [K, p]", got=got, where=path, do="save one row per prototype")
+    return matrix if matrix.dtype in (np.float32, np.float64) else matrix.astype(np.float32)
 
 
 def score_matrix(
@@ -53,23 +52,23 @@ def score_matrix(
     device: str = "cpu",
     read: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Near-copies of the prototypes in a file, as plain values that JSON can hold; `text` says them in words.
+    """Duplicates among the prototypes in a file, as JSON-compatible values; `text` formats them.
 
     Args:
-        path: a ``.npy`` file [K, p], or a checkpoint with its head. read: what `load_checkpoint` is told of it.
-        thresholds: cosines of the sweep. threshold: the primary one. methods: readings.
+        path: a ``.npy`` file [K, p], or a checkpoint with its head. read: keyword arguments of `load_checkpoint`.
+        thresholds: cosines of the sweep. threshold: the primary one. methods: duplicate methods.
 
-    Raises: DataError, CheckpointError: a file that will not do, prototypes without a direction (named by index).
-    SettingsError: a threshold outside (-1, 1).
+    Raises: DataError, CheckpointError: an unusable file, prototypes without a direction (named by index).
+        SettingsError: a threshold outside (-1, 1).
     """
     for value in (threshold, *thresholds):
         duplicates.check_threshold(value)
     w = read_matrix(Path(path), read)
     directions = Directions(w, device=device)
     sweep = tuple(sorted({*thresholds, threshold}))
-    found = duplicates.readings(directions, sweep, methods=tuple(dict.fromkeys(("leader", *methods))), device=device)
+    sets_at = duplicates.readings(directions, sweep, methods=tuple(dict.fromkeys(("leader", *methods))), device=device)
     close = duplicates.readings(directions, (1 - DISTANCE,), methods=("leader",), device=device)
-    verdict = void.from_weights(directions.unit.cpu().numpy(), found["leader", threshold])
+    verdict = void.from_weights(directions.unit.cpu().numpy(), sets_at["leader", threshold])
     return {
         "file": str(path),
         "prototypes": len(w),
@@ -80,7 +79,7 @@ def score_matrix(
         "threshold": threshold,
         "counts": [
             {"threshold": t, "reading": method, "unique": sets.num_unique, "largest": sets.largest}
-            for (method, t), sets in found.items()
+            for (method, t), sets in sets_at.items()
         ],
         "unique_share_by_distance": next(iter(close.values())).num_unique / len(w),
         "distance": DISTANCE,
@@ -88,20 +87,20 @@ def score_matrix(
     }
 
 
-def text(told: dict[str, Any]) -> str:
-    """The same for people: a table of unique prototypes and largest set by threshold and reading, and the verdict."""
-    readings = list(dict.fromkeys(c["reading"] for c in told["counts"]))
-    counts = {(c["threshold"], c["reading"]): f"{c['unique']:,} | {c['largest']:,}" for c in told["counts"]}
-    norm = told["norm"]
+def text(report: dict[str, Any]) -> str:
+    """The report as text: unique prototypes and largest set by threshold and method, and the verdict."""
+    methods = list(dict.fromkeys(c["reading"] for c in report["counts"]))
+    counts = {(c["threshold"], c["reading"]): f"{c['unique']:,} | {c['largest']:,}" for c in report["counts"]}
+    norm = report["norm"]
     lines = [
-        f"{told['file']}: {told['prototypes']:,} prototypes of dimension {told['dimension']:,}, norms "
+        f"{report['file']}: {report['prototypes']:,} prototypes of dimension {report['dimension']:,}, norms "
         f"{norm['min']:.4g} to {norm['max']:.4g} (median {norm['median']:.4g})",
         "",
-        "unique | largest set of near-copies",
-        f"{'cosine >':>8}  " + "  ".join(f"{name:>17}" for name in readings),
+        "unique | largest set of duplicates",
+        f"{'cosine >':>8}  " + "  ".join(f"{name:>17}" for name in methods),
     ]
-    for t in sorted({c["threshold"] for c in told["counts"]}):
-        lines.append(f"{t:>8g}  " + "  ".join(f"{counts[t, name]:>17}" for name in readings))
-    share = f"{100 * told['unique_share_by_distance']:.2f} %"
-    lines += ["", f"unique at a cosine distance of {told['distance']:g}: {share} of all", told["verdict"]]
+    for t in sorted({c["threshold"] for c in report["counts"]}):
+        lines.append(f"{t:>8g}  " + "  ".join(f"{counts[t, name]:>17}" for name in methods))
+    share = f"{100 * report['unique_share_by_distance']:.2f} %"
+    lines += ["", f"unique at a cosine distance of {report['distance']:g}: {share} of all", report["verdict"]]
     return "\n".join(lines)

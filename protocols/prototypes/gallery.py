@@ -1,4 +1,4 @@
-"""The images nearest to the prototypes that stand out: largest, sharpest, broadest, purest."""
+"""Nearest images of notable prototypes: the largest, sharpest, broadest and purest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from protocols.prototypes.settings import Settings
 
 PROTOTYPES = 4  # of each kind
-SIDE = 64  # of a thumbnail, pixels
+SIDE = 64  # of a thumbnail in pixels
 
 
 def gallery(
@@ -28,7 +28,7 @@ def gallery(
     sets: DuplicateSets,
     settings: Settings,
 ) -> dict[str, np.ndarray]:
-    """Arrays of G prototypes: which, of what kind, their nearest images' cosines and thumbnails [G, M, 64, 64, 3]."""
+    """Arrays for G prototypes: kind, index, cosines of the nearest images, and thumbnails [G, M, 64, 64, 3]."""
     import numpy as np
 
     from evaltk.prototypes.mixture_fit import nearest_images
@@ -51,9 +51,9 @@ def gallery(
 def choose(
     counts: np.ndarray, kappa: np.ndarray, purity: np.ndarray, owner: np.ndarray, min_images: int
 ) -> list[tuple[str, int]]:
-    """(kind, prototype) of those that stand out among prototypes with enough images, one of each set of near-copies.
+    """(kind, prototype) of notable prototypes with enough images, one per set of duplicates.
 
-    Sharpest and broadest are left out where all precisions are equal.
+    Sharpest and broadest are omitted if all precisions are equal.
     """
     import numpy as np
 
@@ -65,7 +65,7 @@ def choose(
     orders = {"largest": -counts[enough]}
     if varies(kappa[enough]):
         orders |= {"sharpest": -kappa[enough], "broadest": kappa[enough]}
-    # Of equally pure ones that with more images says more.
+    # Ties in purity go to the prototype with more images.
     orders["purest"] = -(purity[enough] + counts[enough] / (1e3 * counts.max()))
     chosen: list[tuple[str, int]] = []
     for kind, key in orders.items():
@@ -78,15 +78,15 @@ def choose(
 
 
 def _kept(split: Split, features: Features) -> np.ndarray:
-    """The place in the split of each row of the features: unreadable images were left out."""
+    """The index in the split of each row of the features, which lack unreadable images."""
     import numpy as np
 
-    lost = set(features.skipped)
-    return np.array([i for i in range(len(split)) if not lost or split.image_id(i) not in lost])
+    skipped = set(features.skipped)
+    return np.array([i for i in range(len(split)) if not skipped or split.image_id(i) not in skipped])
 
 
 def _thumbnail(split: Split, index: int) -> np.ndarray:
-    """[64, 64, 3] uint8, the middle square."""
+    """The central square as [64, 64, 3] uint8."""
     import numpy as np
     from PIL import Image, ImageOps
 

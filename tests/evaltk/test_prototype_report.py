@@ -15,7 +15,7 @@ from evaltk.prototypes import report as prototype_report
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Three different prototypes and two near-copies of the first."""
+    """Three different prototypes and two duplicates of the first."""
     w = np.concatenate([2 * np.eye(4)[:3], 3 * np.eye(4)[:1] + 0.001, 5 * np.eye(4)[:1]])
     np.save(tmp_path / "w.npy", w)
     return tmp_path / "w.npy"
@@ -28,7 +28,7 @@ def test_told_by_hand(path: Path) -> None:
     assert {(c["unique"], c["largest"]) for c in told["counts"]} == {(3, 3)}
     assert told["unique_share_by_distance"] == pytest.approx(0.6)
     assert "60.0 % of the prototypes (3 of 5)" in told["verdict"]
-    assert "from the weights alone" in told["verdict"]
+    assert "From the weights alone" in told["verdict"]
 
 
 def test_text_and_json(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
