@@ -16,7 +16,7 @@ Places: TypeAlias = Callable[[np.ndarray, list[int]], np.ndarray]
 
 
 def truth(numbers: np.random.Generator) -> list[dict[str, list[int]]]:
-    """Ground truth of the size that the benchmark's has: some hundred images a query."""
+    """Ground truth of the benchmark's size: some hundred images per query."""
     made = []
     for _ in range(QUERIES):
         drawn = numbers.choice(DATABASE, size=2 * POSITIVES + JUNK, replace=False).tolist()
@@ -26,17 +26,17 @@ def truth(numbers: np.random.Generator) -> list[dict[str, list[int]]]:
 
 
 def scanned(ranking: np.ndarray, images: list[int]) -> np.ndarray:
-    """Ascending places of images in a ranking, each looked for by itself."""
+    """Ascending positions of images in a ranking, each searched individually."""
     return np.sort([int(np.flatnonzero(ranking == image)[0]) for image in images])
 
 
 def searched(ranking: np.ndarray, images: list[int]) -> np.ndarray:
-    """Ascending places of images in a ranking by numpy's set membership, as revisitop's own code finds them."""
+    """Ascending positions of images in a ranking by numpy set membership, as in revisitop."""
     return np.flatnonzero(np.isin(ranking, images))
 
 
 def plain(ranks: np.ndarray, gnd: list[dict[str, list[int]]], places_of: Places) -> dict[str, float]:
-    """mAP of each difficulty by the definition: a query, a difficulty and a positive at a time."""
+    """mAP per difficulty from the definition, one query, difficulty and positive at a time."""
     found = {}
     for difficulty, (positive, ignored) in retrieval.DIFFICULTIES.items():
         precisions = []

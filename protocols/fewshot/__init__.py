@@ -1,4 +1,4 @@
-"""Few-shot classification as MSN does it: softmax regression on 1, 2 and 5 images per class and on 1 %."""
+"""Few-shot classification as in MSN: softmax regression on 1, 2 and 5 images per class, and on 1 % of the images."""
 
 from protocols.fewshot.protocol import KIND, TITLE, VERSION, Settings, centred, check, choose, fit, needs, run, splits
 

@@ -1,4 +1,4 @@
-"""Image retrieval on revisited Oxford and Paris."""
+"""Image retrieval on the revisited Oxford and Paris benchmarks."""
 
 from protocols.retrieval.protocol import (
     DIFFICULTIES,
