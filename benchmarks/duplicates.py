@@ -18,7 +18,7 @@ K, DIM, COPIES, FURTHER, THRESHOLD = 65_536, 256, 54_000, 900, 0.9
 
 
 def planted(rng: np.random.Generator) -> np.ndarray:
-    """[K, DIM] float32: 54,000 near-copies of one direction and 900 further directions with their own, shuffled."""
+    """[K, DIM] float32: 54,000 duplicates of one direction and 900 further directions with their own, shuffled."""
     centres = rng.standard_normal((1 + FURTHER, DIM), dtype=np.float32)
     centres /= np.linalg.norm(centres, axis=1, keepdims=True)
     which = np.concatenate([np.zeros(COPIES, int), np.arange(K - COPIES) % FURTHER + 1])

@@ -30,7 +30,7 @@ FEATURES = {
 
 
 def seconds(run: Callable[[], object], repeats: int = REPEATS) -> float:
-    """The least wall time of several runs."""
+    """The minimum wall time of several runs."""
     times = []
     for _ in range(repeats):
         started = time.perf_counter()
@@ -40,7 +40,7 @@ def seconds(run: Callable[[], object], repeats: int = REPEATS) -> float:
 
 
 def heads_of(widths: list[int], count: int) -> list[Heads]:
-    """So many heads for each feature."""
+    """Training steps of several heads per feature."""
     draw = torch.Generator().manual_seed(0)
     return [probe.begin(count, CLASSES, width, generator=draw) for width in widths]
 
@@ -77,7 +77,7 @@ def main() -> None:
         every = seconds(step_of(heads_of(widths, len(LRS)), x, y, LRS), 2)
         forward = BATCH // CHUNK * seconds(lambda recipes=recipes: backbone.features(images, recipes))  # type: ignore[misc]
         one = seconds(step_of(heads_of(widths, 1), x, y, LRS[:1]))
-        print(f"   {title}: forward {forward:.1f} s, 1 head a feature {one:.3f} s, {len(LRS)} heads {every:.2f} s")
+        print(f"   {title}: forward {forward:.1f} s, 1 head per feature {one:.3f} s, {len(LRS)} heads {every:.2f} s")
         print(f"   {(forward + every) / (forward + one):.2f} times the step with one head (wanted: at most 1.5)")
         if len(recipes) == 1:
             slow = seconds(plain(x[0], y), 2)

@@ -119,7 +119,7 @@ def tell(name: str, run: Fitted) -> None:
 
 
 def few_shot(shape: dict[str, int]) -> None:
-    """1 % of ImageNet: 12 or 13 images a class."""
+    """1 % of ImageNet: 12 or 13 images per class."""
     x, y = few_shot_rows(**shape)
     told = f"{shape['num_rows']:,} x {shape['dim']}, {shape['num_classes']} classes, l2 {L2}, no intercept"
     print(f"   {told}; unit rows around random means, the noise twice as long; {torch.get_num_threads()} threads")

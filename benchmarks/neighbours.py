@@ -54,7 +54,7 @@ def main() -> None:
     each = seconds(lambda: [plain(bank, labels, queries, k, T, CLASSES) for k in KS], 1)
     votes = knn_votes(bank, labels, queries, (20,), T, CLASSES)[20]
     same = float((votes.argmax(1) == plain(bank, labels, queries, 20, T, CLASSES)).float().mean())
-    print(f"   one pass for k = {KS}: {ours:.2f} s; one pass a k: {each:.2f} s; bare product and top-k: {bare:.2f} s")
+    print(f"   one pass for k = {KS}: {ours:.2f} s; one pass per k: {each:.2f} s; bare product and top-k: {bare:.2f} s")
     print(f"   {each / ours:.1f} times faster than one pass a k (wanted: at least 5)")
     print(f"   {ours / bare:.2f} of the bare product and top-k (wanted: at most 1.3)")
     print(f"   equal predictions at k = 20: {100 * same:.2f} %")

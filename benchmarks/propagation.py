@@ -39,12 +39,12 @@ def frames(patch: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
 
 
 def ours(tokens: list[torch.Tensor], labels: list[torch.Tensor]) -> Callable[[], torch.Tensor]:
-    """A run of `affinity.carry`; the contexts are built beforehand, as they are in a video."""
+    """A run of `affinity.propagate_labels`; the contexts are built beforehand, as they are in a video."""
     contexts = affinity.Contexts(tokens[0], labels[0], previous=CONTEXTS - 1)
     for t in range(1, CONTEXTS):
         contexts.push(tokens[t], labels[t])
-    rules = affinity.Rules(radius=RADIUS, topk=TOPK, temperature=TEMPERATURE)
-    return lambda: affinity.carry(tokens[-1], contexts, rules)
+    config = affinity.AffinityConfig(radius=RADIUS, topk=TOPK, temperature=TEMPERATURE)
+    return lambda: affinity.propagate_labels(tokens[-1], contexts, config)
 
 
 def plain(tokens: list[torch.Tensor], labels: list[torch.Tensor]) -> Callable[[], torch.Tensor]:

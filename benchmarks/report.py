@@ -26,7 +26,7 @@ Made = tuple[str, dict[str, object], list[Score], dict[str, np.ndarray]]  # prot
 
 
 def protocols(rng: np.random.Generator, target: np.ndarray, level: float) -> Iterator[tuple[str, Made]]:
-    """(data set, result) of everything one checkpoint is measured on; `level`: its accuracy."""
+    """(dataset, result) for every protocol of one checkpoint; `level`: its accuracy."""
     for data in ("cifar10", "cifar100"):
         yield data, knn(rng, data, target, level)
     yield "cifar10", linear(rng, target, level)

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from evaltk import cores
+from evaltk import machine
 from evaltk.metrics import retrieval
 
 QUERIES, DATABASE, POSITIVES, JUNK = 70, 1_000_000, 100, 60
@@ -16,7 +16,7 @@ Places: TypeAlias = Callable[[np.ndarray, list[int]], np.ndarray]
 
 
 def truth(numbers: np.random.Generator) -> list[dict[str, list[int]]]:
-    """Ground truth of the size that the benchmark's has: some hundred images a query."""
+    """Ground truth of the benchmark's size: some hundred images per query."""
     made = []
     for _ in range(QUERIES):
         drawn = numbers.choice(DATABASE, size=2 * POSITIVES + JUNK, replace=False).tolist()
@@ -26,17 +26,17 @@ def truth(numbers: np.random.Generator) -> list[dict[str, list[int]]]:
 
 
 def scanned(ranking: np.ndarray, images: list[int]) -> np.ndarray:
-    """Ascending places of images in a ranking, each looked for by itself."""
+    """Ascending positions of images in a ranking, each searched individually."""
     return np.sort([int(np.flatnonzero(ranking == image)[0]) for image in images])
 
 
 def searched(ranking: np.ndarray, images: list[int]) -> np.ndarray:
-    """Ascending places of images in a ranking by numpy's set membership, as revisitop's own code finds them."""
+    """Ascending positions of images in a ranking by numpy set membership, as in revisitop."""
     return np.flatnonzero(np.isin(ranking, images))
 
 
 def plain(ranks: np.ndarray, gnd: list[dict[str, list[int]]], places_of: Places) -> dict[str, float]:
-    """mAP of each difficulty by the definition: a query, a difficulty and a positive at a time."""
+    """mAP per difficulty from the definition, one query, difficulty and positive at a time."""
     found = {}
     for difficulty, (positive, ignored) in retrieval.DIFFICULTIES.items():
         precisions = []
@@ -72,6 +72,6 @@ def main() -> None:
     ratio = times["scanned"] / times["ours"]
     print(f"   {ratio:.1f} times faster than a loop over queries and positives (wanted: at least 10)")
     ratio = times["searched"] / times["ours"]
-    told = f"query by query, unchecked, on one core (ours: {cores.usable()})"
+    told = f"query by query, unchecked, on one core (ours: {machine.usable_cores()})"
     print(f"   {ratio:.1f} times faster than set membership, {told}")
     print(f"   largest difference {max(differences):.1e}")

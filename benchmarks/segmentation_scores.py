@@ -22,7 +22,7 @@ OBJECTS = {"small object": 0.1, "large object": 0.35}
 
 
 def blobs(share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Truth and result, bool [T, H, W]: a wavy blob that drifts, and the same one a little off."""
+    """Ground truth and result, bool [T, H, W]: a drifting wavy blob, and the same blob slightly displaced."""
     rng = np.random.default_rng(seed)
     rows, cols = np.ogrid[: SIZE[0], : SIZE[1]]
     masks = np.empty((2, NUM_FRAMES, *SIZE), dtype=np.bool_)
@@ -78,7 +78,7 @@ def plain(gt: np.ndarray, pred: np.ndarray) -> np.ndarray:
 
 
 def best_seconds(score: Callable[[np.ndarray, np.ndarray], np.ndarray], gt: np.ndarray, pred: np.ndarray) -> float:
-    """Processor seconds of the quickest of a few runs: what a busy machine disturbs least."""
+    """CPU seconds of the fastest of a few runs, least affected by other load."""
     taken = []
     for _ in range(REPEATS):
         start = time.process_time()
@@ -88,8 +88,8 @@ def best_seconds(score: Callable[[np.ndarray, np.ndarray], np.ndarray], gt: np.n
 
 
 def main() -> None:
-    """Print, for a small and a large object, milliseconds a frame of both and their ratio."""
-    print(f"J and F of {SIZE[1]} x {SIZE[0]} masks, {NUM_FRAMES} frames, one thread, milliseconds a frame")
+    """Print, for a small and a large object, milliseconds per frame of both and their ratio."""
+    print(f"J and F of {SIZE[1]} x {SIZE[0]} masks, {NUM_FRAMES} frames, one thread, milliseconds per frame")
     for seed, (what, share) in enumerate(OBJECTS.items()):
         gt, pred = blobs(share, seed)
         difference = float(np.abs(ours(gt, pred) - plain(gt, pred)).max())

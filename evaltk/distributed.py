@@ -1,4 +1,4 @@
-"""One process or many: rank, world size and the few exchanges we need; each is the identity on one process."""
+"""Rank, world size and the few collectives we need; in a single process each is the identity."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ import torch.distributed as dist
 
 from evaltk.errors import SettingsError
 
-PATIENCE = datetime.timedelta(hours=12)  # the others wait while the main process scores, or one disk is slow
+TIMEOUT = datetime.timedelta(hours=12)  # the other processes wait while the main one scores, or for a slow disk
 
 
 def active() -> bool:
-    """Whether a process group is up."""
+    """Whether a process group is initialized."""
     return dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
-    """This process's number, 0 where there is one."""
+    """Rank of this process; 0 without a process group."""
     return dist.get_rank() if active() else 0
 
 
 def world_size() -> int:
-    """How many processes work together, 1 where there is one."""
+    """Number of processes; 1 without a process group."""
     return dist.get_world_size() if active() else 1
 
 
 def is_main() -> bool:
-    """Whether this process writes results and speaks."""
+    """Whether this is the process that writes results and logs (rank 0)."""
     return rank() == 0
 
 
@@ -42,7 +42,7 @@ def barrier() -> None:
 
 
 def all_reduce(tensor: torch.Tensor, op: str = "sum") -> torch.Tensor:
-    """A new tensor: the sum, mean or maximum over processes, element by element (op: "sum" | "mean" | "max")."""
+    """The elementwise sum, mean or maximum over processes as a new tensor (op: "sum" | "mean" | "max")."""
     if not active():
         return tensor
     out = tensor.detach().clone()
@@ -61,9 +61,9 @@ def broadcast_object(value: object) -> object:
 
 @contextmanager
 def process_group(device: str = "cpu") -> Iterator[None]:
-    """Join the processes that torchrun started (nothing happens without it); NCCL on GPUs, gloo on CPUs.
+    """Join the process group that torchrun started (a no-op without torchrun); NCCL on GPUs, gloo on CPUs.
 
-    Raises: SettingsError: more processes on this machine than GPUs.
+    Raises: SettingsError: more processes than GPUs on this machine.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or active():
         yield
@@ -75,10 +75,10 @@ def process_group(device: str = "cpu") -> Iterator[None]:
                 wanted=f"a GPU for local process {local}",
                 got=f"{torch.cuda.device_count()} GPUs",
                 where="torchrun --nproc-per-node",
-                do="start at most one process a GPU",
+                do="start at most one process per GPU",
             )
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=TIMEOUT)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all (to a neighbour first, then renamed over the target), and hashed."""
+"""Atomic file writes (to a temporary file, then renamed over the target), hashes, and storage errors."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import BinaryIO
 
 from evaltk.errors import StorageError
 
-# What the operating system says -> (what is wanted, what is there instead, what to do).
+# errno -> (wanted, got, do) of a StorageError.
 FULL = (
-    "room to write",
+    "space to write",
     "no space left on the disk",
-    "free some space or choose another folder, then run the same command again: what was finished is kept",
+    "free some space or choose another folder, then rerun the same command: finished work is kept",
 )
-DENIED = ("a writable place", "permission denied", "choose a folder you may write to")
+DENIED = ("a writable folder", "permission denied", "choose a folder you can write to")
 BLOCKED = ("a folder to write into", "", "choose another path")
 BROKEN = ("a disk that can be written", "", "check the disk or choose another folder")
 REASONS = (
@@ -34,11 +34,11 @@ REASONS = (
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn what the operating system says about `path` into one line that a user can act on."""
+    """Turn the operating system's errors about `path` into a StorageError that a user can act on."""
     try:
         yield
     except (OSError, RuntimeError) as error:
-        # torch.save reports a write that failed as an error of its own, with the system's as its context.
+        # torch.save raises its own error for a failed write, with the system's error as context.
         system = error if isinstance(error, OSError) else error.__context__
         reason = REASONS.get(system.errno or 0) if isinstance(system, OSError) else None
         if reason is None:
@@ -55,35 +55,35 @@ def make_folder(path: Path) -> Path:
 
 
 def check_folder(path: Path) -> None:
-    """Make sure that `path` could be made and written into; nothing is made. Raises: StorageError."""
-    there = _nearest(path)
+    """Check that `path` could be created and written to, without creating it. Raises: StorageError."""
+    existing = _nearest_existing(path)
     with storage_errors(path):
-        if not there.is_dir():
+        if not existing.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
-        if not os.access(there, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+        if not os.access(existing, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(existing))
 
 
 def free_bytes(path: Path) -> int:
-    """Free space where `path` lies, or would lie once it is made."""
-    return shutil.disk_usage(_nearest(path)).free
+    """Free bytes on the disk that `path` is on, or would be on once created."""
+    return shutil.disk_usage(_nearest_existing(path)).free
 
 
-def _nearest(path: Path) -> Path:
+def _nearest_existing(path: Path) -> Path:
     return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
 
 
 def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
-    """Write a file by `fill(stream)` so that `path` holds either its old content or all of the new.
+    """Write a file by `fill(stream)`, atomically: `path` has either its old content or all of the new.
 
-    Raises: StorageError: no room, or no right to write there; `path` is then as it was.
+    Raises: StorageError: no space or no permission; `path` is then unchanged.
     """
     make_folder(path.parent)
-    # Cut, so that a name near the longest allowed one leaves room for what is added.
+    # Truncated, so that the suffix fits even when the name is close to the longest allowed.
     part = path.with_name(f".{path.name[:32]}.{secrets.token_hex(8)}.part")
     with storage_errors(path):
         try:
-            # Opened with the mode that the user's umask makes of 0o666, not tempfile's private one.
+            # Mode 0o666 less the user's umask; tempfile's would be private.
             with os.fdopen(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666), "wb") as stream:
                 fill(stream)
                 stream.flush()
@@ -96,25 +96,25 @@ def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, whole or not at all."""
+    """Write `text` as UTF-8, atomically."""
     write(path, lambda stream: stream.write(text.encode()))
 
 
 def sha256(path: Path) -> str:
-    """sha256 in hex of the file's bytes, read once in order."""
+    """The file's sha256 in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 WEIGHTS = re.compile(r"(\.pth\.tar|\.pth|\.pt|\.tar|\.safetensors|\.bin|\.ckpt)$")
-# Names that every run gives its files: only the folder tells them apart.
-OF_ANY_RUN = re.compile(
+# File names that every training run uses; only the folder distinguishes them.
+GENERIC_NAMES = re.compile(
     r"(checkpoint|model|pytorch_model|weights|last|latest|best|final|teacher|student)([-_.].*)?", re.I
 )
 
 
 def weights_name(path: Path) -> str:
-    """What a weight file is called in results: its name without the ending, after its folder's where it needs that."""
+    """Display name of a weight file: its stem, prefixed with its folder where the stem is generic (``last``)."""
     base = WEIGHTS.sub("", path.name) or path.name
     folder = path.absolute().parent.name
-    return f"{folder}/{base}" if folder and OF_ANY_RUN.fullmatch(base) else base
+    return f"{folder}/{base}" if folder and GENERIC_NAMES.fullmatch(base) else base

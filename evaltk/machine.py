@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -47,9 +48,9 @@ def provenance(device: str, seconds: Mapping[str, float]) -> dict[str, Any]:
     Args:
         device: the one that was used, as `resolve_device` returns it; recorded as ``cuda (NVIDIA H100 80GB HBM3)``.
     """
-    parts = ("evaltk", "torch", "torchvision", "timm", "numpy", "pillow")
+    packages = ("evaltk", "torch", "torchvision", "timm", "numpy", "pillow")
     return {
-        "versions": {"python": platform.python_version()} | {part: version(part) for part in parts},
+        "versions": {"python": platform.python_version()} | {package: version(package) for package in packages},
         "git": _commit(),
         "device": _device_name(device),
         "seconds": dict(seconds),
@@ -64,16 +65,21 @@ def _device_name(device: str) -> str:
     return f"{device} ({name})" if name else device
 
 
-def version(part: str) -> str:
+def usable_cores() -> int:
+    """Number of CPU cores this process may use, at least 1: its affinity mask where the system has one, else all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def version(package: str) -> str:
     """The installed version of a package, or ``unknown``."""
     try:
-        return importlib.metadata.version(part)
+        return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
 
 
 def _commit() -> str | None:
-    """The commit of the source tree this runs from (with + where it was changed), None for an installed package."""
+    """The commit of the source tree in use (with + if it was modified), None for an installed package."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None

@@ -1,4 +1,4 @@
-"""Float32 products in full, whatever the process allows: TF32 keeps 10 bits of a factor, bfloat16 7."""
+"""Full float32 matrix products, whatever the process allows: TF32 keeps 10 mantissa bits, bfloat16 7."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def products(device: torch.device) -> Iterator[None]:
-    """Matrix products inside are float32 in full, without autocast."""
+    """Inside, matrix products use full float32, without autocast."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

@@ -50,7 +50,7 @@ def bar(title: str, total: int, *, done: int = 0, unit: str = "images") -> Itera
     """A bar with the rate and the time left; yields `advance(n)`. Silent with --quiet and where stderr is no terminal.
 
     Args:
-        done: items finished by an earlier run; they move the bar but do not count for the rate.
+        done: items finished by an earlier run; they move the bar but do not count towards the rate.
     """
     if not (sys.stderr.isatty() and log.isEnabledFor(logging.INFO)):
         yield lambda n: None

@@ -1,6 +1,6 @@
-"""Foreign pickles read without a single object of theirs being made: arrays are rebuilt from bytes, the rest refused.
+"""Safe reading of foreign pickles: no object is constructed, arrays are rebuilt from bytes, all else is refused.
 
-numpy's own `dtype` is not safe to hand to a pickle: its state can claim that an array of pointers is plain bytes.
+Not even numpy's `dtype` is safe to give to a pickle: its state can claim that an array of pointers is plain bytes.
 """
 
 from __future__ import annotations
@@ -14,23 +14,24 @@ from typing import Any
 
 import numpy as np
 
-NUMBERS = re.compile(r"[<>=|]?([iufbUS])\d{1,4}")  # array types that are bytes and nothing else
+NUMBERS = re.compile(r"[<>=|]?([iufbUS])\d{1,4}")  # dtypes whose arrays contain no pointers
 
 
 def read(path: Path, *, encoding: str = "latin1") -> Any:
-    """The plain containers, strings, numbers and arrays (as `Array`) of a pickle file.
+    """Read a pickle of plain containers, strings, numbers and arrays (returned as `Array`).
 
     Args:
-        encoding: how strings of Python 2 are read; ``bytes`` leaves them as bytes.
+        encoding: of Python 2 strings; ``bytes`` leaves them as bytes.
 
-    Raises: pickle.UnpicklingError: any other object, none of which is made; OSError; what a damaged file makes of it.
+    Raises: pickle.UnpicklingError: any other object, before it is constructed. OSError. Any error of `pickle` for a
+        corrupt file.
     """
     with path.open("rb") as stream:
         return _PlainOnly(stream, encoding=encoding).load()
 
 
 class DType:
-    """Stands in for a pickled dtype: its text, and the byte order its state tells."""
+    """Stand-in for a pickled dtype: its text, and the byte order from its state."""
 
     def __init__(self, text: str | bytes, *_: object) -> None:
         self.text = text.decode() if isinstance(text, bytes) else text
@@ -40,17 +41,17 @@ class DType:
         self.text = self.text if self.text[:1] in "<>=|" else f"{order}{self.text}"
 
     def values(self, data: bytes | str | list[Any]) -> np.ndarray:
-        """The numbers in `data` [n]. Raises: pickle.UnpicklingError: a type that is not bytes and nothing else."""
-        if isinstance(data, list):  # an array of objects brings its items along
+        """The values in `data` as an array [n]. Raises: pickle.UnpicklingError: a dtype that is not plain bytes."""
+        if isinstance(data, list):  # an array of objects: its items were unpickled by us too
             return np.array([None, *data], dtype=object)[1:]
         if not NUMBERS.fullmatch(self.text):
             raise pickle.UnpicklingError(f"an array of type {self.text[:20]!r}, which was not loaded")
-        # Python 2 wrote bytes as text, which `encoding="latin1"` hands on.
+        # Python 2 wrote bytes as str, which `encoding="latin1"` decodes.
         return np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, dtype=self.text)
 
 
 class Array:
-    """Stands in for a pickled array; `array` once its state has come."""
+    """Stand-in for a pickled array; `array` is set with its state."""
 
     array: np.ndarray
 
@@ -60,7 +61,7 @@ class Array:
 
 
 def scalar(kind: DType, data: bytes | str) -> Any:
-    """A pickled numpy number as Python's."""
+    """A pickled numpy scalar as a Python number."""
     return kind.values(data)[0].item()
 
 
@@ -69,9 +70,9 @@ def _array(*_: object) -> Array:
 
 
 def _from_buffer(data: bytes, kind: DType, shape: tuple[int, ...], order: str, *_: object) -> Array:
-    found = Array()
-    found.__setstate__((1, shape, kind, order == "F", bytes(data)))
-    return found
+    array = Array()
+    array.__setstate__((1, shape, kind, order == "F", bytes(data)))
+    return array
 
 
 def _latin1(text: str, encoding: str | bytes) -> bytes:
@@ -90,8 +91,8 @@ STAND_INS: dict[str, Callable[..., Any]] = {
 
 class _PlainOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> object:
-        known = STAND_INS.get(f"{re.sub(r'^numpy[.]_?core[.]', '', module)}.{name}")
-        if known is None:
+        stand_in = STAND_INS.get(f"{re.sub(r'^numpy[.]_?core[.]', '', module)}.{name}")
+        if stand_in is None:
             raise pickle.UnpicklingError(f"the object {module}.{name}, which was not loaded")
-        # A fresh wrapper each time: what a file does to the object it is given must not outlast the file.
-        return functools.partial(known)
+        # A fresh wrapper each time, so that a file cannot modify the stand-in for the next file.
+        return functools.partial(stand_in)

@@ -1,8 +1,11 @@
-"""Named random streams: a number drawn for one purpose never depends on what else was drawn, or on the process."""
+"""Named random streams: a random number depends on its stream's name only, not on other draws or the process."""
 
 from __future__ import annotations
 
 import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,13 +26,35 @@ def generator(seed: int, *names: object) -> torch.Generator:
 
 
 def normal(*shape: int, std: float, generator: torch.Generator) -> torch.Tensor:
-    """Draws [*shape] float32 from N(0, std^2), the same on every processor.
+    """Samples [*shape] float32 from N(0, std^2), the same on every processor.
 
-    By numpy's ziggurat, a table and one product for 99 of 100 draws. Torch's own normal draws take logarithms and
-    cosines from each processor's vector library, and `trunc_normal_` has changed between torch's versions.
+    Uses numpy's ziggurat: a table look-up and one product for 99 of 100 samples. torch's normal sampling uses log and
+    cos from the processor's vector library, and `trunc_normal_` has changed between torch versions.
     """
     import numpy as np
     import torch
 
     stream = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
     return torch.from_numpy((stream.standard_normal(shape) * std).astype(np.float32))
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Seed the global generators of Python, numpy, torch and `device` inside; restore their state afterwards.
+
+    For libraries that sample from global generators and cannot be given one.
+    """
+    import numpy as np
+    import torch
+
+    where = torch.device(device)
+    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
+        before = random.getstate(), np.random.get_state()
+        try:
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            torch.manual_seed(seed)
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])

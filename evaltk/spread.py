@@ -1,8 +1,8 @@
-"""Independent pieces of work over threads, each of which computes by itself.
+"""Independent pieces of work spread over threads, each of which runs single-threaded torch.
 
-torch splits every operation over its threads and waits for the slowest at its end. Where other processes want the
-cores too, the slowest is one that waits for its turn, and each operation takes as long as the scheduler's round. Pieces
-taken from a queue by threads that never wait for each other lose nothing but their share of the cores.
+torch splits every operation over its threads and waits for the slowest. When other processes compete for the cores, the
+slowest thread is one that was descheduled, and every operation takes a scheduler period. Threads that take pieces from
+a queue and never wait for each other lose only their share of the cores.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ T = TypeVar("T")
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """What this thread computes inside, it computes alone; its number of threads is restored at the end.
+    """Inside, torch uses one thread in this thread; the previous number is restored afterwards.
 
-    A thread that first uses torch while another is in here starts with one thread as well.
+    A thread whose first use of torch falls inside another thread's block also starts with one thread.
     """
-    before = torch.get_num_threads()  # also gives a new thread the process's number, which would come later otherwise
+    before = torch.get_num_threads()  # also makes a new thread read the process-wide number now rather than later
     torch.set_num_threads(1)
     try:
         yield
@@ -33,10 +33,10 @@ def one_thread() -> Iterator[None]:
 
 
 def each(work: Callable[[T], None], pieces: Iterable[T], device: torch.device) -> None:
-    """Call `work` once for every piece, in as many threads as torch has here; this thread is one of them.
+    """Call `work` once per piece, in as many threads as torch uses here, this thread included.
 
-    On a device other than the CPU, which computes meanwhile anyway, this thread takes all. Gradients are recorded, or
-    not, as outside. The first error ends the work and is raised; pieces begun are finished.
+    On devices other than the CPU, which run asynchronously anyway, this thread does everything. Grad and inference mode
+    are those of the caller. The first error stops the queue and is raised; pieces already started are finished.
     """
     if device.type != "cpu":
         for piece in pieces:

@@ -1,6 +1,6 @@
-"""The values that travel through the house: file -> Checkpoint -> Backbone -> Features -> Score -> Result -> Table.
+"""The values passed between stages: file -> Checkpoint -> Backbone -> Features -> Score -> Result -> Table.
 
-All are frozen; a step takes one and gives the next. Nothing here imports torch, so that tables and `--help` stay quick.
+All are frozen. This module does not import torch, so that tables and `--help` stay fast.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-EXTRACTION_VERSION = 1  # rises when the numbers that extraction gives change
+EXTRACTION_VERSION = 1  # incremented whenever extracted features change
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -28,16 +28,16 @@ PositionRule = Literal["dino", "size", "timm"]
 
 
 class OriginProof(StrEnum):
-    """What proves that weights are of the method and training that a checkpoint is taken for."""
+    """Evidence that the weights come from the method and training run they are attributed to."""
 
-    LAYOUT = "training layout"  # a full training checkpoint, whose layout only that method's code writes
-    SHA256 = "pinned sha256"  # the bytes of a catalogued file
+    LAYOUT = "training layout"  # a full training checkpoint, in a layout that only that method's code writes
+    SHA256 = "pinned sha256"  # the bytes of a file in the catalogue
     USER = "user's word"  # the user named the family
-    NONE = "none"  # tensors alone, which anyone may have trained
+    NONE = "none"  # bare tensors, which anyone may have trained
 
 
 def canonical(value: object) -> str:
-    """One text for one value: JSON with sorted keys and no spaces, the input of every digest."""
+    """Canonical JSON (sorted keys, no spaces): equal values have equal texts. The input of every digest."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
@@ -48,19 +48,19 @@ def digest(value: object) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arch:
-    """What net the weights are for.
+    """Architecture of a net.
 
     Attributes:
-        name: timm-style name where one fits, else a spelled-out one (``vit_p4_d128_l4_h4``).
-        kind: the builder: ``vit``, ``resnet``, ``xcit`` (both by timm) or ``pixels`` (no net: the image itself).
+        name: timm-style name if one fits, else a descriptive one (``vit_p4_d128_l4_h4``).
+        kind: the builder: ``vit``, ``resnet``, ``xcit`` (both from timm) or ``pixels`` (no net: the image itself).
         patch_size: side of a patch in pixels; the total stride for a convolutional net.
         embed_dim: width of a token, D.
         depth: number of blocks. num_heads: attention heads (0 where there are none).
         mlp_ratio: hidden width of the MLP over embed_dim.
-        img_size: side in pixels of the images the position table was learnt for.
+        img_size: side in pixels of the images the position embedding was trained for.
         norm_eps: epsilon of every LayerNorm.
-        registers: number of register tokens. layer_scale: whether blocks scale their branches.
-        class_position: whether the position table has a row for the class token.
+        registers: number of register tokens. layer_scale: whether blocks have LayerScale.
+        class_position: whether the position embedding has a row for the class token.
     """
 
     name: str
@@ -79,15 +79,15 @@ class Arch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadWeights:
-    """A projection head as tensors.
+    """Tensors of a projection head.
 
     Attributes:
         kind: ``dino`` | ``ibot`` | ``msn``.
         tensors: MLP keys (``mlp.0.weight`` ...), ``prototypes.weight_g|weight_v|weight`` and, for iBOT,
-            ``patch_prototypes.*`` where they are not shared.
-        center: the training centre of the logits [K], or None where the file has none.
-        scoring: ``linear`` | ``cosine`` | ``vmf`` where the file says what it was trained with, else None.
-        centering: ``logit`` | ``probability``, the space of the centre, likewise.
+            ``patch_prototypes.*`` unless shared.
+        center: the training centre of the logits [K], or None if the file has none.
+        scoring: ``linear`` | ``cosine`` | ``vmf`` if the file states what it was trained with, else None.
+        centering: ``logit`` | ``probability``, the space of the centre, or None like scoring.
     """
 
     kind: str
@@ -99,17 +99,17 @@ class HeadWeights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A weight file, understood.
+    """A loaded checkpoint.
 
     Attributes:
-        name: short name for tables. family: the file format's family. branch: which copy of the net was taken.
-        arch: the architecture. weights: {our key: float32 tensor}, exactly the net's. head: or None.
-        mean, std: per-channel pixel statistics the net expects, of RGB in [0, 1].
-        sha256: of the file's bytes. digest: of the weights used, the architecture and nothing else.
-        origin: path or name as given. dropped: {key: the rule that dropped it}. epoch: training epochs done, or None.
-        trained_seed: of the training run, where the file states it.
-        origin_proof: what proves where the weights are from.
-        notes: what the file does not say and its family fixes by convention, and hints that were set aside.
+        name: short name for tables. family: of the file format. branch: which copy of the net (student, teacher ...).
+        arch: the architecture. weights: {our key: float32 tensor}, exactly the net's. head: projection head or None.
+        mean, std: per-channel pixel statistics the net expects, for RGB in [0, 1].
+        sha256: of the file's bytes. digest: of the weights used and the architecture only.
+        origin: path or name as given. dropped: {key: the rule that dropped it}. epoch: epochs trained, or None.
+        trained_seed: seed of the training run if the file contains it.
+        origin_proof: evidence for where the weights come from.
+        notes: what the file does not contain and the family's conventions fixed, and hints that were ignored.
     """
 
     name: str
@@ -132,7 +132,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tokens:
-    """The tokens after one block: cls [B, D], patches [B, h*w, D] row by row, grid (h, w)."""
+    """Tokens after one block: cls [B, D], patches [B, h*w, D] in row-major order, grid (h, w)."""
 
     cls: torch.Tensor
     patches: torch.Tensor
@@ -141,12 +141,12 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How one feature vector is made from tokens.
+    """How a feature vector is built from tokens.
 
     Attributes:
         tokens: ``cls``, ``mean`` (of patches) or ``cls+mean`` (concatenated in that order, not interleaved).
-        last: class tokens of so many last blocks are concatenated, oldest first; means come from the last block only.
-        norm: whether the net's final LayerNorm is applied (to every block taken).
+        last: concatenate the class tokens of this many last blocks, oldest first; the mean is of the last block only.
+        norm: whether the net's final LayerNorm is applied (to every block used).
     """
 
     tokens: Literal["cls", "mean", "cls+mean"] = "cls"
@@ -154,20 +154,20 @@ class Recipe:
     norm: bool = True
 
     def text(self) -> str:
-        """The recipe in one word, part of the cache key."""
+        """The recipe as one word; part of the cache key."""
         return f"{self.tokens}/last{self.last}/{'normed' if self.norm else 'prenorm'}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureKey:
-    """What features depend on, in full. Two equal keys mean equal numbers.
+    """Everything that features depend on: equal keys mean equal features.
 
     Attributes:
         sha256: digest of the weights used and of the architecture.
-        dataset: fingerprint of the split's files, with their local stamp. split: its name.
+        dataset: fingerprint of the split's files, with their modification times. split: its name.
         transform: full text of the preprocessing. recipe: text of the recipe.
-        precision: ``fp32`` | ``bf16``. position: rule for position tables at other sizes.
-        version: of the extraction code; it rises when its numbers change.
+        precision: ``fp32`` | ``bf16``. position: how position embeddings are resized.
+        version: of the extraction code; incremented when its output changes.
     """
 
     sha256: str
@@ -180,7 +180,7 @@ class FeatureKey:
     version: int
 
     def digest(self) -> str:
-        """sha256 in hex, the name of the cache entry."""
+        """sha256 in hex; the name of the cache entry."""
         return digest(asdict(self))
 
 
@@ -189,8 +189,8 @@ class Features:
     """Features of one split.
 
     Attributes:
-        x: [N, D] float32, memory-mapped read-only. y: [N] int64 class ids. ids: N names, one an image.
-        key: what made them. skipped: names of images that could not be read and were left out.
+        x: [N, D] float32, memory-mapped read-only. y: [N] int64 class ids. ids: N image names.
+        key: what the features depend on. skipped: names of unreadable images that were left out.
     """
 
     x: np.ndarray
@@ -202,12 +202,12 @@ class Features:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """One number.
+    """One measured number.
 
     Attributes:
-        value: a fraction in [0, 1] unless the metric's name says otherwise. n: items it was measured on.
-        at: the settings it holds at, e.g. ``{"k": 20, "temperature": 0.07}``.
-        interval: 95 % interval (low, high), or None.
+        value: a fraction in [0, 1] unless the metric's name implies otherwise. n: number of items evaluated.
+        at: the settings of this number, e.g. ``{"k": 20, "temperature": 0.07}``.
+        interval: 95 % confidence interval (low, high), or None.
     """
 
     dataset: str
@@ -221,10 +221,10 @@ class Score:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultData:
-    """What a result was measured on, without paths.
+    """The dataset a result was measured on, without paths.
 
     Attributes:
-        fingerprint: the same on every machine. sizes: {split: images or videos}; {} where an old result has none.
+        fingerprint: the same on every machine. sizes: {split: number of images or videos}; {} for old results.
     """
 
     name: str
@@ -234,12 +234,12 @@ class ResultData:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PixelView:
-    """How images became the net's input in one view; what a view does not have or an old result does not say is None.
+    """Preprocessing of one view. A field is None if the view has no such step or an old result does not contain it.
 
     Attributes:
         resize: shorter side in pixels before the crop. crop: side of the crop. interpolation: filter of the resize.
-        mean, std: pixel statistics of RGB in [0, 1]. augmented: whether the view is drawn at random.
-        text: the same and more in words, for people; nothing is decided by it.
+        mean, std: pixel statistics of RGB in [0, 1]. augmented: whether the view is random.
+        text: a full description for readers; no code depends on it.
     """
 
     text: str
@@ -253,12 +253,12 @@ class PixelView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessing:
-    """From image files to features.
+    """Preprocessing from image files to features.
 
     Attributes:
-        precision: of the forward pass. position: rule for position tables at other sizes. None: an old result without.
-        overrides: {resize, crop, interpolation} as far as the user set them instead of the protocol.
-        views: {name: how its images were made}.
+        precision: of the forward pass. position: how position embeddings are resized. None for old results.
+        overrides: those of {resize, crop, interpolation} that the user set instead of the protocol.
+        views: {view name: its preprocessing}.
     """
 
     precision: str | None
@@ -269,13 +269,13 @@ class Preprocessing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What one run of one protocol found, and all that made it.
+    """The scores of one run of one protocol, with their provenance.
 
     Attributes:
-        checkpoint: {name, sha256, digest, family, branch, arch}. request: digest of everything asked for.
-        origin_proof: what proves where the weights are from. settings: the protocol's, and nothing else.
-        deviations: from the published protocol, as rules need them. notes: what else a reader must know; texts only.
-        scores: the numbers. made: {git, versions, device, precision, seconds, date}; nothing in it changes a score.
+        checkpoint: {name, sha256, digest, family, branch, arch}. request: digest of everything requested.
+        origin_proof: evidence for where the weights come from. settings: the protocol's settings only.
+        deviations: from the published protocol, machine-readable. notes: further remarks for the reader, text only.
+        scores: the numbers. made: {git, versions, device, precision, seconds, date}; nothing in it affects a score.
     """
 
     checkpoint: Mapping[str, object]

@@ -2,22 +2,21 @@
 
 The density of a unit vector y under mean direction mu (unit) and concentration kappa >= 0 is
 ``C_p(kappa) exp(kappa <mu, y>)`` with ``log C_p = nu log kappa - (p/2) log 2 pi - log I_nu(kappa)``, ``nu = p/2 - 1``.
-The Bessel function is taken by its uniform expansion for large order (DLMF 10.41.3), ``terms`` terms of it. The powers
-of kappa cancel analytically, which leaves, with ``s = sqrt(kappa^2 + nu^2)`` and ``t = nu / s``,
+The Bessel function is approximated by ``terms`` terms of its uniform expansion for large order (DLMF 10.41.3). The
+powers of kappa cancel analytically, which leaves, with ``s = sqrt(kappa^2 + nu^2)`` and ``t = nu / s``,
 
     log C_p = nu log(nu + s) - s + log(s)/2 - (p - 1)/2 log 2 pi - log(1 + U_1(t)/nu + U_2(t)/nu^2)
 
-an even function that is smooth at kappa = 0. Largest errors in nats over kappa in [0, 1e4], against 40-digit values:
+an even function, smooth at kappa = 0. Largest errors in nats over kappa in [0, 1e4], against 40-digit values:
 
     p       32      64      128     256     512     1024
     terms=1 5.6e-3  2.7e-3  1.3e-3  6.6e-4  3.3e-4  1.6e-4     (about 1 / (12 nu), reached at kappa = 0)
     terms=2 1.4e-4  3.4e-5  7.7e-6  1.9e-6  4.8e-7  1.2e-7
     terms=3 4.8e-6  5.4e-7  6.4e-8  7.9e-9  9.7e-10 1.2e-10
 
-These hold for float64 in and out. The arithmetic is float64 whatever comes in and is rounded once, to the dtype
-promised; float32 results are thus off by up to half a float32 step more, which is 1.5e-5 nats where |log C_p| is 256
-to 512 and 4.9e-4 nats where it is 8192 to 16384 (kappa = 1e4). Where that matters, pass float64, or use the shifted
-form, whose values are small where kappa is.
+These hold for float64 input and output. The computation is always float64 and is rounded once, to the output dtype, so
+float32 results are off by up to another half float32 ulp: 1.5e-5 nats for |log C_p| in 256 to 512, 4.9e-4 nats for 8192
+to 16384 (kappa = 1e4). Where that matters, pass float64, or use the shifted form, which is small when kappa is.
 
 Source: Govindarajan et al., ICLR 2023 (arXiv 2405.10939), Eq. 2, Eq. 5 and A.2 (one term; p = 256).
 """
@@ -35,10 +34,10 @@ _LOG_2PI = math.log(2.0 * math.pi)
 def log_normalizer(kappa: Tensor | float, dim: int, *, terms: int = 1) -> Tensor:
     """log C_p(kappa), the logarithm of the vMF normalising constant.
 
-    It falls with kappa (for p >= 5) but is not negative: about +344 at p = 256 and kappa = 0.
+    Decreasing in kappa (for p >= 5) but not negative: about +344 at p = 256 and kappa = 0.
 
     Args:
-        kappa: concentration [...], >= 0 (only |kappa| matters, so a signed weight-norm gain may be given as it is).
+        kappa: concentration [...], >= 0 (only |kappa| matters, so a signed weight-norm gain may be passed unchanged).
         dim: p, the dimension of the space the sphere lies in, >= 3.
         terms: terms of the expansion, 1 (the paper's), 2 or 3.
 
@@ -56,10 +55,10 @@ def log_normalizer(kappa: Tensor | float, dim: int, *, terms: int = 1) -> Tensor
 
 
 def log_normalizer_shifted(kappa: Tensor | float, dim: int, *, terms: int = 1) -> Tensor:
-    """g(kappa) = log C_p(kappa) - log C_p(0), both of `terms` terms: what a softmax over components needs.
+    """g(kappa) = log C_p(kappa) - log C_p(0), both with `terms` terms, for a softmax over components.
 
-    A constant common to all components cancels in a softmax, and log C_p(0) is large (344 at p = 256) where g is small,
-    so g keeps more digits in float32. Exactly 0 at kappa = 0, falling from there (for p >= 5).
+    The constant cancels in the softmax; since log C_p(0) is large (344 at p = 256) and g small, g is more precise in
+    float32. Exactly 0 at kappa = 0 and decreasing (for p >= 5).
 
     Args, returns, raises: as `log_normalizer`.
     """
@@ -73,14 +72,14 @@ def log_normalizer_shifted(kappa: Tensor | float, dim: int, *, terms: int = 1) -
 
 
 def mean_resultant_length(kappa: Tensor | float, dim: int, *, terms: int = 1) -> Tensor:
-    """A_p(kappa) = I_{p/2}(kappa) / I_{p/2-1}(kappa), the length of the mean of y; equal to -d log C_p / d kappa.
+    """A_p(kappa) = I_{p/2}(kappa) / I_{p/2-1}(kappa) = -d log C_p / d kappa, the length of the mean of y.
 
-    A component's score rises with its kappa exactly where cos(theta) > A_p(kappa) (A.1 of the paper).
+    A component's score increases with its kappa exactly where cos(theta) > A_p(kappa) (A.1 of the paper).
 
     Args:
         kappa: concentration [...], >= 0 (an odd function for negative ones).
         dim: p, >= 3.
-        terms: the expansion of log C_p that is differentiated, 1, 2 or 3.
+        terms: of the expansion of log C_p that is differentiated, 1, 2 or 3.
 
     Returns:
         A_p [...] in [0, 1), dtype as in `log_normalizer`. Its relative error at p = 256 is 6.2e-5, 5.3e-7, 4.2e-9 for
@@ -102,7 +101,7 @@ def mean_resultant_length(kappa: Tensor | float, dim: int, *, terms: int = 1) ->
 
 
 def log_density(cosine: Tensor, kappa: Tensor | float, dim: int, *, terms: int = 1) -> Tensor:
-    """log of the vMF density at points that lie at `cosine` from the mean direction.
+    """log of the vMF density at points with cosine similarity `cosine` to the mean direction.
 
     Args:
         cosine: <mu, y> [...] in [-1, 1].
@@ -112,7 +111,7 @@ def log_density(cosine: Tensor, kappa: Tensor | float, dim: int, *, terms: int =
 
     Returns:
         kappa * cosine + log C_p(kappa) [...] in nats with respect to the surface measure of the sphere; float64 if
-        the tensors cosine or kappa are, else float32.
+        cosine or kappa is a float64 tensor, else float32.
 
     Raises: ValueError: dim < 3 or terms not in {1, 2, 3}.
     """
@@ -156,7 +155,7 @@ def _order(dim: int, terms: int) -> float:
 
 
 def _widen(value: Tensor | float) -> tuple[Tensor, torch.dtype]:
-    """(value in the dtype to compute in, dtype to return); autocast never touches float64, so it has no say here."""
+    """(value in the dtype to compute in, dtype to return); autocast never touches float64."""
     if not isinstance(value, Tensor):
         value = torch.as_tensor(value, dtype=torch.float64)
     promised = torch.float32 if value.dtype in (torch.float32, torch.float16, torch.bfloat16) else torch.float64
@@ -165,10 +164,10 @@ def _widen(value: Tensor | float) -> tuple[Tensor, torch.dtype]:
 
 
 def _log_series(t: Tensor, nu: float, terms: int) -> Tensor:
-    """log(1 + U_1(t)/nu + U_2(t)/nu^2) cut after `terms` terms, t in (0, 1]."""
-    rest = torch.zeros_like(t)
+    """log(1 + U_1(t)/nu + U_2(t)/nu^2) truncated after `terms` terms, t in (0, 1]."""
+    series = torch.zeros_like(t)
     if terms >= 2:
-        rest = rest + (3.0 * t - 5.0 * t**3) / (24.0 * nu)
+        series = series + (3.0 * t - 5.0 * t**3) / (24.0 * nu)
     if terms >= 3:
-        rest = rest + (81.0 * t**2 - 462.0 * t**4 + 385.0 * t**6) / (1152.0 * nu**2)
-    return torch.log1p(rest)
+        series = series + (81.0 * t**2 - 462.0 * t**4 + 385.0 * t**6) / (1152.0 * nu**2)
+    return torch.log1p(series)

@@ -1,6 +1,6 @@
-"""Weighted k-nearest-neighbour classification on frozen features, DINO's first figure for a checkpoint.
+"""Weighted k-nearest-neighbour classification on frozen features, as in DINO.
 
-Protocol: dino/eval_knn.py:126-183. Every k and temperature comes from one pass over the bank.
+Protocol: dino/eval_knn.py:126-183. A single pass over the bank serves every k and temperature.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Settings:
 
     Attributes:
         k: numbers of neighbours (DINO: 10 20 100 200, dino/eval_knn.py:194; we add 5 and 50).
-        temperature: votes are exp(similarity / temperature) (0.07, dino/eval_knn.py:196); several may be named.
-        backend: exact search by torch, or by faiss where that extra is installed.
-        choose: training images to choose k on, each left out of its own neighbours (0: do not choose).
+        temperature: one or more; votes are exp(similarity / temperature) (0.07, dino/eval_knn.py:196).
+        backend: exact search by torch, or by faiss if that extra is installed.
+        choose: number of training images to choose k on by leave-one-out (0: do not choose).
     """
 
     k: tuple[int, ...] = (5, 10, 20, 50, 100, 200)
@@ -57,15 +57,16 @@ def extracts(bench: Bench, dataset: Dataset, settings: Settings) -> Extracts:
 
 
 def check(dataset: Dataset, settings: Settings) -> None:
-    """What can be told before any work. Raises: SettingsError: k larger than the bank."""
+    """Checks that need no features. Raises: SettingsError: k larger than the bank."""
     _check_k(settings, len(dataset.train), dataset)
 
 
 def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
-    """Top-1 and top-5 for every k and temperature, the best k on the reported split (as in the paper), and the k
-    chosen on training images.
+    """Top-1 and top-5 for every k and temperature, top-1 at the best k (as in the paper) and at the chosen k.
 
-    Raises: SettingsError: k larger than the bank. DataError: features that cannot be compared.
+    The best k is the best on the reported split; the chosen one is the best on training images, by leave-one-out.
+
+    Raises: SettingsError: k larger than the bank. DataError: features that are not finite, zero, or all the same.
     """
     bank, queries = (bench.features(split, NEED) for split in (dataset.train, dataset.test))
     _check_k(settings, len(bank.x), dataset)
@@ -77,7 +78,7 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
     if settings.choose and max(settings.k) < len(bank.x):
         scores += _chosen(bench, dataset, bank, ranks, settings, num_classes)
     elif settings.choose:
-        notes = (f"k was not chosen on training images: k = {max(settings.k)} needs more than {len(bank.x)}",)
+        notes = (f"k not chosen on training images: k = {max(settings.k)} needs more than {len(bank.x)} of them",)
     arrays = {f"k{k}_t{t!r}": p.numpy().astype("int32") for (k, t), p in predictions.items()}
     return Outcome(
         scores=scores,
@@ -107,14 +108,14 @@ def knn_votes(
     temperature: float,
     num_classes: int,
 ) -> dict[int, torch.Tensor]:
-    """Votes of the neighbours: {k: [N, C] float64}, sum over the k nearest of exp(cosine / temperature) by class.
+    """Votes {k: [N, C] float64}: exp(cosine / temperature) summed per class over the k nearest neighbours.
 
-    Each row is divided by its largest weight, a factor that changes no prediction: exp(1 / temperature) may overflow.
+    Rows are divided by their largest weight, which changes no prediction; exp(1 / temperature) could overflow.
 
     Args:
-        bank: [M, D]; labels: [M] int64 in [0, C); queries: [N, D]. Rows are L2-normalised here.
+        bank: [M, D]. labels: [M] int64 in [0, C). queries: [N, D]. Rows need not be normalised.
 
-    Source: dino/eval_knn.py:143-173. Neighbours stand in order of (similarity falling, index rising).
+    Source: dino/eval_knn.py:143-173. Neighbours are sorted by descending similarity, then ascending index.
     """
     from evaltk import neighbours
 
@@ -127,8 +128,8 @@ def count_votes(
 ) -> dict[int, torch.Tensor]:
     """{k: votes [N, C] float64} from sorted neighbours: similarity [N, K], their labels [N, K], K >= max(ks).
 
-    The largest similarity of a row is subtracted first: a factor common to the row, and exp cannot overflow. Votes are
-    the same bits on every processor: a tie between two classes is one everywhere, and goes to the smaller id.
+    The largest similarity of a row is subtracted first, so that exp cannot overflow. Votes have the same bits on every
+    processor, so ties between classes are the same everywhere; they go to the smaller id.
     """
     import torch
 
@@ -137,11 +138,11 @@ def count_votes(
     s = similarity.double()
     weights = fixed_exp.exp((s - s[:, :1]) / temperature)
     votes = torch.zeros(len(s), num_classes, dtype=torch.float64, device=s.device)
-    found, start = {}, 0
+    votes_at, start = {}, 0
     for k in sorted(set(ks)):
         votes.scatter_add_(1, labels[:, start:k], weights[:, start:k])
-        found[k], start = votes.clone(), k
-    return found
+        votes_at[k], start = votes.clone(), k
+    return votes_at
 
 
 def classify(
@@ -161,7 +162,7 @@ def classify(
 def rank_neighbours(
     similarity: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor, settings: Settings, num_classes: int
 ) -> tuple[dict[tuple[int, float], torch.Tensor], dict[tuple[int, float], torch.Tensor]]:
-    """As `classify`, from sorted neighbours: similarity [N, K], their labels [N, K], targets [N]."""
+    """`classify` from sorted neighbours: similarity [N, K], their labels [N, K], true classes [N]."""
     import torch
 
     from evaltk.metrics.classification import rank_of_label
@@ -180,18 +181,18 @@ def rank_neighbours(
 
 
 def most_right(ranks: Mapping[tuple[int, float], torch.Tensor]) -> tuple[int, float]:
-    """The (k, temperature) with most images right; of equals the smallest k, then the temperature named first."""
+    """The (k, temperature) with the highest top-1; ties go to the smallest k, then the first temperature."""
     return max(ranks, key=lambda at: (int((ranks[at] == 0).sum()), -at[0]))
 
 
 def _check_varied(bank: Features, name: str) -> None:
-    some = bank.x[:: max(1, len(bank.x) // 2048)]  # of all classes, which stand one after the other
-    if len(some) > 1 and abs(some - some[:1]).max() <= 1e-6 * abs(some[:1]).max():
+    sample = bank.x[:: max(1, len(bank.x) // 2048)]  # of all classes, since images are sorted by class
+    if len(sample) > 1 and abs(sample - sample[:1]).max() <= 1e-6 * abs(sample[:1]).max():
         raise DataError(
             wanted="features that differ between images",
-            got="the same feature for all",
+            got="identical features for all images",
             where=f"{name} {bank.key.split}",
-            do="look at the checkpoint: a collapsed net has no neighbours",
+            do="check the checkpoint: the model has probably collapsed",
         )
 
 
@@ -202,12 +203,12 @@ def _score(dataset: Dataset, rank: torch.Tensor, metric: str, top: int, **at: ob
 
 
 def _sweep(dataset: Dataset, ranks: dict[tuple[int, float], torch.Tensor], settings: Settings) -> tuple[Score, ...]:
-    found: list[Score] = []
+    scores: list[Score] = []
     for k, t in ranks:
-        found.append(_score(dataset, ranks[k, t], "top1", 1, k=k, temperature=t))
-        # With fewer than five neighbours fewer than five classes can be voted for (dino/eval_knn.py:172).
-        found.append(_score(dataset, ranks[k, t], "top5", min(5, k), k=k, temperature=t))
-    return tuple(found)
+        scores.append(_score(dataset, ranks[k, t], "top1", 1, k=k, temperature=t))
+        # k < 5 neighbours vote for at most k classes (dino/eval_knn.py:172).
+        scores.append(_score(dataset, ranks[k, t], "top5", min(5, k), k=k, temperature=t))
+    return tuple(scores)
 
 
 def _best(dataset: Dataset, ranks: dict[tuple[int, float], torch.Tensor], settings: Settings) -> tuple[Score, ...]:
@@ -223,25 +224,25 @@ def _chosen(
     settings: Settings,
     num_classes: int,
 ) -> tuple[Score, ...]:
-    """The score at the k (and temperature) that is best on training images, each without itself as a neighbour."""
+    """The score at the (k, temperature) that is best on training images by leave-one-out."""
     import numpy as np
     import torch
 
     from evaltk import neighbours
 
-    drawn = torch.randperm(len(bank.x), generator=bench.generator("knn", "choose", dataset.name))[: settings.choose]
-    held = np.sort(drawn.numpy())
+    sample = torch.randperm(len(bank.x), generator=bench.generator("knn", "choose", dataset.name))[: settings.choose]
+    held = np.sort(sample.numpy())
     similarity, index = neighbours.search(
         np.asarray(bank.x[held]), bank.x, max(settings.k) + 1, backend=settings.backend, device=bench.device
     )
     own = index == torch.from_numpy(held)[:, None]
-    own[:, -1] |= ~own.any(dim=1)  # crowded out by equal images: drop the last instead
+    own[:, -1] |= ~own.any(dim=1)  # the image itself is missing among duplicates of it: drop the last neighbour instead
     keep = ~own
     width = index.shape[1] - 1
     similarity, index = similarity[keep].view(-1, width), index[keep].view(-1, width)
     y = torch.from_numpy(bank.y)
-    found, _ = rank_neighbours(similarity, y[index], y[held], settings, num_classes)
-    k, t = most_right(found)
+    held_ranks, _ = rank_neighbours(similarity, y[index], y[held], settings, num_classes)
+    k, t = most_right(held_ranks)
     where = f"{len(held)} images of {dataset.train.name}, left out one by one"
     return (_score(dataset, ranks[k, t], "top1_chosen_k", 1, k=k, temperature=t, chosen_on=where),)
 

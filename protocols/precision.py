@@ -1,7 +1,7 @@
-"""Does a prototype's precision tell how well its images are classified? k-NN top-1 by percentile of kappa (Figure 2).
+"""k-NN accuracy by prototype precision: top-1 per percentile bin of kappa (Figure 2).
 
-Protocol: Govindarajan et al., ICLR 2023 (arXiv 2405.10939), Figure 2. An image has the precision of the
-prototype of its highest score, kappa = ||w||/tau.
+Protocol: Govindarajan et al., ICLR 2023 (arXiv 2405.10939), Figure 2. An image has the precision kappa = ||w||/tau of
+its highest-scoring prototype.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ Formulation = Literal["auto", "linear", "cosine", "vmf"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Settings of Figure 2; the paper leaves bins and temperature open; five bins, the last teacher temperature.
+    """Settings of Figure 2. The paper does not state bins and temperature: five bins, the final teacher temperature.
 
     Attributes:
-        bins: number of bins of equal percentiles (5; the paper's are not printed).
-        formulation: how an image is scored; auto: as the file says, else linear.
-        temperature: tau; the first is the primary one (0.07, the teacher's last), the others are variants.
-        centre: report the variants with the training centre too, where the file has it.
-        k: numbers of neighbours; the best on the reported split is taken, as in the paper.
+        bins: number of percentile bins (5; the paper does not state its number).
+        formulation: how images are scored; auto: as stated in the file, else linear.
+        temperature: tau; the first one is primary (0.07, the final teacher temperature), the others are variants.
+        centre: also report variants with the training centre, if the file contains it.
+        k: numbers of neighbours; the best on the reported split is used, as in the paper.
         knn_temperature: temperature of the k-NN votes (0.07).
-        permutations: of the test that the rank correlation is 0.
+        permutations: number of random permutations of the rank correlation test.
     """
 
     bins: int = 5
@@ -54,7 +54,8 @@ class Settings:
             raise SettingsError(wanted="temperatures > 0", got=got, where="--precision.temperature", do="use 0.07")
         if not self.k or min(self.k) < 1:
             got = str(self.k)
-            raise SettingsError(wanted="numbers of neighbours >= 1", got=got, where="--precision.k", do="mend the flag")
+            do = "use e.g. --precision.k 10 20"
+            raise SettingsError(wanted="numbers of neighbours >= 1", got=got, where="--precision.k", do=do)
         if self.permutations < 1:
             got = str(self.permutations)
             raise SettingsError(wanted=">= 1", got=got, where="--precision.permutations", do="use 9999")
@@ -66,16 +67,17 @@ def extracts(bench: Bench, dataset: Dataset, settings: Settings) -> Extracts:
 
 
 def check_checkpoint(checkpoint: Checkpoint) -> None:
-    """Raises: CheckpointError: the file has no head; before any image is looked at."""
+    """Check before any image is read. Raises: CheckpointError: the file has no head."""
     from evaltk.prototypes.head import head_of
 
     head_of(checkpoint)
 
 
 def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
-    """k-NN top-1 a bin, and Spearman's rho between precision and correctness, for every variant of the scores.
+    """k-NN top-1 per bin, and Spearman's rho between precision and correctness, for every variant of the scores.
 
-    Raises: CheckpointError: no head in the file. DataError: fewer images than bins. SettingsError: k beyond the bank.
+    Raises: CheckpointError: no head in the file. DataError: fewer images than bins. SettingsError: k larger than the
+        bank.
     """
     import numpy as np
 
@@ -87,10 +89,10 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
     queries = bench.features(dataset.test, NEED)
     if len(queries.x) < settings.bins:
         raise DataError(
-            wanted=f"an image a bin, {settings.bins} or more",
+            wanted=f"at least one image per bin, {settings.bins} or more",
             got=f"{len(queries.x)} images",
             where=f"{dataset.name} {dataset.test.name}",
-            do=f"--precision.bins {max(2, len(queries.x))}, or name a larger data set",
+            do=f"use --precision.bins {max(2, len(queries.x))}, or a larger dataset",
         )
     mixtures, notes = variants(bench, head, settings.formulation, settings.temperature, settings.centre)
     correct, k = _correct(bench, dataset, settings)
@@ -98,27 +100,27 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
     arrays: dict[str, np.ndarray] = {"correct": correct}
     for m, used in zip(mixtures, mixture.use(head, queries.x, mixtures), strict=True):
         kappa = m.kappa.cpu().numpy()[used.assigned]
-        found, told = _variant(bench, dataset, settings, kappa, correct, m, k, len(np.unique(used.assigned)))
-        scores += found
-        notes += (told,) if told and m is mixtures[0] else ()
+        of_variant, note = _variant(bench, dataset, settings, kappa, correct, m, k, len(np.unique(used.assigned)))
+        scores += of_variant
+        notes += (note,) if note and m is mixtures[0] else ()
         name = f"t{m.temperature:g}_{'with' if m.centred else 'without'}"
         arrays |= {f"kappa_{name}": kappa.astype(np.float32), f"assigned_{name}": used.assigned.astype(np.int32)}
-    whole = _top1(dataset, correct, {"k": k, "chosen_on": "the reported split"}, "top1_best_k")
-    return Outcome(scores=(whole, *scores), predictions=arrays, notes=tuple(dict.fromkeys(notes)))
+    overall = _top1(dataset, correct, {"k": k, "chosen_on": "the reported split"}, "top1_best_k")
+    return Outcome(scores=(overall, *scores), predictions=arrays, notes=tuple(dict.fromkeys(notes)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bins:
-    """Bins of equal percentiles: edges [B + 1], and which bin each value falls into [N] int64."""
+    """Percentile bins: edges [B + 1], and the bin of each value [N] int64."""
 
     edges: np.ndarray
     of: np.ndarray
 
 
 def percentile_bins(values: np.ndarray, bins: int) -> Bins | None:
-    """Bins [lo, hi) between linear percentiles, the last one closed; equal values are never parted.
+    """Bins [lo, hi) between linear percentiles, the last one closed; equal values share a bin.
 
-    Ties may leave a bin empty. None where the values [N] do not vary but for rounding: there are no percentiles then.
+    Ties may leave a bin empty. None if the values [N] are constant up to rounding and have no percentiles.
     """
     import numpy as np
 
@@ -130,7 +132,7 @@ def percentile_bins(values: np.ndarray, bins: int) -> Bins | None:
 
 
 def _correct(bench: Bench, dataset: Dataset, settings: Settings) -> tuple[np.ndarray, int]:
-    """(whether k-NN on the whole training split is right [N] bool, the k that is best on the reported split)."""
+    """(whether k-NN is correct [N] bool, the k): bank: the training split, k: the best on the reported split."""
     from protocols import knn
 
     bank, queries = (bench.features(split, NEED) for split in (dataset.train, dataset.test))
@@ -140,10 +142,10 @@ def _correct(bench: Bench, dataset: Dataset, settings: Settings) -> tuple[np.nda
             wanted=f"k <= {len(bank.x)}, the images of {dataset.name} {dataset.train.name}",
             got=f"k = {min(settings.k)} at least",
             where="--precision.k",
-            do="ask for fewer neighbours",
+            do=f"use a k of at most {len(bank.x)}",
         )
-    asked = knn.Settings(k=fitting, temperature=(settings.knn_temperature,))
-    ranks, _ = knn.classify(bank, queries, asked, len(dataset.train.classes), bench.device)
+    knn_settings = knn.Settings(k=fitting, temperature=(settings.knn_temperature,))
+    ranks, _ = knn.classify(bank, queries, knn_settings, len(dataset.train.classes), bench.device)
     k, t = knn.most_right(ranks)
     return (ranks[k, t] == 0).numpy(), k
 
@@ -158,7 +160,7 @@ def _variant(
     k: int,
     num_used: int,
 ) -> tuple[list[Score], str]:
-    """(scores of one variant, a note where it has none)."""
+    """(scores of one variant, a note if bins are missing)."""
     import numpy as np
 
     from evaltk.metrics.statistics import spearman_permutation
@@ -167,34 +169,34 @@ def _variant(
     at = mixture.at() | {"k": k}
     bins = percentile_bins(kappa, settings.bins)
     if bins is None:
-        why = "the prototypes in use all have the same norm" if num_used > 1 else "all images fall to one prototype"
+        why = "all used prototypes have the same norm" if num_used > 1 else "all images are assigned to one prototype"
         value = f"kappa {float(kappa[0]):.4g} at tau {mixture.temperature:g}"
-        return [], f"no percentiles of precision: {why} ({value}); the published DINO ViT-B/16 has equal norms too"
-    found: list[Score] = []
+        return [], f"no percentiles of precision: {why} ({value}); the published DINO ViT-B/16 also has equal norms"
+    scores: list[Score] = []
     for b in range(settings.bins):
         inside = bins.of == b
         if inside.any():
             low, high = (float(f"{edge:.6g}") for edge in bins.edges[b : b + 2])
-            told = at | {"bin": b + 1, "bins": settings.bins, "kappa_from": low, "kappa_to": high}
-            found.append(_top1(dataset, correct[inside], told, "top1_bin"))
+            of_bin = at | {"bin": b + 1, "bins": settings.bins, "kappa_from": low, "kappa_to": high}
+            scores.append(_top1(dataset, correct[inside], of_bin, "top1_bin"))
     note = ""
-    if len(found) < settings.bins:
-        note = f"{settings.bins - len(found)} bins of precision are empty: too many images share a prototype's norm"
+    if len(scores) < settings.bins:
+        note = f"{settings.bins - len(scores)} precision bins are empty: too many images share a prototype norm"
     if 0 < correct.sum() < len(correct):
         rng = np.random.default_rng(derive(bench.seed, "precision", dataset.name, mixture.temperature, mixture.centred))
         rank = spearman_permutation(kappa, correct.astype(np.float64), rng=rng, permutations=settings.permutations)
-        told = at | {"p_value": float(f"{rank.p_value:.4g}"), "permutations": settings.permutations}
-        found.append(
+        test = {"p_value": float(f"{rank.p_value:.4g}"), "permutations": settings.permutations}
+        scores.append(
             Score(
                 dataset=dataset.name,
                 split=dataset.test.name,
                 metric="precision_rho",
                 value=rank.rho,
                 n=len(kappa),
-                at=told,
+                at=at | test,
             )
         )
-    return found, note
+    return scores, note
 
 
 def _top1(dataset: Dataset, correct: np.ndarray, at: dict[str, object], metric: str) -> Score:

@@ -8,7 +8,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from evaltk import cores, distributed
+from evaltk import distributed, machine
 from evaltk.data.images import Split
 from evaltk.data.transforms import Transform
 from evaltk.errors import DataError, SettingsError
@@ -71,7 +71,7 @@ def num_workers(asked: int | None, num_images: int, *, in_memory: bool = False) 
         return asked
     if in_memory or num_images < FEW:
         return 0
-    return min(16, max(1, cores.usable() // distributed.world_size()))
+    return min(16, max(1, machine.usable_cores() // distributed.world_size()))
 
 
 def num_workers_for(split: Split, asked: int | None) -> int:

@@ -1,4 +1,4 @@
-"""L2-regularised softmax regression to the optimum: one strength, a path of strengths, or cross-validation over one."""
+"""L2-regularised softmax regression solved to convergence: one strength, a path of strengths, or cross-validation."""
 
 from evaltk.logistic.regression import LogisticModel, cross_validate, fit, fit_path
 

@@ -1,6 +1,6 @@
-"""L-BFGS for a smooth convex loss plus a quadratic penalty, as a generator that asks its caller for values.
+"""L-BFGS for a smooth convex loss plus a quadratic penalty, as a generator that requests values from its caller.
 
-So one minimisation reads from top to bottom, while the caller answers many at once, in one large matrix product.
+The caller can thus evaluate many minimisations at once in one large matrix product.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import torch
 
 SUFFICIENT_DECREASE, CURVATURE = 1e-4, 0.9  # Nocedal and Wright (2006), equation 3.7
 LINE_TRIALS = 25
-RUN = 8192  # products summed in their own type before the sum goes on in float64
-STALL = 60  # iterations without a smaller objective or gradient, after which the arithmetic has no more to give
-REFRESH = (0, 24, 100)  # iterations at which the diagonal of the Hessian is computed anew
+RUN = 8192  # products summed in their own dtype before the sum continues in float64
+STALL = 60  # stop after this many iterations without a smaller objective or gradient
+REFRESH = (0, 24, 100)  # iterations at which the Hessian diagonal is recomputed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Converged once the gradient's norm is at most tolerance times its scale; given up after max_iterations."""
+    """Converged when the gradient norm is at most tolerance times its scale; stopped after max_iterations."""
 
     tolerance: float
     max_iterations: int
@@ -28,7 +28,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Value:
-    """The loss without penalty at one point, its gradient [C, D], and the root sum of squares of the latter's terms."""
+    """Loss without penalty at one point, its gradient [C, D], and the scale: root sum of squares of gradient terms."""
 
     loss: float
     gradient: torch.Tensor
@@ -37,7 +37,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """Weights w [C, D], the objective loss + sum penalty w^2 / 2 there, its gradient [C, D] and the scale of that."""
+    """Weights w [C, D] with the objective loss + sum penalty w^2 / 2, its gradient [C, D] and the gradient's scale."""
 
     w: torch.Tensor
     value: Value
@@ -49,7 +49,7 @@ class Point:
 
 
 def point_at(w: torch.Tensor, value: Value, penalty: torch.Tensor) -> Point:
-    """The point at weights [C, D] whose loss is known, under a penalty [D]."""
+    """The point at weights [C, D] with the given loss, under a penalty [D]."""
     pull = penalty * w
     gradient = value.gradient + pull
     return Point(
@@ -65,7 +65,7 @@ def point_at(w: torch.Tensor, value: Value, penalty: torch.Tensor) -> Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Solution:
-    """Where a minimisation ended; relative: the gradient's norm over its scale."""
+    """Result of a minimisation; relative: gradient norm over its scale."""
 
     point: Point
     relative: float
@@ -81,12 +81,12 @@ def dot(a: torch.Tensor, b: torch.Tensor) -> float:
 class Memory:
     """The last pairs (step s, change y of the gradient) in the compact form of Byrd, Nocedal and Schnabel (1994).
 
-    The inverse Hessian is H = D + [S, DY] M [S, DY]^T with D diagonal and M made of the inner products of the pairs:
-    a handful of matrix-vector products for a direction, whatever the number of pairs. The pairs stay valid when the
-    penalty changes (y moves by that change times s), so a path of penalties keeps what it learnt.
+    The inverse Hessian is H = D + [S, DY] M [S, DY]^T with D diagonal and M from the inner products of the pairs, so a
+    direction takes a few matrix-vector products, whatever the number of pairs. The pairs stay valid when the penalty
+    changes (y changes by that difference times s), so they are reused along a path of penalties.
 
     Args:
-        size: pairs kept. like: weights [C, D] whose shape, type and device the pairs have.
+        size: maximum number of pairs. like: weights [C, D] with the shape, dtype and device of the pairs.
     """
 
     def __init__(self, size: int, like: torch.Tensor) -> None:
@@ -100,29 +100,29 @@ class Memory:
         self._penalty = like.new_zeros(())
 
     def double(self) -> None:
-        """Go on in float64."""
+        """Convert the pairs to float64."""
         self._s, self._y = self._s.double(), self._y.double()
 
     def clear(self) -> bool:
-        """Forget all pairs; whether there were any."""
-        had, self._order = bool(self._order), []
-        return had
+        """Drop all pairs; returns whether there were any."""
+        had_pairs, self._order = bool(self._order), []
+        return had_pairs
 
     def set_penalty(self, penalty: torch.Tensor) -> None:
-        """Move the pairs to another penalty [D]; `set_diagonal` must follow."""
+        """Adapt the pairs to another penalty [D]; `set_diagonal` must follow."""
         if n := len(self._order):
             self._y[:n] += (penalty - self._penalty) * self._s[:n]
             self._sy[:n, :n] = _products(self._s[:n], self._y[:n])
         self._penalty = penalty
 
     def set_diagonal(self, diagonal: torch.Tensor) -> None:
-        """Take D = 1 / diagonal [C, D], positive: the diagonal of the Hessian, penalty included."""
+        """Set D = 1 / diagonal, where diagonal [C, D] > 0 is that of the Hessian, penalty included."""
         self._inverse = 1 / diagonal
         if n := len(self._order):
             self._ydy[:n, :n] = _products(self._y[:n], self._inverse * self._y[:n])
 
     def add(self, s: torch.Tensor, y: torch.Tensor) -> None:
-        """Take in a pair; one without positive curvature, which only rounding can make, is left out."""
+        """Add a pair; one without positive curvature (possible only through rounding) is ignored."""
         if not dot(s, y) > 1e-12 * math.sqrt(dot(s, s) * dot(y, y)):
             return
         slot = self._order.pop(0) if len(self._order) == self.size else len(self._order)
@@ -153,7 +153,7 @@ class Memory:
 
 
 def _products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Inner products [m, n] float64 on the CPU of a [m, C, D] with b [n, C, D]; runs of RUN in their own type."""
+    """Inner products [m, n] float64 on the CPU of a [m, C, D] with b [n, C, D]; runs of RUN in their own dtype."""
     a, b = a.flatten(1), b.flatten(1)
     total = torch.zeros(len(a), len(b), dtype=torch.float64, device=a.device)
     for start in range(0, a.shape[1], RUN):
@@ -169,12 +169,12 @@ def minimise(
     memory: Memory,
     limits: Limits,
 ) -> Generator[torch.Tensor, Value, Solution]:
-    """Minimise from a point; yields weights, wants their `Value` sent back, returns the `Solution`.
+    """Minimise from a point: yields weights, expects their `Value` sent back, returns the `Solution`.
 
     Args:
-        curvature: weights [C, D] -> diagonal [C, D] of the loss's Hessian, at least 0.
-        project: direction [C, D] -> its projection on a subspace that holds the start, the gradients and the optimum.
-        memory: pairs from before, or empty; holds the pairs of this minimisation afterwards.
+        curvature: weights [C, D] -> diagonal [C, D] of the loss's Hessian, >= 0.
+        project: direction [C, D] -> its projection onto a subspace that contains start, gradients and optimum.
+        memory: pairs of earlier minimisations, or empty; updated in place.
     """
     memory.set_penalty(start.penalty)
     point, best, lowest, since = start, _solution(start, 0, limits), start.objective, 0
@@ -184,13 +184,13 @@ def minimise(
         if iteration in REFRESH:
             diagonal = curvature(point.w) + point.penalty
             memory.set_diagonal(diagonal.clamp_min(float(diagonal.max()) * 1e-12))
-        found = yield from _line_search(point, project(memory.direction(point.gradient)))
-        if found is None and memory.clear():
-            found = yield from _line_search(point, project(memory.direction(point.gradient)))
-        if found is None or since > STALL:
-            break  # only rounding is left
-        memory.add(found.w - point.w, found.gradient - point.gradient)
-        point, solution = found, _solution(found, iteration + 1, limits)
+        following = yield from _line_search(point, project(memory.direction(point.gradient)))
+        if following is None and memory.clear():
+            following = yield from _line_search(point, project(memory.direction(point.gradient)))
+        if following is None or since > STALL:
+            break  # the limit of the floating-point precision
+        memory.add(following.w - point.w, following.gradient - point.gradient)
+        point, solution = following, _solution(following, iteration + 1, limits)
         since += 1
         if point.objective < lowest - _rounding(point):
             lowest, since = point.objective, 0
@@ -205,15 +205,15 @@ def _solution(point: Point, iterations: int, limits: Limits) -> Solution:
 
 
 def _rounding(point: Point) -> float:
-    """How far rounding may move the objective."""
+    """Bound on the rounding error of the objective."""
     return 8 * torch.finfo(point.w.dtype).eps * abs(point.objective)
 
 
 def _line_search(point: Point, direction: torch.Tensor) -> Generator[torch.Tensor, Value, Point | None]:
     """A point along the direction that satisfies the Wolfe conditions, or None.
 
-    The slope of a convex function rises along the line, so its sign says on which side the minimum lies, to a
-    precision that differences of the objective no longer have near the optimum; these may therefore be off by rounding.
+    The slope of a convex function increases along the line, so its sign tells on which side the minimum lies, even
+    close to the optimum, where differences of the objective are rounding errors; these are therefore given slack.
     """
     slope, objective = dot(point.gradient, direction), point.objective
     if not slope < 0:

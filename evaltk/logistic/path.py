@@ -1,4 +1,4 @@
-"""Softmax regressions along paths of strengths, one path a fold, all folds answered by the same products."""
+"""Softmax regression along a path of strengths per fold; all folds share their matrix products."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ import torch
 from evaltk.logistic.lbfgs import Limits, Memory, Solution, Value, minimise, point_at
 from evaltk.logistic.problem import Problem
 
-PAIRS, PAIR_BYTES = 40, 2**30  # pairs of L-BFGS; fewer where those of all folds would take more memory than this
-SINGLE = 1e-6  # relative gradient that float32 can be asked for
-ABSENT_LOGIT = -1e4  # of a class without rows, with intercept: so low that it takes part in nothing
+PAIRS, PAIR_BYTES = 40, 2**30  # L-BFGS pairs; fewer if those of all folds would exceed this memory
+SINGLE = 1e-6  # relative gradient that is attainable in float32
+ABSENT_LOGIT = -1e4  # logit of a class without rows (with intercept): its probability is 0
 
 
 def solve(problem: Problem, l2s: Sequence[float], limits: Limits) -> Iterator[tuple[int, float, Solution]]:
-    """(fold, strength, solution) for each fold and each strength of l2s, as they are found."""
+    """Yield (fold, strength, solution) for each fold and each strength of l2s, as they converge."""
     done: list[tuple[int, float, Solution]] = []
     paths = [_path(problem, fold, l2s, limits, done) for fold in range(len(problem.present))]
-    asked = {fold: next(path) for fold, path in enumerate(paths)}
-    while asked:
-        # Which folds share a product decides how it is rounded; a set of types would come in an order of chance.
+    pending = {fold: next(path) for fold, path in enumerate(paths)}  # weights whose value each path waits for
+    while pending:
+        # Which folds share a product affects its rounding, so the order of dtypes is fixed (a set's is not).
         for dtype in (torch.float32, torch.float64):
-            together = [(fold, w) for fold, w in asked.items() if w.dtype == dtype]
-            if not together:
+            batch = [(fold, w) for fold, w in pending.items() if w.dtype == dtype]
+            if not batch:
                 continue
-            for (fold, _), value in zip(together, problem.values(together), strict=True):
+            for (fold, _), value in zip(batch, problem.values(batch), strict=True):
                 try:
-                    asked[fold] = paths[fold].send(value)
+                    pending[fold] = paths[fold].send(value)
                 except StopIteration:
-                    del asked[fold]
+                    del pending[fold]
         yield from done
         done.clear()
 
@@ -40,11 +40,11 @@ def solve(problem: Problem, l2s: Sequence[float], limits: Limits) -> Iterator[tu
 def _path(
     problem: Problem, fold: int, l2s: Sequence[float], limits: Limits, done: list[tuple[int, float, Solution]]
 ) -> Generator[torch.Tensor, Value, None]:
-    """One fold from the strongest penalty to the weakest: yields weights [C, R], wants their `Value` sent back."""
+    """One fold from the strongest penalty to the weakest: yields weights [C, R] and expects their `Value` sent back."""
     w, penalised, moving = _start(problem, fold)
 
     def balance(direction: torch.Tensor) -> torch.Tensor:
-        # A vector added to all classes changes no probability, and no penalty wants it: the optimum has none of it.
+        # A vector added to all classes changes no probability but costs penalty: at the optimum it is zero.
         return moving * (direction - (moving * direction).sum(0) / moving.sum())
 
     memory = Memory(_num_pairs(problem), w)
@@ -62,19 +62,19 @@ def _path(
         solution = yield from search(point, limits=nearly)
         left = replace(limits, max_iterations=limits.max_iterations - solution.iterations)
         if single and solution.relative > limits.tolerance and left.max_iterations:
-            # Float32 has no more to give here, and will have less at weaker penalties: go on in float64.
+            # Float32 is exhausted here, and more so at weaker penalties: continue in float64.
             memory.double()
             penalised, moving, w = penalised.double(), moving.double(), solution.point.w.double()
             nodes = [(place, node.double()) for place, node in nodes]
-            rest = yield from search(point_at(w, (yield w), l2 * penalised), limits=left)
-            solution = replace(rest, iterations=solution.iterations + rest.iterations)
+            refined = yield from search(point_at(w, (yield w), l2 * penalised), limits=left)
+            solution = replace(refined, iterations=solution.iterations + refined.iterations)
         done.append((fold, l2, solution))
         w, value = solution.point.w, solution.point.value
         nodes = [*nodes[-2:], (math.log(l2), w)]
 
 
 def _start(problem: Problem, fold: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Weights to start from [C, R], which columns are penalised [R] and which rows move [C, 1], as ones and zeros."""
+    """(initial weights [C, R], penalised columns [R], rows to update [C, 1]), the latter two as ones and zeros."""
     penalised = problem.z.new_ones(problem.z.shape[1])
     moving = problem.z.new_ones(problem.num_classes, 1)
     w = problem.z.new_zeros(problem.num_classes, len(penalised))
@@ -91,7 +91,7 @@ def _num_pairs(problem: Problem) -> int:
 
 
 def extrapolate(nodes: Sequence[tuple[float, torch.Tensor]], at: float) -> torch.Tensor:
-    """The polynomial through nodes (place, tensor), of distinct places, at another place (Lagrange)."""
+    """Lagrange extrapolation: the polynomial through nodes (abscissa, tensor), distinct abscissae, evaluated `at`."""
     terms = [
         w * math.prod((at - other) / (place - other) for other, _ in nodes if other != place) for place, w in nodes
     ]

@@ -1,14 +1,14 @@
-"""L2-regularised softmax regression to the optimum: one strength, a path of strengths, or cross-validation over one.
+"""L2-regularised softmax regression solved to convergence: one strength, a path of strengths, or cross-validation.
 
-The objective is sum_i CE_i + l2 / 2 ||W||^2 with a free intercept, scikit-learn's at C = 1 / l2. It is minimised by
-L-BFGS in rotated coordinates (`logistic_problem`) with the Hessian's diagonal there as first guess. Paths run from
-strong to weak; each strength starts from the parabola through the three before it and keeps what L-BFGS learnt of the
-Hessian. Features and products are float32 (float64 where the features are), sums over rows and weights float64; a path
-that float32 cannot follow to the tolerance goes on in float64.
+The objective is sum_i CE_i + l2 / 2 ||W||^2 with an unpenalised intercept: scikit-learn's at C = 1 / l2. It is
+minimised by L-BFGS in rotated coordinates (`evaltk.logistic.problem`) with the inverse Hessian diagonal there as
+initial guess. Paths run from strong to weak penalties; each starts from the parabola through the three previous
+solutions and keeps the L-BFGS pairs. Features and products are float32 (float64 for float64 features), sums over rows
+float64; a path that cannot reach the tolerance in float32 continues in float64.
 
 A fit has converged when ||gradient|| <= tolerance * sqrt(sum_i (1 - p_i)^2 ||x_i||^2 + ||l2 W||^2), p_i the probability
-of row i's own class: the gradient against the terms that cancel in it. Unlike the gradient at zero weights, this scale
-shrinks with the residuals, so that weak strengths on separable data are solved as truly as strong ones. Without
+of row i's true class, i.e. relative to the terms that cancel in the gradient. Unlike the gradient at zero weights, this
+scale shrinks with the residuals, so weak penalties on separable data are solved as accurately as strong ones. Without
 intercept, objective - optimum <= ||gradient||^2 / (2 l2), the duality gap.
 """
 
@@ -25,7 +25,7 @@ from evaltk.errors import DataError, SettingsError
 from evaltk.logistic.inputs import READ_ROWS, Array, check_finite, check_settings, read
 from evaltk.logistic.lbfgs import Limits, Solution
 from evaltk.logistic.path import solve
-from evaltk.logistic.problem import Problem, pose
+from evaltk.logistic.problem import Problem, build_problem
 from evaltk.metrics.classification import mean_per_class
 
 TOLERANCE, MAX_ITERATIONS = 1e-5, 1000
@@ -36,12 +36,12 @@ class LogisticModel:
     """A fitted softmax regression.
 
     Attributes:
-        weight: [C, D] in the features' type. bias: [C], or None without intercept; -inf for a class without rows, the
-            limit that its optimum tends to.
+        weight: [C, D] in the features' dtype. bias: [C], or None without intercept; -inf (its limit) for a class
+            without rows.
         l2: the strength. objective: sum of cross-entropies + l2 / 2 ||W||^2.
-        gradient_norm: of the objective; the intercept counts as the weight of one more feature, which is centred like
-            the others and has their root-mean-square norm. relative_gradient: that over the scale of the tolerance.
-        iterations: of L-BFGS. converged: whether the tolerance was reached; relative_gradient says how nearly.
+        gradient_norm: of the objective; the intercept counts as the weight of an extra feature with the root-mean-
+            square norm of the centred features. relative_gradient: gradient_norm over the scale of the tolerance.
+        iterations: of L-BFGS. converged: whether relative_gradient reached the tolerance.
     """
 
     weight: torch.Tensor
@@ -54,11 +54,11 @@ class LogisticModel:
     converged: bool
 
     def scores(self, x: Array) -> torch.Tensor:
-        """Logits [M, C] of features [M, D]. Raises: DataError: features of other dimensions, or not finite."""
+        """Logits [M, C] of features [M, D]. Raises: DataError: features of another dimension, or not finite."""
         return torch.cat([self.weight.new_empty(0, len(self.weight)), *self._logits(x)])
 
     def predict(self, x: Array) -> torch.Tensor:
-        """Classes [M] int64 of features [M, D]. Raises: DataError: features of other dimensions, or not finite."""
+        """Classes [M] int64 of features [M, D]. Raises: DataError: features of another dimension, or not finite."""
         none = torch.empty(0, dtype=torch.int64, device=self.weight.device)
         return torch.cat([none, *(logits.argmax(1) for logits in self._logits(x))])
 
@@ -66,10 +66,10 @@ class LogisticModel:
         """Logits [<= READ_ROWS, C], block by block."""
         if x.ndim != 2 or x.shape[1] != self.weight.shape[1]:
             raise DataError(
-                wanted=f"features [M, {self.weight.shape[1]}], as the model was fitted on",
+                wanted=f"features [M, {self.weight.shape[1]}], like those of the fit",
                 got=f"features {list(x.shape)}",
                 where="LogisticModel",
-                do="give the features of the same net and recipe",
+                do="pass features of the same net and recipe",
             )
         for start, rows in read(x, self.weight.device, self.weight.dtype):
             check_finite(rows, start)
@@ -118,35 +118,37 @@ def fit_path(
     device: str | None = None,
     block: int | None = None,
 ) -> tuple[tuple[LogisticModel, ...], ...]:
-    """The softmax regressions at many strengths, for each fold.
+    """Softmax regressions at many strengths, for each fold.
 
     Args:
-        x: [N, D] features, float32 (float64 is kept, anything else becomes float32); an array may be memory-mapped.
+        x: [N, D] features, float32 (float64 is kept, other dtypes become float32); an array may be memory-mapped.
         y: [N] integer classes in [0, num_classes). Classes without rows are allowed.
-        l2s: strengths, each > 0, in any order. intercept: whether there is a bias, unpenalised.
-        folds: [K, N] bool, True for the rows that fold trains on; None for one fold of all rows.
-        tolerance: of the gradient, relative as told above.
-        max_iterations: of L-BFGS, for each strength. device: where to compute; x's own, or the CPU, by default.
-        block: rows at a time; changes speed and rounding, not the optimum.
+        l2s: strengths, each > 0, in any order. intercept: whether to fit an (unpenalised) bias.
+        folds: [K, N] bool, True for the rows that the fold trains on; None for a single fold of all rows.
+        tolerance: of the relative gradient (see the module docstring).
+        max_iterations: of L-BFGS per strength. device: default: that of x, or the CPU for an array.
+        block: rows at a time; affects speed and rounding, not the optimum.
 
-    Returns: [fold][strength, in the order of l2s]. A model that has not converged says so.
-    Raises: DataError: features or labels that nothing can be fitted to. SettingsError: strengths, folds, limits.
+    Returns: [fold][strength, in the order of l2s]; check `converged` of each model.
+    Raises: DataError: features or labels that cannot be fitted. SettingsError: strengths, folds, limits.
     """
     limits = Limits(tolerance=tolerance, max_iterations=max_iterations)
     check_settings(l2s, limits)
-    problem, masks = pose(x, y, folds, num_classes=num_classes, intercept=intercept, device=device, block=block)
+    problem, masks = build_problem(
+        x, y, folds, num_classes=num_classes, intercept=intercept, device=device, block=block
+    )
     models: list[dict[float, LogisticModel]] = [{} for _ in masks]
     for fold, l2, solution in solve(problem, l2s, limits):
         models[fold][l2] = _model(problem, fold, l2, solution)
-    return tuple(tuple(found[l2] for l2 in l2s) for found in models)
+    return tuple(tuple(of_fold[l2] for l2 in l2s) for of_fold in models)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CrossValidation:
-    """What `cross_validate` found; choosing is left to the caller.
+    """Scores of `cross_validate`; the choice of a strength is left to the caller.
 
     Attributes:
-        l2s: the strengths. scores: [L, K] float64, fractions, of strength l on the rows that fold k left out.
+        l2s: the strengths. scores: [L, K] float64, fractions, of strength l on the rows held out by fold k.
         mean: [L] over folds. relative_gradients: [L, K] float64. converged: [L, K] bool.
     """
 
@@ -172,25 +174,27 @@ def cross_validate(
     device: str | None = None,
     block: int | None = None,
 ) -> CrossValidation:
-    """Score every strength on the rows that each fold does not train on.
+    """Score every strength on the rows that each fold holds out.
 
     Args:
-        metric: ``top1``, or ``mean_per_class``: the mean recall over the classes that the left-out rows have.
-        Others as `fit_path`; the tolerance is wider because the models serve for their scores alone.
+        metric: ``top1``, or ``mean_per_class``: the mean accuracy over the classes of the held-out rows.
+        Others as `fit_path`; the default tolerance is looser since the models are only used for their scores.
 
-    Raises: as `fit_path`. SettingsError: also an unknown metric, or a fold that leaves no row out.
+    Raises: as `fit_path`. SettingsError: also an unknown metric, or a fold without held-out rows.
     """
     if metric not in ("top1", "mean_per_class"):
-        raise SettingsError(wanted="top1 or mean_per_class", got=repr(metric), where="metric", do="mend the setting")
+        raise SettingsError(wanted="top1 or mean_per_class", got=repr(metric), where="metric", do="use one of these")
     limits = Limits(tolerance=tolerance, max_iterations=max_iterations)
     check_settings(l2s, limits)
-    problem, masks = pose(x, y, folds, num_classes=num_classes, intercept=intercept, device=device, block=block)
+    problem, masks = build_problem(
+        x, y, folds, num_classes=num_classes, intercept=intercept, device=device, block=block
+    )
     if bool(masks.all(dim=1).any()):
         raise SettingsError(
-            wanted="folds that leave rows out",
+            wanted="folds that hold rows out",
             got="a fold that trains on all rows",
             where="folds",
-            do="make other folds",
+            do="set some rows of each fold to False",
         )
     scores = torch.zeros(len(l2s), len(masks), dtype=torch.float64)
     relative, converged = torch.zeros_like(scores), torch.zeros_like(scores, dtype=torch.bool)
@@ -222,7 +226,7 @@ def _model(problem: Problem, fold: int, l2: float, solution: Solution) -> Logist
 
 
 def _score(predicted: torch.Tensor, y: torch.Tensor, metric: str, num_classes: int) -> float:
-    """Accuracy, or the mean over the classes that y has of their recalls."""
+    """Accuracy, or the mean accuracy per class over the classes in y."""
     right = predicted == y
     if metric == "top1":
         return int(right.sum()) / len(right)

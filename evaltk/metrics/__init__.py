@@ -1,1 +1,1 @@
-"""Scores as pure functions of arrays; fractions in [0, 1]."""
+"""Metrics as pure functions of arrays; fractions in [0, 1] unless stated otherwise."""

@@ -1,4 +1,4 @@
-"""What the search for neighbours reads and proposes: blocks of the bank, unit rows, the largest products."""
+"""Blockwise reading of the bank, normalisation of rows, and candidates by approximate products."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from evaltk.errors import DataError
 
 Array: TypeAlias = "torch.Tensor | np.ndarray"
 Metric = Literal["cosine", "dot"]
-BANK_BLOCK = 32_768  # rows of the bank at a time; with QUERY_BLOCK it bounds the scratch memory (268 MB of float32)
+BANK_BLOCK = 32_768  # rows of the bank per block; with QUERY_BLOCK it bounds the scratch memory (268 MB of float32)
 QUERY_BLOCK = 2_048
-GROUP = 32  # columns whose largest similarity decides whether they are looked at one by one
-SMALLEST_NORM = 1e-15  # below it features are rounding errors of something else, and have no direction
-SQUARES = (1e-12, 1e18)  # norms outside are computed in float64: squares leave float32's range
+GROUP = 32  # columns per group; a group is only searched if its largest similarity is high enough
+SMALLEST_NORM = 1e-15  # features with a smaller norm are rounding errors and have no direction
+SQUARES = (1e-12, 1e18)  # norms outside are computed in float64: their squares leave float32's range
 
 
 def propose(
@@ -33,15 +33,16 @@ def propose(
     query_block: int,
     bank_block: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `keep` largest products of each query in `dtype`, falling, and their rows in no particular order of ties.
+    """The `keep` largest products of each query in `dtype`, descending, and their rows; ties in arbitrary order.
 
-    Queries are unit rows, scaled by a power of two for ``dot``; so is the bank, for ``dot`` by 2^-scale as a whole.
+    Queries and bank are normalised for ``cosine``. For ``dot`` each query is scaled by its own power of two, the whole
+    bank by 2^-scale.
     """
     q = prepare(queries, metric, "queries", device=device, dtype=dtype)
     if backend == "faiss":
-        from evaltk.neighbours import by_faiss as neighbour_faiss
+        from evaltk.neighbours import by_faiss
 
-        return neighbour_faiss.propose(q, blocks(bank, metric, bank_block, device, scale=scale), keep)
+        return by_faiss.propose(q, blocks(bank, metric, bank_block, device, scale=scale), keep)
     parts = [_Best(part, keep) for part in q.split(query_block)]
     scratch = torch.empty(min(query_block, len(q)) * block_size(len(bank), bank_block), device=q.device, dtype=dtype)
     for start, block_rows in blocks(bank, metric, bank_block, device, dtype=dtype, scale=scale):
@@ -51,7 +52,7 @@ def propose(
 
 
 class _Best:
-    """The largest products so far of one block of queries, falling."""
+    """The largest products so far for one block of queries, descending."""
 
     def __init__(self, queries: torch.Tensor, keep: int) -> None:
         self.queries, self.keep = queries, keep
@@ -59,7 +60,7 @@ class _Best:
         self.index = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
 
     def fold(self, block: torch.Tensor, start: int) -> None:
-        """Take in products [q, n] with the bank's rows from `start` on."""
+        """Merge products [q, n] with the bank's rows from `start` on."""
         values, columns = best_of(block, self.keep, self.similarity[:, self.keep - 1 :])
         values = torch.cat([self.similarity, values], dim=1)
         columns = torch.cat([self.index, columns + start], dim=1)
@@ -68,59 +69,58 @@ class _Best:
 
 
 def best_of(block: torch.Tensor, keep: int, least: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `keep` largest of each row of block [q, n], or those above `least` [q, 1], as `above` returns them.
+    """The `keep` largest of each row of block [q, n], or those above `least` [q, 1], in the format of `above`.
 
     Args:
-        least: [q, 0] where fewer than `keep` values are known so far.
+        least: the smallest value kept so far; [q, 0] while there are fewer than `keep`.
     """
     highest = maxima(block)
     if highest.shape[1] > keep:
         if not least.shape[1] or int((highest > least).sum(dim=1).max()) > keep:
-            # As many groups reach this far as rows are kept, so at least that many values do.
+            # At least `keep` groups reach this value, hence at least `keep` values do.
             reached = highest.topk(keep, dim=1).values[:, -1:]
             reached = torch.nextafter(reached, torch.full_like(reached, -torch.inf))
             least = torch.maximum(least, reached) if least.shape[1] else reached
-        if int((highest > least).sum(dim=1).max()) <= 2 * keep:  # else most values are equal
+        if int((highest > least).sum(dim=1).max()) <= 2 * keep:  # otherwise most values are equal
             return above(block, highest, least)
     values, columns = block.topk(min(keep, block.shape[1]), dim=1)
     return values, columns
 
 
 def maxima(block: torch.Tensor) -> torch.Tensor:
-    """The largest value of each whole group of columns of block [q, n]: [q, n // GROUP]."""
-    whole = block.shape[1] // GROUP
-    return block[:, : whole * GROUP].unflatten(1, (whole, GROUP)).amax(dim=2)
+    """The largest value of each complete group of columns of block [q, n]: [q, n // GROUP]."""
+    num_groups = block.shape[1] // GROUP
+    return block[:, : num_groups * GROUP].unflatten(1, (num_groups, GROUP)).amax(dim=2)
 
 
 def above(block: torch.Tensor, highest: torch.Tensor, least: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Values of block [q, n] above `least` [q, 1], and their columns: [q, c], filled up with -inf and column 0.
+    """Values of block [q, n] above `least` [q, 1], and their columns: [q, c], padded with -inf and column 0.
 
-    Only groups of columns whose largest value, `highest` as of `maxima`, is above are looked into.
+    Only groups of columns whose largest value (`highest`, from `maxima`) is above are searched.
     """
-    whole = highest.shape[1] * GROUP
+    grouped = highest.shape[1] * GROUP  # columns in complete groups
     row, group = (highest > least).nonzero(as_tuple=True)
-    some = block[:, :whole].unflatten(1, (-1, GROUP))[row, group]
-    which, offset = (some > least[row]).nonzero(as_tuple=True)
-    row, values, columns = row[which], some[which, offset], group[which] * GROUP + offset
-    rest, column = (block[:, whole:] > least).nonzero(as_tuple=True)
-    if len(rest):
-        row, values = torch.cat([row, rest]), torch.cat([values, block[rest, whole + column]])
+    members = block[:, :grouped].unflatten(1, (-1, GROUP))[row, group]
+    which, offset = (members > least[row]).nonzero(as_tuple=True)
+    row, values, columns = row[which], members[which, offset], group[which] * GROUP + offset
+    tail_row, column = (block[:, grouped:] > least).nonzero(as_tuple=True)
+    if len(tail_row):
+        row, values = torch.cat([row, tail_row]), torch.cat([values, block[tail_row, grouped + column]])
         row, order = row.sort(stable=True)
-        values, columns = values[order], torch.cat([columns, whole + column])[order]
+        values, columns = values[order], torch.cat([columns, grouped + column])[order]
     count = torch.bincount(row, minlength=len(block))
-    place = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
-    found = block.new_full((len(block), int(count.max())), -torch.inf)
-    found[row, place] = values
-    at = torch.zeros(found.shape, dtype=torch.int64, device=row.device)
-    at[row, place] = columns
-    return found, at
+    slot = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
+    padded = block.new_full((len(block), int(count.max())), -torch.inf)
+    padded[row, slot] = values
+    at = torch.zeros(padded.shape, dtype=torch.int64, device=row.device)
+    at[row, slot] = columns
+    return padded, at
 
 
 def top(block: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k largest of each row [q, n] in order of (value falling, column rising): values and columns [q, k].
+    """The k largest of each row [q, n], by descending value, then ascending column: values and columns [q, k].
 
-    topk leaves open which of equal values it takes, so one more is asked for: where the last two are equal the choice
-    was arbitrary and the row is sorted in full instead.
+    topk breaks ties arbitrarily, so we take one more value: if the last two are equal, the row is fully sorted instead.
     """
     values, columns = block.topk(min(k + 1, block.shape[1]), dim=1)
     open_rows = (values[:, k - 1] == values[:, k]).nonzero().flatten() if values.shape[1] > k else None
@@ -129,7 +129,7 @@ def top(block: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         full_values, full_columns = block[open_rows].sort(dim=1, descending=True, stable=True)
         values, columns = values.clone(), columns.clone()
         values[open_rows], columns[open_rows] = full_values[:, :k], full_columns[:, :k]
-    if bool((values[:, 1:] == values[:, :-1]).any()):  # inside the k: order equal values by column
+    if bool((values[:, 1:] == values[:, :-1]).any()):  # ties within the k: order them by column
         columns, order = columns.sort(dim=1)
         values, again = values.gather(1, order).sort(dim=1, descending=True, stable=True)
         columns = columns.gather(1, again)
@@ -143,7 +143,7 @@ def products(part: torch.Tensor, block_rows: torch.Tensor, scratch: torch.Tensor
 
 
 def block_size(num_rows: int, size: int) -> int:
-    """How many rows of the bank each block has: at most `size`, and few rows are left over."""
+    """Number of bank rows per block: at most `size`, with blocks of nearly equal size."""
     even = math.ceil(num_rows / math.ceil(num_rows / size))
     return min(num_rows, size, math.ceil(even / GROUP) * GROUP) if size >= GROUP else even
 
@@ -151,15 +151,15 @@ def block_size(num_rows: int, size: int) -> int:
 def blocks(
     bank: Array, metric: Metric, size: int, device: str, *, dtype: torch.dtype = torch.float32, scale: int = 0
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """(first row, rows [n, D]) over the bank, prepared and on the device."""
-    each = block_size(len(bank), size)
-    for start in range(0, len(bank), each):
-        some = rows(bank, start, min(start + each, len(bank)))
-        yield start, prepare(some, metric, "bank", start, device, dtype=dtype, scale=scale)
+    """Iterate over the bank: (first row, rows [n, D]), prepared and on the device."""
+    step = block_size(len(bank), size)
+    for start in range(0, len(bank), step):
+        block = rows(bank, start, min(start + step, len(bank)))
+        yield start, prepare(block, metric, "bank", start, device, dtype=dtype, scale=scale)
 
 
 def rows(bank: Array, start: int, stop: int) -> torch.Tensor:
-    """Rows of the bank as a tensor. A memory-mapped file is read: mapped pages would count as our memory."""
+    """Rows of the bank as a tensor. A memory-mapped file is read instead: mapped pages would count as our memory."""
     if isinstance(bank, torch.Tensor):
         return bank[start:stop]
     read = _read(bank, start, stop) if isinstance(bank, np.memmap) else None
@@ -167,12 +167,12 @@ def rows(bank: Array, start: int, stop: int) -> torch.Tensor:
 
 
 def _read(bank: np.memmap, start: int, stop: int) -> np.ndarray | None:
-    """Rows of a mapped file by reading it; None where only the mapping has them.
+    """Rows of a memory-mapped file, read from the file; None if they must come from the mapping.
 
-    A view has its parent's offset, a copy-on-write array may have been changed, and the file may have been removed.
+    A view has its parent's offset, a copy-on-write array may have been modified, and the file may have been removed.
     """
-    whole = not isinstance(bank.base, np.ndarray) and bank.flags["C_CONTIGUOUS"] and bank.dtype == np.float32
-    if not whole or bank.filename is None or bank.mode == "c":
+    plain = not isinstance(bank.base, np.ndarray) and bank.flags["C_CONTIGUOUS"] and bank.dtype == np.float32
+    if not plain or bank.filename is None or bank.mode == "c":
         return None
     skip = bank.offset + start * bank.shape[1] * bank.itemsize
     try:
@@ -182,19 +182,19 @@ def _read(bank: np.memmap, start: int, stop: int) -> np.ndarray | None:
     if flat.size != (stop - start) * bank.shape[1]:
         raise DataError(
             wanted=f"{len(bank)} rows of features",
-            got="a file that ends before",
+            got="a truncated file",
             where=bank.filename,
-            do="extract the features again: the file changed while it was read",
+            do="rerun the command: the file changed while it was being read",
         )
     return flat.reshape(-1, bank.shape[1])
 
 
 def shift(bank: Array, size: int) -> int:
-    """The least e for which no row of the bank [N, D] has a norm above 2^e; rows that are not finite do not count."""
+    """The smallest e such that no row of the bank [N, D] has a norm above 2^e; non-finite rows are ignored."""
     largest = 0.0
     for start in range(0, len(bank), size):
-        some = rows(bank, start, min(start + size, len(bank))).float()
-        norms = torch.linalg.vector_norm(some, dim=1, dtype=torch.float64)
+        block = rows(bank, start, min(start + size, len(bank))).float()
+        norms = torch.linalg.vector_norm(block, dim=1, dtype=torch.float64)
         largest = max(largest, float(norms.where(torch.isfinite(norms), 0.0).max()))
     return math.frexp(largest)[1]
 
@@ -209,13 +209,13 @@ def prepare(
     dtype: torch.dtype = torch.float32,
     scale: int | None = None,
 ) -> torch.Tensor:
-    """Rows [N, D] in `dtype` on the device: of unit norm for cosine; for dot at most that, scaled by a power of two.
+    """Rows [N, D] in `dtype` on the device: normalised for cosine; for dot scaled by a power of two to norm <= 1.
 
     Args:
-        what, first: what an error calls them, and the number of the first row. scale: rows are divided by 2^scale for
-            dot, None: each by a power of its own.
+        what, first: name of the rows and number of the first one, for errors. scale: for dot, divide all rows by
+            2^scale; None: each by its own power of two.
 
-    Raises: DataError: a row is not finite, or for cosine zero or next to it.
+    Raises: DataError: a row is not finite, or, for cosine, zero or nearly so.
     """
     if not isinstance(x, torch.Tensor):
         x = rows(x, 0, len(x))
@@ -233,7 +233,7 @@ def prepare(
 def _prepare_odd(
     x: torch.Tensor, metric: Metric, what: str, first: int, dtype: torch.dtype, scale: int | None
 ) -> torch.Tensor:
-    """As `prepare`, through float64, which holds the squares of all float32 values."""
+    """`prepare` through float64, which can represent the squares of all float32 values."""
     wide = x.double()
     norms = torch.linalg.vector_norm(wide, dim=1, keepdim=True)  # [n, 1]
     bad = ~torch.isfinite(norms) if metric == "dot" else ~(torch.isfinite(norms) & (norms > SMALLEST_NORM))
@@ -242,12 +242,12 @@ def _prepare_odd(
         norm = float(norms[row])
         kind = "not finite"
         if norm <= SMALLEST_NORM:
-            kind = ("zero" if norm == 0 else f"so small (norm {norm:.1g})") + ", so that it has no direction"
+            kind = ("zero" if norm == 0 else f"too small (norm {norm:.1g})") + ", without a direction"
         raise DataError(
             wanted="features that are finite" + ("" if metric == "dot" else " and not zero"),
             got=f"{int(bad.sum())} rows, the first of them {kind}",
             where=f"{what}, row {first + row}",
-            do="look at the checkpoint and the images; such features cannot be compared",
+            do="check the checkpoint (it may have diverged) and the images",
         )
     if metric == "cosine":
         return (wide / norms).to(dtype)

@@ -1,4 +1,4 @@
-"""Proposals for the search of neighbours by faiss, block by block. Needs the extra `faiss` or `faiss-gpu`."""
+"""Candidates for the nearest-neighbour search by faiss, block by block. Needs the extra `faiss` or `faiss-gpu`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from evaltk.errors import SettingsError
 def propose(
     q: torch.Tensor, blocks: Iterable[tuple[int, torch.Tensor]], keep: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `keep` largest products [Q, keep] float32, falling, of q [Q, D] with the rows of all blocks, and their index.
+    """The `keep` largest products [Q, keep] float32, descending, of q [Q, D] with all blocks' rows, and their indices.
 
     Raises: SettingsError: faiss is not installed.
     """
@@ -20,7 +20,7 @@ def propose(
         import faiss
     except ImportError as error:
         raise SettingsError(
-            wanted="faiss", got="no such package", where="--knn.backend faiss", do="pip install 'evaltk[faiss]'"
+            wanted="faiss", got="not installed", where="--knn.backend faiss", do="pip install 'evaltk[faiss]'"
         ) from error
     best, index = torch.empty(len(q), 0), torch.empty(len(q), 0, dtype=torch.int64)
     queries = q.contiguous().numpy()

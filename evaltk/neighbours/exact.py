@@ -1,9 +1,9 @@
-"""Exact nearest neighbours by blocks: the whole similarity matrix never exists, the bank may be larger than memory.
+"""Exact blockwise nearest neighbours: the similarity matrix is never stored, and the bank may be larger than memory.
 
-A float32 matrix product only proposes. It rounds by the processor, the threads, and a row's place in the block, so the
-rows within its error bound of the k-th best are compared again pair by pair in a fixed order (`fixed_order.dot`), and
-where the proposal cannot be certified to hold them all, the query is searched exhaustively. The result is the same on
-every processor, device, backend and block size.
+A float32 matrix product only selects candidates. Its rounding depends on processor, threads and a row's position in the
+block, so the rows within its error bound of the k-th best are compared again, pair by pair, in a fixed order
+(`fixed_order.dot`). If the candidates cannot be proven to include all of these, the query is searched exhaustively. The
+result is the same on every processor, device, backend and block size.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from evaltk.neighbours.blocks import BANK_BLOCK, QUERY_BLOCK, Array, Metric, blo
 
 __all__ = ["Array", "Metric", "blocks", "prepare", "rows", "search", "top"]
 
-SPARE = 16  # proposals beyond k, and an eighth of k: rows within the rounding of the k-th are seldom more
-PAIRS = 1 << 24  # similarities that an exhaustive search holds at a time
+SPARE = 16  # candidates beyond k, plus k / 8: rarely are more rows within rounding of the k-th
+PAIRS = 1 << 24  # similarities in memory at a time in an exhaustive search
 
 
 def search(
@@ -36,17 +36,17 @@ def search(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The k nearest rows of the bank for each query.
 
-    Similarities are computed in float64 from the rows as float32, and neighbours stand in order of (similarity falling,
-    index rising); equal rows have equal similarities.
+    Similarities are computed in float64 from float32 rows. Neighbours are sorted by descending similarity, then
+    ascending index; equal rows have equal similarities.
 
     Args:
         queries: [Q, D] float32. bank: [N, D] float32, tensor or array; a memory-mapped array is read block by block.
         metric: ``cosine`` or ``dot``.
-        backend: what proposes: ``torch``, or ``faiss`` (the extra of that name).
+        backend: how candidates are selected: ``torch``, or ``faiss`` (an optional extra).
 
-    Returns: similarity [Q, k] float32, falling; index [Q, k] int64.
-    Raises: SettingsError: k out of range. DataError: rows that are zero (cosine) or not finite, or inner products that
-        leave float32's range.
+    Returns: similarity [Q, k] float32, descending; index [Q, k] int64.
+    Raises: SettingsError: k out of range. DataError: rows that are zero (cosine) or not finite, or inner products
+        outside float32's range.
     """
     _check(queries, bank, k, metric, backend)
     if not len(queries):
@@ -68,32 +68,32 @@ def search(
         bank_block=bank_block,
     )
     approximate, index = approximate.to(home, torch.float64), index.to(home)
-    # Of two rows whose products differ by more than both errors, the order is certain.
+    # The order of two rows is certain if their products differ by more than both errors.
     bound = approximate[:, k - 1 : k] - 2 * fixed_order.product_error(bank.shape[1], dtype)
     unsure = (approximate[:, -1] >= bound[:, 0]) & (index.shape[1] < len(bank))
     wanted = (approximate >= bound) & ~unsure[:, None]
     exact = _compare(_raw(queries, home), bank, index, wanted, metric, home, bank_block)
     exact, index = _in_order(exact, index, k)
     if bool(unsure.any()):
-        rest = _raw(queries, "cpu")[unsure.cpu()].to(home)
-        exact[unsure], index[unsure] = _exhaustive(rest, bank, k, metric, scale, home, bank_block)
+        remaining = _raw(queries, "cpu")[unsure.cpu()].to(home)
+        exact[unsure], index[unsure] = _exhaustive(remaining, bank, k, metric, scale, home, bank_block)
     return _as_float32(exact), index.cpu()
 
 
 def _as_float32(similarity: torch.Tensor) -> torch.Tensor:
-    found = similarity.float().cpu()
-    if not bool(torch.isfinite(found).all()):
+    rounded = similarity.float().cpu()
+    if not bool(torch.isfinite(rounded).all()):
         raise DataError(
             wanted="inner products within float32's range",
             got=f"one of {float(similarity.abs().max()):.3g}",
             where="queries and bank",
-            do="scale the features down, or compare by cosine",
+            do="scale the features down, or use cosine similarity",
         )
-    return found
+    return rounded
 
 
 def _in_order(similarity: torch.Tensor, index: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first k of each row [Q, n] in order of (similarity falling, index rising)."""
+    """The first k of each row [Q, n] by descending similarity, then ascending index."""
     index, order = index.sort(dim=1)
     similarity, again = similarity.gather(1, order).sort(dim=1, descending=True, stable=True)
     return similarity[:, :k].contiguous(), index.gather(1, again[:, :k])
@@ -109,7 +109,7 @@ def _check(queries: Array, bank: Array, k: int, metric: str, backend: str) -> No
         )
     if not 1 <= k <= len(bank):
         wanted = f"1 <= k <= {len(bank)}, the size of the bank"
-        raise SettingsError(wanted=wanted, got=f"k = {k}", where="neighbours", do="ask for fewer")
+        raise SettingsError(wanted=wanted, got=f"k = {k}", where="neighbours", do="use a smaller k")
     if metric not in ("cosine", "dot"):
         raise SettingsError(wanted="cosine or dot", got=repr(metric), where="metric", do="use one of these")
     if backend not in ("torch", "faiss"):
@@ -117,48 +117,48 @@ def _check(queries: Array, bank: Array, k: int, metric: str, backend: str) -> No
 
 
 def _raw(x: Array, device: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
-    """Rows as float32 on the device, not scaled."""
+    """Rows as float32 on the device, unscaled."""
     return rows(x, start, len(x) if stop is None else stop).to(device=device, dtype=torch.float32)
 
 
 def _compare(
     q: torch.Tensor, bank: Array, index: torch.Tensor, wanted: torch.Tensor, metric: Metric, device: str, size: int
 ) -> torch.Tensor:
-    """Similarities in float64 [Q, n] of queries [Q, D] and the rows index [Q, n] where wanted; -inf elsewhere.
+    """Similarities float64 [Q, n] of queries [Q, D] with bank rows index [Q, n] where wanted; -inf elsewhere.
 
-    The bank is read once more from its first block to its last.
+    Reads the bank once more.
     """
-    found = torch.full(index.shape, -torch.inf, dtype=torch.float64, device=device)
+    exact = torch.full(index.shape, -torch.inf, dtype=torch.float64, device=device)
     norms = fixed_order.norm(q) if metric == "cosine" else None
     for start in range(0, len(bank), size):
         stop = min(start + size, len(bank))
         query, column = (wanted & (index >= start) & (index < stop)).nonzero(as_tuple=True)
         if len(query):
             block = _raw(bank, device, start, stop)
-            found[query, column] = _pairs(q, norms, block, query, index[query, column] - start)
-    return found
+            exact[query, column] = _pairs(q, norms, block, query, index[query, column] - start)
+    return exact
 
 
 def _pairs(
     q: torch.Tensor, norms: torch.Tensor | None, block: torch.Tensor, query: torch.Tensor, row: torch.Tensor
 ) -> torch.Tensor:
-    """Similarities [n] float64 of the pairs (query [n], row [n]) of q [Q, D] and block [N, D]; cosines with `norms`."""
-    found = fixed_order.pair_dots(block, row, q, query)
+    """Similarities [n] float64 of pairs (query [n], row [n]) from q [Q, D] and block [N, D]; cosines with `norms`."""
+    exact = fixed_order.pair_dots(block, row, q, query)
     if norms is not None:
         used = torch.zeros(len(block), dtype=torch.bool, device=block.device)
         used[row] = True
         lengths = torch.ones(len(block), dtype=torch.float64, device=block.device)
         lengths[used] = fixed_order.norm(block[used])
-        found /= norms[query] * lengths[row]
-    return found
+        exact /= norms[query] * lengths[row]
+    return exact
 
 
 def _exhaustive(
     q: torch.Tensor, bank: Array, k: int, metric: Metric, scale: int, device: str, size: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Similarities [Q, k] float64 and indices of queries whose k-th neighbour has more near-equals than were proposed.
+    """Similarities [Q, k] float64 and indices for queries with more ties at the k-th neighbour than candidates.
 
-    A float64 product leaves few pairs to compare, except among rows that are equal.
+    A float64 product leaves few pairs to compare, except among equal rows.
     """
     unit = prepare(q, metric, "queries", dtype=torch.float64)
     norms = fixed_order.norm(q) if metric == "cosine" else None
@@ -178,31 +178,31 @@ def _exhaustive(
 def best_in_block(
     q: torch.Tensor, norms: torch.Tensor | None, block: torch.Tensor, approximate: torch.Tensor, k: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The min(k, n) most similar rows of a block, in order: similarities float64 and columns int64 [Q, min(k, n)].
+    """The min(k, n) most similar rows of a block, sorted: similarities float64 and columns int64 [Q, min(k, n)].
 
     Args:
         q: [Q, D] float32. norms: `fixed_order.norm` of q for cosines, None for inner products. block: [n, D] float32.
-        approximate: [Q, n] float64, the product of q and block as unit rows, or scaled to norms of at most 1.
+        approximate: [Q, n] float64, products of q and block with rows normalised, or scaled to norms of at most 1.
     """
     margin = 2 * fixed_order.product_error(q.shape[1], torch.float64)
     kept = min(k, len(block))
     near = approximate >= approximate.topk(kept, dim=1).values[:, -1:] - margin
-    some, same = _distinct(block, near.any(dim=0))
-    num_classes = int(same.max()) + 1
-    asked = torch.zeros(len(q), num_classes, dtype=torch.int32, device=block.device)
-    query, number = (asked.index_add_(1, same, near[:, some].int()) > 0).nonzero(as_tuple=True)
-    member = torch.empty(num_classes, dtype=torch.int64, device=block.device)
-    member[same] = some  # any of each class: they are equal
-    once = approximate.new_full((len(q), num_classes), -torch.inf)
+    candidates, group = _distinct(block, near.any(dim=0))
+    num_groups = int(group.max()) + 1
+    hits = torch.zeros(len(q), num_groups, dtype=torch.int32, device=block.device)
+    query, number = (hits.index_add_(1, group, near[:, candidates].int()) > 0).nonzero(as_tuple=True)
+    member = torch.empty(num_groups, dtype=torch.int64, device=block.device)
+    member[group] = candidates  # any row of each group: they are equal
+    once = approximate.new_full((len(q), num_groups), -torch.inf)
     once[query, number] = _pairs(q, norms, block, query, member[number])
     exact = torch.full_like(approximate, -torch.inf)
-    exact[:, some] = once[:, same].where(near[:, some], -torch.inf)
+    exact[:, candidates] = once[:, group].where(near[:, candidates], -torch.inf)
     return top(exact, kept)
 
 
 def _distinct(block: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of the mask [n], and for each the number of its class among those that are equal to the bit [n]."""
-    some = mask.nonzero().flatten()
-    held = np.ascontiguousarray(block[some].cpu().numpy())
-    whole = held.view(np.dtype((np.void, held.itemsize * held.shape[1]))).ravel()
-    return some, torch.from_numpy(np.unique(whole, return_inverse=True)[1]).to(block.device)
+    """Indices [n] of the rows in the mask, and for each the number of its group of bitwise equal rows [n]."""
+    candidates = mask.nonzero().flatten()
+    values = np.ascontiguousarray(block[candidates].cpu().numpy())
+    as_bytes = values.view(np.dtype((np.void, values.itemsize * values.shape[1]))).ravel()
+    return candidates, torch.from_numpy(np.unique(as_bytes, return_inverse=True)[1]).to(block.device)

@@ -1,4 +1,4 @@
-"""A mixture as values: its components and how they are scored."""
+"""The components of a mixture and how they are scored."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Mixture:
 
     Attributes:
         rows: w [K, p] float32 (unit rows for cosine). temperature: tau.
-        bias: b [K] float64, what is added to <w, y>/tau. kappa: [K] float64, ||w||/tau.
-        first: [K] bool, false for copies, to the bit, of a component before: they have its scores.
+        bias: b [K] float64, added to <w, y>/tau. kappa: [K] float64, ||w||/tau.
+        first: [K] bool, false for exact copies of an earlier component, which have the same scores.
         offset: log p(y) = logsumexp_k(score_k) + offset, in nats.
-        scoring, centred: what was asked for.
+        scoring, centred: the arguments of `evaltk.prototypes.mixture.mixture`.
     """
 
     rows: torch.Tensor
@@ -37,11 +37,11 @@ class Mixture:
         return self.from_products(y @ self.rows.to(y.dtype).T)
 
     def from_products(self, products: torch.Tensor) -> torch.Tensor:
-        """The scores from <w, y> [B, K]."""
+        """Scores from products <w, y> [B, K]."""
         return torch.add(self.bias.to(products), products, alpha=1.0 / self.temperature)
 
     def at(self) -> dict[str, object]:
-        """What names it in a score."""
+        """The `at` of its scores."""
         return {
             "formulation": self.scoring,
             "temperature": self.temperature,

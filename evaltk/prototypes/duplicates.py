@@ -1,12 +1,12 @@
-"""Sets of near-copies among prototypes, by the four readings of "remove duplicates"; all of them exact and blockwise.
+"""Sets of duplicate prototypes under four definitions of "remove duplicates"; exact and blockwise.
 
     leader         scan in order: a free row becomes a leader and takes all free rows above the threshold (primary)
-    first-seen     unique are the rows with no row before them above the threshold; the sets overlap
-    components     single linkage
-    largest-first  as leader, in order of falling number of near-copies
+    first-seen     a row is unique if no earlier row is above the threshold; the sets overlap
+    components     connected components (single linkage)
+    largest-first  leader, scanning rows by descending number of duplicates
 
-Always components <= first-seen <= leader in number of unique rows, and leader <= first-seen <= components in the
-largest set.
+The number of unique rows satisfies components <= first-seen <= leader, the size of the largest set
+leader <= first-seen <= components.
 
 Source: Govindarajan et al., ICLR 2023 (arXiv 2405.10939), Table 4, Figures 6 and 7.
 """
@@ -25,20 +25,20 @@ from evaltk.prototypes.graph import Array, Directions, Pairs, count_edges, join
 
 Method = Literal["leader", "first-seen", "components", "largest-first"]
 METHODS: tuple[Method, ...] = get_args(Method)
-HEAD = 1_024  # rows among which leaders are found at a time
-CHUNK = 4_096  # rows compared with them at a time
+HEAD = 1_024  # rows searched for leaders at a time
+CHUNK = 4_096  # rows compared with these leaders at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DuplicateSets:
-    """The sets at one threshold.
+    """Duplicate sets at one threshold.
 
     Attributes:
-        owner: [K] int64, the row each row is a near-copy of: its leader, its component's smallest row, or (first-seen)
-            the first row above the threshold; itself where it is unique.
-        sizes: [num_unique] int64, falling: members of each set, the owner counted. first-seen: near-copies of each
-            unique row and itself.
-        largest: the largest set; for first-seen, whose sets overlap, over all rows, not the unique ones alone.
+        owner: [K] int64, the row that each row is a duplicate of: its leader, the smallest row of its component, or
+            (first-seen) the first row above the threshold; itself if unique.
+        sizes: [num_unique] int64, descending: size of each set, owner included. first-seen: each unique row and its
+            duplicates.
+        largest: size of the largest set; for first-seen, whose sets overlap, over all rows, not just unique ones.
     """
 
     owner: np.ndarray
@@ -47,7 +47,7 @@ class DuplicateSets:
 
     @property
     def num_unique(self) -> int:
-        """Rows that stay when duplicates are removed."""
+        """Number of rows that remain after removing duplicates."""
         return len(self.sizes)
 
 
@@ -57,8 +57,8 @@ def duplicate_sets(
     """Sets of prototypes whose cosine is greater than the threshold.
 
     Args:
-        prototypes: [K, p], effective rows w; only their directions count.
-        threshold: in (-1, 1); the comparison is strict, with cosines in float64 summed in a fixed order.
+        prototypes: [K, p], effective rows w; only their directions matter.
+        threshold: in (-1, 1); the comparison is strict, on float64 cosines summed in a fixed order.
         method: ``leader``, ``first-seen``, ``components`` or ``largest-first``.
 
     Raises: SettingsError: a threshold or method out of range. DataError: rows without a direction (named by index).
@@ -73,14 +73,15 @@ def readings(
     methods: Sequence[Method] = METHODS,
     device: str = "cpu",
 ) -> dict[tuple[Method, float], DuplicateSets]:
-    """Several readings at several thresholds: {(method, threshold): sets}. Args, Raises: as in `duplicate_sets`."""
+    """Several methods at several thresholds: {(method, threshold): sets}. Args, Raises: as in `duplicate_sets`."""
     for threshold in thresholds:
         check_threshold(threshold)
     for method in methods:
         if method not in METHODS:
-            raise SettingsError(wanted="a reading", got=repr(method), where="method", do=nearest(str(method), METHODS))
+            do = nearest(str(method), METHODS)
+            raise SettingsError(wanted="a duplicate method", got=repr(method), where="method", do=do)
     directions = prototypes if isinstance(prototypes, Directions) else Directions(prototypes, device=device)
-    found: dict[tuple[Method, float], DuplicateSets] = {}
+    sets: dict[tuple[Method, float], DuplicateSets] = {}
     pairs: list[Pairs | None] = [None] * len(thresholds)
     if {"first-seen", "largest-first"} & set(methods):
         pairs = list(count_edges(directions, thresholds))
@@ -90,28 +91,28 @@ def readings(
             owner = scan(directions, threshold)
         for method in methods:
             if method == "leader" and owner is not None:
-                found[method, threshold] = _partition(owner)
+                sets[method, threshold] = _partition(owner)
             elif method == "components" and owner is not None:
-                found[method, threshold] = _partition(join(directions, threshold, owner))
+                sets[method, threshold] = _partition(join(directions, threshold, owner))
             elif counted is not None:
-                make = _first_seen if method == "first-seen" else _largest_first
-                found[method, threshold] = make(directions, threshold, counted)
-    return found
+                group = _first_seen if method == "first-seen" else _largest_first
+                sets[method, threshold] = group(directions, threshold, counted)
+    return sets
 
 
 def check_threshold(threshold: float, where: str = "threshold") -> None:
     """Raises: SettingsError: a threshold outside (-1, 1)."""
     if not -1.0 < threshold < 1.0:
         raise SettingsError(
-            wanted="a cosine in (-1, 1)", got=str(threshold), where=where, do="0.9 is the paper's; 0.5 to 0.99 is usual"
+            wanted="a cosine in (-1, 1)", got=str(threshold), where=where, do="use 0.9, as in the paper"
         )
 
 
 def scan(directions: Directions, threshold: float, order: np.ndarray | None = None) -> np.ndarray:
     """The leader of each row [K] int64, scanning in `order` [K] (default: by index).
 
-    Leaders are found among `HEAD` rows at a time and compared with all rows still free: the work is the number of
-    leaders times the number of rows they leave free, not the number of pairs.
+    `HEAD` rows at a time are searched for leaders, which are compared with all rows still free: the cost is the number
+    of leaders times the number of free rows, not the number of pairs.
     """
     ids = np.arange(len(directions)) if order is None else np.asarray(order, dtype=np.int64)
     rows = directions.unit if order is None else directions.unit[torch.from_numpy(ids).to(directions.unit.device)]
@@ -123,27 +124,27 @@ def scan(directions: Directions, threshold: float, order: np.ndarray | None = No
         leads = _scan_head(edge)
         owner[head] = head[leads]
         leaders = np.flatnonzero(leads == np.arange(len(head)))
-        ids, rest = ids[len(head) :], rows[len(head) :]
+        ids, remaining = ids[len(head) :], rows[len(head) :]
         vectors = rows[torch.from_numpy(leaders).to(rows.device)]
         taken = np.zeros(len(ids), dtype=bool)
         for start in range(0, len(ids), CHUNK):
-            block = directions.similarities(rest[start : start + CHUNK], vectors)  # [c, leaders]
+            block = directions.similarities(remaining[start : start + CHUNK], vectors)  # [c, leaders]
             near = (block.amax(dim=1) > threshold - directions.margin).nonzero().flatten()
             if not len(near):
                 continue
             at = start + near.cpu().numpy()
             edge_of = directions.edges(block[near], ids[at], head[leaders], threshold)
-            has = (edge_of.amax(dim=1) > 0).cpu().numpy()
+            has_leader = (edge_of.amax(dim=1) > 0).cpu().numpy()
             first = edge_of.argmax(dim=1).cpu().numpy()  # the first of equal values: the earliest leader
-            owner[ids[at[has]]] = head[leaders[first[has]]]
-            taken[at[has]] = True
-        rows = rest[torch.from_numpy(np.flatnonzero(~taken)).to(rest.device)] if taken.any() else rest
+            owner[ids[at[has_leader]]] = head[leaders[first[has_leader]]]
+            taken[at[has_leader]] = True
+        rows = remaining[torch.from_numpy(np.flatnonzero(~taken)).to(remaining.device)] if taken.any() else remaining
         ids = ids[~taken]
     return owner
 
 
 def _scan_head(edge: np.ndarray) -> np.ndarray:
-    """Leader of each of n rows by its place [n], from their edges bool [n, n]."""
+    """Position of the leader of each of n rows [n], from their edges bool [n, n]."""
     free = np.ones(len(edge), dtype=bool)
     leads = np.empty(len(edge), dtype=np.int64)
     for i in range(len(edge)):
@@ -173,10 +174,10 @@ def _largest_first(directions: Directions, threshold: float, counted: Pairs) -> 
 def order_sensitivity(
     directions: Directions, threshold: float, *, generator: torch.Generator, permutations: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(unique rows, largest set) [permutations] int64 of `leader` on random orders: what its order of rows decides."""
+    """(unique rows, largest set) [permutations] int64 of `leader` on random row orders."""
     unique, largest = np.empty(permutations, dtype=np.int64), np.empty(permutations, dtype=np.int64)
     for n in range(permutations):
         order = torch.randperm(len(directions), generator=generator).numpy()
-        found = _partition(scan(directions, threshold, order))
-        unique[n], largest[n] = found.num_unique, found.largest
+        sets = _partition(scan(directions, threshold, order))
+        unique[n], largest[n] = sets.num_unique, sets.largest
     return unique, largest

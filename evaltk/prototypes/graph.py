@@ -1,10 +1,9 @@
-"""Which directions are near-copies: the graph with an edge where the cosine is above a threshold, never stored.
+"""The duplicate graph of prototypes: an edge where the cosine exceeds a threshold; never stored as a whole.
 
-Similarities exist one tile at a time. They are float32; a pair that lies within their rounding (`margin`) of a
-threshold is computed again in float64 and in a fixed order, so that edges are the same on every processor, and equal
-pairs have equal cosines.
+Similarities are computed one tile at a time in float32. A pair within rounding (`margin`) of a threshold is recomputed
+in float64 in a fixed order, so that edges are the same on every processor and equal pairs have equal cosines.
 
-Source: Govindarajan et al., ICLR 2023 (arXiv 2405.10939), Table 4, which leaves the reading open.
+Source: Govindarajan et al., ICLR 2023 (arXiv 2405.10939), Table 4, which does not define duplicates further.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ from evaltk import fixed_order, precise
 from evaltk.errors import DataError
 
 Array: TypeAlias = "torch.Tensor | np.ndarray"
-ROWS = 8_192  # rows made unit at a time
-PAIRS = 8_192  # pairs computed again at a time: 32 MiB of float64 at 256 dimensions
+ROWS = 8_192  # rows normalised at a time
+PAIRS = 8_192  # pairs recomputed at a time: 32 MiB of float64 at 256 dimensions
 
 
 def margin(dim: int) -> float:
-    """How far a float32 product of two rows of `Directions.unit` lies from the cosine that `exact` gives, at most.
+    """Bound on the difference between a float32 product of rows of `Directions.unit` and the cosine of `exact`.
 
-    Each product and sum of p terms, in whatever order, is off by gamma_p = p u / (1 - p u) of sum |a_i b_i|, which is 1
-    at most for unit rows (u = 2^-24; Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1). Two
-    more roundings are those of the rows' own entries, two that of a threshold to float32; four are for all of float64's
-    and for products too small for float32.
+    A product of p terms, summed in any order, is off by at most gamma_p = p u / (1 - p u) times sum |a_i b_i| <= 1 for
+    unit rows, u = 2^-24. Two more roundings are for the rows' entries, two for rounding the threshold to float32, and
+    four for all of float64's and for products too small for float32.
+    Source: Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1.
     """
     n = (dim + 8) * 2.0**-24
     return n / (1 - n)
@@ -42,8 +41,8 @@ class Directions:
     """Prototypes as unit rows.
 
     Attributes:
-        norms: [K] float64. unit: [K, p] float32 on the device, each entry rounded once. tile: rows of a block of
-            similarities. margin: within it of a threshold, a similarity does not tell whether there is an edge.
+        norms: [K] float64. unit: [K, p] float32 on the device, each entry rounded once. tile: rows per block of
+            similarities. margin: a similarity closer than this to a threshold is recomputed.
     """
 
     def __init__(self, prototypes: Array, *, device: str = "cpu") -> None:
@@ -51,7 +50,9 @@ class Directions:
         given = prototypes.detach().cpu().numpy() if isinstance(prototypes, torch.Tensor) else np.asarray(prototypes)
         if given.ndim != 2 or 0 in given.shape or not np.issubdtype(given.dtype, np.floating):
             got = f"{given.dtype} {list(given.shape)}"
-            raise DataError(wanted="a matrix of prototypes [K, p], floats", got=got, do="name another array")
+            raise DataError(
+                wanted="a floating-point matrix of prototypes [K, p]", got=got, do="pass one row per prototype"
+            )
         self.given = given
         self.norms = np.empty(len(given), dtype=np.float64)
         unit = np.empty(given.shape, dtype=np.float32)
@@ -67,7 +68,7 @@ class Directions:
                 wanted="prototypes with a direction",
                 got=f"{len(bad)} of {len(given)} without: {named}{' ...' if len(bad) > 8 else ''}",
                 where="the matrix of prototypes, rows from 0",
-                do="leave these rows out, or use a checkpoint from before the training diverged",
+                do="remove these rows, or use a checkpoint from before training diverged",
             )
         self.unit = torch.from_numpy(unit).to(device)
         self.margin = margin(given.shape[1])
@@ -77,28 +78,28 @@ class Directions:
         return len(self.given)
 
     def exact(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        """Cosines in float64 of the pairs (i[n], j[n]): [n]. The sum's order is fixed: equal pairs are equal bits."""
-        found = np.empty(len(i), dtype=np.float64)
+        """Cosines [n] float64 of the pairs (i[n], j[n]), summed in a fixed order: equal pairs have equal bits."""
+        cosine = np.empty(len(i), dtype=np.float64)
         for start in range(0, len(i), PAIRS):
-            some = slice(start, start + PAIRS)
-            a, b = (torch.from_numpy(self.given[at[some]].astype(np.float64)) for at in (i, j))
-            found[some] = fixed_order.dot(a, b).numpy() / (self.norms[i[some]] * self.norms[j[some]])
-        return found
+            pairs = slice(start, start + PAIRS)
+            a, b = (torch.from_numpy(self.given[rows[pairs]].astype(np.float64)) for rows in (i, j))
+            cosine[pairs] = fixed_order.dot(a, b).numpy() / (self.norms[i[pairs]] * self.norms[j[pairs]])
+        return cosine
 
     def similarities(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """Float32 cosines [a, b] of unit rows [a, p] and [b, p], each within `margin` of the exact one.
 
-        Never TF32 or bfloat16, whatever the process allows: the margin would not hold.
+        Never TF32 or bfloat16, for which the margin would not hold.
         """
         with precise.products(self.unit.device):
             return rows @ columns.T
 
     def edges(self, block: torch.Tensor, i: np.ndarray, j: np.ndarray, threshold: float) -> torch.Tensor:
         """Float32 0 or 1 [a, b]: whether the similarities block [a, b] of rows i [a] and j [b] exceed the threshold."""
-        # Two comparisons into float buffers are many times faster than a distance and a bool mask on the CPU.
+        # On the CPU two comparisons into float buffers are many times faster than a distance and a bool mask.
         sure = torch.gt(block, threshold + self.margin, out=torch.empty_like(block))
         perhaps = torch.gt(block, threshold - self.margin, out=torch.empty_like(block))
-        # Counts of a row stay below 2^24: they are exact in float32.
+        # Counts per row stay below 2^24, so they are exact in float32.
         rows = (perhaps.sum(dim=1) != sure.sum(dim=1)).nonzero().flatten()
         if not len(rows):
             return sure
@@ -111,11 +112,11 @@ class Directions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pairs:
-    """What one pass over all pairs tells at a threshold.
+    """Statistics of all pairs at one threshold.
 
     Attributes:
-        degree: [K] int64, edges of each row. earliest: [K] int64, the first row it has an edge with that stands before
-            it, or itself.
+        degree: [K] int64, number of edges per row. earliest: [K] int64, the first earlier row with an edge to it, or
+            itself.
     """
 
     degree: np.ndarray
@@ -129,7 +130,7 @@ def count_edges(directions: Directions, thresholds: Sequence[float]) -> list[Pai
     degree = torch.zeros(len(thresholds), num, dtype=torch.float64, device=device)
     earliest = torch.arange(num, device=device).repeat(len(thresholds), 1)
     for rows, columns, block in _tiles(directions, size):
-        # A row is no duplicate of itself, and below the diagonal stands what is above it.
+        # Mask the diagonal (a row is not its own duplicate) and the lower half (symmetric).
         if rows.start == columns.start:
             block = block.triu_(1).add_(torch.full_like(block, -2.0).tril_())
         highest = float(block.max())
@@ -150,7 +151,7 @@ def count_edges(directions: Directions, thresholds: Sequence[float]) -> list[Pai
 
 
 def _tiles(directions: Directions, size: int) -> Iterator[tuple[slice, slice, torch.Tensor]]:
-    """(rows, columns, similarities) of the tiles on and above the diagonal; for each column the rows rise."""
+    """(rows, columns, similarities) of the tiles on and above the diagonal, with ascending rows for each column."""
     unit = directions.unit
     starts = range(0, len(unit), size)
     for top in starts:
@@ -161,17 +162,17 @@ def _tiles(directions: Directions, size: int) -> Iterator[tuple[slice, slice, to
 
 
 def join(directions: Directions, threshold: float, owner: np.ndarray) -> np.ndarray:
-    """Connected components [K] int64 (each named by its smallest row), from groups that are known to hold together.
+    """Connected components [K] int64 (each labelled by its smallest row), by merging the groups of a leader scan.
 
     Args:
-        owner: [K], the leader of each row, as one scan gives it: a leader has no edge with another leader.
+        owner: [K], the leader of each row from `scan`; leaders have no edges between them.
 
-    Two rows of one component are never compared again, so that a block of near-copies costs next to nothing; nor are
-    two leaders that stand alone, so that rows that are all different do not either.
+    Rows already in the same component are not compared again, so large sets of duplicates cost little; nor are leaders
+    of groups of one, so rows that all differ cost little too.
     """
     num = len(directions)
     size = np.bincount(owner, minlength=num)
-    # Members of a group side by side, the largest group first, those that stand alone last.
+    # Groups are contiguous, the largest first, single rows last.
     order = np.lexsort((np.arange(num), owner, -size[owner]))
     in_groups = int((size[owner] > 1).sum())
     label = owner[order]
@@ -180,7 +181,7 @@ def join(directions: Directions, threshold: float, owner: np.ndarray) -> np.ndar
         rows = slice(top, min(top + directions.tile, in_groups))
         for left in range(top, num, directions.tile):
             columns = slice(left, min(left + directions.tile, num))
-            if _one(label[rows]) and _one(label[columns]) and label[rows.start] == label[columns.start]:
+            if _constant(label[rows]) and _constant(label[columns]) and label[rows.start] == label[columns.start]:
                 continue
             block = directions.similarities(unit[rows], unit[columns])
             if float(block.max()) <= threshold - directions.margin:
@@ -192,17 +193,17 @@ def join(directions: Directions, threshold: float, owner: np.ndarray) -> np.ndar
                 label = _merge(label, label[rows][first], label[columns][second], num)
     smallest = np.full(num, num, dtype=np.int64)
     np.minimum.at(smallest, label, order)
-    found = np.empty(num, dtype=np.int64)
-    found[order] = smallest[label]
-    return found
+    components = np.empty(num, dtype=np.int64)
+    components[order] = smallest[label]
+    return components
 
 
-def _one(label: np.ndarray) -> bool:
+def _constant(label: np.ndarray) -> bool:
     return bool(label[0] == label[-1] and (label == label[0]).all())
 
 
 def _merge(label: np.ndarray, a: np.ndarray, b: np.ndarray, num: int) -> np.ndarray:
-    """Labels [K] after the labels a[n] and b[n] became one."""
+    """Labels [K] after merging the labels a[n] with b[n]."""
     pairs = np.unique(a * num + b)
     involved, inverse = np.unique(np.concatenate([pairs // num, pairs % num]), return_inverse=True)
     half, inverse = len(pairs), inverse.astype(np.int32)  # scipy 1.11 walks a graph by int32 alone
@@ -210,6 +211,6 @@ def _merge(label: np.ndarray, a: np.ndarray, b: np.ndarray, num: int) -> np.ndar
     _, part = connected_components(graph, directed=False)
     smallest = np.full(part.max() + 1, num, dtype=np.int64)
     np.minimum.at(smallest, part, involved)
-    becomes = np.arange(num)
-    becomes[involved] = smallest[part]
-    return becomes[label]
+    merged = np.arange(num)
+    merged[involved] = smallest[part]
+    return merged[label]

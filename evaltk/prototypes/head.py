@@ -1,4 +1,4 @@
-"""Where prototypes come from: a checkpoint's head, that of its other branch, and what the head was trained with."""
+"""The head of a checkpoint, that of its other branch, and the formulation it was trained with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OTHER = {"teacher": "student", "student": "teacher"}
 
 
 def head_of(checkpoint: Checkpoint, device: str = "cpu") -> Head:
-    """The head on the device. Raises: CheckpointError: the file has none; it names the public file that has it."""
+    """The head on the device. Raises: CheckpointError: the file has none; the error names a public file with one."""
     if checkpoint.head is not None:
         head = build_head(checkpoint).to(device)
         head.center = None if head.center is None else head.center.to(device)
@@ -25,24 +25,24 @@ def head_of(checkpoint: Checkpoint, device: str = "cpu") -> Head:
         if entry.arch == checkpoint.arch.name:
             do = f"use the full training checkpoint: evaltk fetch {entry.name} ({entry.url.rpartition('/')[2]})"
     if checkpoint.family == "msn":
-        do = "use the whole file that MSN's training writes: it has fc.* and prototypes beside the encoder"
+        do = "use MSN's full training checkpoint, which contains fc.* and prototypes besides the encoder"
     raise CheckpointError(
         wanted="a checkpoint with its projection head and prototypes",
-        got=f"a {checkpoint.family} file of the backbone alone",
+        got=f"a backbone-only {checkpoint.family} file",
         where=checkpoint.origin,
         do=do,
     )
 
 
 def other_branch(checkpoint: Checkpoint) -> tuple[str, Head | None, str]:
-    """(name of the other branch, its head or None, why there is none): the student's beside the teacher's."""
+    """(name of the other branch, student or teacher; its head or None; why there is none)."""
     name = OTHER.get(checkpoint.branch)
     if name is None:
         shared = "both branches share the prototypes" if checkpoint.family == "msn" else "the file has one head"
         return "", None, shared
     try:
         arch = checkpoint.arch
-        found = load_checkpoint(
+        other = load_checkpoint(
             checkpoint.origin,
             branch=name,
             num_heads=arch.num_heads,
@@ -51,23 +51,23 @@ def other_branch(checkpoint: Checkpoint) -> tuple[str, Head | None, str]:
             std=checkpoint.std,
             family=checkpoint.family,
         )
-        return name, build_head(found), ""
+        return name, build_head(other), ""
     except CheckpointError as error:
         return name, None, f"the {name}'s head could not be read: {error.got}"
 
 
-def formulation(head: HeadWeights, asked: str) -> tuple[Scoring, str]:
-    """(the scoring, a note that says where it comes from). asked: ``auto`` or a scoring.
+def formulation(head: HeadWeights, setting: str) -> tuple[Scoring, str]:
+    """(the scoring, a note on where it comes from). setting: ``auto`` or a scoring.
 
-    Raises: SettingsError: an unknown one.
+    Raises: SettingsError: an unknown setting.
     """
-    if asked in SCORINGS:
-        return asked, f"formulation {asked}: as asked for"  # type: ignore[return-value]
-    if asked != "auto":
-        do = nearest(asked, ("auto", *SCORINGS))
-        raise SettingsError(wanted="a formulation", got=repr(asked), where="formulation", do=do)
+    if setting in SCORINGS:
+        return setting, f"formulation {setting}: set by the user"  # type: ignore[return-value]
+    if setting != "auto":
+        do = nearest(setting, ("auto", *SCORINGS))
+        raise SettingsError(wanted="a formulation", got=repr(setting), where="formulation", do=do)
     if head.kind == "msn":
-        return "cosine", "formulation cosine: MSN's loss takes unit prototypes"
+        return "cosine", "formulation cosine: MSN's loss normalises prototypes"
     if head.scoring in SCORINGS:
-        return head.scoring, f"formulation {head.scoring}: the file says so"  # type: ignore[return-value]
-    return "linear", f"formulation linear: the file does not say, and published {head.kind} files are linear"
+        return head.scoring, f"formulation {head.scoring}: stated in the file"  # type: ignore[return-value]
+    return "linear", f"formulation linear: not stated in the file; published {head.kind} checkpoints are linear"

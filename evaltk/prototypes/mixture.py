@@ -1,13 +1,13 @@
-"""Prototypes as a mixture on the sphere: which prototype an image falls to, and how likely the image is.
+"""Prototypes as a vMF mixture on the sphere: assignment of images to prototypes, and likelihood of images.
 
-The score of component k is that of the method (its softmax is the responsibility), after division by tau:
+The score of component k is that of the method (its softmax gives the responsibilities), after division by tau:
 
-    linear   <w_k, y>/tau                     DINO, iBOT; cosine the same with unit w_k, as MSN has
+    linear   <w_k, y>/tau                     DINO, iBOT; cosine: the same with unit w_k, as in MSN
     vmf      <w_k, y>/tau + log C_p(kappa_k)  kappa_k = ||w_k||/tau
 
-and, where asked for, less the teacher's centre: c_k/tau where it is one of undivided logits (linear, Eq. 8), else c_k.
-With b_k all of it but <w_k, y>/tau, these are responsibilities of the mixture with weights pi_k ~ exp(b_k - log C_p):
-equal weights for vmf without centre, weights that undo C_p for linear. Its density is what the log-likelihood is of.
+optionally minus the teacher's centre: c_k/tau if it is a centre of logits before division (linear, Eq. 8), else c_k.
+With b_k the score minus <w_k, y>/tau, these are responsibilities of the mixture with weights pi_k ~ exp(b_k - log C_p):
+equal weights for vmf without centre, weights that cancel C_p for linear. The log-likelihood is of this mixture.
 
 Source: Govindarajan et al., ICLR 2023 (arXiv 2405.10939), Eq. 2 to 8.
 """
@@ -26,7 +26,7 @@ from evaltk.models.heads import Head, unit
 from evaltk.prototypes.assignment import assign, first_of, squares
 from evaltk.prototypes.components import Mixture, Scoring
 
-BLOCK_ELEMENTS = 2**24  # scores that exist at a time: 64 MiB of float32, and as much again for their exponentials
+BLOCK_ELEMENTS = 2**24  # scores in memory at a time: 64 MiB of float32, and the same for their exponentials
 
 
 def mixture(
@@ -35,19 +35,20 @@ def mixture(
     """The mixture of a head.
 
     Args:
-        temperature: tau > 0. centred: less the head's centre.
+        temperature: tau > 0. centred: subtract the head's centre.
         centering: ``logit`` or ``probability``, the space of the centre; None: logit, but probability for vmf.
 
-    Raises: SettingsError: a temperature <= 0. DataError: fewer than 3 dimensions, a centre that the file lacks.
+    Raises: SettingsError: a temperature <= 0. DataError: fewer than 3 dimensions, no centre in the file.
     """
     if not temperature > 0:
-        raise SettingsError(wanted="a temperature > 0", got=str(temperature), where="temperature", do="0.07 is usual")
+        raise SettingsError(wanted="a temperature > 0", got=str(temperature), where="temperature", do="use 0.07")
     rows = head.prototypes
     if rows.shape[1] < 3:
-        raise DataError(wanted="prototypes of 3 dimensions or more", got=str(rows.shape[1]), do="use another head")
+        do = "use a head with a wider bottleneck"
+        raise DataError(wanted="prototypes of 3 dimensions or more", got=str(rows.shape[1]), do=do)
     if scoring == "cosine":
         rows = unit(rows)
-    # Of unequal values once each: what a vector library rounds by an element's place would part equal prototypes.
+    # Evaluate each distinct value once: vector libraries may round equal values differently by position.
     kappa, of = (squares(rows).sqrt() / temperature).unique(return_inverse=True)
     log_c = vmf.log_normalizer(kappa, rows.shape[1])
     bias = torch.zeros_like(kappa)
@@ -56,8 +57,8 @@ def mixture(
     kappa, log_c, bias = kappa[of], log_c[of], bias[of]
     if centred:
         if head.center is None:
-            raise DataError(wanted="the training centre", got="a file without one", do="leave the centred variant out")
-        late = scoring != "vmf" and centering != "probability"  # Eq. 8 centres undivided logits
+            raise DataError(wanted="the training centre", got="a file without one", do="turn the centre setting off")
+        late = scoring != "vmf" and centering != "probability"  # Eq. 8 centres logits before division by tau
         bias = bias - head.center.to(bias) / (temperature if late else 1.0)
     return Mixture(
         rows=rows,
@@ -76,8 +77,8 @@ class Use:
     """How N images use a mixture of K components.
 
     Attributes:
-        assigned: [N] int64, the component of the highest score, in float64 of y and w as they are; of equal ones, as
-            equal prototypes have, the first.
+        assigned: [N] int64, the component with the highest score, in float64 of the float32 y and w; ties (e.g. equal
+            prototypes) go to the first.
         responsibility: [K] float64, mean over the images; sums to 1.
         log_likelihood: [N] float64, nats with respect to the surface measure of the sphere.
         entropy: mean over images of the entropy of their responsibilities, nats.
@@ -89,12 +90,12 @@ class Use:
     entropy: float
 
     def counts(self) -> np.ndarray:
-        """Images assigned to each component [K] int64."""
+        """Number of images assigned to each component [K] int64."""
         return np.bincount(self.assigned, minlength=len(self.responsibility))
 
 
 def embed(head: Head, x: np.ndarray, size: int) -> Iterator[tuple[slice, torch.Tensor]]:
-    """(images, y [b, p]) block by block: unit y of class-token features x [N, D], which may lie on disk."""
+    """Blocks of (rows, unit y [b, p]) for class-token features x [N, D], which may be memory-mapped."""
     device = head.prototypes.device
     for start in range(0, len(x), size):
         rows = slice(start, min(start + size, len(x)))
@@ -103,15 +104,15 @@ def embed(head: Head, x: np.ndarray, size: int) -> Iterator[tuple[slice, torch.T
 
 @torch.inference_mode()
 def use(head: Head, x: np.ndarray, mixtures: Sequence[Mixture], *, block: int = BLOCK_ELEMENTS) -> list[Use]:
-    """What `Use` says, for mixtures of one head that differ in temperature, constant and centre.
+    """`Use` for each of several mixtures of one head, which differ in temperature, normaliser and centre.
 
-    The products <w, y> are made once for all; no more than `block` scores exist at a time, whatever K and N are.
+    The products <w, y> are shared; at most `block` scores are in memory at a time.
 
     Args: x: [N, D] class-token features after the final norm.
     Raises: DataError: no images.
     """
     if not len(x):
-        raise DataError(wanted="images", got="none", where="features", do="name a data set with images")
+        raise DataError(wanted="images", got="none", where="features", do="use a dataset with images")
     parts = [_Part(len(x), m) for m in mixtures]
     for rows, y in embed(head, x, max(1, block // len(head.prototypes))):
         with precise.products(y.device):
@@ -122,7 +123,7 @@ def use(head: Head, x: np.ndarray, mixtures: Sequence[Mixture], *, block: int = 
 
 
 class _Part:
-    """The sums of one mixture while images go by."""
+    """Accumulates the sums of one mixture over images."""
 
     def __init__(self, num_images: int, mixture: Mixture) -> None:
         self.mixture = mixture
@@ -141,7 +142,7 @@ class _Part:
         self.assigned[rows] = assigned.cpu().numpy()
         self.log_likelihood[rows] = (best.double() + total.double().log()).cpu().numpy() + self.mixture.offset
         self.responsibility += (total.reciprocal() @ weights).double()
-        # H = log Z - E[score], both less the best score.
+        # H = log Z - E[score], both minus the best score.
         expected = weights.mul_(scores).sum(dim=1) / total
         self.entropy += float((total.log() - expected).double().sum())
 

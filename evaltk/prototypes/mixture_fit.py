@@ -1,4 +1,4 @@
-"""Components against the images assigned to them: direction, spread, and the images nearest to a component."""
+"""Components compared with their assigned images: direction, spread, and the nearest images of a component."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ IMAGES = 8_192  # embedded at a time
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """Each component beside its images; NaN where it has none.
+    """Statistics of each component's images; NaN where it has none.
 
     Attributes:
         counts: [K] int64. cosine: [K], of w_k with the mean of its y.
-        resultant: [K], length of the mean of its y, in [0, 1]; 1 for a single image.
-        spread: [K], the same without the excess that few images have: sqrt((n R^2 - 1)/(n - 1)), 0 where that is
-            negative, NaN for n < 2. Its square is unbiased for the squared length of the true mean.
-        expected: [K], A_p(kappa_k): what the component itself says of `spread`.
+        resultant: [K], length R of the mean of its y, in [0, 1]; 1 for a single image.
+        spread: [K], R corrected for its bias with few images: sqrt((n R^2 - 1)/(n - 1)), 0 where that is negative, NaN
+            for n < 2. Its square is an unbiased estimate of the squared length of the true mean.
+        expected: [K], A_p(kappa_k): the value of `spread` under the component's own kappa.
         data_mean: [p], mean of y over all images.
     """
 
@@ -38,7 +38,7 @@ class Fit:
 
 @torch.inference_mode()
 def fit(head: Head, x: np.ndarray, assigned: np.ndarray, mixture: Mixture) -> Fit:
-    """What `Fit` says, of images x [N, D] and their components assigned [N]; sums are float64."""
+    """`Fit` for images x [N, D] and their components assigned [N]; sums are float64."""
     num, dim = head.prototypes.shape
     sums = torch.zeros(num, dim, dtype=torch.float64, device=head.prototypes.device)
     for rows, y in embed(head, x, IMAGES):
@@ -47,8 +47,8 @@ def fit(head: Head, x: np.ndarray, assigned: np.ndarray, mixture: Mixture) -> Fi
     lengths = torch.linalg.vector_norm(sums, dim=1)
     along = torch.empty_like(lengths)
     for start in range(0, num, IMAGES):  # no float64 copy of all prototypes
-        some = slice(start, start + IMAGES)
-        along[some] = (sums[some] * torch.nn.functional.normalize(mixture.rows[some].double(), dim=1)).sum(dim=1)
+        part = slice(start, start + IMAGES)
+        along[part] = (sums[part] * torch.nn.functional.normalize(mixture.rows[part].double(), dim=1)).sum(dim=1)
     expected = vmf.mean_resultant_length(mixture.kappa, dim, terms=3)
     used, many = counts > 0, counts > 1
     n = np.maximum(counts, 2).astype(np.float64)
@@ -67,9 +67,9 @@ def fit(head: Head, x: np.ndarray, assigned: np.ndarray, mixture: Mixture) -> Fi
 
 @torch.inference_mode()
 def nearest_images(head: Head, x: np.ndarray, components: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(cosine, index) [G, count] of the images x [N, D] whose y is nearest to each component [G], the nearest first.
+    """(cosine, index) [G, count] of the images x [N, D] nearest to each component [G], nearest first.
 
-    Cosines are float64 of y and w in a fixed order; of equal ones the image that comes first stands first.
+    Cosines of y and w are float64 in a fixed order of summation; ties are sorted by index.
     """
     unit = heads.unit(head.prototypes[torch.from_numpy(components).to(head.prototypes.device)])
     best = torch.empty(len(components), 0, dtype=torch.float64, device=unit.device)
@@ -84,16 +84,16 @@ def nearest_images(head: Head, x: np.ndarray, components: np.ndarray, count: int
 
 
 def projection(unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(places [K, 2], share of the variance [2]) of unit prototypes [K, p] along their two widest directions.
+    """(coordinates [K, 2], explained variance ratio [2]) of unit prototypes [K, p] on two principal components.
 
-    Principal components, each with its largest loading positive (of equally large ones, but for rounding, the first),
-    so that a picture does not turn about by chance.
+    The largest loading of each component is positive (the first one among loadings equal up to rounding), so that
+    figures are not flipped at random.
     """
     mean = unit.mean(axis=0, dtype=np.float64)
     gram = unit.T.astype(np.float64) @ unit / len(unit) - np.outer(mean, mean)  # float64 would double the matrix
     values, vectors = np.linalg.eigh(gram)
     axes = vectors[:, ::-1][:, :2]
-    large = np.abs(axes) >= (1 - 1e-6) * np.abs(axes).max(axis=0)  # eigenvectors are told to far more digits
+    large = np.abs(axes) >= (1 - 1e-6) * np.abs(axes).max(axis=0)  # eigenvectors are far more precise than that
     axes = axes * np.sign(axes[large.argmax(axis=0), [0, 1]])
     total = max(float(values.clip(0).sum()), np.finfo(np.float64).tiny)
     return (unit @ axes - mean @ axes).astype(np.float32), values[::-1][:2].clip(0) / total

@@ -64,17 +64,16 @@ def read_matrix(path: Path, read: ReadOptions | None = None) -> np.ndarray:
 
         return head_of(load(path, read or ReadOptions())).prototypes.numpy()
     try:
-        found = np.load(path, allow_pickle=False)
+        matrix = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         got = "no such file" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
         raise DataError(
-            wanted="a matrix saved by numpy.save", got=got[:120], where=path, do="numpy.save(path, W)"
+            wanted="a matrix saved by numpy.save", got=got[:120], where=path, do="save it with numpy.save(path, W)"
         ) from error
-    if found.ndim != 2 or 0 in found.shape or found.dtype.kind not in "fiu":
-        got = f"{found.dtype} {list(found.shape)}"
-        raise DataError(wanted="prototypes [K, p]", got=got, where=path, do="save one row a prototype")
-    # float16 has steps of 5e-4 near 1: nothing is lost by widening, but its cosines are its own.
-    return found if found.dtype in (np.float32, np.float64) else found.astype(np.float32)
+    if matrix.ndim != 2 or 0 in matrix.shape or matrix.dtype.kind not in "fiu":
+        got = f"{matrix.dtype} {list(matrix.shape)}"
+        raise DataError(wanted="prototypes [K, p]", got=got, where=path, do="save one row per prototype")
+    return matrix if matrix.dtype in (np.float32, np.float64) else matrix.astype(np.float32)
 
 
 def score_matrix(

@@ -1,7 +1,7 @@
-"""The curves behind the paper's figures of the vMF distribution, as plain numpy arrays.
+"""Curves of the paper's figures on the vMF distribution, as numpy arrays.
 
-Densities on the circle for several concentrations, and log C_p with its approximation beside the exact Bessel function.
-Source: Govindarajan et al., ICLR 2023 (arXiv 2405.10939), Figures 3, 4, 5 (no numbers are printed there).
+Densities on the circle for several concentrations, and log C_p approximated and with the exact Bessel function.
+Source: Govindarajan et al., ICLR 2023 (arXiv 2405.10939), Figures 3, 4, 5 (which state no numbers).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class CircleDensities:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NormalizerCurves:
-    """log C_p over kappa for several p, in nats.
+    """log C_p as a function of kappa for several p, in nats.
 
     kappa [N]; dims (P values of p); approximate, exact, error = approximate - exact: [P, N]. exact and error are NaN
     where the exponentially scaled Bessel function underflows in float64 (small kappa at large p).
@@ -45,11 +45,11 @@ class NormalizerCurves:
 
 
 def circle_densities(kappa: Sequence[float] = (0.0, 1.0, 5.0, 25.0), *, points: int = 361) -> CircleDensities:
-    """The density over the angle for each concentration (Figure 3): exp(kappa cos a) / (2 pi I_0(kappa)).
+    """Density as a function of the angle for each concentration (Figure 3): exp(kappa cos a) / (2 pi I_0(kappa)).
 
     Args:
         kappa: concentrations, each >= 0.
-        points: angles, evenly spaced over [-pi, pi] with both ends.
+        points: number of angles, evenly spaced over [-pi, pi], ends included.
 
     Raises: ValueError: a negative kappa, or fewer than two points.
     """
@@ -79,7 +79,7 @@ def exact_log_normalizer(kappa: npt.ArrayLike, dim: int) -> Array:
     values = _concentrations(kappa)
     nu = dim / 2.0 - 1.0
     scaled = np.asarray(ive(nu, values))  # I_nu(kappa) exp(-kappa)
-    # Below the smallest normal number the last digits are gone, long before the value is 0.
+    # Denormal numbers have lost digits long before they underflow to 0.
     valid = (scaled >= np.finfo(np.float64).tiny) & (values > 0.0)
     safe_kappa, safe_scaled = np.where(valid, values, 1.0), np.where(valid, scaled, 1.0)
     value = nu * np.log(safe_kappa) - 0.5 * dim * math.log(2.0 * math.pi) - (np.log(safe_scaled) + safe_kappa)
@@ -113,7 +113,7 @@ def normalizer_curves(
 
 
 def _concentrations(kappa: npt.ArrayLike) -> Array:
-    """kappa as a float64 array of its own, all >= 0."""
+    """A float64 copy of kappa, all >= 0."""
     values = np.array(kappa, dtype=np.float64)
     if not (values >= 0.0).all():
         raise ValueError(f"wanted kappa >= 0, got a smallest value of {values.min()}")

@@ -49,7 +49,7 @@ def prepare(path: Path) -> None:
     """Make sure, before hours of work, that a result can be written to `path`. Raises: StorageError."""
     files.make_folder(path.parent)
     if not os.access(path.parent, os.W_OK):
-        do = "choose a folder you may write to"
+        do = "choose a folder you can write to"
         raise StorageError(wanted="a writable place", got="permission denied", where=path.parent, do=do)
 
 

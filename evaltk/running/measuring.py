@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from evaltk import cores
+from evaltk import machine
 from evaltk.data import loading
 from evaltk.data.images import SAMPLED, Split
 from evaltk.data.transforms import Transform
@@ -132,7 +132,7 @@ def seconds_an_image(decoding_one: float, net_one: float, *, workers: int, on_cp
     """
     if not workers:
         return decoding_one + net_one
-    cpus = cores.usable()
+    cpus = machine.usable_cores()
     slower = max(net_one, decoding_one / min(workers, cpus))
     if not on_cpu:
         return slower

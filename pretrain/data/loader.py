@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from evaltk import cores
+from evaltk import machine
 from evaltk.errors import DataError, SettingsError
 from evaltk.seeding import generator
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD
@@ -208,7 +208,7 @@ def _stack_masks(per_image: list[Tensor]) -> Tensor | None:
 def loader(dataset: ViewDataset, batches: list[list[tuple[int, int]]], *, workers: int, world: int) -> DataLoader:
     """`HostBatch`es in the given order, decoded by worker processes (-1: one per core, shared by `world` processes)."""
     if workers < 0:
-        workers = min(16, max(1, cores.usable() // world))
+        workers = min(16, max(1, machine.usable_cores() // world))
     return DataLoader(
         dataset,
         batch_sampler=batches,

@@ -1,4 +1,4 @@
-"""Few-shot classification as MSN does it: softmax regression on 1, 2 and 5 images per class and on 1 %."""
+"""Few-shot classification as in MSN: softmax regression on 1, 2 and 5 images per class, and on 1 % of the images."""
 
 from evaltk.bench import Protocol
 from protocols.fewshot.protocol import Settings, centred, check, choose, extracts, fit, need_of, run

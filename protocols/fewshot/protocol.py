@@ -1,7 +1,7 @@
-"""Few-shot classification as MSN does it: softmax regression on 1, 2 and 5 images a class, and on 1 % of the images.
+"""Few-shot classification as in MSN: softmax regression on 1, 2 and 5 images per class, and on 1 % of the images.
 
 Protocol: msn/logistic_eval.py at 4388dc1 with the penalty of Govindarajan et al., ICLR 2023 (arXiv 2405.10939), 5.1.3.
-The feature is centred on its own mean and scaled to length 1, image by image; W minimises the mean cross-entropy plus
+Each feature vector is centred on its own mean and scaled to unit norm. W minimises the mean cross-entropy plus
 penalty / (2 n) ||W||^2 over the n training images, without intercept.
 """
 
@@ -18,8 +18,7 @@ from evaltk.data.images import Dataset, Split
 from evaltk.deviations import Deviation, DeviationKind
 from evaltk.errors import DataError, SettingsError
 from evaltk.types import Features, Recipe
-from protocols.fewshot import scores as fewshot_scores
-from protocols.fewshot import shots
+from protocols.fewshot import scores, shots
 from protocols.fewshot.shots import Chosen, Shots
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-6  # of the gradient, relative; MSN stops at a duality gap of 1e-3, which may cost 0.15 points
 # Of the lists of facebookresearch/msn at 4388dc1, imagenet_subsets1 to 3 (CC BY-NC 4.0, not part of this repository).
 MSN_LISTS = "09d3120172bb225d208d35d3eb28bbb74d1338b97d046daf46e5ed5a2f382d6f"
-ROWS = 8192  # rows prepared at a time
+ROWS = 8192  # rows normalised at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,15 +39,15 @@ class Settings:
     """Settings of few-shot classification; the defaults are MSN's with the paper's penalty.
 
     Attributes:
-        preset: msn (class token before the final norm, bilinear resize) or dino (after it, bicubic, as k-NN takes it).
+        preset: msn (class token before the final norm, bilinear resize) or dino (after it, bicubic, as for k-NN).
         norm: class token pre or post the final norm; default: by the preset.
         resize: bilinear or bicubic; default: by the preset.
-        penalty: of ||W||^2 / 2 against the sum of cross-entropies (0.075; msn's own examples: 0.0025, 0.00025).
-        shots: images a class.
-        percent: share of all images, spread evenly over the classes; 0: none.
-        splits: draws of own images; with lists there are as many as these have folders.
-        lists: folder of image lists as MSN has them, FOLDER/1imgs_class.txt and so on; default: own images are drawn.
-        lists_sha256: of the lists' contents, to insist on; filled in where it is not given.
+        penalty: weight of ||W||^2 / 2 against the sum of cross-entropies (0.075; msn's examples: 0.0025, 0.00025).
+        shots: images per class.
+        percent: percentage of all images, spread evenly over the classes; 0: none.
+        splits: number of random splits; ignored with lists, which have one split per folder.
+        lists: folder of image lists in MSN's layout, FOLDER/1imgs_class.txt etc.; default: random images.
+        lists_sha256: expected sha256 of the lists' contents; computed if not given.
     """
 
     preset: Literal["msn", "dino"] = "msn"
@@ -74,15 +73,15 @@ class Settings:
         settings_rules.check("fewshot", self, rules)
         if not self.shots and not self.percent:
             raise SettingsError(wanted="shots or a percent", got="neither", where="--fewshot.shots", do="use 1 2 5")
-        if self.lists is not None:  # other lists in the same place make another result
-            found = shots.digest(Path(self.lists).expanduser())
-            if self.lists_sha256 not in (None, found):
-                do = "take the lists it was made of, or leave the flag out"
-                raise DataError(wanted=f"lists of sha256 {self.lists_sha256}", got=found, where=self.lists, do=do)
-            object.__setattr__(self, "lists_sha256", found)
+        if self.lists is not None:  # results depend on the contents of the lists, not their path
+            digest = shots.digest(Path(self.lists).expanduser())
+            if self.lists_sha256 not in (None, digest):
+                do = "use the original lists, or omit --fewshot.lists-sha256"
+                raise DataError(wanted=f"lists of sha256 {self.lists_sha256}", got=digest, where=self.lists, do=do)
+            object.__setattr__(self, "lists_sha256", digest)
 
     def images(self) -> str:
-        """Where the images come from: ``drawn``, ``lists``, or ``MSN's lists`` where their sha256 tells so."""
+        """Where the images come from: ``drawn``, ``lists``, or ``MSN's lists`` (by sha256)."""
         if self.lists is None:
             return "drawn"
         return "MSN's lists" if self.lists_sha256 == MSN_LISTS else "lists"
@@ -97,7 +96,7 @@ def need_of(settings: Settings) -> Need:
 
 
 def check(dataset: Dataset, settings: Settings) -> None:
-    """What can be told before any work. Raises: DataError: too few images or classes, lists that do not fit."""
+    """Checks that need no features. Raises: DataError: too few images or classes, lists of another dataset."""
     if len(dataset.train.classes) < 2:
         got = f"{len(dataset.train.classes)}"
         raise DataError(wanted="two classes or more", got=got, where=dataset.name, do="add images of other classes")
@@ -112,53 +111,54 @@ def extracts(bench: Bench, dataset: Dataset, settings: Settings) -> Extracts:
 
 
 def choose(train: Split, settings: Settings, seed: int) -> Chosen:
-    """The training images by the lists, or drawn. Raises: DataError: as `shots.read` and `shots.draw`."""
-    asked = {"per_class": settings.shots, "percent": settings.percent}
+    """The training images, from lists or at random. Raises: DataError: as `shots.read` and `shots.draw`."""
     if settings.lists is not None:
-        return shots.read(Path(settings.lists).expanduser(), train, **asked)  # type: ignore[arg-type]
-    return shots.draw(train, **asked, splits=settings.splits, seed=seed)  # type: ignore[arg-type]
+        root = Path(settings.lists).expanduser()
+        return shots.read(root, train, per_class=settings.shots, percent=settings.percent)
+    return shots.draw(train, per_class=settings.shots, percent=settings.percent, splits=settings.splits, seed=seed)
 
 
 def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
-    """Top-1 of each number of shots, penalty and split, and over the splits their mean and standard deviations.
+    """Top-1 for each number of shots, penalty and split, and the mean and standard deviations over splits.
 
-    Raises: DataError: lists or classes as `check`; features that are all the same; a class whose images are unreadable.
+    Raises: DataError: as `check`; identical features for all images; a class without readable images.
     """
     need = need_of(settings)
     chosen = choose(dataset.train, settings, bench.seed)
     part, rows = shots.union(dataset.train, chosen.shots)
     bank, queries = bench.features(part, need), bench.features(dataset.test, need)
     notes: tuple[str, ...] = ()
-    place = {part.image_id(i): row for i, row in enumerate(rows.tolist())}
-    at = {place[name]: i for i, name in enumerate(bank.ids)}  # row of the training split -> row of the features
-    x, asked = centred(bank.x), centred(queries.x)
+    split_row = {part.image_id(i): row for i, row in enumerate(rows.tolist())}
+    feature_row = {split_row[name]: i for i, name in enumerate(bank.ids)}  # keys: rows of the training split
+    x, x_test = centred(bank.x), centred(queries.x)
     _check_varied(x, bank)
     predictions: dict[tuple[Shots, float], np.ndarray] = {}
     with progress.bar(f"{dataset.name} few-shot", len(chosen.shots), unit="fits") as advance:
         for few in chosen.shots:
-            mine = [at[row] for row in few.rows.tolist() if row in at]
-            _check_classes(few, bank.y[mine], dataset.train)
-            for model in fit(x[mine], bank.y[mine], settings.penalty, len(dataset.train.classes), bench.device):
-                predictions[few, model.l2] = model.predict(asked).cpu().numpy()
-                notes += _told(few, model)
+            chosen_rows = [feature_row[row] for row in few.rows.tolist() if row in feature_row]
+            y = bank.y[chosen_rows]
+            _check_classes(few, y, dataset.train)
+            for model in fit(x[chosen_rows], y, settings.penalty, len(dataset.train.classes), bench.device):
+                predictions[few, model.l2] = model.predict(x_test).cpu().numpy()
+                notes += _not_converged(few, model)
             advance(1)
-    told = {"images": settings.images(), "feature": _feature(need)}
-    drawn = {f"{fewshot_scores.name(few)}_train": few.rows for few in chosen.shots}
+    common = {"images": settings.images(), "feature": _feature(need)}
+    train_rows = {f"{scores.name(few)}_train": few.rows for few in chosen.shots}
     return Outcome(
-        scores=fewshot_scores.scores(dataset, queries.y, predictions, told),
-        predictions={"target": queries.y} | fewshot_scores.arrays(queries.y, predictions) | drawn,
+        scores=scores.scores(dataset, queries.y, predictions, common),
+        predictions={"target": queries.y} | scores.arrays(queries.y, predictions) | train_rows,
         deviations=selection(settings, bench.seed) + unreadable(bank, queries),
         notes=chosen.notes + notes,
     )
 
 
 def selection(settings: Settings, seed: int) -> tuple[Deviation, ...]:
-    """How the images deviate from MSN's lists."""
+    """The deviation from MSN's image lists, if any."""
     if settings.images() == "drawn":
-        text = f"images drawn with seed {seed}, not by the lists of published figures"
+        text = f"random images (seed {seed}) instead of MSN's lists"
         return (Deviation(kind=DeviationKind.OWN_DRAWS, text=text),)
     if settings.images() == "lists":
-        text = f"images by lists of sha256 {str(settings.lists_sha256)[:12]}, not by those of published figures"
+        text = f"images from lists of sha256 {str(settings.lists_sha256)[:12]} instead of MSN's lists"
         return (Deviation(kind=DeviationKind.OTHER_LISTS, text=text),)
     return ()
 
@@ -168,25 +168,25 @@ def _feature(need: Need) -> str:
 
 
 def centred(x: np.ndarray) -> np.ndarray:
-    """Each row of x [N, D] minus its own mean, divided by its norm: float32 [N, D]; a row of one value becomes zeros.
+    """Each row of x [N, D] minus its own mean, divided by its norm: float32 [N, D]; a constant row becomes zeros.
 
     Source: the in-place preprocessing of msn/logistic_eval.py:172 and 214 (cyanure, columns=False).
     """
     import numpy as np
 
-    made = np.empty(x.shape, np.float32)
+    out = np.empty(x.shape, np.float32)
     for start in range(0, len(x), ROWS):
         rows = np.asarray(x[start : start + ROWS], np.float64)
         rows = rows - rows.mean(axis=1, keepdims=True)
         norm = np.linalg.norm(rows, axis=1, keepdims=True)
-        made[start : start + ROWS] = rows / np.where(norm > 0, norm, 1)
-    return made
+        out[start : start + ROWS] = rows / np.where(norm > 0, norm, 1)
+    return out
 
 
 def fit(
     x: np.ndarray, y: np.ndarray, penalties: Sequence[float], num_classes: int, device: str | None = None
 ) -> tuple[LogisticModel, ...]:
-    """One regression a penalty on rows x [n, D] as `centred` makes them, of classes y [n] in [0, num_classes)."""
+    """One regression per penalty on rows x [n, D] from `centred` with classes y [n] in [0, num_classes)."""
     from evaltk import logistic
 
     path = logistic.fit_path(
@@ -199,27 +199,27 @@ def _check_varied(x: np.ndarray, bank: Features) -> None:
     if abs(x - x[:1]).max() <= 1e-6:
         raise DataError(
             wanted="features that differ between images",
-            got="the same feature for all",
+            got="identical features for all images",
             where=bank.key.split,
-            do="look at the checkpoint: a collapsed net tells no classes apart",
+            do="check the checkpoint: the model has probably collapsed",
         )
 
 
 def _check_classes(few: Shots, y: np.ndarray, train: Split) -> None:
     import numpy as np
 
-    lost = [train.classes[c] for c in np.setdiff1d(np.arange(len(train.classes)), y)]
-    if lost:
+    missing = [train.classes[c] for c in np.setdiff1d(np.arange(len(train.classes)), y)]
+    if missing:
         raise DataError(
-            wanted=f"a readable image of each class in {fewshot_scores.name(few)}",
-            got=f"none of {len(lost)} classes, the first of them {lost[0]}",
+            wanted=f"a readable image of each class in {scores.name(few)}",
+            got=f"none for {len(missing)} classes, the first of them {missing[0]}",
             where=f"{train.dataset} {train.name}",
             do="restore the images",
         )
 
 
-def _told(few: Shots, model: LogisticModel) -> tuple[str, ...]:
+def _not_converged(few: Shots, model: LogisticModel) -> tuple[str, ...]:
     if model.converged:
         return ()
     reached = f"not converged, relative gradient {model.relative_gradient:.1e}"
-    return (f"{fewshot_scores.name(few)}, penalty {model.l2:g}: {reached}",)
+    return (f"{scores.name(few)}, penalty {model.l2:g}: {reached}",)

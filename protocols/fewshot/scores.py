@@ -1,4 +1,4 @@
-"""The figures of few-shot classification: each split, and mean and standard deviations over the splits."""
+"""Scores of few-shot classification: per split, and mean and standard deviation over splits."""
 
 from __future__ import annotations
 
@@ -12,30 +12,33 @@ from protocols.fewshot.shots import Shots
 if TYPE_CHECKING:
     import numpy as np
 
-Key = tuple[Shots, float]  # one fit: its images, and the penalty
+Key = tuple[Shots, float]  # a fit: its images and its penalty
 
 
 def name(few: Shots) -> str:
-    """What the arrays of one fit are called: ``shots5_split1``, ``shots1 %_split1``."""
+    """Array name of a fit: ``shots5_split1``, ``shots1 %_split1``."""
     return f"shots{few.per_class}_split{few.split}"
 
 
 def arrays(target: np.ndarray, predictions: Mapping[Key, np.ndarray]) -> dict[str, np.ndarray]:
-    """For each fit ``NAME_penalty0.075``, the classes predicted [N] int32; for each number of shots
-    ``shots5_penalty0.075``, the share [N] float64 of the splits in which an image was right."""
-    found = {f"{name(few)}_penalty{penalty}": p.astype("int32") for (few, penalty), p in predictions.items()}
-    for (k, penalty), of in _over_splits(predictions).items():
-        found[f"shots{k}_penalty{penalty}"] = sum((p == target).astype("float64") for p in of) / len(of)
-    return found
+    """Prediction arrays: predicted classes per fit, and accuracy over splits per number of shots.
+
+    Returns: ``{NAME_penalty0.075: classes [N] int32}`` for each fit, NAME as in `name`, and ``{shots5_penalty0.075:
+        fraction of splits [N] float64 in which an image was correct}`` for each number of shots.
+    """
+    out = {f"{name(few)}_penalty{penalty}": p.astype("int32") for (few, penalty), p in predictions.items()}
+    for (k, penalty), splits in _over_splits(predictions).items():
+        out[f"shots{k}_penalty{penalty}"] = sum((p == target).astype("float64") for p in splits) / len(splits)
+    return out
 
 
 def scores(
-    dataset: Dataset, target: np.ndarray, predictions: Mapping[Key, np.ndarray], told: Mapping[str, object]
+    dataset: Dataset, target: np.ndarray, predictions: Mapping[Key, np.ndarray], common: Mapping[str, object]
 ) -> tuple[Score, ...]:
-    """Mean and standard deviations over splits first, then top-1 of each split with its interval over images.
+    """Mean and standard deviations over splits, then top-1 of each split with its interval over images.
 
     Args:
-        target: classes [N]. predictions: classes [N] of each fit. told: what all scores hold at besides.
+        target: true classes [N]. predictions: predicted classes [N] of each fit. common: `at` of all scores.
     """
     from evaltk.metrics.statistics import wilson_interval
 
@@ -50,37 +53,37 @@ def scores(
             metric=metric,
             value=value,
             n=count,
-            at=at | dict(told),
+            at=at | dict(common),
             interval=interval,
         )
 
-    found: list[Score] = []
-    for (k, penalty), of in _over_splits(predictions).items():
-        at: dict[str, object] = {"shots": k, "penalty": penalty, "splits": len(of)}
-        for metric, value in spread([float((p == target).mean()) for p in of]).items():
-            found.append(score(metric, value, n if metric == "top1_mean" else len(of), at))
+    out: list[Score] = []
+    for (k, penalty), splits in _over_splits(predictions).items():
+        at: dict[str, object] = {"shots": k, "penalty": penalty, "splits": len(splits)}
+        for metric, value in spread([float((p == target).mean()) for p in splits]).items():
+            out.append(score(metric, value, n if metric == "top1_mean" else len(splits), at))
     for (few, penalty), p in predictions.items():
         right = int((p == target).sum())
         at = {"shots": few.per_class, "penalty": penalty, "split": few.split, "n_train": len(few.rows)}
-        found.append(score("top1", right / n, n, at, wilson_interval(right, n)))
-    return tuple(found)
+        out.append(score("top1", right / n, n, at, wilson_interval(right, n)))
+    return tuple(out)
 
 
 def _over_splits(predictions: Mapping[Key, np.ndarray]) -> dict[tuple[int | str, float], list[np.ndarray]]:
-    found: dict[tuple[int | str, float], list[np.ndarray]] = {}
+    grouped: dict[tuple[int | str, float], list[np.ndarray]] = {}
     for (few, penalty), p in predictions.items():
-        found.setdefault((few.per_class, penalty), []).append(p)
-    return found
+        grouped.setdefault((few.per_class, penalty), []).append(p)
+    return grouped
 
 
 def spread(accuracies: Sequence[float]) -> dict[str, float]:
-    """``top1_mean`` and, of two splits or more, ``top1_std_sample`` (ddof 1) and ``top1_std_population`` (ddof 0)."""
+    """``top1_mean`` and, for two splits or more, ``top1_std_sample`` (ddof 1) and ``top1_std_population`` (ddof 0)."""
     import numpy as np
 
-    found = {"top1_mean": float(np.mean(accuracies))}
+    out = {"top1_mean": float(np.mean(accuracies))}
     if len(accuracies) > 1:
-        found |= {
+        out |= {
             "top1_std_sample": float(np.std(accuracies, ddof=1)),
             "top1_std_population": float(np.std(accuracies)),
         }
-    return found
+    return out

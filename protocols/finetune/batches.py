@@ -19,8 +19,7 @@ from evaltk.data.transforms import Transform
 from evaltk.errors import DataError
 from evaltk.features.checks import check_unreadable
 from evaltk.features.extraction import Extraction
-from evaltk.global_streams import seeded
-from evaltk.seeding import derive
+from evaltk.seeding import derive, seeded
 from evaltk.types import PixelView
 from protocols.finetune.recipe import Tuning, groups, order
 

@@ -22,11 +22,10 @@ from evaltk.data.images import Split
 from evaltk.errors import DataError, SettingsError
 from evaltk.features import sweep_cache
 from evaltk.features.sweep_cache import Store
-from evaltk.global_streams import seeded
 from evaltk.metrics import classification
 from evaltk.models.backbone import Backbone, numerics
 from evaltk.progress import log
-from evaltk.seeding import derive
+from evaltk.seeding import derive, seeded
 from protocols.finetune import recipe as finetuning
 from protocols.finetune.batches import Views
 from protocols.finetune.evaluation import classify

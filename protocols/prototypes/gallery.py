@@ -1,4 +1,4 @@
-"""The images nearest to the prototypes that stand out: largest, sharpest, broadest, purest."""
+"""Nearest images of notable prototypes: the largest, sharpest, broadest and purest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from evaltk.types import Features
 from protocols.prototypes.settings import Settings, varies
 
 PROTOTYPES = 4  # of each kind
-SIDE = 64  # of a thumbnail, pixels
+SIDE = 64  # of a thumbnail in pixels
 
 
 def gallery(
@@ -44,9 +44,9 @@ def gallery(
 def choose(
     counts: np.ndarray, kappa: np.ndarray, purity: np.ndarray, owner: np.ndarray, min_images: int
 ) -> list[tuple[str, int]]:
-    """(kind, prototype) of those that stand out among prototypes with enough images, one of each set of near-copies.
+    """(kind, prototype) of notable prototypes with enough images, one per set of duplicates.
 
-    Sharpest and broadest are left out where all precisions are equal.
+    Sharpest and broadest are omitted if all precisions are equal.
     """
     enough = np.flatnonzero(counts >= min_images)
     if not len(enough):
@@ -54,7 +54,7 @@ def choose(
     orders = {"largest": -counts[enough]}
     if varies(kappa[enough]):
         orders |= {"sharpest": -kappa[enough], "broadest": kappa[enough]}
-    # Of equally pure ones that with more images says more.
+    # Ties in purity go to the prototype with more images.
     orders["purest"] = -(purity[enough] + counts[enough] / (1e3 * counts.max()))
     chosen: list[tuple[str, int]] = []
     for kind, key in orders.items():

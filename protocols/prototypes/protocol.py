@@ -1,4 +1,4 @@
-"""What the prototypes tell: near-copies by four readings, the void set, and how images use the mixture.
+"""Prototype analysis: duplicates under four definitions, the void set, and utilisation of the mixture by images.
 
 Protocol: Govindarajan et al., ICLR 2023 (arXiv 2405.10939), Table 4, section 5.2, Figures 6 and 7.
 """
@@ -31,7 +31,7 @@ def extracts(bench: Bench, dataset: Dataset, settings: Settings) -> Extracts:
 
 
 def check_checkpoint(checkpoint: Checkpoint) -> None:
-    """Raises: CheckpointError: the file has no head; before any image is looked at."""
+    """Check before any image is read. Raises: CheckpointError: the file has no head."""
     from evaltk.prototypes.head import head_of
 
     head_of(checkpoint)
@@ -40,22 +40,20 @@ def check_checkpoint(checkpoint: Checkpoint) -> None:
 def duplicate_sets(
     prototypes: np.ndarray, threshold: float, *, method: Reading = "leader", device: str = "cpu"
 ) -> DuplicateSets:
-    """Sets of prototypes [K, p] (array or tensor) whose cosine is greater than the threshold; see
-    `evaltk.prototypes.duplicates.duplicate_sets`, which this is.
-    """
+    """Sets of duplicates among prototypes [K, p] (array or tensor); see `evaltk.prototypes.duplicates`."""
     from evaltk.prototypes import duplicates
 
     return duplicates.duplicate_sets(prototypes, threshold, method=method, device=device)
 
 
 def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
-    """Near-copies of the prototypes, the verdict on the void set, and the use of the mixture by the training images.
+    """Duplicate prototypes, the verdict on the void set, and the use of the mixture by the training images.
 
     Raises: CheckpointError: no head in the file. DataError: prototypes without a direction (named by index).
     """
     from evaltk.prototypes.graph import Directions
     from evaltk.prototypes.head import head_of, other_branch
-    from protocols.prototypes import usage as prototype_use
+    from protocols.prototypes.usage import use_by_images
 
     head = head_of(bench.checkpoint, bench.device)
     directions = Directions(head.prototypes, device=bench.device)
@@ -64,11 +62,11 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
     notes = _notes_on_head(head, bench)
     if settings.other_branch:
         name, other, why = other_branch(bench.checkpoint)
-        notes += (f"no second head counted: {why}",) if other is None else ()
+        notes += (f"only one head in the file: {why}",) if other is None else ()
         if other is not None:
             scores += counter.count_other(Directions(other.prototypes, device=bench.device), name)
     features = bench.features(dataset.train, NEED)
-    used = prototype_use.use_by_images(bench, dataset, settings, head, features, sets, directions)
+    used = use_by_images(bench, dataset, settings, head, features, sets, directions)
     return Outcome(
         scores=scores + used.scores, predictions=arrays | dict(used.predictions), notes=notes + tuple(used.notes)
     )
@@ -77,20 +75,20 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
 def _notes_on_head(head: Head, bench: Bench) -> tuple[str, ...]:
     import torch
 
-    found = bench.checkpoint.head
-    gains = None if found is None else found.tensors.get("prototypes.weight_g")
-    turned = 0 if gains is None else int((gains < 0).sum())
+    weights = bench.checkpoint.head
+    gains = None if weights is None else weights.tensors.get("prototypes.weight_g")
+    negative = 0 if gains is None else int((gains < 0).sum())
     notes: tuple[str, ...] = (
-        (f"{turned:,} prototypes have a negative gain g: w = g v/||v|| points against v",) if turned else ()
+        (f"{negative:,} prototypes have a negative gain g: w = g v/||v|| points opposite to v",) if negative else ()
     )
     if not torch.equal(head.patch_prototypes, head.prototypes):
-        notes += ("the head has patch prototypes of its own; the class prototypes are what is counted here",)
+        notes += ("the head has separate patch prototypes; only the class prototypes are analysed",)
     return notes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Counter:
-    """Counts near-copies and makes scores of them."""
+    """Counts duplicates and builds the scores."""
 
     dataset: str
     settings: Settings
@@ -138,12 +136,12 @@ class _Counter:
             )
             for name, values in (("unique_count", unique), ("largest_count", largest)):
                 for end, value in (("min", values.min()), ("max", values.max())):
-                    told = at | {"orders": s.permutations}
-                    scores.append(self.score(f"{name}_any_order_{end}", float(value), num, told))
+                    of_orders = at | {"orders": s.permutations}
+                    scores.append(self.score(f"{name}_any_order_{end}", float(value), num, of_orders))
         return tuple(scores), primary, arrays
 
     def count_other(self, directions: Directions, branch: str) -> tuple[Score, ...]:
-        """The same counts of the other branch's prototypes; its metrics end with the branch's name."""
+        """The same counts for the other branch's prototypes; metric names end with the branch's name."""
         from evaltk.prototypes import duplicates
 
         s = self.settings
@@ -154,7 +152,7 @@ class _Counter:
         return tuple(scores)
 
     def counts(self, sets: DuplicateSets, num: int, at: dict[str, object], end: str = "") -> list[Score]:
-        """Unique rows and the largest set: `unique_count` for leader, `unique_count_components` and so on."""
+        """Unique rows and largest set: `unique_count` for leader, `unique_count_components` etc. for other methods."""
         by = "" if at["reading"] == "leader" else "_" + str(at["reading"]).replace("-", "_")
         return [
             self.score(f"unique_count{by}{end}", sets.num_unique, num, at),

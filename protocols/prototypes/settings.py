@@ -18,21 +18,21 @@ Formulation = Literal["auto", "linear", "cosine", "vmf"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Settings of the prototype analyses; thresholds: Figures 6 and 7.
+    """Settings of the prototype analysis.
 
     Attributes:
-        threshold: cosine above which two prototypes are near-copies (0.9, Table 4).
-        thresholds: the sweep (Figures 6 and 7; their grid is not printed).
-        readings: ways to count what remains when near-copies are removed; leader is the primary one.
-        other_branch: count the student's prototypes beside the teacher's.
-        permutations: random orders that `leader` is also run in.
-        distance: cosine distance of the follow-up literature's share of unique prototypes (0.025).
-        formulation: how an image is scored; auto: as the file says, else linear.
-        temperature: tau; the first is the primary one (0.07, the teacher's last), the others are variants.
-        centre: report the variants with the training centre too, where the file has it.
-        void_cosine: a void set's mean direction has at most this cosine with the data mean ("exactly -1", section 5.2).
-        min_images: images a prototype must have to count in what compares precisions.
-        gallery: images kept for each prototype shown (0: none).
+        threshold: cosine above which two prototypes are duplicates (0.9, Table 4).
+        thresholds: thresholds of the sweep (Figures 6 and 7; the paper does not state its grid).
+        readings: definitions of duplicates to count under; leader is the primary one.
+        other_branch: also count the student's prototypes.
+        permutations: number of random row orders to run `leader` on.
+        distance: cosine distance for the share of unique prototypes as in follow-up work (0.025).
+        formulation: how images are scored; auto: as stated in the file, else linear.
+        temperature: tau; the first one is primary (0.07, the final teacher temperature), the others are variants.
+        centre: also report variants with the training centre, if the file contains it.
+        void_cosine: maximum cosine of a void set's mean direction with the data mean ("exactly -1", section 5.2).
+        min_images: images a prototype needs to be included in comparisons of precisions.
+        gallery: images per prototype in the gallery (0: no gallery).
     """
 
     threshold: float = THRESHOLD
@@ -51,7 +51,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name, value in [("threshold", self.threshold), *(("thresholds", t) for t in self.thresholds)]:
             if not -1 < value < 1:
-                wanted, do = "a cosine in (-1, 1)", "0.9 is the paper's; 0.5 to 0.99 is usual"
+                wanted, do = "a cosine in (-1, 1)", "use 0.9, as in the paper"
                 raise SettingsError(wanted=wanted, got=str(value), where=f"--prototypes.{name}", do=do)
         if not self.temperature or min(self.temperature) <= 0:
             got = str(self.temperature)
@@ -66,13 +66,13 @@ class Settings:
         ):
             if value < least:
                 where = f"--prototypes.{name}"
-                raise SettingsError(wanted=f">= {least}", got=str(value), where=where, do="mend the flag")
+                raise SettingsError(wanted=f">= {least}", got=str(value), where=where, do=f"use {least} or more")
 
     def sweep(self) -> tuple[float, ...]:
-        """The thresholds, the primary one among them, rising."""
+        """The thresholds, including the primary one, in ascending order."""
         return tuple(sorted({*self.thresholds, self.threshold}))
 
 
 def varies(values: np.ndarray) -> bool:
-    """Whether there is more than rounding between the least and the greatest value."""
+    """Whether the values differ by more than rounding."""
     return bool(values.max() - values.min() > 1e-5 * abs(values).max())

@@ -1,4 +1,4 @@
-"""How images use the prototypes as a mixture: scores, arrays and the verdict on the void set for `prototypes`.
+"""Utilisation of the mixture by images: scores, arrays, and the verdict on the void set.
 
 Source: Govindarajan et al., ICLR 2023 (arXiv 2405.10939), sections 3 and 5.2.
 """
@@ -23,7 +23,7 @@ from evaltk.types import Features, Score
 from protocols.prototypes import gallery as prototype_gallery
 from protocols.prototypes.settings import Settings, varies
 
-SPREAD_DIGITS = 6  # y has about seven
+SPREAD_DIGITS = 6  # y has about seven significant digits
 
 
 def use_by_images(
@@ -38,8 +38,8 @@ def use_by_images(
     """Measures of the mixture on the images of `features`, for every temperature, without and with the centre."""
     mixtures, notes = variants(bench, head, settings.formulation, settings.temperature, settings.centre)
     used = mixture.use(head, features.x, mixtures)
-    found = [agreement(u.assigned, features.y, len(u.responsibility)) for u in used]
-    scores = [s for m, u, a in zip(mixtures, used, found, strict=True) for s in _shared(dataset, m, u, a)]
+    agreements = [agreement(u.assigned, features.y, len(u.responsibility)) for u in used]
+    scores = [s for m, u, a in zip(mixtures, used, agreements, strict=True) for s in _shared(dataset, m, u, a)]
     own = mixture_fit.fit(head, features.x, used[0].assigned, mixtures[0])
     scores += _fitted(bench, dataset, settings, mixtures[0], own)
     unit = directions.unit.cpu().numpy()
@@ -52,7 +52,7 @@ def use_by_images(
         _score(dataset, "void_cosine", verdict.cosine, n, at),
         _score(dataset, "void_images_count", max(0, verdict.images), n, at),
     ]
-    arrays = _arrays(used[0], found[0], own, mixtures[0], unit)
+    arrays = _arrays(used[0], agreements[0], own, mixtures[0], unit)
     arrays["void"] = (sets.owner == verdict.owner) & is_void
     if settings.gallery:
         arrays |= prototype_gallery.gallery(dataset.train, features, head, own, arrays, sets, settings)
@@ -60,22 +60,22 @@ def use_by_images(
 
 
 def variants(
-    bench: Bench, head: Head, asked: str, temperatures: tuple[float, ...], centre: bool
+    bench: Bench, head: Head, setting: str, temperatures: tuple[float, ...], centre: bool
 ) -> tuple[list[Mixture], tuple[str, ...]]:
     """Mixtures under the method's formulation, the primary one first, and notes on what decided it."""
     weights = bench.checkpoint.head
     assert weights is not None
-    scoring, note = formulation(weights, asked)
+    scoring, note = formulation(weights, setting)
     notes: tuple[str, ...] = (note,)
     centred = [False, True] if centre and head.center is not None else [False]
     if centre and head.center is None:
-        notes += ("no variants with the centre: the file has none",)
-    made = [
+        notes += ("no variants with the centre: not in the file",)
+    mixtures = [
         mixture.mixture(head, scoring=scoring, temperature=t, centred=c, centering=weights.centering)
         for c in centred
         for t in temperatures
     ]
-    return made, notes
+    return mixtures, notes
 
 
 def _score(dataset: Dataset, metric: str, value: float, n: int, at: dict[str, object]) -> Score:
@@ -104,26 +104,26 @@ def _fitted(bench: Bench, dataset: Dataset, settings: Settings, mixture: Mixture
     at = mixture.at()
     n = int(fit.counts.sum())
     weight = fit.counts / n
-    some = fit.counts >= settings.min_images
-    found = [_score(dataset, "cosine_to_images", float(np.nansum(weight * fit.cosine)), n, at)]
-    if not some.any():
-        return found
+    enough = fit.counts >= settings.min_images
+    scores = [_score(dataset, "cosine_to_images", float(np.nansum(weight * fit.cosine)), n, at)]
+    if not enough.any():
+        return scores
     kappa = mixture.kappa.cpu().numpy()
-    of_some, images = fit.counts[some] / fit.counts[some].sum(), int(fit.counts[some].sum())
-    told = at | {"min_images": settings.min_images, "prototypes": int(some.sum())}
-    found += [
-        _score(dataset, "resultant_length", float(of_some @ fit.spread[some]), images, told),
-        _score(dataset, "resultant_length_by_kappa", float(of_some @ fit.expected[some]), images, told),
+    share, images = fit.counts[enough] / fit.counts[enough].sum(), int(fit.counts[enough].sum())
+    at |= {"min_images": settings.min_images, "prototypes": int(enough.sum())}
+    scores += [
+        _score(dataset, "resultant_length", float(share @ fit.spread[enough]), images, at),
+        _score(dataset, "resultant_length_by_kappa", float(share @ fit.expected[enough]), images, at),
     ]
-    # Rounded, so that spreads that are equal but for rounding, as 0 and 1 are, share a rank on every processor.
-    spread = fit.spread[some].round(SPREAD_DIGITS)
-    if some.sum() > 2 and varies(kappa[some]) and varies(spread):
+    # Rounded, so that spreads that are equal up to rounding share a rank on every processor.
+    spread = fit.spread[enough].round(SPREAD_DIGITS)
+    if enough.sum() > 2 and varies(kappa[enough]) and varies(spread):
         rng = np.random.default_rng(derive(bench.seed, "prototypes", "precision", dataset.name))
-        rank = spearman_permutation(kappa[some], spread, rng=rng, permutations=999)
-        found.append(
-            _score(dataset, "precision_rho", rank.rho, int(some.sum()), told | {"p_value": round(rank.p_value, 6)})
+        rank = spearman_permutation(kappa[enough], spread, rng=rng, permutations=999)
+        scores.append(
+            _score(dataset, "precision_rho", rank.rho, int(enough.sum()), at | {"p_value": round(rank.p_value, 6)})
         )
-    return found
+    return scores
 
 
 def _arrays(use: Use, agreement: Agreement, fit: Fit, mixture: Mixture, unit: np.ndarray) -> dict[str, np.ndarray]:

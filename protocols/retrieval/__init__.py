@@ -1,4 +1,4 @@
-"""Image retrieval on revisited Oxford and Paris."""
+"""Image retrieval on the revisited Oxford and Paris benchmarks."""
 
 from evaltk.bench import Protocol
 from protocols.retrieval.protocol import DIFFICULTIES, MEASURES, Settings, extracts, prepare, run

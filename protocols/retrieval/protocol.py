@@ -1,6 +1,6 @@
-"""Image retrieval on revisited Oxford and Paris: the database ranked by the similarity of frozen features.
+"""Image retrieval on the revisited Oxford and Paris benchmarks by cosine similarity of frozen features.
 
-Protocol: dino/eval_image_retrieval.py at 7c446df, scored as by revisitop at be39832.
+Protocol: dino/eval_image_retrieval.py at 7c446df; metrics: revisitop at be39832.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ class Settings:
     """Settings of retrieval; the defaults are DINO's.
 
     Attributes:
-        preset: dino (whole query images) or official (queries cropped to their box, as revisitop asks).
+        preset: dino (full query images) or official (queries cropped to their box, as specified by revisitop).
         imsize: longest side in pixels; default: 512 for Paris, 224 for Oxford (dino README).
-        scales: factors by which images are resized; default: 1 0.7071 0.5 for Paris, 1 for Oxford (dino README).
+        scales: image scales; default: 1 0.7071 0.5 for Paris, 1 for Oxford (dino README).
         crop: crop queries to their box; default: by the preset.
         pooling: cls (class token), gem (generalised mean of patches) or cls+gem (both).
-        gem_power: power of that mean (4, dino/eval_copy_detection.py).
-        whiten: data set to learn PCA whitening on, NAME=PATH (retrieval: its database images); default: none.
-        whiten_dims: dimensions kept by the whitening; default: all.
-        distractors: folder of images, or .npy of features [M, D] made with the same net; default: none.
-        keep: length of the ranked lists kept for pictures.
+        gem_power: power of the generalised mean (4, dino/eval_copy_detection.py).
+        whiten: dataset to fit PCA whitening on, NAME=PATH (retrieval; its database images); default: none.
+        whiten_dims: number of whitened dimensions to keep; default: all.
+        distractors: folder of images, or .npy of features [M, D] from the same net; default: none.
+        keep: length of the ranked lists kept for figures.
     """
 
     preset: Literal["dino", "official"] = "dino"
@@ -86,16 +86,16 @@ def extracts(bench: Bench, dataset: Gallery, settings: Settings) -> Extracts:
 
 
 def prepare(bench: Bench, dataset: Gallery, settings: Settings) -> None:
-    """Extract all descriptors, every process its share. Raises: as `run`."""
+    """Extract all descriptors, distributed over processes. Raises: as `run`."""
     for split in _splits(dataset, settings).values():
         _describe(bench, dataset, split, settings, together=True)
 
 
 def run(bench: Bench, dataset: Gallery, settings: Settings) -> Outcome:
-    """mAP and mP@1, 5, 10 for medium, hard and easy, with intervals over queries; ranked lists and each query's values.
+    """mAP and mP@1, 5, 10 for medium, hard and easy, with intervals over queries; rankings and per-query values.
 
-    Raises: DataError: an image that cannot be read, features that cannot be compared. SettingsError: a data set or
-        number of dimensions that will not do.
+    Raises: DataError: an unreadable image, features that are zero or not finite. SettingsError: an unsuitable whitening
+        dataset or number of dimensions.
     """
     from protocols.retrieval import ranking
 
@@ -105,24 +105,24 @@ def run(bench: Bench, dataset: Gallery, settings: Settings) -> Outcome:
     }
     whitening, notes = _whitening(x.get("whiten"), settings)
     distractors = x["distractors"] if "distractors" in x else _mapped(settings)
-    found = ranking.rank(x["queries"], x["database"], distractors=distractors, whitening=whitening, keep=settings.keep)
-    values = ranking.score(found, dataset.truth.gnd)
+    ranked = ranking.rank(x["queries"], x["database"], distractors=distractors, whitening=whitening, keep=settings.keep)
+    values = ranking.score(ranked, dataset.truth.gnd)
     imsize, scales = settings.recipe(dataset.truth.name)
     at = {"imsize": imsize, "scales": " ".join(f"{s:.4g}" for s in scales), "crop": settings.cropped()}
-    if found.num_distractors:
-        at["distractors"] = found.num_distractors
+    if ranked.num_distractors:
+        at["distractors"] = ranked.num_distractors
     scores = tuple(
         _score(bench, dataset, values[difficulty][key], f"{difficulty}_{name}", at)
         for difficulty in DIFFICULTIES
         for key, name in MEASURES.items()
         if not np.isnan(values[difficulty][key]).all()
     )
-    return Outcome(scores=scores, predictions=_predictions(dataset, found, values), notes=notes)
+    return Outcome(scores=scores, predictions=_predictions(dataset, ranked, values), notes=notes)
 
 
 def _splits(dataset: Gallery, settings: Settings) -> dict[str, Photographs]:
-    """What is to be extracted. Raises: DataError, SettingsError: before any image is read."""
-    found = {
+    """The splits to extract. Raises: DataError, SettingsError: before any image is read."""
+    splits = {
         "database": dataset.database,
         "queries": dataset.cropped_queries() if settings.cropped() else dataset.queries,
     }
@@ -138,17 +138,18 @@ def _splits(dataset: Gallery, settings: Settings) -> dict[str, Photographs]:
         if other.fingerprint == dataset.fingerprint:
             got = f"{dataset.name} itself"
             where = "--retrieval.whiten"
-            raise SettingsError(wanted="another data set than the one reported on", got=got, where=where, do="name it")
-        found["whiten"] = other.database
+            do = "fit on the other benchmark"
+            raise SettingsError(wanted="another dataset than the evaluated one", got=got, where=where, do=do)
+        splits["whiten"] = other.database
     if settings.distractors is not None and not settings.distractors.endswith(".npy"):
         folder = Path(settings.distractors).expanduser()
         if not folder.is_dir():
             where = "--retrieval.distractors"
             raise DataError(
-                wanted="a folder of images or a .npy file", got=str(folder), where=where, do="mend the path"
+                wanted="a folder of images or a .npy file", got=str(folder), where=where, do="correct the path"
             )
-        found["distractors"] = folder_of_images(folder)
-    return found
+        splits["distractors"] = folder_of_images(folder)
+    return splits
 
 
 def _describe(bench: Bench, dataset: Gallery, split: Photographs, settings: Settings, *, together: bool) -> np.ndarray:
@@ -158,7 +159,7 @@ def _describe(bench: Bench, dataset: Gallery, split: Photographs, settings: Sett
     mean, std = bench.checkpoint.mean, bench.checkpoint.std
     transform: Thumbnail = descriptors.Thumbnail(resize=imsize, crop=imsize, mean=mean, std=std)
     pooling: Pooling = descriptors.Pooling(kind=settings.pooling, power=settings.gem_power, scales=scales)
-    # Rows must be the ground truth's images; a distractor more or less is of no account.
+    # Rows must match the ground truth's images; only distractors may be skipped.
     allowed = bench.extraction.skip_bad_images if split.name == "distractors" else 0
     how = replace(bench.extraction, skip_bad_images=allowed)
     return descriptors.describe(
@@ -171,9 +172,9 @@ def _whitening(x: np.ndarray | None, settings: Settings) -> tuple[Whitening | No
 
     if x is None:
         return None, ()
-    learnt = ranking.learn_whitening(x, settings.whiten_dims)
-    name = str(settings.whiten).partition("=")[0]
-    return learnt, (f"PCA whitening to {learnt.projection.shape[1]} dimensions, learnt on {len(x):,} images of {name}",)
+    whitening = ranking.learn_whitening(x, settings.whiten_dims)
+    name, dims = str(settings.whiten).partition("=")[0], whitening.projection.shape[1]
+    return whitening, (f"PCA whitening to {dims} dimensions, fitted on {len(x):,} images of {name}",)
 
 
 def _mapped(settings: Settings) -> np.ndarray | None:
@@ -182,15 +183,15 @@ def _mapped(settings: Settings) -> np.ndarray | None:
         return None
     path = Path(settings.distractors).expanduser()
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        features = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(
-            wanted="features [M, D] as .npy", got=str(error)[:120], where=path, do="mend the path"
+            wanted="features [M, D] as .npy", got=str(error)[:120], where=path, do="save them with numpy.save"
         ) from error
-    if found.ndim != 2 or found.dtype.kind != "f" or not len(found):
-        got = f"{found.dtype} {list(found.shape)}"
+    if features.ndim != 2 or features.dtype.kind != "f" or not len(features):
+        got = f"{features.dtype} {list(features.shape)}"
         raise DataError(wanted="features [M, D], float", got=got, where=path, do="save them as float32")
-    return found
+    return features
 
 
 def _score(bench: Bench, dataset: Gallery, values: np.ndarray, metric: str, at: dict[str, object]) -> Score:
@@ -203,22 +204,22 @@ def _score(bench: Bench, dataset: Gallery, values: np.ndarray, metric: str, at: 
         dataset=dataset.name,
         split="queries",
         metric=metric,
-        value=float(known.mean()),
-        n=len(known),
+        value=float(values.mean()),
+        n=len(values),
         at=at,
         interval=bootstrap_bounds(known, rng=rng),
     )
 
 
-def _predictions(dataset: Gallery, found: Ranking, values: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """A row a query: its name, its values, the ranked database, and the first of the list with distractors in it."""
+def _predictions(dataset: Gallery, ranked: Ranking, values: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """One row per query: its name, its values, the ranked database, and the top of the list with distractors."""
     arrays = {
         f"{difficulty}_{key}": array for difficulty, measures in values.items() for key, array in measures.items()
     }
     return {
         "query": np.array(dataset.truth.qimlist),
         "database": np.array(dataset.truth.imlist),
-        "ranks": found.order.astype(np.int32),
-        "top": found.top.astype(np.int32),
+        "ranks": ranked.order.astype(np.int32),
+        "top": ranked.top.astype(np.int32),
         **arrays,
     }

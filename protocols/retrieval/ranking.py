@@ -1,6 +1,6 @@
-"""Rank a database for each query, with distractors counted in a block at a time, and whitening learnt elsewhere.
+"""Rank a database for each query, with distractors counted blockwise and whitening fitted on another dataset.
 
-Similarities are cosines in a fixed order of summation (`fixed_order`): equal images have equal ones on any processor.
+Similarities are cosines in a fixed order of summation (`fixed_order`), so equal images tie on every processor.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from evaltk import fixed_order, neighbours
 from evaltk.errors import DataError, SettingsError
 from evaltk.metrics import retrieval
 
-BLOCK = 32_768  # distractors at a time
-FLAT = 1e-10  # directions with less than this share of the largest variance are noise, not to be blown up
+BLOCK = 32_768  # distractors per block
+FLAT = 1e-10  # directions with less than this fraction of the largest variance are noise and are dropped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -34,12 +34,12 @@ class Whitening:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Ranking:
-    """What a search found.
+    """Rankings of a database with distractors.
 
     Attributes:
-        order: [Q, N] int64, database images from the best match on, equal ones by index.
-        ahead: [Q, N] int64, how many distractors come before each of them. num_distractors: of all.
-        top: [Q, K] int64, the first of the whole ranking; a distractor is N + its index.
+        order: [Q, N] int64, database images, best match first, ties by index.
+        ahead: [Q, N] int64, number of distractors ranked before each of them. num_distractors: their total.
+        top: [Q, K] int64, the first K of the full ranking; distractors are N + their index.
     """
 
     order: np.ndarray
@@ -49,23 +49,23 @@ class Ranking:
 
 
 def learn_whitening(x: np.ndarray, dims: int | None = None) -> Whitening:
-    """PCA whitening of unit rows from descriptors [N, D] of another set; `dims` of the largest variance are kept.
+    """Fit PCA whitening on normalised descriptors [N, D] of another dataset, keeping the top `dims` components.
 
-    Raises: SettingsError: more dims than there are. DataError: rows that are zero or not finite.
+    Raises: SettingsError: more dims than the data has. DataError: rows that are zero or not finite.
     """
     rows = neighbours.prepare(x, "cosine", "whitening set").double()
     mean = rows.mean(dim=0)
     centred = rows - mean
-    variance, directions = torch.linalg.eigh(centred.T @ centred / len(rows))  # rising
-    there = int((variance > FLAT * variance[-1]).sum())
-    if dims is not None and not 1 <= dims <= there:
+    variance, directions = torch.linalg.eigh(centred.T @ centred / len(rows))  # ascending
+    rank = int((variance > FLAT * variance[-1]).sum())
+    if dims is not None and not 1 <= dims <= rank:
         raise SettingsError(
-            wanted=f"1 to {there} dimensions, as the whitening set has",
+            wanted=f"1 to {rank} dimensions, the rank of the whitening set",
             got=str(dims),
             where="--retrieval.whiten-dims",
-            do="ask for fewer, or learn on more images",
+            do="use fewer dimensions, or a larger whitening set",
         )
-    kept = slice(len(variance) - (dims or there), None)
+    kept = slice(len(variance) - (dims or rank), None)
     projection = directions[:, kept].flip(1) / variance[kept].flip(0).sqrt()
     return Whitening(mean=mean.float(), projection=projection.float())
 
@@ -79,13 +79,13 @@ def rank(
     keep: int = 100,
     block: int = BLOCK,
 ) -> Ranking:
-    """The database in order of (cosine falling, index rising) for each query.
+    """Rank the database for each query by descending cosine, then ascending index.
 
     Args:
         queries: [Q, D]. database: [N, D]. distractors: [M, D] or None; a memory-mapped array is read block by block.
-            They come after database images of equal similarity. keep: length of the lists `top`.
+            They are ranked after database images of equal similarity. keep: length of `top`.
 
-    Raises: DataError: rows that are zero or not finite, distractors of another width.
+    Raises: DataError: rows that are zero or not finite, distractors of another dimension.
     """
     if distractors is not None and (distractors.ndim != 2 or distractors.shape[1] != database.shape[1]):
         raise DataError(
@@ -97,8 +97,8 @@ def rank(
     q, x = (_rows(rows, what, whitening) for rows, what in ((queries, "queries"), (database, "database")))
     norms = fixed_order.norm(q)
     cosine = torch.empty(len(q), len(x), dtype=torch.float64)
-    for query, found in enumerate(cosine):
-        found[:] = fixed_order.pair_dots(x, torch.arange(len(x)), q, torch.full((len(x),), query))
+    for query, row in enumerate(cosine):
+        row[:] = fixed_order.pair_dots(x, torch.arange(len(x)), q, torch.full((len(x),), query))
     cosine /= norms[:, None] * fixed_order.norm(x)
     similarity, order = cosine.sort(dim=1, descending=True, stable=True)  # [Q, N]
     ahead = torch.zeros_like(order)
@@ -119,7 +119,7 @@ def rank(
 
 
 def _rows(x: np.ndarray, what: str, whitening: Whitening | None, first: int = 0) -> torch.Tensor:
-    """Rows [N, D] float32, checked, and whitened where that is asked for."""
+    """Validated rows [N, D] float32, whitened if `whitening` is given."""
     rows = neighbours.rows(x, 0, len(x)).float()
     neighbours.prepare(rows, "cosine", what, first)
     return rows if whitening is None else whitening.apply(_unit(rows))
@@ -132,11 +132,11 @@ def _unit(rows: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tenso
 def _num_ahead(
     q: torch.Tensor, norms: torch.Tensor, rows: torch.Tensor, approximate: torch.Tensor, similarity: torch.Tensor
 ) -> torch.Tensor:
-    """How many distractors of a block come before each database image: int64 [Q, N].
+    """Number of distractors of a block ranked before each database image: int64 [Q, N].
 
     Args:
-        q: [Q, D]; norms: of q. rows: [b, D]. approximate: [Q, b] float64, cosines of a matrix product; those within its
-            rounding of a database image's similarity [Q, N] are computed again.
+        q: [Q, D]. norms: of q. rows: [b, D]. approximate: [Q, b] float64, cosines of a matrix product; those within
+            rounding of a database image's similarity [Q, N] are recomputed.
     """
     margin = fixed_order.product_error(q.shape[1], torch.float64)
     rising = approximate.sort(dim=1).values
@@ -156,18 +156,18 @@ def _num_ahead(
 def _blocks(bank: np.ndarray | None, whitening: Whitening | None, size: int) -> Iterator[tuple[int, torch.Tensor]]:
     for start in range(0, 0 if bank is None else len(bank), size):
         assert bank is not None
-        some = neighbours.rows(bank, start, min(start + size, len(bank)))
-        yield start, _rows(some, "distractors", whitening, start)
+        block = neighbours.rows(bank, start, min(start + size, len(bank)))
+        yield start, _rows(block, "distractors", whitening, start)
 
 
 def score(ranking: Ranking, gnd: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, np.ndarray]]:
-    """As `metrics.retrieval.per_query`, each [Q], of the ranking with its distractors in it."""
+    """`evaltk.metrics.retrieval.per_query`, each [Q], for the ranking including its distractors."""
     num_images, extra = ranking.order.shape[1], ranking.num_distractors
     if not extra:
         return retrieval.per_query(ranking.order, gnd, num_database=num_images)
     parts = []
     for order, ahead, truth in zip(ranking.order, ranking.ahead, gnd, strict=True):
-        # Which distractor lies where does not matter, so that one full row at a time is all the memory there is.
+        # Distractors are interchangeable, so a single full row at a time suffices.
         row = np.full(num_images + extra, -1, dtype=np.int64)
         row[np.arange(num_images) + ahead] = order
         row[row < 0] = np.arange(num_images, num_images + extra)

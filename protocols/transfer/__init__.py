@@ -1,4 +1,4 @@
-"""Linear transfer to small datasets."""
+"""Linear transfer to small datasets: L2 softmax regression on frozen features."""
 
 from evaltk.bench import Protocol
 from protocols.transfer.protocol import Settings, check, choose, extracts, mean_of_classes, run

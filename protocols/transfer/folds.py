@@ -1,4 +1,4 @@
-"""Which training images a strength is chosen on: stratified folds, or a part held out. Used by `transfer`."""
+"""Training images for choosing the regularisation strength: stratified folds, or a held-out part."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     import numpy as np
 
 FOLDS = 5
-HELD_OUT = 0.2  # where there is no official validation split; ssl-transfer linear.py:300-310
+HELD_OUT = 0.2  # without an official validation split; ssl-transfer linear.py:300-310
 
 
 def stratified(labels: np.ndarray) -> tuple[np.ndarray, str]:
-    """Scikit-learn's StratifiedKFold, shuffled with seed 0: (rows that each fold trains on [5, N] bool, told in words).
+    """scikit-learn's StratifiedKFold, shuffled with seed 0: (training rows of each fold [5, N] bool, a description).
 
     Args:
         labels: [N] int64; at least one class has 5 rows.
@@ -29,21 +29,21 @@ def stratified(labels: np.ndarray) -> tuple[np.ndarray, str]:
 
     masks = np.ones((FOLDS, len(labels)), dtype=bool)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of small classes; told below
+        warnings.simplefilter("ignore", UserWarning)  # about small classes, which the description mentions
         parts = StratifiedKFold(n_splits=FOLDS, shuffle=True, random_state=0).split(labels, labels)
         for mask, (_, left_out) in zip(masks, parts, strict=True):
             mask[left_out] = False
     counts = np.bincount(labels)
     small = int(((counts > 0) & (counts < FOLDS)).sum())
-    told = f"; {small} classes have fewer than {FOLDS} images and lack in some folds" if small else ""
-    return masks, f"l2 chosen by {FOLDS}-fold cross-validation on {len(labels):,} images, seed 0{told}"
+    warning = f"; {small} classes have fewer than {FOLDS} images and are missing from some folds" if small else ""
+    return masks, f"l2 chosen by {FOLDS}-fold cross-validation on {len(labels):,} images, seed 0{warning}"
 
 
 def held_out(dataset: Dataset, train: Features) -> tuple[np.ndarray, str]:
-    """One fold without the official validation images, else without 20 % drawn by numpy's RandomState(0).
+    """One fold that holds out the official validation images, or else a random 20 % (numpy's RandomState(0)).
 
-    Returns: (rows trained on [1, N] bool, told in words); the draw is ssl-transfer's for the same order of images.
-    Raises: DataError: none left to train or to validate on.
+    Returns: (training rows [1, N] bool, a description); the sample is ssl-transfer's for the same order of images.
+    Raises: DataError: no images left to train or to validate on.
     """
     import numpy as np
 
@@ -52,13 +52,13 @@ def held_out(dataset: Dataset, train: Features) -> tuple[np.ndarray, str]:
     if dataset.val is not None:
         held = {dataset.train.image_id(int(i)) for i in np.flatnonzero(dataset.val)}
         mask = np.array([name not in held for name in train.ids])
-        told = f"l2 chosen on the official validation split, {int((~mask).sum()):,} images"
+        description = f"l2 chosen on the official validation split, {int((~mask).sum()):,} images"
     else:
         order = list(range(n))
         np.random.RandomState(0).shuffle(order)
         mask[order[: math.floor(HELD_OUT * n)]] = False
-        told = f"l2 chosen on {int((~mask).sum()):,} training images held out at random"
+        description = f"l2 chosen on {int((~mask).sum()):,} randomly held-out training images"
     if mask.all() or not mask.any():
         got = f"{int(mask.sum())} and {int((~mask).sum())}"
         raise DataError(wanted="images to train on and to validate on", got=got, where=where, do="add images")
-    return mask[None], told
+    return mask[None], description

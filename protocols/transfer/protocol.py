@@ -1,8 +1,8 @@
-"""Linear transfer: L2 softmax regression on frozen features, its strength cross-validated, on small data sets.
+"""Linear transfer to small datasets: L2 softmax regression on frozen features, with a cross-validated strength.
 
 Mode ``cv5`` is the paper's: Govindarajan et al., ICLR 2023 (arXiv 2405.10939), A.6.3 and Table 5. Mode ``holdout`` is
 that of the code it follows, Ericsson et al., CVPR 2021 (linusericsson/ssl-transfer@416913f linear.py:157-177, 236-330),
-but for its limit of 100 iterations, which leaves weak strengths unconverged: here every fit goes to the optimum.
+except for its limit of 100 iterations, which leaves weak strengths unconverged: here every fit converges.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class Settings:
 
     Attributes:
         mode: cv5 (5 stratified folds of the training split) or holdout (the official validation split, else 20 %).
-        metric: top1, mean_per_class, or auto: what papers report on the data set.
+        metric: top1, mean_per_class, or auto: the one that papers report on the dataset.
         lowest: log10 of the weakest strength l2; scikit-learn's C is 1 / l2.
-        highest: log10 of the strongest.
-        strengths: how many there are, evenly spaced in the logarithm.
-        max_iterations: of L-BFGS, for each fit; a fit that needs more is told in a note.
+        highest: log10 of the strongest strength l2.
+        strengths: number of strengths, evenly spaced in log10.
+        max_iterations: L-BFGS iterations per fit; a note reports fits that did not converge.
     """
 
     mode: Literal["cv5", "holdout"] = "cv5"
@@ -49,7 +49,7 @@ class Settings:
         if not (self.strengths >= 1 and self.max_iterations >= 1):
             got = f"{self.strengths}, {self.max_iterations}"
             where = "--transfer.strengths, --transfer.max-iterations"
-            raise SettingsError(wanted="at least 1", got=got, where=where, do="mend the flag")
+            raise SettingsError(wanted="at least 1", got=got, where=where, do="use the defaults, 45 and 1000")
         if not (-300 < self.lowest <= self.highest < 300 and (self.lowest < self.highest or self.strengths == 1)):
             got = f"{self.lowest} to {self.highest}, {self.strengths} values"
             where = "--transfer.lowest, --transfer.highest"
@@ -57,7 +57,7 @@ class Settings:
 
     @property
     def l2s(self) -> tuple[float, ...]:
-        """The strengths, rising; 10^(-6 + i/4) for i = 0 to 44 by default."""
+        """The strengths in ascending order; by default 10^(-6 + i/4) for i = 0 to 44."""
         step = (self.highest - self.lowest) / max(1, self.strengths - 1)
         return tuple(10 ** (self.lowest + step * i) for i in range(self.strengths))
 
@@ -68,15 +68,15 @@ def extracts(bench: Bench, dataset: Dataset, settings: Settings) -> Extracts:
 
 
 def check(dataset: Dataset, settings: Settings) -> None:
-    """What the labels tell before any work. Raises: DataError: as `run`, but for shared and unreadable images."""
+    """Checks of the labels, without features. Raises: DataError: as `run`, except for shared and unreadable images."""
     _check_labels(dataset, dataset.train.labels, dataset.test.labels, settings)
 
 
 def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
-    """The data set's metric on test, and the other one, after a fit on the whole training split at the chosen strength.
+    """The dataset's metric on the test split, and the other one, after a fit on all training images.
 
-    Raises: DataError: an empty split, one class only, a class to be tested on that was not learnt, too few images for
-        the folds, test images that are training images too, features that are not finite.
+    Raises: DataError: an empty split, a single class, a test class without training images, too few images for the
+        folds, test images that are also training images, features that are not finite.
     """
     import numpy as np
 
@@ -91,17 +91,17 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
     folds, how = stratified(train.y) if settings.mode == "cv5" else held_out(dataset, train)
     shared: dict[str, Any] = {"num_classes": len(dataset.train.classes), "intercept": True}
     shared |= {"device": bench.device, "max_iterations": settings.max_iterations}
-    found = logistic.cross_validate(train.x, train.y, l2s=settings.l2s, folds=folds, metric=metric, **shared)
-    chosen = choose([float(v) for v in found.mean], prefer="stronger" if settings.mode == "cv5" else "weaker")
+    search = logistic.cross_validate(train.x, train.y, l2s=settings.l2s, folds=folds, metric=metric, **shared)
+    chosen = choose([float(v) for v in search.mean], prefer="stronger" if settings.mode == "cv5" else "weaker")
     l2 = settings.l2s[chosen]
     model = logistic.fit(train.x, train.y, l2=l2, **shared)
     predicted = model.predict(test.x).cpu().numpy()
-    notes = (how, *_doubts(found, chosen, model.converged, model.relative_gradient))
+    notes = (how, *_warnings(search, chosen, model.converged, model.relative_gradient))
     at: dict[str, object] = {"mode": settings.mode, "l2": _short(l2)}
     return Outcome(
         scores=(
             *_scores(bench, dataset, predicted, test.y, metric, at),
-            *_validation(dataset, found, chosen, metric, at),
+            *_validation(dataset, search, chosen, metric, at),
         ),
         predictions={"target": test.y, "predicted": predicted.astype(np.int32)},
         deviations=deviations,
@@ -110,9 +110,9 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
 
 
 def choose(scores: list[float], *, prefer: Literal["stronger", "weaker"]) -> int:
-    """Which of the scores, of rising strengths, is the highest; of equal ones the strongest or weakest strength.
+    """Index of the highest score, given in order of ascending strength; ties go to the strongest or weakest.
 
-    Ties in ssl-transfer go to the weakest, the first that it visits (linear.py:161-169).
+    ssl-transfer breaks ties in favour of the weakest, the first one it visits (linear.py:161-169).
     """
     from evaltk.metrics.classification import EQUAL
 
@@ -130,28 +130,29 @@ def _check_labels(dataset: Dataset, train: np.ndarray, test: np.ndarray, setting
     counts, where = np.bincount(train, minlength=len(dataset.train.classes)), f"{dataset.name} {dataset.train.name}"
     if (counts > 0).sum() < 2:
         got = f"one, {dataset.train.classes[int(counts.argmax())]}"
-        raise DataError(wanted="two classes or more to learn from", got=got, where=where, do="add images of others")
-    unknown = sorted(set(np.unique(test).tolist()) - set(np.flatnonzero(counts).tolist()))
-    if unknown:
-        named = ", ".join(dataset.train.classes[c] for c in unknown[:5])
-        got = f"{len(unknown)} classes of {dataset.test.name} without any: {named}"
-        raise DataError(wanted="training images of every class tested on", got=got, where=where, do="restore the split")
+        do = "add images of other classes"
+        raise DataError(wanted="training images of two classes or more", got=got, where=where, do=do)
+    untrained = sorted(set(np.unique(test).tolist()) - set(np.flatnonzero(counts).tolist()))
+    if untrained:
+        named = ", ".join(dataset.train.classes[c] for c in untrained[:5])
+        got = f"{len(untrained)} classes of {dataset.test.name} without any: {named}"
+        raise DataError(wanted="training images of every test class", got=got, where=where, do="restore the split")
     if settings.mode == "cv5" and counts.max() < FOLDS:
         got = f"{counts.max()} images of the largest class"
         do = "add images, or use --transfer.mode holdout"
-        raise DataError(wanted=f"a class with {FOLDS} images, one a fold", got=got, where=where, do=do)
+        raise DataError(wanted=f"a class with {FOLDS} images, one per fold", got=got, where=where, do=do)
 
 
-def _doubts(found: CrossValidation, chosen: int, converged: bool, relative: float) -> tuple[str, ...]:
-    """What a reader of the number must know of the grid and of the fits."""
+def _warnings(search: CrossValidation, chosen: int, converged: bool, relative: float) -> tuple[str, ...]:
+    """Notes on a choice at the edge of the grid and on fits that did not converge."""
     notes: list[str] = []
-    if len(found.l2s) > 1 and chosen in (0, len(found.l2s) - 1):
+    if len(search.l2s) > 1 and chosen in (0, len(search.l2s) - 1):
         which = "weakest" if chosen == 0 else "strongest"
-        notes.append(f"the chosen l2 = {_short(found.l2s[chosen]):g} is the {which} tried: the best may lie beyond")
-    if missed := int((~found.converged).sum()):
-        worst = float(found.relative_gradients.max())
-        told = f"{missed} of {found.converged.numel()} fits of the search did not converge"
-        notes.append(f"{told} (relative gradient {worst:.1e} at worst)")
+        notes.append(f"the chosen l2 = {_short(search.l2s[chosen]):g} is the {which} tried; extend the grid")
+    if missed := int((~search.converged).sum()):
+        worst = float(search.relative_gradients.max())
+        count = f"{missed} of {search.converged.numel()} fits of the search did not converge"
+        notes.append(f"{count} (relative gradient up to {worst:.1e})")
     if not converged:
         notes.append(f"the final fit did not converge (relative gradient {relative:.1e})")
     return tuple(notes)
@@ -164,7 +165,7 @@ def _short(l2: float) -> float:
 def _scores(
     bench: Bench, dataset: Dataset, predicted: np.ndarray, target: np.ndarray, metric: Metric, at: dict[str, object]
 ) -> tuple[Score, ...]:
-    """``transfer``, the metric chosen for the data set, and both metrics by their names."""
+    """``transfer`` (the dataset's metric), and both metrics under their own names."""
     import numpy as np
 
     from evaltk.metrics.scores import bootstrap_bounds
@@ -177,7 +178,7 @@ def _scores(
     rng = np.random.default_rng(derive(bench.seed, "transfer", dataset.name))
     value, interval = float(mean_of_classes(rows[None])[0]), bootstrap_bounds(rows, mean_of_classes, rng=rng)
     both = {"top1": (correct / n, wilson_interval(correct, n)), "mean_per_class": (value, interval)}
-    told = {"transfer": (both[metric], {"metric": metric})} | {name: (found, {}) for name, found in both.items()}
+    named = {"transfer": (both[metric], {"metric": metric})} | {name: (entry, {}) for name, entry in both.items()}
     return tuple(
         Score(
             dataset=dataset.name,
@@ -188,7 +189,7 @@ def _scores(
             at=at | more,
             interval=interval,
         )
-        for name, ((value, interval), more) in told.items()
+        for name, ((value, interval), more) in named.items()
     )
 
 
@@ -200,18 +201,18 @@ def mean_of_classes(sample: np.ndarray) -> np.ndarray:
 
 
 def _validation(
-    dataset: Dataset, found: CrossValidation, chosen: int, metric: Metric, at: dict[str, object]
+    dataset: Dataset, search: CrossValidation, chosen: int, metric: Metric, at: dict[str, object]
 ) -> tuple[Score, ...]:
-    """The mean score over folds of the chosen strength, and of every strength."""
-    rows = [("validation_chosen_l2", chosen), *(("validation", i) for i in range(len(found.l2s)))]
+    """The mean score over folds, of the chosen strength and of every strength."""
+    rows = [("validation_chosen_l2", chosen), *(("validation", i) for i in range(len(search.l2s)))]
     return tuple(
         Score(
             dataset=dataset.name,
             split=dataset.train.name,
             metric=name,
-            value=float(found.mean[i]),
+            value=float(search.mean[i]),
             n=len(dataset.train),
-            at=at | {"l2": _short(found.l2s[i]), "metric": metric},
+            at=at | {"l2": _short(search.l2s[i]), "metric": metric},
         )
         for name, i in rows
     )

@@ -1,4 +1,4 @@
-"""Video object segmentation on DAVIS-2017."""
+"""Video object segmentation on DAVIS-2017 by label propagation."""
 
 from evaltk.bench import Protocol
 from protocols.vos.protocol import VERSION, Settings, prepare, propagate, run

@@ -1,4 +1,4 @@
-"""A video's first mask carried through all of its frames: frames to tokens, tokens to soft labels, labels to masks.
+"""Propagation of a video's first mask through all frames: frames to tokens, tokens to soft labels, labels to masks.
 
 Source: dino/eval_video_segmentation.py at 7c446df.
 """
@@ -14,52 +14,54 @@ import torch
 from torch.nn import functional as F
 
 from evaltk import spread
-from evaltk.data import frames as video
+from evaltk.data import frames as images
 from evaltk.data.frames import VOID, Frame
 from evaltk.errors import DataError, SettingsError
 from evaltk.models.backbone import Backbone
-from protocols.vos.affinity import Contexts, Rules, carry
+from protocols.vos.affinity import AffinityConfig, Contexts, propagate_labels
 
-BAND = 64  # rows of pixels at a time
+BAND = 64  # pixel rows per piece of work
 Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Course:
-    """How a video is worked on.
+class PropagationConfig:
+    """Configuration of the propagation through a video.
 
     Attributes:
-        size: shorter side of the frames in pixels. mean, std: of the pixels, RGB in [0, 1].
-        previous: frames before the target that it looks at, beside the first. rules: what it looks at in each.
+        size: shorter side of the frames in pixels. mean, std: pixel statistics, RGB in [0, 1].
+        previous: number of previous context frames, in addition to the first. affinity: weights of context tokens.
     """
 
     size: int
     mean: Triple
     std: Triple
     previous: int
-    rules: Rules
+    affinity: AffinityConfig
 
 
-def propagate(backbone: Backbone, frames: Sequence[Frame], first_mask: np.ndarray, course: Course) -> np.ndarray:
-    """Object ids of every frame, uint8 [T, H, W]; arguments and errors are told at `protocols.vos.propagate`."""
+def propagate(
+    backbone: Backbone, frames: Sequence[Frame], first_mask: np.ndarray, config: PropagationConfig
+) -> np.ndarray:
+    """Object ids of every frame, uint8 [T, H, W]; arguments and errors as `protocols.vos.propagate`."""
     mask = _checked(backbone, frames, first_mask)
     height, width = mask.shape
-    done = np.empty((len(frames), height, width), dtype=np.uint8)
-    done[0] = mask
+    masks = np.empty((len(frames), height, width), dtype=np.uint8)
+    masks[0] = mask
     contexts, objects = None, np.empty(0, dtype=np.uint8)
-    for t, tokens in enumerate(_tokens(backbone, frames, (width, height), course)):
+    for t, tokens in enumerate(_tokens(backbone, frames, (width, height), config)):
         if contexts is None:
             objects, labels = one_hot(mask, tokens)
-            contexts = Contexts(tokens, labels, previous=course.previous)
+            contexts = Contexts(tokens, labels, previous=config.previous)
             continue
-        labels = carry(tokens, contexts, course.rules)
+        labels = propagate_labels(tokens, contexts, config.affinity)
         contexts.push(tokens, labels)
-        done[t] = video.resize_ids(objects[winner(labels, backbone.arch.patch_size).cpu().numpy()], width, height)
-    return done
+        masks[t] = images.resize_ids(objects[winner(labels, backbone.arch.patch_size).cpu().numpy()], width, height)
+    return masks
 
 
 def _checked(backbone: Backbone, frames: Sequence[Frame], first_mask: np.ndarray) -> np.ndarray:
-    """The first mask as uint8 [H, W], of the first frame's size."""
+    """The validated first mask as uint8 [H, W], of the first frame's size."""
     if backbone.arch.kind == "pixels":
         raise SettingsError(
             wanted="a net with patch tokens", got=backbone.arch.name, where="vos", do="leave it out of --protocols vos"
@@ -72,37 +74,37 @@ def _checked(backbone: Backbone, frames: Sequence[Frame], first_mask: np.ndarray
             wanted="object ids 0 to 255 [H, W]",
             got=f"{mask.dtype} {list(mask.shape)}",
             where="first mask",
-            do="give an index mask, not colours",
+            do="give an index mask, not an RGB image",
         )
-    width, height = video.frame_size(frames[0])
+    width, height = images.frame_size(frames[0])
     if mask.shape != (height, width):
         raise DataError(
-            wanted=f"a first mask of {width} x {height}, as the first frame",
+            wanted=f"a first mask of {width} x {height}, like the first frame",
             got=f"{mask.shape[1]} x {mask.shape[0]}",
             where=frames[0],
-            do="give frames and masks of one resolution",
+            do="give frames and masks of the same resolution",
         )
     return mask.astype(np.uint8)
 
 
 def _tokens(
-    backbone: Backbone, frames: Sequence[Frame], full: tuple[int, int], course: Course
+    backbone: Backbone, frames: Sequence[Frame], full: tuple[int, int], config: PropagationConfig
 ) -> Iterator[torch.Tensor]:
-    """Patch tokens [h, w, D] of each frame after the final norm; the next frame is decoded meanwhile."""
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (course.mean, course.std))
-    size = video.working_size(*full, course.size)
+    """Patch tokens [h, w, D] of each frame after the final norm; the next frame is decoded in the background."""
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (config.mean, config.std))
+    size = images.working_size(*full, config.size)
 
     def pixels(frame: Frame) -> torch.Tensor:
-        image = video.open_frame(frame)
+        image = images.open_frame(frame)
         if image.size != full:
             raise DataError(
                 wanted=f"{full[0]} x {full[1]}, the size of the first frame",
                 got=f"{image.size[0]} x {image.size[1]}",
                 where=frame,
-                do="give frames of one size",
+                do="give frames of the same size",
             )
-        resized = video.resize_bilinear(np.array(image), *size)
-        with spread.one_thread():  # beside the net, which has the others
+        resized = images.resize_bilinear(np.array(image), *size)
+        with spread.one_thread():  # the net uses the other threads
             x = torch.from_numpy(resized).permute(2, 0, 1).unsqueeze(0).float() / 255
             return (x - mean) / std
 
@@ -118,32 +120,32 @@ def _tokens(
                     wanted="finite tokens",
                     got="NaN or infinity",
                     where=frames[t],
-                    do="try --precision fp32; if it stays, the checkpoint is damaged or diverged",
+                    do="try --precision fp32; if that fails too, the checkpoint is corrupt or has diverged",
                 )
             yield tokens.patches[0].view(*tokens.grid, -1)
 
 
 def one_hot(mask: np.ndarray, tokens: torch.Tensor) -> tuple[np.ndarray, torch.Tensor]:
-    """(ids that are left once the mask is as small as the token grid, their one-hot labels [h, w, C]); 0 is first.
+    """(ids in the mask downsampled to the token grid, 0 first; their one-hot labels [h, w, C]).
 
-    An id between them that no token has would be a channel of zeros, which never wins.
+    Ids without a token are dropped: their channel would be all zeros and never win.
     """
     height, width, _ = tokens.shape
-    small = video.resize_ids(np.where(mask == VOID, 0, mask).astype(np.uint8), width, height)
+    small = images.resize_ids(np.where(mask == VOID, 0, mask).astype(np.uint8), width, height)
     objects = np.union1d(small, [0]).astype(np.uint8)
     one_hot = small[..., None] == objects
     return objects, torch.from_numpy(one_hot).to(tokens)
 
 
 def winner(labels: torch.Tensor, patch: int) -> torch.Tensor:
-    """Channel that wins at each pixel, int64 [h * patch, w * patch], from soft labels [h, w, C].
+    """Channel with the highest label per pixel, int64 [h * patch, w * patch], from soft labels [h, w, C].
 
-    Each channel is enlarged and stretched to [0, 1] by itself; of equal ones the first wins, so channels are compared
-    one after the other. A channel that is the same everywhere becomes 0 / 0 in the reference, which beats all.
+    Each channel is upsampled and rescaled to [0, 1] on its own; ties go to the first, so channels are compared in
+    order. A constant channel becomes 0 / 0 in the reference, and wins everywhere.
     """
     h, w, num = labels.shape
     stretched = torch.empty(num, h * patch, w * patch, device=labels.device)
-    found = torch.zeros(h * patch, w * patch, device=labels.device, dtype=torch.int64)
+    winners = torch.zeros(h * patch, w * patch, device=labels.device, dtype=torch.int64)
 
     def stretch(channel: int) -> None:
         soft = labels[None, None, :, :, channel]
@@ -157,9 +159,9 @@ def winner(labels: torch.Tensor, patch: int) -> torch.Tensor:
         best = stretched[0, rows].clone()
         for channel in range(1, num):
             better = stretched[channel, rows] > best
-            found[rows][better] = channel
+            winners[rows][better] = channel
             best = torch.where(better, stretched[channel, rows], best)
 
     spread.each(stretch, range(num), labels.device)
-    spread.each(compare, range(0, len(found), BAND), labels.device)
-    return found
+    spread.each(compare, range(0, len(winners), BAND), labels.device)
+    return winners

@@ -1,6 +1,6 @@
-"""Video object segmentation on DAVIS-2017: the first frame's masks carried on by the likeness of patch tokens.
+"""Video object segmentation on DAVIS-2017: first-frame masks propagated by patch similarity.
 
-Protocol: dino/eval_video_segmentation.py at 7c446df, scored as by davis2017-evaluation at ac7c43f.
+Protocol: dino/eval_video_segmentation.py at 7c446df; metrics: davis2017-evaluation at ac7c43f.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from evaltk import progress, results, settings_rules
 from evaltk.bench import Bench, Outcome
 from evaltk.data import frames as video
-from evaltk.data.frames import Frame
+from evaltk.data.frames import Frame, write_ids
 from evaltk.datasets.davis2017 import Sequence as Video
 from evaltk.datasets.davis2017 import Sequences
 from evaltk.deviations import Deviation, DeviationKind
@@ -26,7 +26,7 @@ from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, FeatureKey, Score
 if TYPE_CHECKING:
     from evaltk.metrics.segmentation import ObjectScores
     from evaltk.models.backbone import Backbone
-    from protocols.vos.propagation import Course
+    from protocols.vos.propagation import PropagationConfig
 
 VERSION = 1  # of the protocol and of the masks in the cache
 DINO_STD = (0.228, 0.224, 0.225)  # the first value is not ImageNet's 0.229; dino/eval_video_segmentation.py:244
@@ -37,19 +37,19 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Settings of the propagation; the defaults are those of DINO's script.
+    """Settings of label propagation; the defaults are those of DINO's script.
 
     Attributes:
         preset: dino (first std 0.228, last frame not scored) or plain (the checkpoint's std, last frame scored).
-        size: shorter side of the frames in pixels; the longer becomes a multiple of 64 (480).
-        previous: frames before the target that it looks at, beside the first (7, eval_video_segmentation.py:260).
-        radius: of the window it looks at in each of them, in tokens (12, :261).
-        topk: most similar tokens that hand on their labels, equal ones beside (5, :263).
-        temperature: a token weighs exp(cosine / temperature) (0.1, :125-129).
+        size: shorter side of the frames in pixels; the longer side becomes a multiple of 64 (480).
+        previous: number of previous context frames, in addition to the first (7, eval_video_segmentation.py:260).
+        radius: of the square window in each context frame, in tokens (12, :261).
+        topk: number of most similar tokens that contribute their labels, plus ties (5, :263).
+        temperature: weights are exp(cosine / temperature) (0.1, :125-129).
         mean: pixel mean of RGB in [0, 1]; default: the net's.
         std: pixel standard deviation; default: by the preset.
-        drop_last: leave the last frame out of the score (the official semi-supervised task); default: by the preset.
-        save_masks: folder to write palette PNGs into, FOLDER/CHECKPOINT/SEQUENCE/FRAME.png; default: none are written.
+        drop_last: exclude the last frame from the scores (official semi-supervised task); default: by the preset.
+        save_masks: folder for palette PNGs, FOLDER/CHECKPOINT/SEQUENCE/FRAME.png; default: do not save masks.
     """
 
     preset: Literal["dino", "plain"] = "dino"
@@ -73,50 +73,50 @@ class Settings:
         settings_rules.check("vos", self, rules)
 
     def statistics(self) -> tuple[Triple, Triple]:
-        """(mean, std) of the pixels, ImageNet's where nothing is said but for DINO's 0.228."""
+        """Pixel (mean, std): those set, else ImageNet's, with DINO's 0.228 under its preset."""
         std = self.std or (DINO_STD if self.preset == "dino" else IMAGENET_STD)
         return self.mean or IMAGENET_MEAN, std
 
-    def course(self) -> Course:
-        """The settings as `protocols.vos.propagation` takes them."""
-        from protocols.vos.affinity import Rules
-        from protocols.vos.propagation import Course
+    def propagation(self) -> PropagationConfig:
+        """The configuration of `protocols.vos.propagation`."""
+        from protocols.vos.affinity import AffinityConfig
+        from protocols.vos.propagation import PropagationConfig
 
         mean, std = self.statistics()
-        rules = Rules(radius=self.radius, topk=self.topk, temperature=self.temperature)
-        return Course(size=self.size, mean=mean, std=std, previous=self.previous, rules=rules)
+        affinity = AffinityConfig(radius=self.radius, topk=self.topk, temperature=self.temperature)
+        return PropagationConfig(size=self.size, mean=mean, std=std, previous=self.previous, affinity=affinity)
 
     def last_dropped(self) -> bool:
-        """Whether the last frame is left out of the score."""
+        """Whether the last frame is excluded from the scores."""
         return self.preset == "dino" if self.drop_last is None else self.drop_last
 
 
 def propagate(
     backbone: Backbone, frames: Sequence[Frame], first_mask: np.ndarray, settings: Settings | None = None
 ) -> np.ndarray:
-    """Object ids of every frame, uint8 [T, H, W], from those of the first.
+    """Propagate the object ids of the first frame to all frames: uint8 [T, H, W].
 
-    The first mask comes back as it is. Its void pixels (255) count as background, ids may have gaps, and an object that
-    vanishes when the mask is reduced to tokens is lost, as in the reference.
+    The first mask is returned unchanged. Its void pixels (255) count as background, ids may have gaps, and an object
+    that disappears when the mask is downsampled to tokens is lost, as in the reference.
 
     Args:
-        frames: paths or Pillow images, all of one size. first_mask: object ids [H, W], integers in [0, 255].
+        frames: paths or Pillow images, all of the same size. first_mask: object ids [H, W], integers in [0, 255].
 
-    Raises: DataError: no frame, an unreadable one, sizes that differ. SettingsError: a net without patch tokens.
+    Raises: DataError: no frames, an unreadable one, sizes that differ. SettingsError: a net without patch tokens.
     """
     from protocols.vos import propagation
 
-    return propagation.propagate(backbone, frames, first_mask, (settings or Settings()).course())
+    return propagation.propagate(backbone, frames, first_mask, (settings or Settings()).propagation())
 
 
 def prepare(bench: Bench, dataset: Sequences, settings: Settings) -> None:
-    """Make the masks of all sequences, every process its share. Raises: as `run`."""
+    """Compute the masks of all sequences, distributed over processes. Raises: as `run`."""
     from evaltk import distributed
 
     settings, _ = _with_statistics(bench, settings)
-    mine = dataset.sequences[distributed.rank() :: distributed.world_size()]
-    with progress.bar(f"{dataset.name} {dataset.split}", len(mine), unit="sequences") as advance:
-        for sequence in mine:
+    own = dataset.sequences[distributed.rank() :: distributed.world_size()]
+    with progress.bar(f"{dataset.name} {dataset.split}", len(own), unit="sequences") as advance:
+        for sequence in own:
             _masks(bench, dataset, sequence, settings)
             advance(1)
     distributed.barrier()
@@ -125,11 +125,11 @@ def prepare(bench: Bench, dataset: Sequences, settings: Settings) -> None:
 def run(bench: Bench, dataset: Sequences, settings: Settings) -> Outcome:
     """J&F, J and F, means over all objects, with intervals over sequences; per-object values as predictions.
 
-    The masks of each sequence are kept in the cache once they are whole, so that an interrupted run goes on with the
-    next. Raises: DataError: an image or mask that will not do (it is named). SettingsError: a net without patches.
+    The masks of finished sequences are cached, so that an interrupted run resumes with the next sequence.
+
+    Raises: DataError: an unusable image or mask (named in the error). SettingsError: a net without patch tokens.
     """
-    from protocols.vos import scoring as sequence_scores
-    from protocols.vos.scoring import Task
+    from protocols.vos.scoring import Task, score_all
 
     settings, deviations = _with_statistics(bench, settings)
     notes: tuple[str, ...] = ()
@@ -140,8 +140,8 @@ def run(bench: Bench, dataset: Sequences, settings: Settings) -> Outcome:
             _save(folder / sequence.name, sequence, path)
         notes += (f"masks in {folder}",)
     if len(masks) < ROUGH:
-        notes += (f"intervals over {len(masks)} sequences are rough",)
-    objects = sequence_scores.score_all(
+        notes += (f"intervals over only {len(masks)} sequences are unreliable",)
+    objects = score_all(
         [
             Task(name=sequence.name, truth=sequence.masks, result=path, drop_last=settings.last_dropped())
             for sequence, path in zip(dataset.sequences, masks, strict=True)
@@ -154,18 +154,18 @@ def run(bench: Bench, dataset: Sequences, settings: Settings) -> Outcome:
 
 
 def _with_statistics(bench: Bench, settings: Settings) -> tuple[Settings, tuple[Deviation, ...]]:
-    """The settings with the net's own pixel statistics where these are not ImageNet's, which is then a deviation."""
+    """The settings with the net's own pixel statistics, and the deviation if these are not ImageNet's."""
     mean, std = bench.checkpoint.mean, bench.checkpoint.std
     if np.allclose(mean, IMAGENET_MEAN, atol=1e-4) and np.allclose(std, IMAGENET_STD, atol=1e-4):
         return settings, ()
-    text = f"frames normalised by the net's own mean {mean} and std {std}, not by those of DINO's script"
+    text = f"frames normalised with the net's own mean {mean} and std {std}, not those of DINO's script"
     return replace(settings, mean=settings.mean or mean, std=settings.std or std), (
         Deviation(kind=DeviationKind.PREPROCESSING, text=text),
     )
 
 
 def _masks(bench: Bench, dataset: Sequences, sequence: Video, settings: Settings) -> Path:
-    """The file of a sequence's masks, made now or long ago: .npz with `masks`, ids uint8 [T, H, W]."""
+    """Path of a sequence's masks, computed unless cached: .npz with `masks`, ids uint8 [T, H, W]."""
     key = _key(bench, dataset, sequence, settings)
     entry = CacheEntry(root=bench.cache, key=key)
     if not entry.done():
@@ -192,9 +192,9 @@ def _key(bench: Bench, dataset: Sequences, sequence: Video, settings: Settings) 
 
 
 def _save(folder: Path, sequence: Video, masks: Path) -> None:
-    with np.load(masks, allow_pickle=False) as found:
-        for frame, ids in zip(sequence.frames, found["masks"], strict=True):
-            video.write_ids(folder / f"{frame.stem}.png", ids)
+    with np.load(masks, allow_pickle=False) as archive:
+        for frame, ids in zip(sequence.frames, archive["masks"], strict=True):
+            write_ids(folder / f"{frame.stem}.png", ids)
 
 
 def _scores(bench: Bench, dataset: Sequences, objects: Sequence[Sequence[ObjectScores]]) -> tuple[Score, ...]:
@@ -205,12 +205,12 @@ def _scores(bench: Bench, dataset: Sequences, objects: Sequence[Sequence[ObjectS
 
     table = [np.array([measures(one) for one in of_sequence]) for of_sequence in objects]  # [objects, measures] each
     num_objects = sum(map(len, table))
-    found = []
+    scores: list[Score] = []
     for i, measure in enumerate(MEASURES):
         items = np.array([[rows[:, i].sum(), len(rows)] for rows in table])
         rng = np.random.default_rng(derive(bench.seed, "vos", dataset.name, measure))
         interval = bootstrap_bounds(items, lambda s: s[..., 0].sum(axis=1) / s[..., 1].sum(axis=1), rng=rng)
-        found.append(
+        scores.append(
             Score(
                 dataset=dataset.name,
                 split=dataset.split,
@@ -220,11 +220,11 @@ def _scores(bench: Bench, dataset: Sequences, objects: Sequence[Sequence[ObjectS
                 interval=interval,
             )
         )
-    return tuple(found)
+    return tuple(scores)
 
 
 def _predictions(objects: Sequence[ObjectScores]) -> dict[str, np.ndarray]:
-    """A row an object: its name and sequence, its measures, and J and F of each scored frame (NaN after the last)."""
+    """One row per object: its name, sequence and measures, and J and F of each scored frame (padded with NaN)."""
     from protocols.vos.scoring import MEASURES, measures
 
     longest = max(len(one.region) for one in objects)

@@ -1,4 +1,4 @@
-"""J and F of result masks that lie in files, several sequences at a time; and the official tables of them."""
+"""J and F of result masks in files, in parallel over sequences, and the official tables."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from evaltk import cores, files
+from evaltk import files, machine
 from evaltk.data import frames
 from evaltk.errors import DataError
 from evaltk.metrics import segmentation
 from evaltk.metrics.segmentation import ObjectScores
 
-FEW = 4  # sequences that are not worth the start of other processes
+FEW = 4  # up to this many sequences are scored without worker processes
 GLOBAL_COLUMNS = ("J&F-Mean", "J-Mean", "J-Recall", "J-Decay", "F-Mean", "F-Recall", "F-Decay")
-
-
 MEASURES = ("J&F", "J", "F", "J_recall", "J_decay", "F_recall", "F_decay")
 
 
@@ -30,8 +28,8 @@ class Task:
     """One sequence to score.
 
     Attributes:
-        truth: index masks of all frames. result: index masks, or one .npz file whose `masks` are ids [T, H, W].
-        drop_last: leave the last frame out (the first always is, it was given).
+        truth: index masks of all frames. result: index masks, or an .npz file whose `masks` are ids [T, H, W].
+        drop_last: exclude the last frame (the first always is, as it was given).
     """
 
     name: str
@@ -43,22 +41,22 @@ class Task:
 def score(task: Task) -> tuple[ObjectScores, ...]:
     """J and F of each object of a sequence.
 
-    Raises: DataError: a mask that is missing, unreadable, in colours or of another size (the file is named), an id
-        above the objects of the first annotation.
+    Raises: DataError: a mask that is missing, unreadable, RGB or of another size (the file is named), an id that is
+        not in the first annotation.
     """
     truth = frames.read_masks(task.truth)
     if isinstance(task.result, Path):
-        with np.load(task.result, allow_pickle=False) as found:
-            result = found["masks"]
+        with np.load(task.result, allow_pickle=False) as archive:
+            result = archive["masks"]
     else:
         result = _result(task, truth)
-    if not task.drop_last:  # `evaluate_sequence` drops both ends: give it one more to drop
+    if not task.drop_last:  # `evaluate_sequence` drops both ends, so append a frame for it to drop
         truth, result = (np.concatenate([ids, ids[-1:]]) for ids in (truth, result))
     return segmentation.evaluate_sequence(truth, result, sequence=task.name)
 
 
 def _result(task: Task, truth: np.ndarray) -> np.ndarray:
-    """Result ids [T, H, W] of the scored frames; those of the others stay 0, for nobody looks at them."""
+    """Result ids [T, H, W] of the scored frames; the other frames, which are not used, stay 0."""
     assert not isinstance(task.result, Path)
     num_objects = int(np.max(truth[0], where=truth[0] != frames.VOID, initial=0))
     result = np.zeros_like(truth)
@@ -68,38 +66,38 @@ def _result(task: Task, truth: np.ndarray) -> np.ndarray:
         if ids.shape != truth[t].shape:
             height, width = truth[t].shape
             raise DataError(
-                wanted=f"a mask of {width} x {height}, as the annotation",
+                wanted=f"a mask of {width} x {height}, like the annotation",
                 got=f"{ids.shape[1]} x {ids.shape[0]}",
                 where=path,
-                do="write masks at the size of the annotations",
+                do="resize the masks to the annotations",
             )
         if ids.max() > num_objects:
             raise DataError(
                 wanted=f"object ids 0 to {num_objects}, those of the first annotation",
                 got=f"id {ids.max()}",
                 where=path,
-                do="number objects as in the annotation; void (255) has no place in a result",
+                do="use the ids of the annotation; results must not contain void (255)",
             )
         result[t] = ids
     return result
 
 
 def score_all(tasks: Sequence[Task], *, workers: int | None = None) -> list[tuple[ObjectScores, ...]]:
-    """`score` of each task, in order, on all cores where there is enough to do. Raises: as `score`."""
+    """`score` of each task, in order, on all cores if there are many tasks. Raises: as `score`."""
     if workers is None:
-        workers = cores.usable() if len(tasks) > FEW else 1
+        workers = machine.usable_cores() if len(tasks) > FEW else 1
     if workers <= 1:
         return [score(task) for task in tasks]
-    # Forked children of a process that has threads or a GPU can hang; fresh ones cannot.
+    # Spawn: forked children of a process with threads or a GPU can hang.
     with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=multiprocessing.get_context("spawn")) as pool:
         return list(pool.map(score, tasks))
 
 
 def measures(one: ObjectScores) -> tuple[float, ...]:
-    """The values of `MEASURES` for one object, fractions."""
-    of = one.columns()
-    middle = (of["J-Mean"] + of["F-Mean"]) / 2
-    return (middle, of["J-Mean"], of["F-Mean"], of["J-Recall"], of["J-Decay"], of["F-Recall"], of["F-Decay"])
+    """The values of `MEASURES` for one object, as fractions."""
+    row = one.columns()
+    mean = (row["J-Mean"] + row["F-Mean"]) / 2
+    return (mean, row["J-Mean"], row["F-Mean"], row["J-Recall"], row["J-Decay"], row["F-Recall"], row["F-Decay"])
 
 
 def write_tables(folder: Path, split: str, objects: Sequence[ObjectScores]) -> tuple[Path, Path]:

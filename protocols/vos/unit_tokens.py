@@ -1,4 +1,4 @@
-"""Unit tokens: equal ones stay equal on any processor; how far off their products may be; which of them are equal."""
+"""Normalised tokens that are equal whenever their inputs are; error bound of their products; grouping of equal ones."""
 
 from __future__ import annotations
 
@@ -6,33 +6,33 @@ import torch
 
 from evaltk import fixed_order
 
-PRODUCTS = 1 << 17  # float64 products at a time when similarities are made again: they stay in a core's cache
+PRODUCTS = 1 << 17  # float64 products at a time when similarities are recomputed; fits a core's cache
 
 
 def unit(tokens: torch.Tensor) -> torch.Tensor:
-    """Tokens [..., D] divided by their norm, float32: equal ones stay equal on any processor; zeros stay zeros.
+    """Tokens [..., D] divided by their norm, float32; equal tokens stay equal on every processor, zeros stay zeros.
 
-    Each value is within a relative 2^-24 (and a little of float64) of the true quotient.
+    The relative error of each value is at most 2^-24, plus float64 rounding.
     """
     norm = fixed_order.dot(tokens, tokens).sqrt_().clamp_min_(1e-12)
     return tokens.double().div_(norm.unsqueeze(-1)).float()
 
 
 def doubt(dim: int) -> float:
-    """What the float32 product of two unit tokens [D] may be off by, in whatever order it adds.
+    """Error bound of a float32 inner product of two unit tokens [D], for any order of summation.
 
-    |fl(x.y) - x.y| <= gamma_D |x| |y|, gamma_n = n u / (1 - n u), u = 2^-24: Higham, Accuracy and Stability of
-    Numerical Algorithms, 3.1. The last factor is for norms not quite 1, and for underflow.
+    |fl(x.y) - x.y| <= gamma_D |x| |y|, gamma_n = n u / (1 - n u), u = 2^-24. The last factor accounts for norms that
+    are not exactly 1, and for underflow. Source: Higham, Accuracy and Stability of Numerical Algorithms, 3.1.
     """
     bound = dim * 2.0**-24
     return bound / (1 - bound) * (1 + 2.0**-20)
 
 
 def first_equal(rows: torch.Tensor) -> torch.Tensor:
-    """[n] int64: for each of rows [n, D] float32, one that is equal to it, the same for nearly all that are equal.
+    """[n] int64: for each of rows [n, D] float32 the index of a row equal to it, nearly always the first one.
 
-    Rows are told apart by a sum of their bits, then compared with the first of the same sum; one that differs from it
-    stands for itself.
+    Rows are hashed by a random linear sum of their bits and compared with the first row of the same hash; a row that
+    differs from it (a collision) gets its own index.
     """
     num, dim = rows.shape
     draw = torch.Generator().manual_seed(0)

@@ -15,7 +15,7 @@ import torch
 
 from evaltk import fixed_order
 from protocols.vos import affinity, unit_tokens
-from protocols.vos.affinity import Contexts, Rules, carry
+from protocols.vos.affinity import AffinityConfig, Contexts, propagate_labels
 
 
 def plain(
@@ -57,15 +57,15 @@ def filled(tokens: list[np.ndarray], labels: list[np.ndarray], *, previous: int)
 @pytest.mark.parametrize("radius", [0, 2, 20])
 def test_a_frame_is_that_of_a_loop_over_all_pairs(h: int, w: int, radius: int) -> None:
     tokens, labels = video(h, w, 3)
-    rules = Rules(radius=radius, topk=4)
-    found = carry(torch.from_numpy(tokens[-1]), filled(tokens, labels, previous=7), rules)
+    rules = AffinityConfig(radius=radius, topk=4)
+    found = propagate_labels(torch.from_numpy(tokens[-1]), filled(tokens, labels, previous=7), rules)
     np.testing.assert_allclose(found.numpy(), plain(tokens[-1], tokens[:3], labels, radius, 4, 0.1), atol=2e-6)
 
 
 def test_the_queue_keeps_the_first_frame_and_the_last_few() -> None:
     tokens, labels = video(5, 6, 6)
     contexts = filled(tokens[:6], labels, previous=2)
-    found = carry(torch.from_numpy(tokens[-1]), contexts, Rules(radius=2))
+    found = propagate_labels(torch.from_numpy(tokens[-1]), contexts, AffinityConfig(radius=2))
     kept = [0, 4, 5]
     expected = plain(tokens[-1], [tokens[i] for i in kept], [labels[i] for i in kept], 2, 5, 0.1)
     np.testing.assert_allclose(found.numpy(), expected, atol=2e-6)
@@ -74,16 +74,16 @@ def test_the_queue_keeps_the_first_frame_and_the_last_few() -> None:
 
 def test_without_previous_frames_the_first_alone_is_looked_at() -> None:
     tokens, labels = video(4, 4, 3)
-    found = carry(torch.from_numpy(tokens[-1]), filled(tokens, labels, previous=0), Rules(radius=1))
+    found = propagate_labels(torch.from_numpy(tokens[-1]), filled(tokens, labels, previous=0), AffinityConfig(radius=1))
     np.testing.assert_allclose(found.numpy(), plain(tokens[-1], tokens[:1], labels[:1], 1, 5, 0.1), atol=2e-6)
 
 
 def test_block_sizes_change_nothing() -> None:
     tokens, labels = video(11, 13, 4, seed=1)
     contexts, target = filled(tokens, labels, previous=7), torch.from_numpy(tokens[-1])
-    whole = carry(target, contexts, Rules(radius=3, tile=11, scratch=1 << 30))
+    whole = propagate_labels(target, contexts, AffinityConfig(radius=3, tile=11, scratch=1 << 30))
     for tile, scratch in itertools.product((1, 2, 5, 7), (1, 1 << 14, 1 << 20)):
-        part = carry(target, contexts, Rules(radius=3, tile=tile, scratch=scratch))
+        part = propagate_labels(target, contexts, AffinityConfig(radius=3, tile=tile, scratch=scratch))
         torch.testing.assert_close(part, whole, atol=1e-6, rtol=0)
 
 
@@ -92,27 +92,35 @@ def test_equal_neighbours_beyond_the_last_are_all_kept() -> None:
     rng = np.random.default_rng(3)
     _, labels = video(6, 7, 3)
     tokens = [np.eye(4, dtype=np.float32)[rng.integers(0, 4, (6, 7))] for _ in range(4)]
-    found = carry(torch.from_numpy(tokens[-1]), filled(tokens, labels, previous=7), Rules(radius=1, topk=2))
+    found = propagate_labels(
+        torch.from_numpy(tokens[-1]), filled(tokens, labels, previous=7), AffinityConfig(radius=1, topk=2)
+    )
     np.testing.assert_allclose(found.numpy(), plain(tokens[-1], tokens[:3], labels, 1, 2, 0.1), atol=2e-6)
 
 
 def test_a_still_image_without_features_averages_its_window() -> None:
     _, labels = video(5, 5, 1)
     same = [np.ones((5, 5, 4), dtype=np.float32)] * 2
-    found = carry(torch.from_numpy(same[0]), filled(same, labels, previous=7), Rules(radius=1, topk=5))
+    found = propagate_labels(
+        torch.from_numpy(same[0]), filled(same, labels, previous=7), AffinityConfig(radius=1, topk=5)
+    )
     np.testing.assert_allclose(found[2, 2], labels[0][1:4, 1:4].mean(axis=(0, 1)), atol=1e-6)
     np.testing.assert_allclose(found[0, 0], labels[0][:2, :2].mean(axis=(0, 1)), atol=1e-6)
 
 
 def test_fewer_neighbours_than_asked_for_are_all_kept() -> None:
     tokens, labels = video(1, 2, 1)
-    found = carry(torch.from_numpy(tokens[-1]), filled(tokens, labels, previous=7), Rules(radius=12, topk=5))
+    found = propagate_labels(
+        torch.from_numpy(tokens[-1]), filled(tokens, labels, previous=7), AffinityConfig(radius=12, topk=5)
+    )
     np.testing.assert_allclose(found.numpy(), plain(tokens[-1], tokens[:1], labels, 12, 5, 0.1), atol=2e-6)
 
 
 def test_a_small_temperature_does_not_overflow() -> None:
     tokens, labels = video(4, 4, 2)
-    found = carry(torch.from_numpy(tokens[-1]), filled(tokens, labels, previous=7), Rules(radius=2, temperature=1e-3))
+    found = propagate_labels(
+        torch.from_numpy(tokens[-1]), filled(tokens, labels, previous=7), AffinityConfig(radius=2, temperature=1e-3)
+    )
     assert bool(torch.isfinite(found).all())
     np.testing.assert_allclose(found.sum(dim=2), 1, atol=1e-5)
 
@@ -168,7 +176,9 @@ def test_equal_tokens_get_equal_labels_in_any_block_and_on_any_number_of_threads
     for number, tile, scratch in itertools.product((1, 2, 3), (1, 4, 11), (1, None)):
         threads(number)
         contexts = filled(tokens, labels, previous=7)
-        part = carry(torch.from_numpy(tokens[-1]), contexts, Rules(radius=3, tile=tile, scratch=scratch))
+        part = propagate_labels(
+            torch.from_numpy(tokens[-1]), contexts, AffinityConfig(radius=3, tile=tile, scratch=scratch)
+        )
         whole = part if whole is None else whole
         assert torch.equal(part, whole)
     assert whole is not None
@@ -186,9 +196,9 @@ def test_a_product_that_rounds_otherwise_changes_no_digit(monkeypatch: pytest.Mo
 
     for tokens, labels in (video(9, 10, 3, dim=64), repeated("texture", 9, 10, 3, 64)):
         contexts, target = filled(tokens, labels, previous=7), torch.from_numpy(tokens[-1])
-        here = carry(target, contexts, Rules(radius=3))
+        here = propagate_labels(target, contexts, AffinityConfig(radius=3))
         monkeypatch.setattr(torch, "bmm", other)
-        there = carry(target, contexts, Rules(radius=3))
+        there = propagate_labels(target, contexts, AffinityConfig(radius=3))
         monkeypatch.undo()
         assert torch.equal(here, there)
 
@@ -196,9 +206,9 @@ def test_a_product_that_rounds_otherwise_changes_no_digit(monkeypatch: pytest.Mo
 def test_many_pairs_are_worked_out_once_for_equal_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens, labels = repeated("texture", 9, 10, 3, 8)
     monkeypatch.setattr(affinity, "MANY", 1 << 30)
-    each = carry(torch.from_numpy(tokens[-1]), filled(tokens, labels, previous=7), Rules(radius=3))
+    each = propagate_labels(torch.from_numpy(tokens[-1]), filled(tokens, labels, previous=7), AffinityConfig(radius=3))
     monkeypatch.setattr(affinity, "MANY", 0)
-    once = carry(torch.from_numpy(tokens[-1]), filled(tokens, labels, previous=7), Rules(radius=3))
+    once = propagate_labels(torch.from_numpy(tokens[-1]), filled(tokens, labels, previous=7), AffinityConfig(radius=3))
     assert torch.equal(each, once)
 
 
@@ -241,13 +251,17 @@ def test_units_are_those_of_numpy_to_the_bit_and_zeros_stay() -> None:
 def test_products_of_lower_precision_are_not_used(threads: Callable[[int], None]) -> None:
     tokens, labels = video(7, 9, 3, dim=64)
     before = torch.get_float32_matmul_precision()
-    expected = carry(torch.from_numpy(tokens[-1]), filled(tokens, labels, previous=7), Rules(radius=3))
+    expected = propagate_labels(
+        torch.from_numpy(tokens[-1]), filled(tokens, labels, previous=7), AffinityConfig(radius=3)
+    )
     try:
         for number in (1, 2):
             threads(number)
             torch.set_float32_matmul_precision("medium")
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                found = carry(torch.from_numpy(tokens[-1]), filled(tokens, labels, previous=7), Rules(radius=3))
+                found = propagate_labels(
+                    torch.from_numpy(tokens[-1]), filled(tokens, labels, previous=7), AffinityConfig(radius=3)
+                )
             assert torch.get_float32_matmul_precision() == "medium"
             assert torch.equal(found, expected)
     finally:
@@ -257,9 +271,11 @@ def test_products_of_lower_precision_are_not_used(threads: Callable[[int], None]
 @pytest.mark.gpu
 def test_a_gpu_gives_the_same() -> None:
     tokens, labels = video(11, 13, 4)
-    on_cpu = carry(torch.from_numpy(tokens[-1]), filled(tokens, labels, previous=7), Rules(radius=3))
+    on_cpu = propagate_labels(
+        torch.from_numpy(tokens[-1]), filled(tokens, labels, previous=7), AffinityConfig(radius=3)
+    )
     contexts = Contexts(torch.from_numpy(tokens[0]).cuda(), torch.from_numpy(labels[0]).cuda(), previous=7)
     for f, v in zip(tokens[1:4], labels[1:], strict=True):
         contexts.push(torch.from_numpy(f).cuda(), torch.from_numpy(v).cuda())
-    on_gpu = carry(torch.from_numpy(tokens[-1]).cuda(), contexts, Rules(radius=3))
+    on_gpu = propagate_labels(torch.from_numpy(tokens[-1]).cuda(), contexts, AffinityConfig(radius=3))
     torch.testing.assert_close(on_gpu.cpu(), on_cpu, atol=1e-5, rtol=0)

@@ -1,4 +1,4 @@
-"""Sets of near-copies: hand-sized cases, properties, and a slow float64 loop over all pairs."""
+"""Sets of duplicates: hand-sized cases, properties, and a slow float64 loop over all pairs."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def slow(w: np.ndarray, threshold: float) -> dict[str, tuple[int, int]]:
     }
 
 
-# Five rows 20 degrees apart; above cos 25 degrees each has its neighbours as near-copies: a chain 0-1-2-3-4.
+# Five rows 20 degrees apart; above cos 25 degrees each has its neighbours as duplicates: a chain 0-1-2-3-4.
 CHAIN = around(0, 20, 40, 60, 80)
 NEAR = float(np.cos(np.radians(25)))
 

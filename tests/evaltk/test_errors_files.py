@@ -123,10 +123,10 @@ def test_a_write_that_fails_leaves_the_old_file(failure: BaseException, tmp_path
 @pytest.mark.parametrize(
     ("number", "words"),
     [
-        (errno.ENOSPC, ("room to write", "no space left on the disk", "free some space")),
-        (errno.EDQUOT, ("room to write", "free some space")),
-        (errno.EFBIG, ("room to write",)),
-        (errno.EACCES, ("permission denied", "choose a folder you may write to")),
+        (errno.ENOSPC, ("space to write", "no space left on the disk", "free some space")),
+        (errno.EDQUOT, ("space to write", "free some space")),
+        (errno.EFBIG, ("space to write",)),
+        (errno.EACCES, ("permission denied", "choose a folder you can write to")),
         (errno.EROFS, ("permission denied",)),
         (errno.EIO, ("check the disk",)),
     ],

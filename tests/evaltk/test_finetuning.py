@@ -17,7 +17,7 @@ from evaltk import build_backbone, load_checkpoint
 from evaltk.data import images, transforms
 from evaltk.errors import DataError
 from evaltk.features.extraction import Extraction
-from evaltk.global_streams import seeded
+from evaltk.seeding import seeded
 from evaltk.types import Arch
 from protocols.finetune import batches as finetune_batches
 from protocols.finetune import recipe as finetuning

@@ -294,7 +294,7 @@ def test_what_cannot_be_fitted_is_refused(run: Callable[[], object], kind: type[
 def test_other_refusals() -> None:
     x, y = raw_features(20, 4, 3)
     model = logistic.fit(x, y, l2=1.0, num_classes=3, intercept=True)
-    with pytest.raises(DataError, match="as the model was fitted on"):
+    with pytest.raises(DataError, match="like those of the fit"):
         model.predict(x[:, :3])
     with pytest.raises(DataError, match="row 7"):
         model.scores(with_nan())

@@ -187,7 +187,7 @@ def test_any_integer_array_will_do_and_none_is_changed() -> None:
     ("ranks", "entry", "size", "says"),
     [
         ([[0, 1, 1]], {}, None, "image 1 twice; where: ranks, query 0"),
-        ([[0, 1, 3]], {}, None, "got 3; where: ranks, query 0; do: give num_database"),
+        ([[0, 1, 3]], {}, None, "got 3; where: ranks, query 0; do: pass num_database"),
         ([[0, 1, 3]], {}, 3, "database of 3; got 3"),
         ([[0, 1, 2, 3]], {}, 3, "got 3"),
         ([[0, -1, 2]], {}, None, "got -1"),
@@ -224,7 +224,7 @@ def test_threads_over_queries_change_nothing(monkeypatch: pytest.MonkeyPatch) ->
     gnd = [{"easy": [q, q + 20], "hard": [q + 40, 150], "junk": [q + 60, 180]} for q in range(9)]
     alone = retrieval.per_query(ranks, gnd)
     monkeypatch.setattr(retrieval, "LONG", 0)
-    monkeypatch.setattr(retrieval.cores, "usable", lambda: 4)
+    monkeypatch.setattr(retrieval.machine, "usable_cores", lambda: 4)
     together = retrieval.per_query(ranks, gnd)
     for difficulty, scores in alone.items():
         for name, values in scores.items():

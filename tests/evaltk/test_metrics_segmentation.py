@@ -200,7 +200,7 @@ def test_statistics_of_frames_without_a_value() -> None:
     mean, recall, decay = segmentation.frame_statistics([math.nan, math.nan])
     assert math.isnan(mean) and math.isnan(decay) and recall == 0
     for bad in ([], [[0.5]], 0.5):
-        with pytest.raises(DataError, match="one value a frame"):
+        with pytest.raises(DataError, match="one value per frame"):
             segmentation.frame_statistics(bad)
 
 

@@ -196,8 +196,8 @@ def test_formulation_is_never_guessed_in_silence() -> None:
         return formulation(HeadWeights(kind=kind, tensors={}, scoring=scoring), "auto")
 
     assert of("dino")[0] == "linear"
-    assert "does not say" in of("dino")[1]
-    assert of("dino", "vmf") == ("vmf", "formulation vmf: the file says so")
+    assert "not stated in the file" in of("dino")[1]
+    assert of("dino", "vmf") == ("vmf", "formulation vmf: stated in the file")
     assert of("msn")[0] == "cosine"
     assert formulation(HeadWeights(kind="dino", tensors={}, scoring="vmf"), "linear")[0] == "linear"
     with pytest.raises(SettingsError, match="formulation"):

@@ -22,7 +22,7 @@ import tyro
 from huggingface_hub import constants
 from PIL import Image
 
-from evaltk import cli, cores, files, results
+from evaltk import cli, files, machine, results
 from evaltk.checkpoints.families import timm
 from evaltk.checkpoints.load import load_checkpoint
 from evaltk.cli import plan, run
@@ -448,7 +448,7 @@ def test_unreadable_images_that_are_allowed(pictures: Path, folders: list[str], 
 def test_seconds_an_image(
     workers: int, on_cpu: bool, usable: int, threads: int, seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cores, "usable", lambda: usable)
+    monkeypatch.setattr(machine, "usable_cores", lambda: usable)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     assert measuring.seconds_an_image(3.0, 2.0, workers=workers, on_cpu=on_cpu) == seconds
 

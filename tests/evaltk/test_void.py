@@ -27,7 +27,7 @@ def test_planted_void_is_named() -> None:
     assert found.share == pytest.approx(10 / 15)
     assert found.words == (
         "void set: 66.7 % of the prototypes (10 of 15) point away from the data (cosine of their mean direction with "
-        "the data mean -1.0000) and no image of 11 is assigned to them"
+        "the data mean -1.0000) and none of 11 images is assigned to them"
     )
 
 
@@ -36,7 +36,7 @@ def test_used_set_is_not_void() -> None:
     counts = np.array([5, 3, 1, 0, 2, *[0] * 9, 1])
     found = void.find_void(unit, duplicate_sets(unit, 0.9), counts, DATA_MEAN)
     assert found.kind == "used"
-    assert found.words.startswith("no void set: the largest set of near-copies, 66.7 % ")
+    assert found.words.startswith("no void set: the largest set of duplicates, 66.7 % ")
     assert "1 of 12 images" in found.words
 
 
@@ -65,7 +65,7 @@ def test_weights_alone_say_that_they_are_alone() -> None:
     unit = planted()
     found = void.from_weights(unit, duplicate_sets(unit, 0.9))
     assert (found.kind, found.images, found.size) == ("weights alone", -1, 10)
-    assert "from the weights alone" in found.words and "only the use by data tells" in found.words
+    assert "From the weights alone" in found.words and "needs image assignments" in found.words
     rest = unit[:5].sum(axis=0)
     mean = unit[5:].mean(axis=0)
     assert found.cosine == pytest.approx(rest @ mean / np.linalg.norm(rest) / np.linalg.norm(mean))

@@ -199,7 +199,7 @@ def test_draws_are_nested_balanced_and_repeatable() -> None:
     other = shots.draw(train, per_class=(5,), percent=0, splits=1, seed=1)
     assert not np.array_equal(other.shots[0].rows, rows[5, 1])
     few = shots.draw(train, per_class=(1,), percent=0.5, splits=1, seed=0)
-    assert [s.per_class for s in few.shots] == [1] and "less than one a class" in few.notes[-1]
+    assert [s.per_class for s in few.shots] == [1] and "less than one per class" in few.notes[-1]
 
 
 def test_a_part_of_a_split(image_tree: Build) -> None:
@@ -214,7 +214,7 @@ def test_a_part_of_a_split(image_tree: Build) -> None:
     pixels = digits.load(None).train
     part, rows = shots.union(pixels, chosen[:1])
     assert part.open(1).tobytes() == pixels.open(6).tobytes()
-    with pytest.raises(DataError, match="images to learn from"):
+    with pytest.raises(DataError, match="training images"):
         shots.union(train, [])
 
 
@@ -257,7 +257,7 @@ def test_lists_are_read_by_what_they_hold(imagenet_like: Dataset, tmp_path: Path
         start, count = (0, 6) if k == "1 %" else (split if k != 5 else {1: 0, 2: 2, 3: 3}[split], k)
         wanted = {f"train/{w}/{w}_{start + i}.JPEG" for w in WNIDS for i in range(int(count))}
         assert set(ids) == wanted | ({f"train/{WNIDS[0]}/{WNIDS[0]}_7.JPEG"} if k == "1 %" else set())
-    assert chosen.notes == ("subsets3/3imgs_class.txt holds 5 images a class, not 3, and counts as such",)
+    assert chosen.notes == ("subsets3/3imgs_class.txt has 5 images per class, not 3, and counts as such",)
     assert [s.split for s in fewshot.choose(train, fewshot.Settings(lists=str(root), shots=(2,), percent=0), 0).shots]
     (root / "subsets1" / "1percent.txt").unlink()
     assert fewshot.choose(train, settings, 0).notes[-1] == "no list of 1 % of the images: left out"
@@ -380,7 +380,7 @@ def test_settings_that_cannot_be(given: dict[str, object], words: str) -> None:
 
 def test_too_few_images_and_classes(image_tree: Build) -> None:
     root = image_tree({"train/a": 6, "train/b": 3, "test/a": 1})
-    with pytest.raises(DataError, match="wanted 5 images of each class to draw from; got 3 of b") as caught:
+    with pytest.raises(DataError, match="wanted at least 5 images of each class; got 3 of b") as caught:
         fewshot.check(dataset_of(root), fewshot.Settings())
     assert "--fewshot.shots" in str(caught.value)
     with pytest.raises(DataError, match=r"got 3 of b.*--fewshot.percent"):
@@ -391,7 +391,7 @@ def test_too_few_images_and_classes(image_tree: Build) -> None:
 
 
 def test_what_features_may_lack(golden: dict[str, np.ndarray]) -> None:
-    with pytest.raises(DataError, match="the same feature for all"):
+    with pytest.raises(DataError, match="identical features for all"):
         a_run(golden | {"train": np.ones_like(golden["train"])}, percent=0)
     broken = golden["train"].copy()
     broken[:, 3] = np.nan

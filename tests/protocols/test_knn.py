@@ -163,15 +163,15 @@ def test_k_larger_than_the_bank() -> None:
     knn.check(dataset, knn.Settings(k=(12,)))
     outcome = a_run(bank, labels, bank, labels, 3, k=(12,))
     assert not [s for s in outcome.scores if s.metric == "top1_chosen_k"]
-    assert outcome.notes == ("k was not chosen on training images: k = 12 needs more than 12",)
+    assert outcome.notes == ("k not chosen on training images: k = 12 needs more than 12 of them",)
 
 
 def test_features_that_tell_nothing() -> None:
     labels = np.arange(5000) // 2500
     constant = np.ones((5000, 4))
-    with pytest.raises(DataError, match=r"got the same feature for all.*collapsed"):
+    with pytest.raises(DataError, match=r"got identical features for all.*collapsed"):
         a_run(constant, labels, constant[:5], labels[:5], 2)
-    with pytest.raises(DataError, match="got the same feature for all"):
+    with pytest.raises(DataError, match="got identical features for all"):
         a_run(0 * constant, labels, constant[:5], labels[:5], 2)
     blank = constant.copy()  # all images of the first class are alike, those of the second are not
     blank[2500:] += np.random.default_rng(0).normal(size=(2500, 4))

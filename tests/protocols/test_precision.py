@@ -120,7 +120,7 @@ def test_all_variants_are_told(outcome: Outcome) -> None:
     assert found == {(t, c) for t in (0.07, 0.1) for c in ("without", "with")}
     kappa = outcome.predictions["kappa_t0.07_without"]
     np.testing.assert_allclose(kappa.max(), 3 / 0.07, rtol=1e-5)
-    assert "formulation vmf: the file says so" in outcome.notes
+    assert "formulation vmf: stated in the file" in outcome.notes
 
 
 def test_equal_norms_are_said(bench: Bench, dataset: Dataset) -> None:
@@ -130,7 +130,7 @@ def test_equal_norms_are_said(bench: Bench, dataset: Dataset) -> None:
     flat = dataclasses.replace(bench, checkpoint=dataclasses.replace(bench.checkpoint, head=equal))
     found = precision.run(flat, dataset, Settings(k=(5,)))
     assert [s.metric for s in found.scores] == ["top1_best_k"]
-    assert any("all have the same norm (kappa 14.29 at tau 0.07)" in n for n in found.notes)
+    assert any("have the same norm (kappa 14.29 at tau 0.07)" in n for n in found.notes)
 
 
 def test_fewer_images_than_bins(bench: Bench, dataset: Dataset) -> None:

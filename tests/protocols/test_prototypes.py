@@ -112,7 +112,7 @@ def test_counts_and_arrays_fit_together(outcome: Outcome) -> None:
     assert {(s.at["temperature"], s.at["centre"]) for s in outcome.scores if s.metric == "nmi"} == {
         (t, c) for t in (0.07, 0.1) for c in ("without", "with")
     }
-    assert any("formulation linear: the file does not say" in n for n in outcome.notes)
+    assert any("formulation linear: not stated in the file" in n for n in outcome.notes)
 
 
 def test_every_score_is_a_finite_number_and_fractions_are_fractions(outcome: Outcome) -> None:
@@ -146,7 +146,7 @@ def test_formulation_changes_the_use(checkpoint: Checkpoint, dataset: Dataset, t
     asked = prototypes.Settings(formulation="vmf", other_branch=False, permutations=0, gallery=0, readings=("leader",))
     found = prototypes.run(bench_of(checkpoint, tmp_path), dataset, asked)
     assert {s.at.get("formulation") for s in found.scores if s.metric == "nmi"} == {"vmf"}
-    assert "formulation vmf: as asked for" in found.notes
+    assert "formulation vmf: set by the user" in found.notes
     assert not [s for s in found.scores if s.metric.endswith("_student")]
     assert value(found, "void_share") == pytest.approx(0.6)
 

@@ -175,7 +175,7 @@ def test_whitening_is_learnt_on_the_other_set(bench: Bench, tmp_path: Path) -> N
     assert "5 dimensions" in outcome.notes[0]
     with pytest.raises(SettingsError, match="1 to 13 dimensions"):  # 14 images vary in 13 directions
         retrieval.run(bench, dataset, retrieval.Settings(whiten=f"rparis6k={other}", whiten_dims=40))
-    with pytest.raises(SettingsError, match="another data set"):
+    with pytest.raises(SettingsError, match="another dataset"):
         retrieval.run(bench, dataset, retrieval.Settings(whiten=f"roxford5k={tmp_path / 'data'}"))
 
 

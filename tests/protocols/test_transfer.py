@@ -138,7 +138,7 @@ def test_holdout_of_a_fifth_drawn_as_the_original_draws_it() -> None:
     outcome = a_run(x, y, queries, targets, 4, mode="holdout")
     assert [s.value for s in outcome.scores if s.metric == "validation"] == pytest.approx(scores, abs=1e-9)
     assert score(outcome, "transfer").at["l2"] == float(f"{np.logspace(-2, 3, 6)[int(np.argmax(scores))]:.6g}")
-    assert outcome.notes[0] == "l2 chosen on 32 training images held out at random"
+    assert outcome.notes[0] == "l2 chosen on 32 randomly held-out training images"
 
 
 def test_ties() -> None:
@@ -156,7 +156,7 @@ def test_the_grid_is_the_papers() -> None:
 def test_a_choice_on_the_edge_of_the_grid_is_told() -> None:
     x, y, queries, targets = toy()
     outcome = a_run(x, y, queries, targets, 4, lowest=3.0, highest=4.0, strengths=2)
-    assert "the chosen l2 = 1000 is the weakest tried: the best may lie beyond" in outcome.notes
+    assert "the chosen l2 = 1000 is the weakest tried; extend the grid" in outcome.notes
     separable = np.eye(4)[y] * 9
     outcome = a_run(separable, y, np.eye(4)[targets] * 9, targets, 4)
     assert score(outcome, "transfer").value == 1.0  # all strengths alike, so the strongest
@@ -190,15 +190,15 @@ def test_small_classes_lack_in_some_folds() -> None:
     y = np.where(y == 0, 1, y)
     y[:3] = 0
     outcome = a_run(x, y, queries, targets, 4)
-    assert outcome.notes[0].endswith("; 1 classes have fewer than 5 images and lack in some folds")
+    assert outcome.notes[0].endswith("; 1 classes have fewer than 5 images and are missing from some folds")
 
 
 @pytest.mark.parametrize(
     ("y", "targets", "says"),
     [
-        (np.zeros(40, int), np.zeros(9, int), "two classes or more to learn from; got one, c0"),
-        (np.arange(40) % 2, np.full(9, 2), "training images of every class tested on; got 1 classes of test.*: c2"),
-        (np.arange(12) % 3, np.zeros(9, int), "a class with 5 images, one a fold; got 4 images of the largest class"),
+        (np.zeros(40, int), np.zeros(9, int), "training images of two classes or more; got one, c0"),
+        (np.arange(40) % 2, np.full(9, 2), "training images of every test class; got 1 classes of test.*: c2"),
+        (np.arange(12) % 3, np.zeros(9, int), "a class with 5 images, one per fold; got 4 images of the largest class"),
         (np.zeros(0, int), np.zeros(9, int), "at least one image; got none; where: toy train"),
         (np.arange(40) % 3, np.zeros(0, int), "at least one image; got none; where: toy test"),
     ],

@@ -173,7 +173,7 @@ def test_what_does_not_fit_is_named(backbone: Backbone) -> None:
         vos.propagate(backbone, [picture], mask[:10], vos.Settings(size=64))
     with pytest.raises(DataError, match="got 64 x 96"):
         vos.propagate(backbone, [picture, noise((64, 96))], mask, vos.Settings(size=64))
-    with pytest.raises(DataError, match="not colours"):
+    with pytest.raises(DataError, match="not an RGB image"):
         vos.propagate(backbone, [picture], np.zeros((64, 96, 3), dtype=np.uint8), vos.Settings(size=64))
     with pytest.raises(DataError, match="at least one frame"):
         vos.propagate(backbone, [], mask, vos.Settings(size=64))
