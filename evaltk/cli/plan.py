@@ -3,8 +3,7 @@
 Takes the arguments of `evaltk run` and writes nothing. It times a few images; only feature extraction is estimated.
 
 Examples:
-    evaltk plan dino_vits16 --protocols knn linear --data imagenet=/data/imagenet
-    evaltk plan mine.pth --data photos:imagefolder=~/photos --json
+    evaltk plan mine.pth --protocols knn linear --data photos:imagefolder=~/photos
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 
 Examples:
     evaltk run dino_vits16 --protocols knn linear --data imagenet=/data/imagenet
-    evaltk run run1/checkpoint.pth pixels:32 --data cifar10=/data/cifar10 --knn.k 10 20
-    evaltk run net.pt --num-heads 6 --mean .5 .5 .5 --std .5 .5 .5 --norm-eps 1e-6 --data cifar10=/data/cifar10
-    evaltk run run1/checkpoint.pth --data photos:imagefolder=~/photos --limit 500
+    evaltk run mine.pth pixels:32 --data cifar10=/data/cifar10 --knn.k 10 20
+    evaltk run mine.pth --data photos:imagefolder=~/photos --limit 500
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class Evaluated:
         limit: smoke test on N images per split, class-balanced; never compared with published numbers.
         seed: seed of all random draws.
         again: redo finished results.
-        plugin: Python file with protocols, datasets or families of your own.
+        plugin: your own protocols, datasets or families.
     """
 
     checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional] = field(metadata={"metavar": "CHECKPOINT ..."})

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from evaltk.bench import Bench, Extracts, Need, Outcome
 from evaltk.data.images import Dataset
-from evaltk.errors import DataError
+from evaltk.errors import CheckpointError, DataError
 from evaltk.types import Recipe
 
 if TYPE_CHECKING:
@@ -22,13 +22,19 @@ from protocols.linear.settings import Settings
 
 
 def identity(settings: Settings) -> dict[str, str]:
-    """What the settings name outside themselves: the sha256 of the head's file. Raises: CheckpointError: no such file.
+    """{"linear_head": sha256 of the head's file} where one is named. Raises: CheckpointError: it cannot be read.
 
-    Without torch, so that a result that is there is found in a blink.
+    Without torch, so that a finished result is found at once.
     """
     from evaltk.checkpoints.locate import locate
 
-    return {} if settings.head is None else {"linear_head": locate(settings.head).sha256}
+    if settings.head is None:
+        return {}
+    try:
+        return {"linear_head": locate(settings.head).sha256}
+    except CheckpointError as error:
+        wanted = f"a file with a linear head for --linear.head: {error.wanted}"
+        raise CheckpointError(wanted=wanted, got=error.got, where=error.where, do=error.do) from error
 
 
 def check(dataset: Dataset, settings: Settings) -> None:

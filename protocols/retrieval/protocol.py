@@ -198,7 +198,7 @@ def _score(bench: Bench, dataset: Gallery, values: np.ndarray, metric: str, at: 
     from evaltk.metrics.scores import bootstrap_bounds
     from evaltk.seeding import derive
 
-    known = values[~np.isnan(values)]  # queries without a positive of this difficulty have no value
+    values = values[~np.isnan(values)]  # queries without a positive of this difficulty have no value
     rng = np.random.default_rng(derive(bench.seed, "retrieval", dataset.name, metric))
     return Score(
         dataset=dataset.name,
@@ -207,7 +207,7 @@ def _score(bench: Bench, dataset: Gallery, values: np.ndarray, metric: str, at: 
         value=float(values.mean()),
         n=len(values),
         at=at,
-        interval=bootstrap_bounds(known, rng=rng),
+        interval=bootstrap_bounds(values, rng=rng),
     )
 
 

@@ -257,7 +257,7 @@ def test_a_full_disk_keeps_the_earlier_shards(
 ) -> None:
     how = Extraction(batch_size=5, shard=10)
     stopped(2)
-    with pytest.raises(StorageError, match=r"no space left.*what was finished is kept"):
+    with pytest.raises(StorageError, match=r"no space left.*finished work is kept"):
         extract(backbone, split, transform, (CLS,), cache=tmp_path / "a", how=how)
     partial = Entry(root=tmp_path / "a", key=key_of(backbone, split, transform, CLS)).partial
     assert sorted(p.name for p in partial.iterdir()) == ["plan.json", "shard-00000.npz", "shard-00001.npz"]

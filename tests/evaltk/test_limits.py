@@ -13,11 +13,11 @@ from evaltk.data import images, limits
 from evaltk.data.galleries import Gallery, photographs
 from evaltk.data.images import Dataset, Split
 from evaltk.data.revisitop import GroundTruth
+from evaltk.data.subsets import subset
 from evaltk.datasets import davis2017, digits, imagefolder
 from evaltk.errors import SettingsError
 from evaltk.types import DeviationKind
 from protocols.fewshot.shots import Shots, union
-from protocols.linear import batches
 
 Build = Callable[..., Path]
 DIGITS = digits.load(None)
@@ -100,7 +100,7 @@ def test_a_part_of_a_part(kind: str, image_tree: Build) -> None:
     part = whole.taken(first, name="part", fingerprint="1")
     same_images(part, whole, first)
     same_images(part.taken(second, name="less", fingerprint="2"), whole, first[second])
-    same_images(batches.subset(part, second, "held out"), whole, first[second])
+    same_images(subset(part, second, "held out"), whole, first[second])
     shots = [Shots(per_class=1, split=1, rows=second)]
     few, _ = union(part, shots)
     same_images(few, whole, first[second])

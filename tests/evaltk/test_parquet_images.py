@@ -15,9 +15,9 @@ from PIL import Image
 
 from evaltk import cli, datasets
 from evaltk.data import overlap, parquet
+from evaltk.data.subsets import subset
 from evaltk.errors import DataError, SettingsError
 from protocols.fewshot import shots as fewshot
-from protocols.linear import batches
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -76,7 +76,7 @@ def test_rows_keep_their_order_labels_and_pixels(tmp_path: Path) -> None:
 def test_rows_that_are_taken_keep_their_pixels(tmp_path: Path) -> None:
     whole = datasets.load(f"dtd={dtd(tmp_path)}").train
     part = whole.taken(np.array([1, 4, 5, 8]), name="part", fingerprint="1")
-    held_out = batches.subset(part, np.array([0, 2, 3]), "held out")
+    held_out = subset(part, np.array([0, 2, 3]), "held out")
     few, _ = fewshot.union(part, [fewshot.Shots(per_class=1, split=1, rows=np.array([0, 2, 3]))])
     for split, numbers in ((part, (1, 4, 5, 8)), (held_out, (1, 5, 8)), (few, (1, 5, 8))):
         assert split.labels.tolist() == [whole.labels[n] for n in numbers]

@@ -28,7 +28,7 @@ def test_told_by_hand(path: Path) -> None:
     assert {(c["unique"], c["largest"]) for c in counted["counts"]} == {(3, 3)}
     assert counted["unique_share_by_distance"] == pytest.approx(0.6)
     assert "60.0 % of the prototypes (3 of 5)" in counted["verdict"]
-    assert "from the weights alone" in counted["verdict"]
+    assert "From the weights alone" in counted["verdict"]
 
 
 def test_text_and_json(path: Path, capsys: pytest.CaptureFixture[str]) -> None:

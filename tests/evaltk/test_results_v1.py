@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from evaltk import cli, results
+from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.deviations import NOT_COMPARABLE
 from evaltk.errors import StorageError
 from evaltk.results import format1
@@ -180,9 +181,9 @@ def test_what_was_done_is_done(tmp_path: Path) -> None:
 
 
 def test_the_weights_of_random_nets_are_part_of_a_request() -> None:
-    _, identity = planning.identify("random:vit_small_patch16", {})
+    _, identity = planning.identify("random:vit_small_patch16", ReadOptions())
     assert identity["draws"] == 2
-    assert "draws" not in planning.identify("pixels:8", {})[1]
+    assert "draws" not in planning.identify("pixels:8", ReadOptions())[1]
 
 
 LACKING: list[tuple[Callable[[dict], object], str]] = [

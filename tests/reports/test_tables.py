@@ -228,7 +228,7 @@ def test_a_protocol_without_a_layout_has_a_plain_table() -> None:
     assert table.title == "new on digits" and table.columns[0] == "top1 k=10 temperature=0.07"
     assert [label for label, _ in table.rows] == ["a", "b", "c"]
     assert [cells[0].value for _, cells in table.rows] == [0.4, 0.4, 0.25] and table.rows[2][1][1].value is None
-    text = render.render(table, "md")
+    text = render(table, "md")
     assert "0.4000 [0.3900, 0.4100]" in text and "0.2500" in text
     apart = build_overview([plain[0], replace(plain[1], version=2)])
     assert [t.title for t in apart] == [f"new on digits [protocol version {v}]" for v in (1, 2)]
