@@ -110,10 +110,10 @@ def _fitted(bench: Bench, dataset: Dataset, settings: Settings, mixture: Mixture
         return scores
     kappa = mixture.kappa.cpu().numpy()
     share, images = fit.counts[enough] / fit.counts[enough].sum(), int(fit.counts[enough].sum())
-    at |= {"min_images": settings.min_images, "prototypes": int(enough.sum())}
+    at_enough = at | {"min_images": settings.min_images, "prototypes": int(enough.sum())}  # `at` is in a score already
     scores += [
-        _score(dataset, "resultant_length", float(share @ fit.spread[enough]), images, at),
-        _score(dataset, "resultant_length_by_kappa", float(share @ fit.expected[enough]), images, at),
+        _score(dataset, "resultant_length", float(share @ fit.spread[enough]), images, at_enough),
+        _score(dataset, "resultant_length_by_kappa", float(share @ fit.expected[enough]), images, at_enough),
     ]
     # Rounded, so that spreads that are equal up to rounding share a rank on every processor.
     spread = fit.spread[enough].round(SPREAD_DIGITS)
@@ -121,7 +121,9 @@ def _fitted(bench: Bench, dataset: Dataset, settings: Settings, mixture: Mixture
         rng = np.random.default_rng(derive(bench.seed, "prototypes", "precision", dataset.name))
         rank = spearman_permutation(kappa[enough], spread, rng=rng, permutations=999)
         scores.append(
-            _score(dataset, "precision_rho", rank.rho, int(enough.sum()), at | {"p_value": round(rank.p_value, 6)})
+            _score(
+                dataset, "precision_rho", rank.rho, int(enough.sum()), at_enough | {"p_value": round(rank.p_value, 6)}
+            )
         )
     return scores
 

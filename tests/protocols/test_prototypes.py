@@ -236,3 +236,9 @@ def test_scores_are_the_same_for_small_blocks(
     for a, b in zip(outcome.scores, again.scores, strict=True):
         assert isinstance(a, Score) and a.metric == b.metric
         assert a.value == pytest.approx(b.value, abs=1e-6)
+
+
+def test_what_holds_for_all_images_names_no_threshold(outcome: Outcome) -> None:
+    """Settings that a score is measured at are its own: those of later scores must not reach into earlier ones."""
+    by_metric = {score.metric: score.at for score in outcome.scores}
+    assert "min_images" in by_metric["resultant_length"] and "min_images" not in by_metric["cosine_to_images"]
