@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
-from evaltk.data.subsets import hold_out, subset
 
 from evaltk.bench import Bench, Outcome
 from evaltk.data import transforms
 from evaltk.data.images import Dataset
+from evaltk.data.subsets import hold_out, subset
 from evaltk.data.transforms import Transform
 from evaltk.deviations import Deviation, DeviationKind, left_out
 from evaltk.features import sweep_cache
