@@ -1,19 +1,24 @@
-"""Training methods, one per file; a file with a METHOD in this folder is a method by its METHOD's name."""
+"""Training methods, one per file. The folder is the registry.
+
+Each file defines `METHOD`, a `pretrain.method.Method` with the file's name. Methods are also found through the entry
+points ``evaltk.methods`` of installed packages and in plug-in files.
+"""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from typing import Any
 
 from evaltk.errors import SettingsError, nearest
+from evaltk.plugins import Registry
 from pretrain.method import Method
+
+# mypy wants a concrete class, as if it were to be instantiated.
+REGISTRY = Registry[Method[Any]](record=Method, constant="METHOD", package=__name__)  # type: ignore[type-abstract]
 
 
 def registry() -> dict[str, Method[Any]]:
-    """All methods by name, sorted."""
-    modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
-    return {module.METHOD.name: module.METHOD for module in sorted(modules, key=lambda m: m.METHOD.name)}
+    """{name: method}, sorted. Raises: SettingsError: a method that is missing or claims another's name."""
+    return dict(sorted(REGISTRY.records().items()))
 
 
 def get(name: str) -> Method[Any]:

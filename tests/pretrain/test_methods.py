@@ -1,58 +1,22 @@
-"""Methods are found by listing their folder; a new one needs its own file and nothing else."""
+"""Methods are found in their folder, in plug-in files and as entry points; a new one needs its own file and no more."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import sys
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from evaltk import load_checkpoint
+from evaltk import cli, load_checkpoint, plugins
 from evaltk.errors import SettingsError
 from pretrain import loop, methods, recipe
 from pretrain.method import Method
 
-TOY = '''
-"""A toy: the cosine between student and teacher, with a setting of its own and no centre."""
-
-from dataclasses import dataclass
-from typing import ClassVar
-
-from evaltk.models.vit import ViT
-from pretrain import method, nets
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToySettings(method.Settings):
-    pull: float = 1.0
-
-
-class Toy(method.Method):
-    name = "toy"
-    settings = ToySettings
-    center_keys: ClassVar = {}
-    frozen_at_first = ()
-
-    def rules(self, settings, views):
-        return [(settings.pull > 0, "method.pull > 0", settings.pull)]
-
-    def network(self, arch, settings, *, drop_path):
-        m = settings
-        head = nets.Head(arch.embed_dim, m.hidden, m.bottleneck, m.num_prototypes, m.scoring)
-        return nets.Network(ViT(arch, drop_path=drop_path), head)
-
-    def loss(self, batch, state):
-        student = state.student(batch.views[:1])["cls"]
-        teacher = state.teacher(batch.views[1:2])["cls"].detach()
-        cosine = (student * teacher).sum(-1).mean()
-        return method.LossOutput(loss=-state.settings.pull * cosine, parts={"cosine": cosine.detach()})
-
-
-METHOD = Toy()
-'''
+DOCUMENT = Path(__file__).parents[2] / "docs" / "extending.md"
 TINY = [
     "net.arch=vit_patch4_dim32_depth1_heads2_img16",
     "method.name=toy",
@@ -68,12 +32,14 @@ TINY = [
 
 
 @pytest.fixture
-def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another folder of methods, with the toy in it."""
-    (tmp_path / "methods").mkdir()
-    (tmp_path / "methods" / "toy.py").write_text(TOY)
-    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path / "methods")])
-    monkeypatch.delitem(sys.modules, "pretrain.methods.toy", raising=False)
+def toy(tmp_path: Path) -> Iterator[Path]:
+    """The plug-in file with the method `toy` that docs/extending.md shows, in use."""
+    (text,) = re.findall(r"^```python toy.py\n(.*?)^```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+    path = tmp_path / "toy.py"
+    path.write_text(text)
+    plugins.use([path])
+    yield path
+    plugins.use(())
 
 
 def test_the_methods_of_the_folder() -> None:
@@ -93,6 +59,21 @@ def test_a_new_method_is_one_file(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(tmp_path / "run" / "checkpoint.pth")
     assert checkpoint.family == "own" and checkpoint.arch.depth == 1
     assert loop.run(settings, out=tmp_path / "run", device="cpu") == 0  # resumes, with nothing left to do
+
+
+def test_the_document_trains_from_the_command_line(toy: Path, tmp_path: Path) -> None:
+    plugins.use(())
+    words = ["pretrain", "digits_dino_vmf", "--plugin", str(toy), "--device", "cpu", "--out", str(tmp_path / "run")]
+    assert cli.main([*words, "--set", *TINY]) == 0
+    assert (tmp_path / "run" / "checkpoint.pth").exists()
+    assert cli.main(["pretrain", "digits_dino_vmf", "--device", "cpu", "--set", "method.name=toy"]) == 2
+
+
+def test_a_name_that_is_taken(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    toy.write_text(toy.read_text().replace('name = "toy"', 'name = "msn"'))
+    assert cli.main(["pretrain", "digits_dino_vmf", "--plugin", str(toy), "--device", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert "'msn' in both evaltk (pretrain.methods.msn) and" in error and "toy.py" in error
 
 
 @pytest.mark.usefixtures("toy")
