@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class AnyDataset(typing.Protocol):
-    """What every data set has, of whatever kind (``images``, ``retrieval``, ``sequences``).
+    """What every dataset has, of whatever kind (``images``, ``retrieval``, ``sequences``).
 
     A protocol's `kind` names the kind of dataset it runs on. `splits` are those whose features protocols may ask for;
     sequences have none. `fingerprint` is the same on every machine, `stamp` is not. `sizes`: {split: images or videos}.

@@ -15,7 +15,7 @@ class DeviationKind(StrEnum):
     """
 
     SPLIT_SIZE = "split-size"  # a split has another number of images or videos than the official one
-    CLASS_COUNT = "class-count"  # the data set has another number of classes
+    CLASS_COUNT = "class-count"  # the dataset has another number of classes
     GROUND_TRUTH = "ground-truth"  # retrieval: other numbers of database images or queries
     HELD_OUT = "held-out"  # training images were held out where the protocol trains on all of them
     NO_AUGMENTATION = "no-augmentation"  # trained on cached features, without augmentation
@@ -30,8 +30,8 @@ class DeviationKind(StrEnum):
     OTHER_LISTS = "other-lists"  # few-shot: image lists other than MSN's
     OWN_DRAWS = "own-draws"  # few-shot: images drawn here, not listed
     OWN_SPLIT = "own-split"  # a split drawn or listed where no official one is published
-    REENCODED_IMAGES = "reencoded-images"  # image files where the official data set has raw pixels
-    UNVERIFIED_IMAGES = "unverified-images"  # a repackaged data set that cannot be checked against the official one
+    REENCODED_IMAGES = "reencoded-images"  # image files where the official dataset has raw pixels
+    UNVERIFIED_IMAGES = "unverified-images"  # a repackaged dataset that cannot be checked against the official one
     PREPROCESSING = "preprocessing"  # pixels normalised otherwise than the protocol does
     UNREADABLE_IMAGES = "unreadable-images"  # images that could not be decoded were left out or replaced
     EMPTY_CLASSES = "empty-classes"  # classes without images

@@ -1,4 +1,4 @@
-"""One contract for every protocol, data set, family, command and public name; and what no source file may do."""
+"""One contract for every protocol, dataset, family, command and public name; and what no source file may do."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """What a weight file does not tell by itself; None where nothing was said.
+    """What a weight file does not contain; None where not given.
 
     Attributes:
         branch: which copy of the net: teacher, student, target_encoder, encoder (default: the one its paper evaluates).

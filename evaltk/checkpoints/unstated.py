@@ -1,4 +1,4 @@
-"""What no tensor tells of a net: attention heads, LayerNorm's epsilon, pixel statistics. Known, or asked for at once.
+"""What tensors do not contain: attention heads, LayerNorm's epsilon, pixel statistics. Known, or asked for at once.
 
 A wrong value gives wrong features in silence, so nothing is assumed. A value comes from the user's flag, the file's
 own statement, or the family where something identifies it (its layout, the file's sha256, `--family`).

@@ -70,7 +70,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Collectio
 
 
 def _described(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Aligned columns whose last one is a sentence and goes on below itself."""
+    """Aligned columns whose last one is a sentence and wraps below itself."""
     *short, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
     lines = []
     for *names, text in rows:

@@ -110,7 +110,7 @@ GROUPS = {
     "Written": "where results go",
     "ImageOptions": "image preprocessing (default: the protocol's)",
     "Images": "image preprocessing (default: the protocol's)",
-    "ReadOptions": "reading a checkpoint, where its file does not tell",
+    "ReadOptions": "reading a checkpoint, where its file does not say",
     "Machine": "machine",
 }
 SETTINGS = "settings of a protocol: evaltk {command} --protocols NAME --help"

@@ -1,1 +1,1 @@
-"""Images, videos and retrieval benchmarks on disk: listed, checked, decoded. Nothing here knows a data set by name."""
+"""Images, videos and retrieval benchmarks on disk: listed, checked, decoded. Nothing here knows a dataset by name."""

@@ -189,7 +189,7 @@ def _version(root: Path, folder: Path, images: Path, database: Photographs) -> t
     names = [version for version, archives in ARCHIVES.items() if there & set(archives)]
     size = sum((images / name).stat().st_size for name in database.files or ())
     kind = VERSIONS[names[0]] if len(names) == 1 else DeviationKind.UNKNOWN_IMAGES
-    version = names[0] if len(names) == 1 else "unknown (no archive beside the images tells)"
+    version = names[0] if len(names) == 1 else "unknown (no archive beside the images)"
     about = f"{size:,} bytes in {len(database):,} database files; papers since 2022 use blurred v1"
     return kind, f"images: {version}, {about}"
 

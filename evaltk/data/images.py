@@ -85,7 +85,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Dataset:
-    """A data set: the split features are learnt from, the split figures are reported on, and notes for the result.
+    """A dataset: the training split, the split that scores are reported on, and notes for the result.
 
     Attributes:
         train: with the official validation images, where there are some; `val`: which of its rows [N] bool they are.
@@ -217,7 +217,7 @@ def _check_known(there: Sequence[str], classes: Sequence[str], folder: Path) -> 
 
 
 def _tail(path: Path) -> bytes:
-    """The last bytes of a file: two data sets may share names and sizes (uncompressed images) and nothing else."""
+    """The last bytes of a file: two datasets may share names and sizes (uncompressed images) and nothing else."""
     try:
         with path.open("rb") as stream:
             stream.seek(max(0, os.fstat(stream.fileno()).st_size - TAIL))

@@ -1,4 +1,4 @@
-"""Splits whose images are named by lists of files, as most of the small data sets publish theirs."""
+"""Splits whose images are named by lists of files, as most of the small datasets publish theirs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Listing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Official:
-    """What a whole data set has.
+    """What a whole dataset has.
 
     Attributes:
         title: its name in print. where: the layout expected and where the files come from.
@@ -99,7 +99,7 @@ def assemble(
     deviations: tuple[Deviation, ...] = (),
     notes: tuple[str, ...] = (),
 ) -> Dataset:
-    """The data set that lists make of the images below `root`.
+    """The dataset that lists make of the images below `root`.
 
     Args:
         listings: ``train``, ``test`` and, where that is official, ``val``, which becomes the end of the training split
@@ -132,7 +132,7 @@ def assemble(
 
 
 def differences(official: Official, counts: Mapping[str, int], num_classes: int) -> tuple[Deviation, ...]:
-    """How a data set deviates from the whole official one."""
+    """How a dataset deviates from the whole official one."""
     found = [
         Deviation(
             kind=DeviationKind.SPLIT_SIZE,

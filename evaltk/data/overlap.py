@@ -24,7 +24,7 @@ END = 4096  # bytes from a file's end, read before the whole of it is
 def check(dataset: Dataset) -> tuple[Deviation, ...]:
     """The test images that are training images too, () where there are none.
 
-    Raises: DataError: they are more than `MOST` of the test split: then it does not measure what was not learnt.
+    Raises: DataError: they are more than `MOST` of the test split: then it does not measure generalisation.
     """
     found = shared(dataset.train, dataset.test)
     if not found:
@@ -44,7 +44,7 @@ def check(dataset: Dataset) -> tuple[Deviation, ...]:
 def shared(train: Split, test: Split) -> list[tuple[str, str]]:
     """(test image, the first training image of the same bytes) for each test image that has one, in test order.
 
-    Files are compared by size, then by their last bytes, then whole: of most data sets little is read. Empty and
+    Files are compared by size, then by their last bytes, then whole: of most datasets little is read. Empty and
     unreadable files are equal to none.
     """
     if train.pixels is not None and test.pixels is not None:

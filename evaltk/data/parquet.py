@@ -1,4 +1,4 @@
-"""Images in parquet files, as the Hugging Face hub publishes data sets. Needs the extra `parquet`."""
+"""Images in parquet files, as the Hugging Face hub publishes datasets. Needs the extra `parquet`."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def find(root: Path) -> Path | None:
 
 
 def dataset(label: str, folder: Path, official: listed.Official, *, labels: Sequence[str] = LABELS) -> Dataset:
-    """The data set in a folder's ``train-*``, ``validation-*`` and ``test-*`` files.
+    """The dataset in a folder's ``train-*``, ``validation-*`` and ``test-*`` files.
 
     Where there is no test-*, images are tested on that stand in validation-*, as Food-101's do on the hub.
 
@@ -137,12 +137,12 @@ def dataset(label: str, folder: Path, official: listed.Official, *, labels: Sequ
     classes = _classes(everything, folder)
     counts = {split: sum(len(t.labels) for t in part) for split, part in tables.items()}
     name = "trainval" if "val" in tables else "train"
-    learnt = [*tables["train"], *tables.get("val", ())]
+    training = [*tables["train"], *tables.get("val", ())]
     val = np.arange(counts["train"] + counts.get("val", 0)) >= counts["train"] if "val" in tables else None
     unverified = f"images from parquet files; whether they are the official ones of {official.title} cannot be told"
     return Dataset(
         name=label,
-        train=_split(label, name, folder, learnt, classes),
+        train=_split(label, name, folder, training, classes),
         test=_split(label, "test", folder, tables["test"], classes),
         val=val,
         metric=official.metric,

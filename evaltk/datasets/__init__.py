@@ -66,7 +66,7 @@ def parse(text: str) -> tuple[str, str, Path | None]:
     known = registry()
     if name not in known:
         raise SettingsError(
-            wanted="a data set",
+            wanted="a dataset",
             got=repr(name),
             where="--data",
             do=f"{nearest(name, known)}; your own folder: --data LABEL:imagefolder=PATH",
@@ -81,14 +81,14 @@ def parse(text: str) -> tuple[str, str, Path | None]:
     if path and not known[name].needs_path:
         do = f"--data {left}, or for your own files --data LABEL:imagefolder={path}"
         raise SettingsError(wanted=f"no path for {name}", got=path, where="--data", do=do)
-    if label != name and label in known:  # tables put published numbers beside a data set's name
+    if label != name and label in known:  # tables put published numbers beside a dataset's name
         do = f"--data my-{label}:{name}={path}"
-        raise SettingsError(wanted="a label that is no data set's name", got=repr(label), where="--data", do=do)
+        raise SettingsError(wanted="a label that is no dataset's name", got=repr(label), where="--data", do=do)
     return label or name, name, Path(path).expanduser() if path else None
 
 
 def load(text: str) -> Any:
-    """The data set a ``--data`` word names. Raises: SettingsError, DataError: before any image is read."""
+    """The dataset a ``--data`` word names. Raises: SettingsError, DataError: before any image is read."""
     label, name, path = parse(text)
     spec = registry()[name]
     if path is not None and not path.is_dir():

@@ -77,13 +77,13 @@ def share(
 def assembled(
     label: str, folder: Path, listings: Mapping[str, Sequence[listed.Pair]], official: listed.Official, split: str
 ) -> Dataset:
-    """The data set of drawn lists; `split` says in words how they were drawn."""
+    """The dataset of drawn lists; `split` says in words how they were drawn."""
     made = {name: listed.Listing(path=folder, pairs=tuple(pairs)) for name, pairs in listings.items()}
     return listed.assemble(label, folder, made, official, deviations=(own_split(split),))
 
 
 def own_split(text: str) -> Deviation:
-    """The data set has no official split; `text` says how this one was made."""
+    """The dataset has no official split; `text` says how this one was made."""
     return Deviation(kind=DeviationKind.OWN_SPLIT, text=text)
 
 

@@ -69,7 +69,7 @@ class Kind:
         return None
 
     def of_model(self, arch: Arch, model: Any) -> Arch:
-        """`arch` with what only timm's model in memory tells, not its tensors."""
+        """`arch` with what timm's model in memory has, but not its tensors."""
         return arch
 
     def build(self, arch: Arch, weights: Weights, *, position: PositionRule) -> nn.Module:

@@ -30,7 +30,7 @@ def resample_positions(
     """The position table for a grid of h x w patches.
 
     Args:
-        table: [1, prefix + g*g, D], the learnt table; the first `prefix` rows (class token) stay as they are.
+        table: [1, prefix + g*g, D], the table as trained; the first `prefix` rows (class token) stay as they are.
         rule: ``dino`` (bicubic, scale factors (h + 0.1)/g, no antialias), ``size`` (bicubic to the size, no
             antialias) or ``timm`` (bicubic to the size, antialiased).
 
@@ -41,12 +41,12 @@ def resample_positions(
     h, w = grid
     if h == w == side:
         return table
-    learnt = table[:, prefix:].reshape(1, side, side, -1).permute(0, 3, 1, 2).float()  # [1, D, g, g]
+    trained = table[:, prefix:].reshape(1, side, side, -1).permute(0, 3, 1, 2).float()  # [1, D, g, g]
     if rule == "dino":
         scale = ((h + GRID_OFFSET) / side, (w + GRID_OFFSET) / side)
-        moved = F.interpolate(learnt, scale_factor=scale, mode="bicubic", align_corners=False)
+        moved = F.interpolate(trained, scale_factor=scale, mode="bicubic", align_corners=False)
     else:
-        moved = F.interpolate(learnt, size=(h, w), mode="bicubic", align_corners=False, antialias=rule == "timm")
+        moved = F.interpolate(trained, size=(h, w), mode="bicubic", align_corners=False, antialias=rule == "timm")
     if tuple(moved.shape[-2:]) != (h, w):
         raise RuntimeError(f"positions for {h}x{w} came out as {tuple(moved.shape[-2:])}")
     return torch.cat([table[:, :prefix], moved.permute(0, 2, 3, 1).reshape(1, h * w, -1)], dim=1)

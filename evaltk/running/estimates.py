@@ -94,7 +94,7 @@ def _told(job: Job, done: bool, bench: Bench | None) -> JobToBe:
 def _readings(
     plan: Plan, here: Sequence[Job], dataset: AnyDataset, bench: Bench | None, before: _Before
 ) -> tuple[tuple[Reading, ...], tuple[str, ...]]:
-    """The passes over a data set in the order in which `run` makes them, and notes."""
+    """The passes over a dataset in the order in which `run` makes them, and notes."""
     if not here:
         return (), ()
     if bench is None:

@@ -69,7 +69,7 @@ class JobToBe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """One checkpoint on one data set. notes: why something is not estimated."""
+    """One checkpoint on one dataset. notes: why something is not estimated."""
 
     checkpoint: str
     dataset: str

@@ -1,4 +1,4 @@
-"""What is to be run: a plan of checkpoints, protocols and data sets becomes jobs, each with the file it goes into.
+"""What is to be run: a plan of checkpoints, protocols and datasets becomes jobs, each with the file it goes into.
 
 What identifies a job (`asked`) is made without torch, so that a finished one is recognised in a blink.
 """
@@ -53,7 +53,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One result to be: a checkpoint, a protocol, a data set, and the file it goes into."""
+    """One result to be: a checkpoint, a protocol, a dataset, and the file it goes into."""
 
     checkpoint: str
     name: str
@@ -64,7 +64,7 @@ class Job:
     path: Path
 
     def done(self) -> bool:
-        """Whether the result is there, and of the data set's files as they are now."""
+        """Whether the result is there, and of the dataset's files as they are now."""
         if not self.path.exists():
             return False
         found = results.read(self.path)
@@ -85,7 +85,7 @@ def known_protocol(name: str) -> Protocol:
 
 
 def jobs(plan: Plan) -> list[Job]:
-    """Every result asked for, in order of checkpoints, data sets, protocols; nothing is run or loaded.
+    """Every result asked for, in order of checkpoints, datasets, protocols; nothing is run or loaded.
 
     Raises: SettingsError, DataError, CheckpointError: a name, layout or file that will not do.
     """
@@ -136,12 +136,12 @@ def jobs(plan: Plan) -> list[Job]:
 
 
 def _check_kinds(chosen: Mapping[str, Protocol], found: Sequence[AnyDataset]) -> None:
-    """Every protocol has a data set of its kind, and every data set a protocol. Raises: SettingsError."""
+    """Every protocol has a dataset of its kind, and every dataset a protocol. Raises: SettingsError."""
     for name, protocol in chosen.items():
         if all(protocol.kind != dataset.KIND for dataset in found):
             got = ", ".join(f"{d.name} ({d.KIND})" for d in found) or "none"
             raise SettingsError(
-                wanted=f"a data set of {protocol.kind} for {name}", got=got, where="--data", do="evaltk ls datasets"
+                wanted=f"a dataset of {protocol.kind} for {name}", got=got, where="--data", do="evaltk ls datasets"
             )
     for dataset in found:
         if all(protocol.kind != dataset.KIND for protocol in chosen.values()):

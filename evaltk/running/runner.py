@@ -1,4 +1,4 @@
-"""Run protocols on checkpoints and data sets: skip what is done, extract once for all else, write each result."""
+"""Run protocols on checkpoints and datasets: skip what is done, extract once for all else, write each result."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["Job", "Plan", "bench_of", "identify", "jobs", "known_protocol", "run
 def run(plan: Plan, *, report: Callable[[Job, Result, bool], None]) -> None:
     """Run what is not done; `report(job, result, skipped)` is called for each job in order, on the main process.
 
-    Raises: EvaltkError: the first thing a user must mend; results written before it stay.
+    Raises: EvaltkError: the first error a user can fix; results written before it are kept.
     """
     todo = jobs(plan)
     for checkpoint in dict.fromkeys(job.checkpoint for job in todo):

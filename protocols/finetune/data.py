@@ -179,11 +179,9 @@ def _deviations(job: Job, found: dict[str, np.ndarray]) -> Iterator[Deviation]:
         text = f"fine-tuning apart from the recipe: {'; '.join(job.apart)}"
         yield Deviation(kind=DeviationKind.RECIPE, text=text)
     if len(job.held):
-        text = f"{len(job.held)} images of {train.name} held out, from which no net learnt"
+        text = f"{len(job.held)} images of {train.name} held out, not trained on"
         yield Deviation(kind=DeviationKind.HELD_OUT, text=text)
     yield from left_out(int((found["best_rank"] < 0).sum()), job.dataset.test.name)
     if len(found["bad"]):
-        text = (
-            f"{len(found['bad'])} unreadable images of {train.name}, in whose place others of their batch were learnt"
-        )
+        text = f"{len(found['bad'])} unreadable images of {train.name}, replaced by others of their batch"
         yield Deviation(kind=DeviationKind.UNREADABLE_IMAGES, text=text)

@@ -1,4 +1,4 @@
-"""Fine-tuning of the whole net with a new linear head: BEiT's recipe on ImageNet, DeiT's on small data sets.
+"""Fine-tuning of the whole net with a new linear head: BEiT's recipe on ImageNet, DeiT's on small datasets.
 
 Protocol: Govindarajan et al., ICLR 2023 (arXiv 2405.10939), A.6.5 and Tables 14 and 15, with the code it names:
 ibot/evaluation/classification_layer_decay/run_class_finetuning.py and ibot/evaluation/eval_cls.py at c24f870. That

@@ -1,7 +1,7 @@
 """The parts of fine-tuning: the recipe, learning rates by layer and by step, the order of images, the net.
 
 Two recipes are known. ``imagenet`` is BEiT's with a decay of the learning rate by layer, as iBOT packages it:
-ibot/evaluation/classification_layer_decay/run_class_finetuning.py at c24f870. ``small`` is DeiT's for small data sets:
+ibot/evaluation/classification_layer_decay/run_class_finetuning.py at c24f870. ``small`` is DeiT's for small datasets:
 ibot/evaluation/eval_cls.py at c24f870; Govindarajan et al., ICLR 2023 (arXiv 2405.10939), A.6.5.
 """
 

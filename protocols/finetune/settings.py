@@ -22,7 +22,7 @@ class Settings:
     """Settings of fine-tuning; what is left out is the recipe's own.
 
     Attributes:
-        recipe: imagenet (BEiT's, as iBOT packages it), small (DeiT's), or auto: by the data set.
+        recipe: imagenet (BEiT's, as iBOT packages it), small (DeiT's), or auto: by the dataset.
         lr: peak learning rates, one training each (imagenet: 8e-4 9e-4 1e-3 2e-3; small: 7.5e-6, times batch / 512).
         epochs: passes over the training images (imagenet: 200, from width 768 on 100; small: 1000).
         batch: images per step, over all processes (imagenet: 1024; small: 768).
@@ -39,7 +39,7 @@ class Settings:
         augment: RandAugment as timm spells it (rand-m9-mstd0.5-inc1), or none: colours are jittered instead.
         repeats: views of an image in one epoch (imagenet: 1; small: 3).
         holdout: share of the training images held out, by class, to choose the learning rate on (0: do not choose).
-        metric: top1, mean_per_class, or auto: what papers report on the data set.
+        metric: top1, mean_per_class, or auto: what papers report on the dataset.
     """
 
     recipe: Literal["auto", "imagenet", "small"] = "auto"

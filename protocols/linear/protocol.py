@@ -48,7 +48,7 @@ def check(dataset: Dataset, settings: Settings) -> None:
             )  # fmt: skip
     there = len({*dataset.train.labels.tolist()})
     if there < 2 and settings.head is None:
-        where, do = f"{dataset.name} {dataset.train.name}", "name another data set"
+        where, do = f"{dataset.name} {dataset.train.name}", "name another dataset"
         raise DataError(wanted="at least two classes with images", got=str(there), where=where, do=do)
 
 

@@ -107,7 +107,7 @@ def match(
     """
     classes, dim = head.weight.shape
     if classes != num_classes:
-        do = "name the data set that the head was trained on"
+        do = "name the dataset that the head was trained on"
         raise SettingsError(wanted=f"a head of {num_classes} classes", got=f"{classes}", where=head.origin, do=do)
     fitting = [r for r in dict.fromkeys(recipes) if width(r, embed_dim) == dim]
     if len(fitting) != 1:

@@ -126,7 +126,7 @@ def _notes(sweep: _Sweep) -> tuple[str, ...]:
         amount = f"{100 * job.settings.holdout:g} %" if len(job.held) >= FEW else "too few for more than a rough choice"
         found.append(
             f"linear: the learning rate was chosen after the last epoch on {len(job.held)} images of "
-            f"{job.dataset.train.name} ({amount}), which no head learnt from"
+            f"{job.dataset.train.name} ({amount}), not trained on"
         )
     else:
         found.append("linear: no images held out, so that no learning rate was chosen apart from the reported split")
@@ -151,7 +151,7 @@ def _deviations(job: Job, reported: Features) -> tuple[Deviation, ...]:
     settings, train = job.settings, job.dataset.train
     deviations: list[Deviation] = []
     if settings.fast:
-        text = "--linear.fast: learnt from features without augmentation, another protocol, usually lower"
+        text = "--linear.fast: trained on cached features without augmentation; a different protocol, usually lower"
         deviations.append(Deviation(kind=DeviationKind.NO_AUGMENTATION, text=text))
     if settings.epochs != PAPER_EPOCHS:
         text = f"{settings.epochs} epochs where the protocol has {PAPER_EPOCHS}"

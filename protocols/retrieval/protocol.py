@@ -130,7 +130,7 @@ def _splits(dataset: Gallery, settings: Settings) -> dict[str, Photographs]:
         other = datasets.load(settings.whiten)
         if other.KIND != dataset.KIND:
             raise SettingsError(
-                wanted=f"a data set of {dataset.KIND}",
+                wanted=f"a dataset of {dataset.KIND}",
                 got=other.KIND,
                 where="--retrieval.whiten",
                 do="evaltk ls datasets",

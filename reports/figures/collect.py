@@ -67,7 +67,7 @@ def of_analyses(
 
 
 def _labelled(members: Sequence[tuple[Path, Result]]) -> dict[str, tuple[Path, Result]]:
-    """By checkpoint name; where two are alike, with the request that tells them apart."""
+    """By checkpoint name; where two are alike, with the request that distinguishes them."""
     names = [shown(str(result.checkpoint["name"])) for _, result in members]
     return {
         name if names.count(name) == 1 else f"{name} ({result.request[:6]})": (path, result)

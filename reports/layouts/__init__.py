@@ -135,7 +135,7 @@ class Paper:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Over:
-    """A table over all protocols: `kind` tells which, `protocols` the order."""
+    """A table over all protocols: `kind` names it, `protocols` gives the order."""
 
     name: str
     title: str
@@ -172,7 +172,9 @@ def load(name: str) -> AnyLayout:
     try:
         return _layout(name, tomllib.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise SettingsError(wanted="a table layout", got=str(error), where=path, do="mend the file") from error
+        raise SettingsError(
+            wanted="a table layout", got=str(error), where=path, do="compare it with the layouts beside it"
+        ) from error
 
 
 def _layout(name: str, found: dict[str, Any]) -> AnyLayout:

@@ -20,7 +20,7 @@ from reports.figures.training_log import TrainingLog
 from reports.page.alt_texts import describe_figure
 
 MOST = 30  # figures of scores on a page
-COMPARED = 4  # checkpoints of one data set whose prototypes are drawn
+COMPARED = 4  # checkpoints of one dataset whose prototypes are drawn
 POINTS = 1500  # of a cloud that are drawn one by one; a larger cloud is an image
 WIDE = 350  # points; a wider figure is not squeezed onto a phone but scrolls
 GRID = "#e4e4e4"

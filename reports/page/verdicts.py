@@ -56,7 +56,7 @@ def compare_with_published(results: Sequence[Result]) -> Comparison:
             rows.append((label, (Cell(note=what), ours, printed, verdict, Cell(note=f"{row.source}"))))
         counts[NO_PUBLISHED] += not compared
     order = list(counts)
-    rows.sort(key=lambda row: order.index(row[1][3].verdict))  # what can be judged first; else as it came
+    rows.sort(key=lambda row: order.index(row[1][3].verdict))  # verdicts first, else in order
     if not rows:
         return Comparison(table=None, counts=counts)
     table = Table(

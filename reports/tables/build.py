@@ -20,7 +20,7 @@ def build_tables(
     """The tables of a layout.
 
     A protocol's: one for each set of results that may be compared (same data, protocol version, settings, precision,
-    preprocessing), in order of their data set; none where no result is of the protocol. A paper's: always one, with
+    preprocessing), in order of their dataset; none where no result is of the protocol. A paper's: always one, with
     published numbers alone where no result fits; more where results of one column are not comparable.
 
     Args:

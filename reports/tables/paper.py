@@ -91,7 +91,7 @@ def _printed(layout: Paper, row: Published | None) -> Cell:
 
 
 def _sets(results: Iterable[Result]) -> list[Set]:
-    """Results in as few sets as leave each protocol and data set of one kind; the first holds the first of each."""
+    """Results in as few sets as leave each protocol and dataset of one kind; the first holds the first of each."""
     groups: dict[tuple[str, str], list[list[Result]]] = {}
     for result in results:
         key = result.protocol, result.data.name
@@ -180,7 +180,7 @@ def _others(
 
 
 def _labels(results: Sequence[Result]) -> list[str]:
-    """Labels by checkpoint: what one reached on several data sets shares a row; a second result does not."""
+    """Labels by checkpoint: what one reached on several datasets shares a row; a second result does not."""
     lines: dict[tuple[object, ...], list[int]] = {}
     for i, result in enumerate(results):
         taken = (result.protocol, result.data.name)

@@ -121,7 +121,7 @@ ERRORS = {
     "no checkpoints": (["run", "--data", "digits"], "wanted checkpoints to evaluate"),
     "no data": (["run", "pixels:8"], "wanted datasets to evaluate on"),
     "protocol": (["run", "pixels:8", "--data", "digits", "--protocols", "kn"], "did you mean 'knn'?"),
-    "data set": (["run", "pixels:8", "--data", "digit"], "did you mean 'digits'"),
+    "dataset": (["run", "pixels:8", "--data", "digit"], "did you mean 'digits'"),
     "data path": (["run", "pixels:8", "--data", "imagenet"], "got no path; where: --data; do: --data imagenet=PATH"),
     "file": (["run", "no/such.pth", "--data", "digits"], "where: no/such.pth"),
     "catalogue": (["run", "dino_vits61", "--data", "digits"], "did you mean 'dino_vits16'?"),

@@ -1,4 +1,4 @@
-"""Data sets on disk: layouts, order, fingerprints, and every layout that is wrong."""
+"""Datasets on disk: layouts, order, fingerprints, and every layout that is wrong."""
 
 from __future__ import annotations
 
@@ -218,9 +218,9 @@ def test_digits() -> None:
         ("imagnet=/x", "did you mean 'imagenet'"),
         ("cifar=/x", "did you mean 'cifar10'"),
         ("/data/folder", "there are: .*LABEL:imagefolder=PATH"),
-        ("", "wanted a data set; got ''"),
+        ("", "wanted a dataset; got ''"),
         ("mine:folder=/x", "got 'folder'"),
-        ("imagenet:imagefolder=/x", "a label that is no data set's name; got 'imagenet'"),
+        ("imagenet:imagefolder=/x", "a label that is no dataset's name; got 'imagenet'"),
     ],
 )
 def test_names_that_will_not_do(word: str, says: str) -> None:

@@ -105,7 +105,7 @@ def test_both_methods_are_plain_loops_on_the_same_draws() -> None:
 def test_coverage(a: float, b: float, n: int) -> None:
     """Means of beta laws: like J of objects, like average precisions of hard queries, nearly normal.
 
-    1,000 data sets, one a column: three standard errors are 2 %.
+    1,000 datasets, one a column: three standard errors are 2 %.
     """
     found, truth = bootstrap_interval(rng(n).beta(a, b, (n, 1000)), rng=rng(1), resamples=1000), a / (a + b)
     held = (found.low <= truth) & (truth <= found.high)

@@ -1,4 +1,4 @@
-"""The nine small data sets in their real layouts and file formats, made small; torchvision reads the same trees."""
+"""The nine small datasets in their real layouts and file formats, made small; torchvision reads the same trees."""
 
 from __future__ import annotations
 

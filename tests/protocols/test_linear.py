@@ -132,7 +132,7 @@ def test_augmented_and_fast_are_two_protocols(tmp_path: Path) -> None:
     assert made[False].scores != made[True].scores
     for fast, outcome in made.items():
         notes = " | ".join(outcome.notes)
-        said = "--linear.fast: learnt from features without augmentation, another protocol, usually lower"
+        said = "--linear.fast: trained on cached features without augmentation; a different protocol, usually lower"
         deviations = {d.kind: d.text for d in outcome.deviations}
         assert deviations.get(DeviationKind.NO_AUGMENTATION) == (said if fast else None)
         assert deviations[DeviationKind.EPOCHS] == "2 epochs where the protocol has 100"

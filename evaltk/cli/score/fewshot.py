@@ -152,9 +152,19 @@ def _rows(path: Path, y: np.ndarray, num_classes: int) -> np.ndarray:
     rows = _terminal.read_array(path, "rows")
     if rows.ndim != 1 or rows.dtype.kind not in "iu" or not len(rows) or rows.min() < 0 or rows.max() >= len(y):
         got = f"{rows.dtype} {list(rows.shape)}" + (f", {rows.min()} to {rows.max()}" if rows.size else "")
-        raise DataError(wanted=f"rows [n] from 0 to {len(y) - 1}", got=got, where=path, do="mend the file")
+        raise DataError(
+            wanted=f"rows [n] from 0 to {len(y) - 1}",
+            got=got,
+            where=path,
+            do="check that it has one valid row number per line",
+        )
     if len(np.unique(rows)) < len(rows):
-        raise DataError(wanted="each row once", got="rows twice the same", where=path, do="mend the file")
+        raise DataError(
+            wanted="each row once",
+            got="rows twice the same",
+            where=path,
+            do="check that it has one valid row number per line",
+        )
     return _checked(rows.astype(np.int64), y, num_classes, path)
 
 
