@@ -127,7 +127,7 @@ def _question(
     examples = {"num_heads": _example_heads(dim), "norm_eps": 1e-6, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     values = {**options.given(), **{name: examples[name] for name in missing}}
     flags = " ".join(f"--{name.replace('_', '-')} {_spelled(value)}" for name, value in values.items())
-    got = "a file that says nothing of it"
+    got = "a file that does not say"
     if "num_heads" in missing and dim not in STANDARD_HEADS:
         got = f"a net {dim} wide, which is no standard width"
     got += f" ({notes[0]})" if notes else ""
@@ -141,7 +141,7 @@ def _question(
         do += "; if DINO's or iBOT's own code trained it, pass --family dino or --family ibot instead"
     names = [ASKED[name][0] for name in missing]
     wanted = ", ".join(names[:-1]) + (" and " if names[1:] else "") + names[-1]
-    return CheckpointError(wanted=f"{wanted}, which tensors do not tell", got=got, where=path, do=do)
+    return CheckpointError(wanted=f"{wanted}, which tensors do not contain", got=got, where=path, do=do)
 
 
 def _example_heads(dim: int) -> int:

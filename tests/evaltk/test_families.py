@@ -257,7 +257,7 @@ def test_a_file_that_two_families_could_claim(tmp_path: Path) -> None:
 
 def test_heads_of_attention(tmp_path: Path) -> None:
     line = refused(branch(), tmp_path, "24 wide, which is no standard width", "pass --num-heads N,", num_heads=None)
-    assert "wanted the number of attention heads, which tensors do not tell" in line
+    assert "wanted the number of attention heads, which tensors do not contain" in line
     for wrong in (5, 7, 48):
         refused(vit(), tmp_path, "divides the width 24", "--num-heads", num_heads=wrong)
     assert load(vit(), tmp_path, num_heads=6).digest != load(vit(), tmp_path).digest
