@@ -1,4 +1,4 @@
-"""evaltk: evaluate and analyse pretrained vision checkpoints with the reference's digits.
+"""evaltk: evaluate and analyse pretrained vision checkpoints; reproduces the papers' reference numbers.
 
 The public names below are loaded on first use, so that `import evaltk` does not import torch.
 """
