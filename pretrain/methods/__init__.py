@@ -12,8 +12,11 @@ from evaltk.errors import SettingsError, nearest
 from evaltk.plugins import Registry
 from pretrain.method import Method
 
-# mypy wants a concrete class, as if it were to be instantiated.
-REGISTRY = Registry[Method[Any]](record=Method, constant="METHOD", package=__name__)  # type: ignore[type-abstract]
+REGISTRY: Registry[Method[Any]] = Registry(
+    record=Method,  # type: ignore[type-abstract]  # mypy asks for a concrete class, but it is never instantiated
+    constant="METHOD",
+    package=__name__,
+)
 
 
 def registry() -> dict[str, Method[Any]]:
