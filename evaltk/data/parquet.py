@@ -72,6 +72,8 @@ class ParquetSplit(Split):
 
     def taken(self, rows: np.ndarray, *, name: str, fingerprint: str) -> Self:
         """The images at `rows` [n] int64, in that order, as a split of its own."""
+        # Parts once held the images of other rows: features cached of those must not be taken for these.
+        fingerprint = hashlib.sha256(f"{fingerprint}\0rows of parquet".encode()).hexdigest()
         part = super(ParquetSplit, self).taken(rows, name=name, fingerprint=fingerprint)
         return replace(part, rows=rows if self.rows is None else self.rows[rows])
 
