@@ -5,7 +5,7 @@ tables and figures.
 
 Examples:
     evaltk demo
-    evaltk demo --out /tmp/demo --epochs 2
+    evaltk demo --out runs/short --epochs 2
 """
 
 from __future__ import annotations

@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
 
-from evaltk import fixed_order, spread
+from evaltk import fixed_order, precise, spread
 from protocols.vos.unit_tokens import PRODUCTS, doubt, first_equal, unit
 
 SCRATCH = {"cpu": 9 << 20, "cuda": 256 << 20}  # bytes of similarities per thread; does not affect results
@@ -90,7 +88,7 @@ def propagate_labels(target: torch.Tensor, contexts: Contexts, config: AffinityC
         soft[rows, columns] = block.labels().transpose(0, 1)
 
     corners = itertools.product(range(0, h, tile), range(0, w, step))
-    with _plain_products(target.device):
+    with precise.products(target.device):
         spread.each(work, corners, target.device)
     return soft
 
@@ -107,18 +105,6 @@ def _block_size(target: torch.Tensor, contexts: Contexts, config: AffinityConfig
     if threads > 1:
         step = min(step, max(NARROW, math.ceil(w * tiles / (PIECES * threads))))
     return tile, math.ceil(w / math.ceil(w / step))
-
-
-@contextmanager
-def _plain_products(device: torch.device) -> Iterator[None]:
-    """Inside, products use full float32, as `doubt` assumes, not TF32 or bfloat16."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 class _Block:
