@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
 import resource
 import shutil
 import subprocess
@@ -379,7 +380,9 @@ def test_time_is_what_an_image_takes_times_the_images(
     assert max(passed) <= 5 and train["measured"]["batch"] == 512 and "scaled from" in train["measured"]["memory_of"]
     assert sum(passed) < 40 and train["measured"]["in_a_batch"] == max(passed)
     code, out, _ = said(capsys, "plan", "pixels:8", "--data", "digits", *SMALL, *folders)
-    assert code == 0 and "from 31 images decoded" in out
+    # 31 where decoding them takes no longer than the patience, fewer on a busy machine.
+    decoded = [int(count) for count in re.findall(r"from (\d+) images decoded", out)]
+    assert code == 0 and decoded and all(1 <= count <= 31 for count in decoded)
 
 
 @pytest.mark.parametrize(("patience", "memory"), [(9.0, 300), (0.0, 100 + 200 * 512)])
