@@ -24,7 +24,11 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Precision = Literal["fp32", "bf16"]
-PositionRule = Literal["dino", "size", "timm"]
+# How positions learnt on one grid of patches are made for another. `dino`, `size` and `size_aa` are for position tables:
+# bicubic with DINO's offset, to the size, and to the size with antialiasing. `bilinear` is for relative position tables.
+PositionRule = Literal["dino", "size", "size_aa", "bilinear", "timm"]  # timm: an older name of size_aa
+Activation = Literal["gelu", "quickgelu", "gelu_tanh", "silu", "relu"]
+Interpolation = Literal["bicubic", "bilinear"]
 
 
 class OriginProof(StrEnum):
@@ -46,13 +50,17 @@ def digest(value: object) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
+Detail = bool | int | float | str | tuple[int, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arch:
     """Architecture of a net.
 
     Attributes:
         name: timm-style name if one fits, else a descriptive one (``vit_p4_d128_l4_h4``).
-        kind: the builder: ``vit``, ``resnet``, ``xcit`` (both from timm) or ``pixels`` (no net: the image itself).
+        kind: the builder: ``vit``, ``beit``, ``eva`` (rotary positions), ``swin``, ``resnet``, ``xcit`` or ``pixels`` (no
+            net: the image itself).
         patch_size: side of a patch in pixels; the total stride for a convolutional net.
         embed_dim: width of a token, D.
         depth: number of blocks. num_heads: attention heads (0 where there are none).
@@ -61,6 +69,9 @@ class Arch:
         norm_eps: epsilon of every LayerNorm.
         registers: number of register tokens. layer_scale: whether blocks have LayerScale.
         class_position: whether the position embedding has a row for the class token.
+        activation: of the MLPs.
+        pool: what the class feature is: ``token`` (class token), ``avg`` (mean of patches) or ``map`` (attention pool).
+        details: (name, value) of whatever else fixes a net of this kind; see the kind.
     """
 
     name: str
@@ -75,6 +86,38 @@ class Arch:
     registers: int = 0
     layer_scale: bool = False
     class_position: bool = True
+    activation: str = "gelu"
+    pool: str = "token"
+    details: tuple[tuple[str, Detail], ...] = ()
+
+    def detail(self, name: str, default: Detail = False) -> Detail:
+        """The value of a detail, `default` where it is not stated."""
+        return dict(self.details).get(name, default)
+
+    def identity(self) -> dict[str, object]:
+        """All that features depend on, as JSON has it: without the name, and without what later versions added where it
+        has its first value, so that digests made before stay what they were.
+        """
+        added = {"activation": "gelu", "pool": "token", "details": ()}
+        stated = {k: v for k, v in asdict(self).items() if k != "name"}
+        return {k: v for k, v in stated.items() if k not in added or v != added[k]}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalView:
+    """How the code that published a net makes images for evaluation.
+
+    Attributes:
+        crop: side of the centre crop in pixels, None: the size the net was trained for.
+        margin: size of the resize over the crop's; 1 for no margin.
+        interpolation: filter of the resize.
+        square: both sides are resized, which loses the aspect ratio; else the shorter one.
+    """
+
+    crop: int | None = None
+    margin: float = 256 / 224
+    interpolation: Interpolation = "bicubic"
+    square: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +153,10 @@ class Checkpoint:
         trained_seed: seed of the training run if the file contains it.
         origin_proof: evidence for where the weights come from.
         notes: what the file does not contain and the family's conventions fixed, and hints that were ignored.
+        position: the family's rule for positions at other image sizes, None where nothing tells it.
+        view: how the family's own code makes images for evaluation.
+        linear: the feature of the family's own linear probe, None where DINO's rule by width is taken.
+        container: how the file keeps the net, in words. skipped: objects in the file that were not rebuilt.
     """
 
     name: str
@@ -128,11 +175,19 @@ class Checkpoint:
     trained_seed: int | None = None
     origin_proof: OriginProof = OriginProof.NONE
     notes: tuple[str, ...] = ()
+    position: PositionRule | None = "dino"
+    view: EvalView = field(default_factory=lambda: EvalView())
+    linear: Recipe | None = None
+    container: str = ""
+    skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tokens:
-    """Tokens after one block: cls [B, D], patches [B, h*w, D] in row-major order, grid (h, w)."""
+    """Tokens after one block: cls [B, D], patches [B, h*w, D] in row-major order, grid (h, w).
+
+    `cls` is the net's class feature: the class token, or what its family pools where that is another.
+    """
 
     cls: torch.Tensor
     patches: torch.Tensor

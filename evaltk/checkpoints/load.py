@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ import torch
 from evaltk.checkpoints import catalog, diagnose, families, locate, rawfile, unstated
 from evaltk.checkpoints.families import Family
 from evaltk.checkpoints.rawfile import Converted, RawFile
-from evaltk.checkpoints.read_options import ReadOptions, Triple
+from evaltk.checkpoints.read_options import Activation, ReadOptions, Stem, Triple
 from evaltk.errors import CheckpointError, SettingsError, nearest
 from evaltk.models import heads, kind
 from evaltk.types import Arch, Checkpoint, OriginProof, canonical
@@ -27,6 +26,8 @@ def load_checkpoint(
     branch: str | None = None,
     num_heads: int | None = None,
     norm_eps: float | None = None,
+    activation: Activation | None = None,
+    stem: Stem | None = None,
     mean: Triple | None = None,
     std: Triple | None = None,
     family: str | None = None,
@@ -34,9 +35,13 @@ def load_checkpoint(
     """Read a checkpoint.
 
     Args:
-        path: a file, a catalogue name that was fetched, `timm:NAME`, `random:ARCH[@SEED]` or `pixels:SIZE`.
-        branch: which copy of the net (``teacher``, ``student``, ``target_encoder``, ``encoder``); default: the paper's.
-        num_heads, norm_eps, mean, std: what tensors do not tell; needed where nothing identifies the file.
+        path: a file, a folder with config.json, a catalogue name that was fetched, `hf:ORG/NAME[@REVISION]`,
+            `timm:NAME`, `random:ARCH[@SEED]` or `pixels:SIZE`.
+        branch: which copy of the net (``teacher``, ``student``, ``encoder_k`` ...); default: the one that the original
+            evaluates.
+        num_heads, norm_eps, activation, stem, mean, std: what tensors do not tell; needed where nothing else does.
+            `activation` is of the MLPs; `stem` of a ResNet: ``imagenet``, ``cifar`` (3x3, stride 1, padding 1, no
+            maxpool) or ``cifar-pad2`` (padding 2, solo-learn's).
         family: read the file as this family's, with the values of its published nets.
 
     Returns: the checkpoint, its tensors float32 on the CPU and finite.
@@ -44,7 +49,16 @@ def load_checkpoint(
     """
     return load(
         path,
-        ReadOptions(branch=branch, family=family, num_heads=num_heads, norm_eps=norm_eps, mean=mean, std=std),
+        ReadOptions(
+            branch=branch,
+            family=family,
+            num_heads=num_heads,
+            norm_eps=norm_eps,
+            activation=activation,
+            stem=stem,
+            mean=mean,
+            std=std,
+        ),
     )
 
 
@@ -74,7 +88,14 @@ def load(path: str | Path, options: ReadOptions) -> Checkpoint:
         )
     catalogued = entry.name if entry and entry.family == name else ""
     checkpoint = _finish(
-        found, options, file.path, sha256=file.sha256, name=file.name, family=name, catalogued=catalogued
+        found,
+        options,
+        file.path,
+        sha256=file.sha256,
+        name=file.name,
+        family=name,
+        catalogued=catalogued,
+        skipped=raw.skipped,
     )
     if file.catalogued and checkpoint.arch.name != (arch := catalog.load()[file.name].arch):
         wanted = f"{arch}, as the catalogue says of {file.name}"
@@ -138,6 +159,7 @@ def _finish(
     family: str,
     sha256: str = "",
     catalogued: str = "",
+    skipped: tuple[str, ...] = (),
 ) -> Checkpoint:
     arch, weights = _architecture(found, path)
     weights = {key: _number(key, tensor, path) for key, tensor in weights.items()}
@@ -165,6 +187,11 @@ def _finish(
         trained_seed=found.trained_seed,
         origin_proof=found.origin_proof,
         notes=found.notes + whole.notes,
+        position=found.position,
+        view=found.view,
+        linear=found.linear,
+        container=found.container,
+        skipped=skipped,
     )
 
 
@@ -174,7 +201,7 @@ def _architecture(found: Converted, path: Path) -> tuple[Arch, dict[str, torch.T
     if net is None:
         diagnose.refuse(found.weights, found.unexpected, path)
     weights = net.rename(found.weights)
-    arch = net.settle(found.arch, weights, path)
+    arch = unstated.told(net.settle(found.arch, weights, path), found, path)
     shapes = net.shapes(arch) | {k: shape for k, shape in net.optional(arch).items() if k in weights}
     diagnose.check(weights, shapes, found.unexpected, path)
     return arch, weights
@@ -203,7 +230,7 @@ def weights_digest(weights: Mapping[str, torch.Tensor], arch: Arch) -> str:
 
     The mask token and the architecture's display name take no part in features and are left out.
     """
-    state = hashlib.sha256(canonical({k: v for k, v in asdict(arch).items() if k != "name"}).encode())
+    state = hashlib.sha256(canonical(arch.identity()).encode())
     if kind.of(arch.kind).built_by_name:
         state.update(arch.name.encode())
     for key in sorted(weights):

@@ -8,20 +8,22 @@ import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from evaltk.checkpoints import locate, torchfile
+from evaltk.checkpoints import locate, nets, torchfile
 from evaltk.checkpoints.locate import Located
+from evaltk.checkpoints.nets import Net
 from evaltk.errors import CheckpointError
-from evaltk.types import Arch, HeadWeights, OriginProof
+from evaltk.types import Arch, EvalView, HeadWeights, OriginProof, PositionRule, Recipe
 
 MAX_DEPTH = 64  # of dicts and lists in dicts and lists; a file that holds itself has no end
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class RawFile:
     """The tree of a file: tensors (mapped from disk, not read), numbers, strings, dicts and lists.
 
@@ -32,6 +34,15 @@ class RawFile:
     sha256: str
     tree: Mapping[str, object]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, object] = field(default_factory=dict)
+    preprocessor: Mapping[str, object] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
+    torchscript: bool = False
+
+    @cached_property
+    def nets(self) -> tuple[Net, ...]:
+        """The nets in it of layouts that are known."""
+        return nets.find(self.tree)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +54,13 @@ class Converted:
         arch: given where the file states it in full, else read from the tensors.
         num_heads, norm_eps, mean, std: fixed by the family, or None where nothing fixes them.
         heads_of_width: {width: heads} of the family's published nets; empty where the width fixes nothing.
+        activation: of the MLPs, None where nothing fixes it. stem: of a ResNet, likewise.
+        img_size: the size the net was trained for, where tensors do not tell it.
+        stated: {field of `Arch`: value} that a configuration beside the file states and the tensors must agree with.
         hint_arch, hint_patch: what the file says of itself (`args.arch`, `args.patch_size`).
         epoch, trained_seed: epochs done and the seed of the training run, where the file states them.
         origin_proof: what the file itself proves of where it is from.
+        position, view, linear, container: as in `Checkpoint`.
     """
 
     branch: str
@@ -65,6 +80,14 @@ class Converted:
     trained_seed: int | None = None
     origin_proof: OriginProof = OriginProof.NONE
     notes: tuple[str, ...] = ()
+    activation: str | None = "gelu"
+    stem: str | None = None
+    img_size: int | None = None
+    stated: Mapping[str, object] = field(default_factory=dict)
+    position: PositionRule | None = None
+    view: EvalView = field(default_factory=EvalView)
+    linear: Recipe | None = None
+    container: str = ""
 
 
 def read(file: Located | Path) -> RawFile:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Literal, get_args
 
 from evaltk.errors import SettingsError
 
 Triple = tuple[float, float, float]
+Activation = Literal["gelu", "quickgelu", "gelu_tanh", "silu", "relu"]  # as in `evaltk.types`
+Stem = Literal["imagenet", "cifar", "cifar-pad2"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,11 +17,13 @@ class ReadOptions:
     """What a weight file does not contain; None where not given.
 
     Attributes:
-        branch: which copy of the net: teacher, student, target_encoder, encoder (default: the one its paper evaluates).
-        family: read the file as dino, ibot, msn, timm, flat or own, with the values of that family's published nets; a
-            published number beside its results then stands there on your word.
+        branch: which copy of the net: teacher, student, encoder_k, ... (default: the one its paper evaluates).
+        family: read the file as this family's, with the values of its published nets; a published number beside its
+            results then stands there on your word.
         num_heads: attention heads.
         norm_eps: epsilon of the LayerNorms.
+        activation: of the MLPs.
+        stem: of a ResNet: imagenet, cifar (3x3, padding 1, no maxpool) or cifar-pad2 (solo-learn's).
         mean: pixel mean, R G B of [0, 1].
         std: pixel standard deviation, R G B of [0, 1].
     """
@@ -27,6 +32,8 @@ class ReadOptions:
     family: str | None = None
     num_heads: int | None = None
     norm_eps: float | None = None
+    activation: Activation | None = None
+    stem: Stem | None = None
     mean: Triple | None = None
     std: Triple | None = None
 
@@ -44,6 +51,11 @@ class ReadOptions:
         faults = {
             "--num-heads": (self.num_heads is not None and self.num_heads < 1, "at least 1 attention head"),
             "--norm-eps": (self.norm_eps is not None and not 0 < self.norm_eps < 1, "an epsilon in (0, 1)"),
+            "--activation": (
+                self.activation is not None and self.activation not in get_args(Activation),
+                " or ".join(get_args(Activation)),
+            ),
+            "--stem": (self.stem is not None and self.stem not in get_args(Stem), " or ".join(get_args(Stem))),
             "--mean": (
                 self.mean is not None and not (len(self.mean) == 3 and all(0 <= v <= 1 for v in self.mean)),
                 "a mean R G B, each in [0, 1]",

@@ -19,6 +19,7 @@ TRAINED_ALIKE: dict[str, Any] = {
     "mean": IMAGENET_MEAN,
     "std": IMAGENET_STD,
     "heads_of_width": STANDARD_HEADS,
+    "position": "dino",
 }
 HEAD_MLP, HEAD_LAST, HEAD_LAST2 = "head.mlp.", "head.last_layer.", "head.last_layer2."
 CLASS_HEADS = ("head.weight", "head.bias", "fc.weight", "fc.bias", "head.fc.weight", "head.fc.bias")

@@ -15,13 +15,15 @@ from evaltk.checkpoints.rawfile import Converted
 from evaltk.checkpoints.read_options import ReadOptions, Triple
 from evaltk.errors import CheckpointError, SettingsError
 from evaltk.models import kind
-from evaltk.models.vit_layout import HINTS, STANDARD_HEADS, name_of
+from evaltk.models.vit_layout import HINTS, STANDARD_HEADS
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, Arch
 
 # Option -> (what its value is called, the flag with a placeholder).
 ASKED = {
     "num_heads": ("the number of attention heads", "--num-heads N"),
     "norm_eps": ("the epsilon of the LayerNorms", "--norm-eps EPS"),
+    "activation": ("the activation of the MLPs", "--activation NAME"),
+    "stem": ("the stem of the ResNet", "--stem NAME"),
     "mean": ("the pixel mean", "--mean R G B"),
     "std": ("the pixel standard deviation", "--std R G B"),
 }
@@ -52,18 +54,25 @@ def complete(
         SettingsError: a flag that contradicts what the file, its name or the catalogue states.
     """
     notes: tuple[str, ...] = ()
-    heads, eps = arch.num_heads, arch.norm_eps
+    heads, eps, act = arch.num_heads, arch.norm_eps, arch.activation
     open_ = not kind.of(arch.kind).built_by_name  # heads and epsilon are not in the tensors
     if found.arch is None and open_:
-        heads, notes = _heads(arch.embed_dim, found, options)
+        if not heads:
+            heads, notes = _heads(arch.embed_dim, found, options)
         eps = options.norm_eps or found.norm_eps or 0.0
+        act = options.activation or act or found.activation or ""
+    stem = str(arch.detail("stem", "imagenet")) if arch.kind == "resnet" else ""
+    stem = stem or options.stem or found.stem or ""
     mean, std = options.mean or found.mean, options.std or found.std
+    _check_tensors(arch, options, path)
     _check_contradictions(replace(arch, num_heads=heads, norm_eps=eps), found, options, path, catalogued)
     if found.hint_patch not in (None, arch.patch_size):
         notes += (f"the file says patch {found.hint_patch}, its tensors {arch.patch_size}: hint set aside",)
     values: dict[str, object] = {"mean": mean, "std": std}
     if open_:
-        values = {"num_heads": heads, "norm_eps": eps} | values
+        values = {"num_heads": heads, "norm_eps": eps, "activation": act} | values
+    if arch.kind == "resnet":
+        values = {"stem": stem} | values
     if missing := [name for name, value in values.items() if not value]:
         raise _question(missing, arch, options, path, family=family, notes=notes)
     assert mean is not None and std is not None
@@ -75,10 +84,55 @@ def complete(
                 where=f"--num-heads, {path}",
                 do="take num_heads from the code that trained the net",
             )
-        arch = replace(arch, num_heads=heads, norm_eps=eps)
+        arch = replace(arch, num_heads=heads, norm_eps=eps, activation=act)
         if found.arch is None:
-            arch = replace(arch, name=name_of(arch))
+            arch = replace(arch, name=kind.of(arch.kind).name_of(arch))
+    elif arch.kind == "resnet" and arch.detail("stem", "imagenet") != stem:
+        arch = replace(arch, details=tuple(sorted({**dict(arch.details), "stem": stem}.items())))
     return Completed(arch=arch, mean=mean, std=std, notes=notes)
+
+
+def told(arch: Arch, found: Converted, path: Path) -> Arch:
+    """The architecture of the tensors with the size that the file or its configuration tells, once they agree.
+
+    Raises: CheckpointError: the configuration beside the file states another net.
+    """
+    if found.arch is not None:
+        return arch
+    net = kind.of(arch.kind)
+    size = found.img_size if found.img_size is not None else found.stated.get("img_size")
+    if not net.sized_by_tensors and isinstance(size, int) and size > 0:
+        arch = replace(arch, img_size=size)
+        if arch.kind == "swin" and found.img_size is not None:
+            arch = replace(arch, details=tuple(sorted((*arch.details, ("fixed", True)))))
+    other = [
+        f"{name} {value} (the tensors: {getattr(arch, name)})"
+        for name, value in found.stated.items()
+        if getattr(arch, name) != value
+    ]
+    if other:
+        raise CheckpointError(
+            wanted="a config.json of these tensors",
+            got=", ".join(other),
+            where=path,
+            do="use the configuration that the weights were saved with",
+        )
+    return arch
+
+
+def _check_tensors(arch: Arch, options: ReadOptions, path: Path) -> None:
+    """Raises: CheckpointError: a flag that contradicts the tensors."""
+    wrong = {}
+    if arch.kind == "resnet" and options.stem and arch.detail("stem", "imagenet") not in ("", options.stem):
+        small = arch.detail("stem", "imagenet") == ""
+        wrong["--stem"] = (options.stem, "a stem of 3 x 3" if small else "a stem of 7 x 7, imagenet's")
+    if arch.kind == "resnet" and options.stem == "imagenet" and arch.detail("stem", "imagenet") == "":
+        wrong["--stem"] = (options.stem, "a stem of 3 x 3: cifar or cifar-pad2")
+    if arch.num_heads and options.num_heads and not kind.of(arch.kind).built_by_name:
+        if options.num_heads != arch.num_heads:
+            wrong["--num-heads"] = (str(options.num_heads), f"{arch.num_heads} heads")
+    for flag, (got, there) in wrong.items():
+        raise CheckpointError(wanted=f"{there}, as in the tensors", got=got, where=f"{flag}, {path}", do=f"leave {flag} out")
 
 
 def _heads(dim: int, found: Converted, options: ReadOptions) -> tuple[int, tuple[str, ...]]:
@@ -124,7 +178,14 @@ def _question(
 ) -> CheckpointError:
     """The error that asks for all that is missing, with a command made of what was given and of examples."""
     dim = arch.embed_dim
-    examples = {"num_heads": _example_heads(dim), "norm_eps": 1e-6, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    examples = {
+        "num_heads": _example_heads(dim),
+        "norm_eps": 1e-6,
+        "activation": "quickgelu",
+        "stem": "cifar",
+        "mean": IMAGENET_MEAN,
+        "std": IMAGENET_STD,
+    }
     values = {**options.given(), **{name: examples[name] for name in missing}}
     flags = " ".join(f"--{name.replace('_', '-')} {_spelled(value)}" for name, value in values.items())
     got = "a file that does not say"
@@ -137,6 +198,10 @@ def _question(
     )
     if "num_heads" in missing and dim == 384:
         do += "; most nets 384 wide have 6 heads, but MoCo-v3's have 12"
+    if "activation" in missing:
+        do += "; OpenAI's weights have quickgelu, LAION's and DataComp's gelu"
+    if "stem" in missing:
+        do += "; cifar: stride 1, padding 1, no maxpool; cifar-pad2: the same with padding 2, solo-learn's"
     if family == "flat":
         do += "; if DINO's or iBOT's own code trained it, pass --family dino or --family ibot instead"
     names = [ASKED[name][0] for name in missing]

@@ -18,17 +18,20 @@ PRECISIONS, RULES = get_args(Precision), get_args(PositionRule)
 
 
 def build_backbone(
-    checkpoint: Checkpoint, *, device: str = "cpu", precision: Precision = "fp32", position: PositionRule = "dino"
+    checkpoint: Checkpoint, *, device: str = "cpu", precision: Precision = "fp32", position: PositionRule | None = None
 ) -> Backbone:
     """The frozen net of a checkpoint.
 
     Args:
         device: ``cpu``, ``cuda``, ``cuda:1`` ...
         precision: ``fp32`` (TF32 off) or ``bf16`` (autocast; tokens come back as float32).
-        position: rule for the position table at other image sizes.
+        position: rule for positions at other image sizes; None: the family's own.
+
+    Raises: SettingsError: a word that is none of these, or no such device.
     """
-    for flag, said, known in (("--precision", precision, PRECISIONS), ("--position", position, RULES)):
+    for flag, said, known in (("--precision", precision, PRECISIONS), ("--position", position, (*RULES, None))):
         if said not in known:
+            known = tuple(one for one in known if one is not None)
             raise SettingsError(wanted=" or ".join(known), got=repr(said), where=flag, do=f"{flag} {known[0]}")
     try:
         where = torch.device(device)
@@ -38,8 +41,9 @@ def build_backbone(
     except (RuntimeError, AssertionError) as error:  # torch without CUDA answers with an AssertionError
         got = str(error).splitlines()[0]
         raise SettingsError(wanted="a device", got=f"{device!r}: {got}", where="--device", do="--device cpu") from error
-    net = kind.of(checkpoint.arch.kind).build(checkpoint.arch, checkpoint.weights, position=position)
-    return Backbone(net.eval().requires_grad_(False).to(where), checkpoint, precision, position)
+    rule = checkpoint.position if position is None else "size_aa" if position == "timm" else position
+    net = kind.of(checkpoint.arch.kind).build(checkpoint.arch, checkpoint.weights, position=rule)
+    return Backbone(net.eval().requires_grad_(False).to(where), checkpoint, precision, rule)
 
 
 def build_head(checkpoint: Checkpoint) -> Head:
@@ -57,14 +61,16 @@ def build_head(checkpoint: Checkpoint) -> Head:
 class Backbone:
     """A frozen net. `tokens` is all that evaluation asks of it."""
 
-    def __init__(self, net: nn.Module, checkpoint: Checkpoint, precision: Precision, position: PositionRule) -> None:
+    def __init__(
+        self, net: nn.Module, checkpoint: Checkpoint, precision: Precision, position: PositionRule | None
+    ) -> None:
         self.net = net
         self.arch: Arch = checkpoint.arch
         self.kind = kind.of(checkpoint.arch.kind)
         self.masks = "mask_token" in checkpoint.weights
         self.digest = checkpoint.digest
         self.precision: Precision = precision
-        self.position: PositionRule = position
+        self.position: PositionRule | None = position
         self.device = next((p.device for p in net.parameters()), torch.device("cpu"))
 
     @torch.no_grad()  # not inference_mode, whose tensors a probe could not be trained on
@@ -85,7 +91,14 @@ class Backbone:
             raw, grid = self._blocks(images.to(self.device), last, mask)
             skip = self.kind.prefix(self.arch)
             done = [self._norm(x) if norm else x for x in raw]
-        return [Tokens(cls=x[:, 0].float(), patches=x[:, skip:].float(), grid=grid) for x in done]
+            if self.arch.pool == "token":
+                classes = [x[:, 0] for x in done]
+            else:
+                classes = [self.kind.pooled(self.net, self.arch, x, norm=norm) for x in raw]
+        return [
+            Tokens(cls=cls.float(), patches=x[:, skip:].float(), grid=grid)
+            for cls, x in zip(classes, done, strict=True)
+        ]
 
     @torch.no_grad()  # not inference_mode, whose tensors a probe could not be trained on
     def features(self, images: torch.Tensor, recipes: tuple[Recipe, ...]) -> list[torch.Tensor]:
@@ -98,8 +111,8 @@ class Backbone:
         skip = self.kind.prefix(self.arch)
         parts = []
         if recipe.tokens in ("cls", "cls+mean"):
-            # LayerNorm acts on each token alone: the class token is normed without its patches.
-            parts += [self._norm(x[:, :1])[:, 0] if recipe.norm else x[:, 0] for x in raw[-recipe.last :]]
+            # LayerNorm acts on each token alone: a class token is normed without its patches.
+            parts += [self.kind.pooled(self.net, self.arch, x, norm=recipe.norm) for x in raw[-recipe.last :]]
         if recipe.tokens in ("mean", "cls+mean"):
             parts.append((self._norm(raw[-1][:, skip:]) if recipe.norm else raw[-1][:, skip:]).float().mean(dim=1))
         return torch.cat([p.float() for p in parts], dim=1)
@@ -107,7 +120,7 @@ class Backbone:
     def _blocks(
         self, images: torch.Tensor, last: int, mask: torch.Tensor | None
     ) -> tuple[list[torch.Tensor], tuple[int, int]]:
-        self.kind.check_images(self.arch, (images.shape[-2], images.shape[-1]))
+        self.kind.check_images(self.arch, (images.shape[-2], images.shape[-1]), self.position)
         most = self.kind.num_blocks(self.arch)
         if not 1 <= last <= most:
             wanted = f"1 to {most} last blocks" if most > 1 else "one last block"

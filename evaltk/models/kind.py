@@ -31,10 +31,12 @@ class Kind:
         name: as in `Arch.kind`.
         built_by_name: whether `Arch.name` fixes the net, so that it takes part in the digest of weights; else the other
             fields of `Arch` do, and heads and LayerNorm's epsilon are not in the tensors.
+        sized_by_tensors: whether the tensors tell the size of images that the net was trained for.
     """
 
     name = ""
     built_by_name = True
+    sized_by_tensors = True
 
     def recognises(self, weights: Weights) -> bool:
         """Whether the keys are those of such a net."""
@@ -56,6 +58,10 @@ class Kind:
             raise CheckpointError(wanted="one architecture", got=got, where=path, do="convert the original file again")
         return actual
 
+    def name_of(self, arch: Arch) -> str:
+        """What the net is called, by its sizes."""
+        return arch.name
+
     def shapes(self, arch: Arch) -> Shapes:
         """{key: shape} of every tensor the net must have, without a class head."""
         return timm_shapes(arch.name)
@@ -72,8 +78,8 @@ class Kind:
         """`arch` with what timm's model in memory has, but not its tensors."""
         return arch
 
-    def build(self, arch: Arch, weights: Weights, *, position: PositionRule) -> nn.Module:
-        """The net with exactly these weights. position: rule for position tables at other image sizes."""
+    def build(self, arch: Arch, weights: Weights, *, position: PositionRule | None) -> nn.Module:
+        """The net with exactly these weights. position: rule for positions at other image sizes."""
         net = timm_net(arch.name)
         net.load_state_dict(dict(weights), strict=True)
         return net
@@ -87,8 +93,8 @@ class Kind:
         features: torch.Tensor = self.norm(net, net.forward_features(images))
         return features
 
-    def check_images(self, arch: Arch, side: tuple[int, int]) -> None:
-        """Raises: SettingsError: images [.., *side] that the net cannot take."""
+    def check_images(self, arch: Arch, side: tuple[int, int], position: PositionRule | None) -> None:
+        """Raises: SettingsError: images [.., *side] that the net cannot take, or not by that rule of positions."""
 
     def num_blocks(self, arch: Arch) -> int:
         """How many last blocks may be asked for."""
@@ -99,7 +105,7 @@ class Kind:
     ) -> tuple[list[torch.Tensor], tuple[int, int]]:
         """(outputs of the last `last` blocks before the final norm, oldest first; the grid of patches h x w).
 
-        Each output is [B, prefix + h*w, D], the class feature first.
+        Each output is [B, prefix + h*w, D].
 
         Args: images: [B, 3, H, W]. mask: bool [B, h, w], patches replaced by the mask token, or None.
         """
@@ -108,6 +114,16 @@ class Kind:
     def prefix(self, arch: Arch) -> int:
         """Tokens before the patches: the class feature, and registers."""
         return 1
+
+    def pooled(self, net: Any, arch: Arch, x: torch.Tensor, *, norm: bool) -> torch.Tensor:
+        """The class feature [B, D] of a block's tokens [B, prefix + h*w, D]: the first token, or the mean of patches.
+
+        Args: norm: apply the final norm, of tokens before they are pooled.
+        """
+        if arch.pool == "token":
+            return self.norm(net, x[:, :1])[:, 0] if norm else x[:, 0]
+        patches = x[:, self.prefix(arch) :]
+        return (self.norm(net, patches) if norm else patches).float().mean(dim=1)
 
     def norm(self, net: Any, x: torch.Tensor) -> torch.Tensor:
         """The net's final norm of tokens [..., D]; what has none gives x."""
@@ -136,6 +152,20 @@ def check_patches(arch: Arch, side: tuple[int, int]) -> None:
     if min(side) < arch.patch_size:
         wanted, do = f"images of at least one patch ({arch.patch_size} px)", f"--crop {arch.patch_size} or more"
         raise SettingsError(wanted=wanted, got=f"{tuple(side)}", where=arch.name, do=do)
+
+
+def check_rule(
+    arch: Arch, side: tuple[int, int], position: PositionRule | None, rules: tuple[PositionRule, ...]
+) -> None:
+    """Raises: SettingsError: no rule of `rules` for images of a size that the net was not trained for."""
+    if position not in rules:
+        raise SettingsError(
+            wanted=f"a rule for positions at {side[0]} x {side[1]} px, which were learnt at {arch.img_size} px",
+            got="a file that does not say" if position is None else f"{position!r}, which is for nets of another kind",
+            where=f"--position, {arch.name}",
+            do=f"--position {' or --position '.join(rules)}, as in the code that trained the net; or --crop "
+            f"{arch.img_size}, where none is needed",
+        )
 
 
 def timm_net(name: str) -> Any:

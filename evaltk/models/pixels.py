@@ -28,11 +28,11 @@ class Pixels(Kind):
         """None."""
         return {}
 
-    def build(self, arch: Arch, weights: Weights, *, position: PositionRule) -> nn.Module:
+    def build(self, arch: Arch, weights: Weights, *, position: PositionRule | None) -> nn.Module:
         """Nothing to compute."""
         return nn.Identity()
 
-    def check_images(self, arch: Arch, side: tuple[int, int]) -> None:
+    def check_images(self, arch: Arch, side: tuple[int, int], position: PositionRule | None) -> None:
         """Exactly the size named."""
         if side != (arch.img_size, arch.img_size):
             do = f"name pixels:{min(side)}, or --crop {arch.img_size}"

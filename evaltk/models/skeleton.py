@@ -17,6 +17,16 @@ def on_meta() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def undrawn() -> Iterator[None]:
+    """What is built inside has memory and its own constants; the global random stream is where it was afterwards.
+
+    For nets with buffers that are computed while they are built.
+    """
+    with torch.random.fork_rng(devices=[]):
+        yield
+
+
 class _RatesAreRead(TorchFunctionMode):
     """timm before 1.0.21 reads the rates of stochastic depth from `torch.linspace`, which is kept on the CPU."""
 

@@ -1,8 +1,16 @@
-"""What a ViT's tensors are called and how large they are; and the way back, from tensors to architecture."""
+"""What a ViT's tensors are called and how large they are; and the way back, from tensors to architecture.
+
+Names are timm's. Beyond the fields of `Arch` a ViT has these details, each with its value where none is stated:
+``class_token`` True, ``dist_token`` False (a second token behind the class token), ``pre_norm`` False (a LayerNorm before
+the first block), ``fc_norm`` False (the final norm acts on the pooled feature instead of on tokens), ``patch_bias`` True,
+``qkv_bias`` True, ``swiglu`` False (a gated MLP: half of fc1 through the activation, times the other half), ``stem``
+"patch" ("conv": four strided convolutions, moco-v3/vits.py:102-132).
+"""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +18,7 @@ import torch
 
 from evaltk.errors import CheckpointError
 from evaltk.models.kind import count
-from evaltk.types import Arch
+from evaltk.types import Arch, Detail
 
 # Width -> heads of the published ViTs (ViT paper table 1; DINO vision_transformer.py:243-254). A custom, no proof:
 # MoCo-v3's ViT-S is 384 wide and has 12 heads. Only a family whose nets all follow the table may take them from it.
@@ -27,6 +35,13 @@ HINTS = {
     "vit_large": (1024, 16),
 }
 KEYS = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight")
+STEM = 4  # strided convolutions of the conv stem, of stride 2 each
+
+
+def recognises(weights: Mapping[str, torch.Tensor]) -> bool:
+    """Whether the keys are a ViT's: positions, patches and a block of plain self-attention."""
+    patches = "patch_embed.proj.weight" in weights or "patch_embed.proj.0.weight" in weights
+    return patches and "pos_embed" in weights and "blocks.0.attn.qkv.weight" in weights
 
 
 def read(weights: Mapping[str, torch.Tensor], path: Path) -> Arch:
@@ -34,12 +49,31 @@ def read(weights: Mapping[str, torch.Tensor], path: Path) -> Arch:
 
     Raises: CheckpointError: shapes that fit no ViT.
     """
-    dim, patch = _patches(weights["patch_embed.proj.weight"], path)
+    conv = "patch_embed.proj.weight" not in weights
+    dim, patch = (_stem(weights, path), 2**STEM) if conv else patches(weights["patch_embed.proj.weight"], path)
     reg = weights.get("reg_token")
     registers = reg.shape[1] if reg is not None and reg.ndim == 3 else 0
-    grid, class_position = _grid(weights["pos_embed"], registers, path)
-    fc1 = weights.get("blocks.0.mlp.fc1.weight")
+    class_token = "cls_token" in weights
+    dist = "dist_token" in weights
+    grid, class_position = _grid(weights["pos_embed"], registers, int(class_token) + int(dist), path)
+    fc1, fc2 = weights.get("blocks.0.mlp.fc1.weight"), weights.get("blocks.0.mlp.fc2.weight")
     hidden = fc1.shape[0] if fc1 is not None and fc1.ndim == 2 else 4 * dim
+    swiglu = fc2 is not None and fc2.ndim == 2 and 2 * fc2.shape[1] == hidden
+    details: dict[str, Detail] = {
+        "class_token": class_token,
+        "dist_token": dist,
+        "fc_norm": "fc_norm.weight" in weights,
+        "patch_bias": conv or "patch_embed.proj.bias" in weights,
+        "pre_norm": "norm_pre.weight" in weights,
+        "qkv_bias": any(re.fullmatch(r"blocks\.\d+\.attn\.qkv\.bias", key) for key in weights),
+        "stem": "conv" if conv else "patch",
+        "swiglu": swiglu,
+    }
+    pool = "token" if class_token else "avg"
+    if "attn_pool.latent" in weights:
+        pool = "map"
+    elif details["fc_norm"]:
+        pool = "avg"
     return Arch(
         name="",
         patch_size=patch,
@@ -52,10 +86,58 @@ def read(weights: Mapping[str, torch.Tensor], path: Path) -> Arch:
         registers=registers,
         layer_scale="blocks.0.ls1.gamma" in weights,
         class_position=class_position,
+        activation="silu" if swiglu else "",
+        pool=pool,
+        details=stated(details),
     )
 
 
-def _patches(weight: torch.Tensor, path: Path) -> tuple[int, int]:
+DEFAULTS: dict[str, Detail] = {
+    "class_token": True,
+    "dist_token": False,
+    "fc_norm": False,
+    "patch_bias": True,
+    "pre_norm": False,
+    "qkv_bias": True,
+    "stem": "patch",
+    "swiglu": False,
+}
+
+
+def stated(details: Mapping[str, Detail]) -> tuple[tuple[str, Detail], ...]:
+    """The details that are not at their defaults, sorted by name."""
+    return tuple(sorted((k, v) for k, v in details.items() if v != DEFAULTS[k]))
+
+
+def detail(arch: Arch, name: str) -> Detail:
+    """A ViT's detail, its default where none is stated."""
+    return arch.detail(name, DEFAULTS[name])
+
+
+def prefix_tokens(arch: Arch) -> int:
+    """Tokens before the patches: class and distillation token, registers."""
+    return int(bool(detail(arch, "class_token"))) + int(bool(detail(arch, "dist_token"))) + arch.registers
+
+
+def position_prefix(arch: Arch) -> int:
+    """Rows of the position table before those of the patches."""
+    return int(arch.class_position) * (prefix_tokens(arch) - arch.registers)
+
+
+def _stem(weights: Mapping[str, torch.Tensor], path: Path) -> int:
+    """Width of the tokens that a convolutional stem gives."""
+    last = weights.get(f"patch_embed.proj.{3 * STEM}.weight")
+    if last is None or last.ndim != 4:
+        raise CheckpointError(
+            wanted=f"a stem of {STEM} convolutions and a last one of 1 x 1, as MoCo-v3's",
+            got="another" if last is None else f"patch_embed.proj.{3 * STEM}.weight {tuple(last.shape)}",
+            where=path,
+            do="name another file",
+        )
+    return last.shape[0]
+
+
+def patches(weight: torch.Tensor, path: Path) -> tuple[int, int]:
     """(width, patch) of a patch embedding [D,3,P,P]."""
     shape = tuple(weight.shape)
     if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or min(shape) < 1:
@@ -68,15 +150,18 @@ def _patches(weight: torch.Tensor, path: Path) -> tuple[int, int]:
     return shape[0], shape[2]
 
 
-def _grid(table: torch.Tensor, registers: int, path: Path) -> tuple[int, bool]:
-    """(side of the grid of patches, whether the class token has a row) of a position table [1,rows,D]."""
+def _grid(table: torch.Tensor, registers: int, tokens: int, path: Path) -> tuple[int, bool]:
+    """(side of the grid of patches, whether class and distillation token have rows) of a position table [1,rows,D].
+
+    Args: tokens: how many of the two there are.
+    """
     rows = table.shape[1] if table.ndim == 3 else 0
     side = math.isqrt(rows)
-    if rows > 0 and not (registers and _square(rows - 1 - registers)):
+    if rows > 0 and not (registers and _square(rows - tokens - registers)):
         if side**2 == rows:
-            return side, False
-        if _square(rows - 1):
-            return math.isqrt(rows - 1), True
+            return side, tokens == 0
+        if _square(rows - tokens):
+            return math.isqrt(rows - tokens), True
     more = f" with {registers} registers, which have rows of their own" if registers else ""
     raise CheckpointError(
         wanted="positions of a square grid, with or without a row for the class token: [1,g*g,D] or [1,1+g*g,D]",
@@ -105,30 +190,73 @@ def name_of(arch: Arch) -> str:
 
 
 def shapes_of(arch: Arch) -> dict[str, tuple[int, ...]]:
-    """{key: shape} of every tensor a ViT of this architecture has, in DINO's and timm's common names."""
-    d, hidden = arch.embed_dim, round(arch.embed_dim * arch.mlp_ratio)
-    rows = (arch.img_size // arch.patch_size) ** 2 + int(arch.class_position)
-    shapes: dict[str, tuple[int, ...]] = {"cls_token": (1, 1, d), "pos_embed": (1, rows, d)}
+    """{key: shape} of every tensor a ViT of this architecture has, in timm's names."""
+    d, norm = arch.embed_dim, ("weight", "bias")
+    rows = (arch.img_size // arch.patch_size) ** 2 + position_prefix(arch)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for token in ("cls", "dist"):
+        if detail(arch, "class_token" if token == "cls" else "dist_token"):
+            shapes[f"{token}_token"] = (1, 1, d)
+    shapes["pos_embed"] = (1, rows, d)
     if arch.registers:
         shapes["reg_token"] = (1, arch.registers, d)
-    shapes["patch_embed.proj.weight"] = (d, 3, arch.patch_size, arch.patch_size)
-    shapes["patch_embed.proj.bias"] = (d,)
+    if detail(arch, "stem") == "conv":
+        shapes |= _stem_shapes(d)
+    else:
+        shapes["patch_embed.proj.weight"] = (d, 3, arch.patch_size, arch.patch_size)
+        if detail(arch, "patch_bias"):
+            shapes["patch_embed.proj.bias"] = (d,)
+    if detail(arch, "pre_norm"):
+        shapes |= {f"norm_pre.{part}": (d,) for part in norm}
     for i in range(arch.depth):
-        block = {
-            "norm1.weight": (d,),
-            "norm1.bias": (d,),
-            "attn.qkv.weight": (3 * d, d),
-            "attn.qkv.bias": (3 * d,),
-            "attn.proj.weight": (d, d),
-            "attn.proj.bias": (d,),
-            "norm2.weight": (d,),
-            "norm2.bias": (d,),
-            "mlp.fc1.weight": (hidden, d),
-            "mlp.fc1.bias": (hidden,),
-            "mlp.fc2.weight": (d, hidden),
-            "mlp.fc2.bias": (d,),
-        }
-        if arch.layer_scale:
-            block |= {"ls1.gamma": (d,), "ls2.gamma": (d,)}
-        shapes |= {f"blocks.{i}.{key}": shape for key, shape in block.items()}
-    return shapes | {"norm.weight": (d,), "norm.bias": (d,)}
+        shapes |= {f"blocks.{i}.{key}": shape for key, shape in _block_shapes(arch).items()}
+    shapes |= {f"{'fc_norm' if detail(arch, 'fc_norm') else 'norm'}.{part}": (d,) for part in norm}
+    return shapes | (_pool_shapes(arch) if arch.pool == "map" else {})
+
+
+def _block_shapes(arch: Arch) -> dict[str, tuple[int, ...]]:
+    d, hidden = arch.embed_dim, round(arch.embed_dim * arch.mlp_ratio)
+    shapes: dict[str, tuple[int, ...]] = {
+        "norm1.weight": (d,),
+        "norm1.bias": (d,),
+        "attn.qkv.weight": (3 * d, d),
+        "attn.qkv.bias": (3 * d,),
+        "attn.proj.weight": (d, d),
+        "attn.proj.bias": (d,),
+        "norm2.weight": (d,),
+        "norm2.bias": (d,),
+        "mlp.fc1.weight": (hidden, d),
+        "mlp.fc1.bias": (hidden,),
+        "mlp.fc2.weight": (d, hidden // 2 if detail(arch, "swiglu") else hidden),
+        "mlp.fc2.bias": (d,),
+    }
+    if not detail(arch, "qkv_bias"):
+        del shapes["attn.qkv.bias"]
+    if arch.layer_scale:
+        shapes |= {"ls1.gamma": (d,), "ls2.gamma": (d,)}
+    return shapes
+
+
+def _stem_shapes(dim: int) -> dict[str, tuple[int, ...]]:
+    """Convolutions of 3 x 3 without bias, each with a BatchNorm, and one of 1 x 1 (moco-v3/vits.py:102-132)."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    before = 3
+    for i in range(STEM):
+        width = dim // 2 ** (STEM - 1 - i)
+        shapes[f"patch_embed.proj.{3 * i}.weight"] = (width, before, 3, 3)
+        of = f"patch_embed.proj.{3 * i + 1}."
+        shapes |= {f"{of}{part}": (width,) for part in ("weight", "bias", "running_mean", "running_var")}
+        shapes[f"{of}num_batches_tracked"] = ()
+        before = width
+    last = f"patch_embed.proj.{3 * STEM}."
+    return shapes | {f"{last}weight": (dim, before, 1, 1), f"{last}bias": (dim,)}
+
+
+def _pool_shapes(arch: Arch) -> dict[str, tuple[int, ...]]:
+    """timm's AttentionPoolLatent: one query, attention over the tokens, a residual MLP."""
+    d, hidden = arch.embed_dim, round(arch.embed_dim * arch.mlp_ratio)
+    layers = {"q": (d, d), "kv": (2 * d, d), "proj": (d, d), "mlp.fc1": (hidden, d), "mlp.fc2": (d, hidden)}
+    shapes: dict[str, tuple[int, ...]] = {"attn_pool.latent": (1, 1, d)}
+    for name, shape in layers.items():
+        shapes |= {f"attn_pool.{name}.weight": shape, f"attn_pool.{name}.bias": shape[:1]}
+    return shapes | {"attn_pool.norm.weight": (d,), "attn_pool.norm.bias": (d,)}

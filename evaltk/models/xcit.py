@@ -90,13 +90,13 @@ class XCiT(Kind):
         _redraw(net, torch.Generator().manual_seed(seed))
         return {k: t.clone() for k, t in net.state_dict().items()}
 
-    def build(self, arch: Arch, weights: Weights, *, position: PositionRule) -> nn.Module:
+    def build(self, arch: Arch, weights: Weights, *, position: PositionRule | None) -> nn.Module:
         """`forward_features` ends before the final norm, as a ViT's blocks do; the norm is the net's `final_norm`."""
         net: Any = super().build(arch, weights, position=position)
         net.final_norm, net.norm = net.norm, nn.Identity()
         return net  # type: ignore[no-any-return]
 
-    def check_images(self, arch: Arch, side: tuple[int, int]) -> None:
+    def check_images(self, arch: Arch, side: tuple[int, int], position: PositionRule | None) -> None:
         """At least one patch."""
         check_patches(arch, side)
 

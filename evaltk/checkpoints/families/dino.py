@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from evaltk.checkpoints import state_dicts
+from evaltk.checkpoints import conversion, marks, state_dicts
 from evaltk.checkpoints.families import Family
 from evaltk.checkpoints.rawfile import Converted, RawFile, rest_rules, strip, tensors
 from evaltk.checkpoints.read_options import ReadOptions
@@ -30,7 +30,7 @@ REST = {
 
 def claims(raw: RawFile) -> bool:
     """Teacher and student of DINO's training script, or a backbone beside DINO's head, at the top of the file."""
-    if state_dicts.own(raw):
+    if state_dicts.own(raw) or marks.owner(raw) or conversion.LIGHTNING in raw.tree:
         return False
     if "teacher" in raw.tree or "student" in raw.tree:
         keys = {k for branch in BRANCHES for k in strip(tensors(raw.tree.get(branch)), "module.")}

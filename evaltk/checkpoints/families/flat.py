@@ -1,4 +1,4 @@
-"""A state dict that nothing identifies: a net and nothing more, at the top of the file or under `state_dict`.
+"""A net that nothing identifies: bare, or in the file of a framework (Lightning, lightly, solo-learn, MMPretrain).
 
 Anyone may have trained it, so whatever its tensors do not tell is asked for, each by its flag, all in one message:
 
@@ -6,40 +6,86 @@ Anyone may have trained it, so whatever its tensors do not tell is asked for, ea
   wide with 12 heads, DINO's with 6.
 - the epsilon of the LayerNorms (`--norm-eps`), for a ViT. 1e-6 in most papers' code, 1e-5 in torch's default, 1e-12 in
   transformers'.
+- the stem of a ResNet (`--stem`) whose first convolution is 3 x 3: its padding is in no tensor.
 - pixel mean and standard deviation (`--mean`, `--std`), for every net: timm's AugReg ViTs take 0.5, others ImageNet's.
+  MMPretrain's files and timm's training files may state them.
+- how positions are resized (`--position`), once images of another size than the net's are to be evaluated.
 
 Not asked for, because the tensors decide it among all published nets:
 
 - a ResNet's BatchNorm has torch's default epsilon, 1e-5, in torchvision, timm and every self-supervised method here.
 - an XCiT's heads are the length of its temperatures, and its LayerNorms have epsilon 1e-6 in the only code there is.
-- the MLP's activation. Published nets with QuickGELU (CLIP) have a norm before the first block, and such tensors are
-  refused as unexpected; all others of these names have GELU.
-
-How a position table is resampled is a choice of the evaluation (`--position`), not of the file.
+- the MLP's activation. Published nets with QuickGELU (CLIP) have a norm before the first block and other names; all
+  others of these names have GELU. `--activation` says otherwise.
 """
 
 from __future__ import annotations
 
-from evaltk.checkpoints import state_dicts
+from collections.abc import Sequence
+from typing import Any
+
+from evaltk.checkpoints import conversion, marks, nets, state_dicts
 from evaltk.checkpoints.families import Family, dino
+from evaltk.checkpoints.names import resnet, vit
+from evaltk.checkpoints.names.renamed import Renamed, drop
+from evaltk.checkpoints.nets import Net
 from evaltk.checkpoints.rawfile import Converted, RawFile
 from evaltk.checkpoints.read_options import ReadOptions
-from evaltk.checkpoints.state_dicts import CLASS_HEADS
-from evaltk.models import kind
+from evaltk.types import OriginProof
+
+PREPROCESSOR = "data_preprocessor."  # MMPretrain's, of pixels from 0 to 255
 
 
 def claims(raw: RawFile) -> bool:
-    """A net known here, alone: no branches, no class head, and nothing that DINO's or iBOT's code adds."""
-    if state_dicts.own(raw) or any(branch in raw.tree for branch in dino.BRANCHES) or "target_encoder" in raw.tree:
+    """A net known here without a class head, and nothing that one family's code adds."""
+    return unmarked(raw) and not any(conversion.has_class_head(net) for net in raw.nets)
+
+
+def unmarked(raw: RawFile) -> bool:
+    """A net known here, and nothing that one family's code adds."""
+    if state_dicts.own(raw) or marks.owner(raw) or not raw.nets or "architecture" in raw.config:
         return False
-    flat = state_dicts.one_net(raw.tree, "module.", "backbone.")
-    marked = state_dicts.is_ibot(flat) or state_dicts.has_projection_head(flat)
-    return kind.recognise(flat) is not None and not marked and not any(key in flat for key in CLASS_HEADS)
+    if any(branch in raw.tree for branch in dino.BRANCHES) or "target_encoder" in raw.tree:
+        return False
+    return not any(state_dicts.is_ibot(net.tensors) or _projection(net) for net in raw.nets)
+
+
+def _projection(net: Net) -> bool:
+    """DINO's or iBOT's head on a net of theirs, which their families read."""
+    return state_dicts.has_projection_head(net.tensors) and net.layout in ("vit", "resnet", "xcit")
 
 
 def convert(raw: RawFile, options: ReadOptions) -> Converted:
     """The net's tensors, with nothing fixed that they do not tell."""
-    return state_dicts.flat_file(raw.tree, "dino", dino.REST)
+    net = nets.choose(raw.nets, options, raw.path)
+    return conversion.converted(raw, net, rename(net), origin_proof=OriginProof.NONE, **pixels(raw, net))
+
+
+def rename(net: Net) -> Renamed:
+    """timm's names, by the layout of the net."""
+    if net.layout == "sequential_resnet":
+        return resnet.numbered(net.tensors)
+    if net.layout == "resnet":
+        return resnet.rename(net.tensors)
+    if net.layout == "mm_vit":
+        return vit.mmpretrain(net.tensors)
+    if net.layout == "xcit":
+        return Renamed(*drop(net.tensors, vit.CLASS_HEAD))
+    return vit.rename(net.tensors)
+
+
+def pixels(raw: RawFile, net: Net) -> dict[str, Any]:
+    """Pixel statistics where the file states them: buffers of MMPretrain, arguments of timm's training."""
+    args = state_dicts.settings(raw.tree)
+    found: dict[str, Any] = {}
+    for name in ("mean", "std"):
+        buffer = net.beside.get(f"{PREPROCESSOR}{name}")
+        said = [float(v) / 255 for v in buffer.flatten()] if buffer is not None else args.get(name)
+        if isinstance(said, Sequence) and len(said) == 3 and all(isinstance(v, float) and 0 < v <= 1 for v in said):
+            found[name] = tuple(said)
+    if found:
+        found["notes"] = ("pixel statistics as the file states them",)
+    return found
 
 
 FAMILY = Family(name="flat", claims=claims, convert=convert)

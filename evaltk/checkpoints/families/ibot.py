@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from evaltk.checkpoints import state_dicts
+from evaltk.checkpoints import conversion, marks, state_dicts
 from evaltk.checkpoints.families import Family, dino
 from evaltk.checkpoints.rawfile import Converted, RawFile, rest_rules, strip, tensors
 from evaltk.checkpoints.read_options import ReadOptions
@@ -25,7 +25,7 @@ def claims(raw: RawFile) -> bool:
     """A full checkpoint with iBOT's loss or head; one net with its mask token or head for patches; or
     {state_dict: a backbone beside a projection head}, as its teacher-only files are.
     """
-    if state_dicts.own(raw):
+    if state_dicts.own(raw) or marks.owner(raw) or conversion.LIGHTNING in raw.tree:
         return False
     if "teacher" in raw.tree or "student" in raw.tree:
         return not dino.claims(raw)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import torch
 
-from evaltk.checkpoints import state_dicts
+from evaltk.checkpoints import marks, state_dicts
 from evaltk.checkpoints.families import Family
 from evaltk.checkpoints.rawfile import Converted, RawFile, rest_rules, strip, tensors
 from evaltk.checkpoints.read_options import ReadOptions
@@ -25,7 +25,8 @@ REST = {"opt": "optimizer state"} | dict.fromkeys(
 
 def claims(raw: RawFile) -> bool:
     """An encoder, a target encoder and prototypes side by side."""
-    return "evaltk_format" not in raw.tree and isinstance(raw.tree.get("target_encoder"), Mapping)
+    there = isinstance(raw.tree.get("target_encoder"), Mapping)
+    return there and "evaltk_format" not in raw.tree and marks.owner(raw) is None
 
 
 def convert(raw: RawFile, options: ReadOptions) -> Converted:

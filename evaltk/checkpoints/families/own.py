@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from typing import get_args
 
 from evaltk.checkpoints import state_dicts
 from evaltk.checkpoints.families import Family, dino, ibot, msn
@@ -17,7 +18,18 @@ from evaltk.checkpoints.rawfile import Converted, RawFile, tensors
 from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.errors import CheckpointError, printable
 from evaltk.models import kind
-from evaltk.types import Arch, Checkpoint, HeadWeights, OriginProof
+from evaltk.types import (
+    Activation,
+    Arch,
+    Checkpoint,
+    Detail,
+    EvalView,
+    HeadWeights,
+    Interpolation,
+    OriginProof,
+    PositionRule,
+    Recipe,
+)
 
 FORMAT = 1
 TINY = 1e-6  # least standard deviation of pixels; what divides by less is no image statistic
@@ -70,6 +82,10 @@ def pack(checkpoint: Checkpoint) -> tuple[dict, dict[str, str]]:
         "source_sha256": checkpoint.sha256,
         "origin_proof": checkpoint.origin_proof,
         "notes": list(checkpoint.notes),
+        "position": checkpoint.position,
+        "view": dataclasses.asdict(checkpoint.view),
+        "linear": dataclasses.asdict(checkpoint.linear) if checkpoint.linear else None,
+        "container": checkpoint.container,
     }
     return packed, {"evaltk": json.dumps(statement, sort_keys=True)}
 
@@ -89,24 +105,62 @@ def _converted_file(raw: RawFile, said: Mapping) -> Converted:
     _check_format(said["format"], raw)
     flat = tensors(raw.tree)
     kind = said["head"]
-    if kind not in (None, *METHODS):
+    if kind not in (None, *METHODS, "swav"):
         raise ValueError(f"a head of kind {kind!r}")
     parts = ("weights.", "head.") if kind else ("weights.",)
     center = "head_center" if kind else None
     head = {k.removeprefix("head."): t for k, t in flat.items() if k.startswith("head.")}
+    arch = _arch(said["arch"], len(flat))
     return Converted(
         branch=printable(str(said["branch"])),
         weights={k.removeprefix("weights."): t for k, t in flat.items() if k.startswith("weights.")},
         head=_said(HeadWeights(kind=kind, tensors=head, center=flat.get("head_center")), said) if kind else None,
         unexpected={k: t for k, t in flat.items() if not k.startswith(parts) and k != center},
-        arch=_arch(said["arch"], len(flat)),
+        arch=arch,
         mean=_triple(said["mean"]),
         std=_triple(said["std"], TINY),
         epoch=state_dicts.whole(said["epoch"]),
         trained_seed=state_dicts.whole(said.get("trained_seed")),
         origin_proof=_origin_proof(said),
         notes=tuple(printable(str(note)) for note in said["notes"]),
+        position=_position(said, arch),
+        view=_view(said.get("view")),
+        linear=_linear(said.get("linear")),
+        container=printable(str(said.get("container", ""))),
     )
+
+
+def _position(said: Mapping, arch: Arch) -> PositionRule | None:
+    """The rule stated; of files older than the statement, that of the family that the file was converted from."""
+    if "position" in said:
+        if said["position"] not in (None, *get_args(PositionRule)):
+            raise ValueError(f"position rule {said['position']!r}")
+        rule: PositionRule | None = said["position"]
+        return rule
+    if arch.registers:
+        return "size_aa"  # DINOv2's
+    return "dino" if said["family"] in (*METHODS, "own") else None
+
+
+def _view(said: Mapping | None) -> EvalView:
+    """How the file says that images are made. Raises: TypeError, ValueError: no such way."""
+    if said is None:
+        return EvalView()
+    view = EvalView(**said)
+    sound = view.crop is None or (isinstance(view.crop, int) and 0 < view.crop < 10**5)
+    if not (sound and 1 <= view.margin < 100 and view.interpolation in get_args(Interpolation)):
+        raise ValueError(f"no view is {view}")
+    return dataclasses.replace(view, margin=float(view.margin), square=bool(view.square))
+
+
+def _linear(said: Mapping | None) -> Recipe | None:
+    """The feature of the family's linear probe. Raises: TypeError, ValueError: none."""
+    if said is None:
+        return None
+    recipe = Recipe(**said)
+    if recipe.tokens not in ("cls", "mean", "cls+mean") or not 1 <= int(recipe.last) <= 1000:
+        raise ValueError(f"no feature is {recipe}")
+    return dataclasses.replace(recipe, norm=bool(recipe.norm))
 
 
 def _origin_proof(said: Mapping) -> OriginProof:
@@ -131,6 +185,7 @@ def _training_file(raw: RawFile, options: ReadOptions) -> Converted:
         trained_seed=state_dicts.whole(recipe.get("run", {}).get("seed")),
         dropped=dict(found.dropped) | {k: "bookkeeping" for k in raw.tree if k in REST},
         arch=_arch(config["arch"], len(found.weights)),
+        position="dino",
         mean=_triple(config["mean"]),
         std=_triple(config["std"], TINY),
     )
@@ -141,7 +196,7 @@ def _arch(said: Mapping, num_tensors: int) -> Arch:
 
     Raises: TypeError, ValueError: a field that is missing, left over, or of a value that no net has.
     """
-    stated = Arch(**said)
+    stated = Arch(**{**said, "details": _details(said.get("details", ()))})
     typed = {f.name: _typed(f.name, getattr(stated, f.name), str(f.type)) for f in dataclasses.fields(Arch)}
     arch = Arch(**typed)  # type: ignore[arg-type]
     sizes = (arch.patch_size, arch.embed_dim, arch.img_size // arch.patch_size if arch.patch_size > 0 else 0)
@@ -149,7 +204,10 @@ def _arch(said: Mapping, num_tensors: int) -> Arch:
         arch.kind in kind.kinds()
         and min(sizes) > 0
         and 0 <= arch.depth <= max(num_tensors, 60)  # 60: blocks of the deepest ResNet
-        and (arch.kind != "vit" or (arch.num_heads > 0 and arch.embed_dim % arch.num_heads == 0))
+        and (kind.of(arch.kind).built_by_name or arch.kind == "swin" or arch.embed_dim % max(arch.num_heads, 1) == 0)
+        and (kind.of(arch.kind).built_by_name or arch.num_heads > 0)
+        and arch.activation in get_args(Activation)
+        and arch.pool in ("token", "avg", "map")
         and 0 < arch.norm_eps < 1
         and 0 <= arch.mlp_ratio < 1000
         and arch.registers >= 0
@@ -159,9 +217,23 @@ def _arch(said: Mapping, num_tensors: int) -> Arch:
     return arch
 
 
+def _details(said: Sequence) -> tuple[tuple[str, Detail], ...]:
+    """Details as they are declared. Raises: TypeError, ValueError: a value that none has."""
+    found = []
+    for name, value in said:
+        plain = tuple(value) if isinstance(value, list | tuple) else value
+        whole = isinstance(plain, tuple) and all(type(v) is int and 0 < v < 10**6 for v in plain) and len(plain) < 9
+        if not (isinstance(name, str) and (whole or isinstance(plain, bool | int | float | str))):
+            raise TypeError(f"detail {name!r} is {value!r}")
+        found.append((printable(name), printable(plain) if isinstance(plain, str) else plain))
+    return tuple(sorted(found))
+
+
 def _typed(name: str, value: object, kind: str) -> object:
     if kind == "float" and isinstance(value, int | float):
         return float(value)
+    if name == "details":
+        return value
     if type(value).__name__ != kind:
         raise TypeError(f"{name} is {value!r}")
     return printable(value) if isinstance(value, str) else value

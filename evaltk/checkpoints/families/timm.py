@@ -9,47 +9,37 @@ from typing import Any
 
 import torch
 
-from evaltk.checkpoints import diagnose, state_dicts
-from evaltk.checkpoints.families import Family
-from evaltk.checkpoints.rawfile import Converted, RawFile, rest_rules, tensors
+from evaltk.checkpoints import conversion, diagnose, nets, timm_folder
+from evaltk.checkpoints.families import Family, flat
+from evaltk.checkpoints.rawfile import Converted, RawFile
 from evaltk.checkpoints.read_options import ReadOptions
-from evaltk.checkpoints.state_dicts import CLASS_HEADS
 from evaltk.errors import CheckpointError, SettingsError, nearest
 from evaltk.models import kind as kinds
 from evaltk.seeding import generator
-from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, Arch
+from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, Arch, OriginProof
 
-REST = dict.fromkeys(("optimizer", "amp_scaler"), "optimizer state") | dict.fromkeys(
-    ("epoch", "arch", "args", "version", "metric"), "bookkeeping"
-)
-MASKS = ("mask_token", "masked_embed")
 TOLERANCE = 1e-4  # of the rebuilt net's features against timm's own, relative
 
 
 def claims(raw: RawFile) -> bool:
-    """A net that still has its class head, flat or in the entry `state_dict`."""
-    if state_dicts.own(raw):
-        return False
-    flat = state_dicts.one_net(raw.tree, "module.")
-    return kinds.recognise(flat) is not None and any(key in flat for key in CLASS_HEADS)
+    """A net that still has its class head, or one in a folder whose configuration names timm's architecture."""
+    if "architecture" in raw.config:
+        return bool(raw.nets)
+    return flat.unmarked(raw) and any(conversion.has_class_head(net) for net in raw.nets)
 
 
 def convert(raw: RawFile, options: ReadOptions) -> Converted:
     """The net without its class head.
 
-    Nothing in such a file fixes heads, LayerNorm's epsilon or the pixel statistics (MoCo-v3 and DeiT write it too):
-    they are asked for, as of a file without a class head (`flat`).
+    A folder of the hub states all of it. Nothing in a bare file fixes heads, LayerNorm's epsilon or the pixel
+    statistics (MoCo-v3 and DeiT write it too): they are asked for, as of a file without a class head (`flat`).
     """
-    under = state_dicts.under(raw.tree)
-    dropped, unknown = rest_rules(raw.tree, REST, [under] if under else tensors(raw.tree))
-    flat = state_dicts.one_net(raw.tree, "module.")
-    rules = dict.fromkeys(CLASS_HEADS, "class head") | dict.fromkeys(MASKS, "mask token of another training")
-    return Converted(
-        weights={k: t for k, t in flat.items() if k not in rules},
-        branch="backbone",
-        dropped=dropped | {k: rules[k] for k in flat if k in rules},
-        unexpected=unknown,
-    )
+    net = nets.choose(raw.nets, options, raw.path)
+    renamed = flat.rename(net)
+    if "architecture" in raw.config:
+        return timm_folder.convert(raw, net, renamed)
+    facts = flat.pixels(raw, net)
+    return conversion.converted(raw, net, renamed, origin_proof=OriginProof.NONE, **facts)
 
 
 def from_name(name: str, options: ReadOptions) -> Converted:
@@ -123,7 +113,10 @@ def from_model(model: Any, name: str) -> Converted:
     config = model.pretrained_cfg
     mean, std = tuple(config.get("mean", IMAGENET_MEAN)), tuple(config.get("std", IMAGENET_STD))
     # The architecture is stated in full, so that flags cannot contradict the model.
-    return Converted(weights=weights, branch="backbone", arch=arch, mean=mean, std=std)
+    view = timm_folder.view(config)
+    return Converted(
+        weights=weights, branch="backbone", arch=arch, mean=mean, std=std, position="size_aa", view=view
+    )
 
 
 def _verify(model: Any, arch: Arch, weights: dict[str, torch.Tensor], where: Path) -> None:

@@ -1,0 +1,44 @@
+"""BEiT, BEiT-v2 and data2vec-vision: pre-trained files and fine-tuned ones.
+
+Heads are the columns of the tables of relative positions. Nets have a fixed size: the original has no rule for others.
+Pixels have mean and deviation 0.5 in pre-training and its linear probes; fine-tuned files of BEiT-v2 take ImageNet's and
+nothing in them tells: they are asked. The linear probe is on the class token beside the mean of patches of a block,
+without the final norm (the original tries every block; here it is the last).
+
+Source: unilm/beit/modeling_finetune.py, modeling_pretrain.py, run_linear_eval.py, datasets.py.
+"""
+
+from __future__ import annotations
+
+from evaltk.checkpoints import conversion, marks, nets
+from evaltk.checkpoints.families import Family
+from evaltk.checkpoints.names import vit
+from evaltk.checkpoints.rawfile import Converted, RawFile
+from evaltk.checkpoints.read_options import ReadOptions
+from evaltk.types import Recipe
+
+HEADS = {768: 12, 1024: 16}
+
+
+def claims(raw: RawFile) -> bool:
+    """Biases of query and value alone, in timm's names."""
+    return marks.owner(raw) == "beit"
+
+
+def convert(raw: RawFile, options: ReadOptions) -> Converted:
+    """The net without what was for pre-training."""
+    net = nets.choose(raw.nets, options, raw.path)
+    tuned = "fc_norm.weight" in net.tensors or conversion.has_class_head(net)
+    return conversion.converted(
+        raw,
+        net,
+        vit.beit(net.tensors),
+        norm_eps=1e-6,
+        heads_of_width=HEADS,
+        linear=None if tuned else Recipe(tokens="cls+mean", norm=False),
+        need=("cls_token",),
+        **({} if tuned else conversion.HALF),
+    )
+
+
+FAMILY = Family(name="beit", claims=claims, convert=convert)
