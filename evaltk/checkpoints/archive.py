@@ -6,6 +6,7 @@ import pickle
 import struct
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,10 @@ class Archive:
             start = self._start(entry)
             with self.path.open("rb") as stream:
                 stream.seek(start)
-                return stream.read(entry.file_size)
+                data = stream.read(entry.file_size)
+            if entry.CRC and zlib.crc32(data) != entry.CRC:  # 0: written without checksums, which torch can
+                raise pickle.UnpicklingError(f"an archive whose entry {entry.filename[:60]} was changed")
+            return data
         with zipfile.ZipFile(self.path) as archive, archive.open(entry) as stream:
             return stream.read(entry.file_size)
 

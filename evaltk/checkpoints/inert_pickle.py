@@ -29,6 +29,12 @@ HARMLESS = {  # of those, what objects are made of
     "builtins.object", "builtins.type", "builtins.slice", "builtins.range", "builtins.int", "builtins.float",
     "builtins.str", "builtins.bool", "builtins.list", "builtins.dict", "builtins.tuple", "builtins.property",
 }  # fmt: skip
+# Functions of other modules that open files or run what is in them.
+HOSTILE_CALLS = {
+    "io.open", "_io.open", "_io.open_code", "torch.load", "torch.serialization.load", "torch.jit.load",
+    "torch.hub.load", "torch.hub._load_local", "numpy.load", "numpy.fromfile", "joblib.load", "dill.loads",
+    "dill._dill.loads", "cloudpickle.loads", "pandas.read_pickle", "pandas.io.pickle.read_pickle", "yaml.load",
+}  # fmt: skip
 PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 KEYS = (str, int, float, bytes, type(None))
 LONGEST_NAME = 1000
@@ -188,7 +194,7 @@ class Reader:
         name = _named(function)
         if isinstance(function, Name) and (known := self.calls.get(name)):
             return known(*args)
-        if name.partition(".")[0] in HOSTILE and name not in HARMLESS:
+        if name in HOSTILE_CALLS or (name.partition(".")[0] in HOSTILE and name not in HARMLESS):
             raise HostileError(name)
         return Thing(name, args)
 
@@ -284,6 +290,11 @@ def _tuple(r: Reader, count: int | None = None) -> None:
     r.stack.append(tuple(items))
 
 
+def _frozen(r: Reader) -> None:
+    items = r.marked()
+    r.stack.append(frozenset(_key(item) for item in items))
+
+
 def _text(data: bytes) -> str:
     return str(data, "utf-8", "surrogatepass")
 
@@ -325,7 +336,7 @@ OTHERS: Mapping[bytes, Callable[[Reader], object]] = {
     b"a": lambda r: r.extend([r.stack.pop()]),
     b"e": lambda r: r.extend(r.marked()),
     b"\x90": lambda r: r.extend(r.marked()),
-    b"\x91": lambda r: r.stack.append(frozenset(_key(item) for item in r.marked())),
+    b"\x91": _frozen,
     b"q": lambda r: r.memo.__setitem__(r.number("<B"), r.stack[-1]),
     b"r": lambda r: r.memo.__setitem__(r.number("<I"), r.stack[-1]),
     b"\x94": lambda r: r.memo.__setitem__(len(r.memo), r.stack[-1]),

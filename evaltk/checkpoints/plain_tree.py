@@ -29,6 +29,7 @@ OTHER_TENSORS = {
     "torch.distributed._shard.sharded_tensor.api.ShardedTensor": "a shard of a tensor (ShardedTensor)",
 }
 MODULE = ("_parameters", "_modules")  # in the state of every nn.Module
+ARRAYS = ("core.multiarray._reconstruct", "core.numeric._frombuffer")
 SAVE = 'torch.save(model.state_dict(), "net.pth")'
 
 
@@ -147,7 +148,7 @@ class _Walk:
             return ":".join(str(a) for a in thing.args)
         if thing.name == "torch.nn.parameter.Parameter" and isinstance(thing.state, tuple | list) and thing.state:
             return self.value(thing.state[0], where, depth)  # as torch before 0.4 wrote them
-        name = "numpy.ndarray" if thing.name.endswith("multiarray._reconstruct") else thing.name
+        name = "numpy.ndarray" if thing.name.endswith(ARRAYS) else thing.name
         if _is_omega(thing.state):
             out = thing.state["_content"] if "_content" in thing.state else thing.state["_val"]
         else:
@@ -237,5 +238,5 @@ def _refuse_modules(tree: object, path: Path) -> None:
             wanted="a state_dict",
             got=f"{key}a pickled module of the class {found.name[:120]}, which was not loaded",
             where=path,
-            do=f"where you trust the file, load it in the code that defines the class as `model` and run: {SAVE}",
+            do=f"where you trust the file, load it as `model` in the code that defines its class, and run: {SAVE}",
         )

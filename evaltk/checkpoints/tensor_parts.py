@@ -91,10 +91,10 @@ def _v3(storage: object, offset: object, size: object, stride: object, *rest: An
 
 def _flags(tensor: object, flags: object) -> object:
     """Conjugation and sign that torch put off."""
-    if isinstance(flags, dict) and isinstance(tensor, torch.Tensor):
-        tensor = torch._neg_view(tensor) if flags.get(b"neg") or flags.get("neg") else tensor
-        tensor = tensor.conj() if flags.get(b"conj") or flags.get("conj") else tensor
-    return tensor
+    if not isinstance(flags, dict) or not isinstance(tensor, torch.Tensor):
+        return tensor
+    signed = torch._neg_view(tensor) if flags.get("neg") else tensor
+    return signed.conj() if flags.get("conj") else signed
 
 
 def _first(value: object, *_: object) -> object:
