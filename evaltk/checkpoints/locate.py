@@ -1,4 +1,4 @@
-"""From what a user calls a checkpoint, a path or a catalogue name, to its file and the sha256 of its bytes.
+"""From what a user calls a checkpoint, a path, a catalogue name or `hf:ORG/NAME`, to its files and their sha256.
 
 The one place that does so: planning, loading and published heads all get the same file and the same message. Without
 torch, so that a result that exists is recognised quickly.
@@ -11,43 +11,44 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evaltk import files
-from evaltk.checkpoints import catalog
+from evaltk.checkpoints import catalog, folder, foreign_files, hub
+from evaltk.checkpoints.foreign_files import WANTED
 from evaltk.errors import CheckpointError, nearest
-
-WANTED = "a weight file (.pth, .pt, .pth.tar, .safetensors) or a catalogue name"
-# How files start that are something else: (first bytes, what they are, what to do).
-IMPOSTORS = (
-    (b"<", "a web page", "download the file itself, not the page about it"),
-    (b"version https://git-lfs", "a Git LFS pointer", "run `git lfs pull` to get the file itself"),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Located:
-    """A weight file.
+    """A weight file, or a folder with weights and their config.
 
     Attributes:
-        name: what results call it: its catalogue name, or the file's name without the ending.
-        sha256: of its bytes, in hex. catalogued: whether the user named it as the catalogue does.
+        name: what results call it: its catalogue name, or the file's or folder's name without the ending.
+        sha256: of its bytes, in hex; over config and weights where there is a config (`folder.digest`).
+        weights: sha256 of each weight file. catalogued: whether the user named it as the catalogue does.
+        origin: where it is from, with the commit: ``hf:ORG/NAME@COMMIT``; empty for a path.
     """
 
     name: str
     path: Path
     sha256: str
+    weights: tuple[str, ...] = ()
     catalogued: bool = False
+    origin: str = ""
 
 
 def locate(checkpoint: str | Path) -> Located:
-    """The file that a path or a catalogue name stands for, hashed.
+    """The file or folder that a path, a catalogue name or `hf:ORG/NAME[@REVISION]` stands for, hashed.
 
     Raises:
         CheckpointError: no such file or name, a catalogue name that was not fetched, or what cannot be a weight file.
-        DownloadError: a fetched file whose bytes are not the pinned ones; it is left where it is.
+        DownloadError: a fetched file whose bytes are not the pinned ones; it is left where it is. Or `hub.snapshot`'s.
     """
     name, path = str(checkpoint), Path(checkpoint)
     if name.startswith("~/"):  # as after `--linear.head=`, where a shell leaves it
         path = path.expanduser()
     if not exists(path):
+        if name.startswith(hub.SCHEME):
+            snapshot = hub.snapshot(name)
+            return at(snapshot.path, name=snapshot.name, origin=snapshot.origin)
         entries = catalog.load()
         if name in entries:
             path = catalog.local_path(entries[name])
@@ -55,12 +56,29 @@ def locate(checkpoint: str | Path) -> Located:
                 do = f"run: evaltk fetch {name}"
                 raise CheckpointError(wanted=f"the fetched file of {name}", got="none", where=path, do=do)
             check_file(path)
-            return Located(name=name, path=path, sha256=catalog.verify(path, name, aside=False), catalogued=True)
+            sha = catalog.verify(path, name, aside=False)
+            return Located(name=name, path=path, sha256=sha, weights=(sha,), catalogued=True)
         if re.fullmatch(r"\w+", name):  # no path looks like this, a mistyped name does
             do = f"{nearest(name, entries, limit=1)}; or name a file"
             raise CheckpointError(wanted=WANTED, got=repr(name), where=name, do=do)
+    return at(path)
+
+
+def at(path: Path, *, name: str = "", origin: str = "") -> Located:
+    """The file or folder at a path, checked and hashed. Raises: CheckpointError."""
     check_file(path)
-    return Located(name=files.weights_name(path), path=path, sha256=sha256(path))
+    try:
+        source = folder.of(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    lone = path.is_dir() and source.config is None and len(source.weights) == 1
+    if lone:
+        path = source.weights[0]
+    for file in source.weights:
+        check_file(file)
+    digest, weights = folder.digest(source, sha256)
+    name = name or hub.name_of(path) or files.weights_name(path)
+    return Located(name=name, path=path, sha256=digest, weights=weights, origin=origin)
 
 
 def exists(path: Path) -> bool:
@@ -72,27 +90,21 @@ def exists(path: Path) -> bool:
 
 
 def check_file(path: Path) -> None:
-    """Refuse what cannot be a weight file, by its first bytes. Raises: CheckpointError."""
+    """Refuse what cannot be a weight file, by its first bytes; folders pass. Raises: CheckpointError."""
     try:
         if path.is_dir():
-            inside = sorted(p.name for p in path.iterdir())[:5]
-            do = "name one file inside it"
-            raise CheckpointError(wanted=WANTED, got=f"a folder holding {inside}", where=path, do=do)
+            return
         if not path.is_file():
             got = "something that is no plain file" if path.exists() else "no such file"
             do = "check the path; `evaltk ls checkpoints` shows the names that can be fetched"
             raise CheckpointError(wanted=WANTED, got=got, where=path, do=do)
         with path.open("rb") as stream:
-            start = stream.read(512)
+            start = stream.read(foreign_files.START)
     except OSError as error:
         raise _unreadable(path, error) from error
     if not start:
         raise CheckpointError(wanted=WANTED, got="an empty file", where=path, do="download it again")
-    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
-    for first, what, do in IMPOSTORS:
-        if text.startswith(first):
-            title = re.sub(rb"\s+", b" ", text)[:60].decode(errors="replace")
-            raise CheckpointError(wanted=WANTED, got=f"{what} ({title!r})", where=path, do=do)
+    foreign_files.refuse(path, start)
 
 
 def sha256(path: Path) -> str:

@@ -1,12 +1,11 @@
-"""A weight file as it lies on disk: opened without executing anything, and its keys sorted by prefix and rule."""
+"""A weight file or folder as it lies on disk: opened without executing anything, its keys sorted by prefix and rule."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,35 +13,58 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from evaltk.checkpoints import locate, nets, torchfile
+from evaltk.checkpoints import folder, locate, nets, torchfile
 from evaltk.checkpoints.locate import Located
 from evaltk.checkpoints.nets import Net
+from evaltk.checkpoints.plain_tree import walk
 from evaltk.errors import CheckpointError
 from evaltk.types import Arch, EvalView, HeadWeights, OriginProof, PositionRule, Recipe
 
-MAX_DEPTH = 64  # of dicts and lists in dicts and lists; a file that holds itself has no end
+__all__ = ["Converted", "RawFile", "pattern", "read", "rest_rules", "strip", "tensors", "walk"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RawFile:
-    """The tree of a file: tensors (mapped from disk, not read), numbers, strings, dicts and lists.
+    """What a file or folder holds.
 
-    `metadata` is what a safetensors file says of itself; empty for other files.
+    Attributes:
+        path: the file, or the folder.
+        sha256: of the file; over config and weights where there is a config (`folder.digest`).
+        weights_sha256: of each weight file.
+        tree: tensors (mapped from disk, not read), numbers, strings, dicts and lists.
+        metadata: what a safetensors file says of itself; empty for other files.
+        config: the folder's config.json of transformers or timm, {} without.
+        preprocessor: the folder's preprocessor_config.json, {} without.
+        skipped: objects beside the weights that were not rebuilt, by their place in the tree: ``args: my.Config``.
+        torchscript: whether it is a TorchScript archive; `tree` is then its state dict.
+        origin: where it was downloaded from, ``hf:ORG/NAME@COMMIT``; empty for a path.
     """
 
     path: Path
     sha256: str
     tree: Mapping[str, object]
+    weights_sha256: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, object] = field(default_factory=dict)
     preprocessor: Mapping[str, object] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
     torchscript: bool = False
+    origin: str = ""
 
     @cached_property
     def nets(self) -> tuple[Net, ...]:
         """The nets in it of layouts that are known."""
         return nets.find(self.tree)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """One weight file, opened."""
+
+    tree: Mapping[str, object]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
+    torchscript: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,24 +113,64 @@ class Converted:
 
 
 def read(file: Located | Path) -> RawFile:
-    """Open a weight file. Tensors stay on disk until they are used; nothing in the file is executed.
+    """Open a weight file, or the weights and configs of a folder. Tensors stay on disk until they are used.
 
-    Args: file: a path, or a file located before, whose bytes are not hashed again.
+    Nothing in the files is executed.
 
-    Raises: CheckpointError: no weight file, damaged, or holding objects other than tensors and plain values.
+    Args: file: a path, or what was located before, whose bytes are not hashed again.
+
+    Raises: CheckpointError: no weight file, damaged, a pickled module, shards that contradict their index.
     """
-    path = file if isinstance(file, Path) else file.path
+    found = locate.at(file) if isinstance(file, Path) else file
+    source = folder.of(found.path)
+    parts = [_open(path) for path in source.weights]
+    whole = parts[0] if len(parts) == 1 and not source.placed else _merge(source, parts, found.path)
+    return RawFile(
+        path=found.path,
+        sha256=found.sha256,
+        weights_sha256=found.weights,
+        tree=whole.tree,
+        metadata=whole.metadata,
+        config=folder.read_json(source.config) if source.config else {},
+        preprocessor=folder.read_json(source.preprocessor) if source.preprocessor else {},
+        skipped=whole.skipped,
+        torchscript=whole.torchscript,
+        origin=found.origin,
+    )
+
+
+def _open(path: Path) -> _Part:
     locate.check_file(path)
-    tree, metadata = _read_safetensors(path) if _is_safetensors(path) else (torchfile.read(path), {})
-    if not isinstance(tree, Mapping):
-        got = f"a {type(tree).__name__}"
+    if _is_safetensors(path):
+        tree, metadata = _read_safetensors(path)
+        return _Part(tree=tree, metadata=metadata)
+    opened = torchfile.open_file(path)
+    if not isinstance(opened.tree, Mapping):
+        got = f"a {type(opened.tree).__name__}"
         raise CheckpointError(wanted="a dict of tensors", got=got, where=path, do="save model.state_dict() instead")
-    for key, tensor in walk(tree):
+    for key, tensor in walk(opened.tree):
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
             got = f"{key}, {'quantized' if tensor.is_quantized else f'{tensor.layout} on {tensor.device}'}"
             raise CheckpointError(wanted="dense tensors", got=got, where=path, do="save plain float tensors")
-    sha256 = locate.sha256(path) if isinstance(file, Path) else file.sha256
-    return RawFile(path=path, sha256=sha256, tree=tree, metadata=metadata)
+    return _Part(tree=opened.tree, skipped=opened.skipped, torchscript=opened.torchscript)
+
+
+def _merge(source: folder.Source, parts: list[_Part], where: Path) -> _Part:
+    """The shards as one flat tree. Raises: CheckpointError: a tensor in two, in none, or not where the index says."""
+    tree: dict[str, object] = {}
+    for path, part in zip(source.weights, parts, strict=True):
+        for key, value in part.tree.items():
+            said = source.placed.get(key)
+            if said != path.name or key in tree:
+                got = f"{key} in {path.name}, of which the index says {said or 'nothing'}"
+                do = "download the folder again"
+                raise CheckpointError(wanted="each tensor in the shard of its index", got=got, where=where, do=do)
+            tree[key] = value
+    if missing := [key for key in source.placed if key not in tree]:
+        got = f"{len(missing)} that are in no shard, as {missing[0]}"
+        raise CheckpointError(wanted="every tensor of the index", got=got, where=where, do="download the folder again")
+    skipped = tuple(sorted(name for part in parts for name in part.skipped))
+    return _Part(tree=tree, metadata=parts[0].metadata, skipped=skipped)
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -137,27 +199,6 @@ def tensors(tree: object) -> dict[str, torch.Tensor]:
         do = "save it with text for keys"
         raise CheckpointError(wanted="one tensor a key", got="a number and its text as keys", where="file", do=do)
     return dict(found)
-
-
-def walk(tree: object, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor in the tree with its dotted path; a container that is held twice is walked once.
-
-    Raises: CheckpointError: a tree without end.
-    """
-    return _walk(tree, prefix, 0, set())
-
-
-def _walk(tree: object, prefix: str, depth: int, walked: set[int]) -> Iterator[tuple[str, torch.Tensor]]:
-    if isinstance(tree, torch.Tensor):
-        yield prefix, tree
-    elif isinstance(tree, Mapping | list | tuple | argparse.Namespace) and id(tree) not in walked:
-        walked.add(id(tree))
-        if depth == MAX_DEPTH:
-            wanted = f"a tree of at most {MAX_DEPTH} levels"
-            raise CheckpointError(wanted=wanted, got="more", where=prefix[:80], do="save a plain state_dict")
-        inner = vars(tree) if isinstance(tree, argparse.Namespace) else tree
-        for key, value in inner.items() if isinstance(inner, Mapping) else enumerate(inner):
-            yield from _walk(value, f"{prefix}.{key}" if prefix else str(key), depth + 1, walked)
 
 
 def strip(items: Mapping[str, torch.Tensor], *prefixes: str) -> dict[str, torch.Tensor]:

@@ -1,89 +1,170 @@
-"""What torch.save wrote, read without executing anything: a closed list of objects, tensors mapped from the disk."""
+"""What torch.save wrote, read without executing anything: tensors mapped from the disk, objects skipped and named."""
 
 from __future__ import annotations
 
-import argparse
+import io
 import pickle
-import re
 import struct
 import tarfile
 import warnings
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
 
-from evaltk import safe_pickle as plain_pickle
+from evaltk.checkpoints import foreign, foreign_files, tensor_parts, torchscript
+from evaltk.checkpoints.archive import Archive, as_bytes, fill
+from evaltk.checkpoints.inert_pickle import HostileError, Name, Reader
+from evaltk.checkpoints.plain_tree import plain
+from evaltk.checkpoints.tensor_parts import Storage, storage_kind, whole
 from evaltk.errors import CheckpointError, printable
 
-# What a checkpoint may hold besides tensors and plain containers. Closed: nothing here runs code of the file.
-# numpy's own dtype is left out on purpose (see plain_pickle); its numbers, which DINO logs into its optimizer state,
-# come as Python's.
-ALLOWED_GLOBALS = [
-    argparse.Namespace,  # `args` of DINO and iBOT
-    (plain_pickle.DType, "numpy.dtype"),
-    (plain_pickle.scalar, "numpy.core.multiarray.scalar"),
-    (plain_pickle.scalar, "numpy._core.multiarray.scalar"),
-]
-# What torch's reader and the stand-ins raise of a damaged file; found by mutating files byte by byte.
+MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # what torch.save wrote first before version 1.6
+# What reading a damaged file raises; found by mutating files byte by byte.
 DAMAGE: tuple[type[Exception], ...] = (
-    RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, OSError, AssertionError,
-    ArithmeticError, ImportError, MemoryError, struct.error, tarfile.TarError, zipfile.BadZipFile,
+    pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, OSError,
+    AssertionError, ArithmeticError, ImportError, MemoryError, struct.error, tarfile.TarError, zipfile.BadZipFile,
 )  # fmt: skip
-REFUSED = re.compile(r"unrecognized function|Can only|not an allowed global|is blocked|which was not loaded")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """The tree of a file, the objects in it that were skipped, and whether it is a TorchScript archive."""
+
+    tree: object
+    skipped: tuple[str, ...] = ()
+    torchscript: bool = False
 
 
 def read(path: Path) -> object:
-    """The tree that a torch.save file holds: tensors on the CPU, plain containers and values.
+    """The tree of `open_file`."""
+    return open_file(path).tree
 
-    Raises: CheckpointError: damaged, or holding objects other than tensors and plain values.
+
+def open_file(path: Path) -> Opened:
+    """Open a file of torch.save or torch.jit.save: tensors on the CPU, plain containers and values.
+
+    Raises: CheckpointError: damaged, a pickled module instead of its state_dict, a file of something else, or one that
+        would call what reaches outside of the process.
     """
     try:
-        with torch.serialization.safe_globals(ALLOWED_GLOBALS), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols and TorchScript: an error follows where it matters
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=_can_be_mapped(path))
-    except pickle.UnpicklingError as error:
-        raise _refusal(path, error) from error
+        with path.open("rb") as stream:
+            start = stream.read(4)
+        if start == b"PK\x03\x04":
+            return _zipped(path)
+        if start and _is_tar(path):
+            return _tar(path)
+        with path.open("rb") as stream:
+            tree = _legacy(path, stream)
+        out, skipped = plain(tree, path)
+        return Opened(tree=out, skipped=skipped)
+    except HostileError as error:
+        raise CheckpointError(
+            wanted="tensors and plain values only",
+            got=f"a call of {error}, which was not made: loading this file elsewhere would run it",
+            where=path,
+            do="delete the file: it is an attack, or was tampered with",
+        ) from error
     except DAMAGE as error:
-        if "TorchScript" in str(error):
-            do = "save the module's state_dict() with torch.save, or as safetensors"
-            raise CheckpointError(wanted="a state_dict", got="a TorchScript archive", where=path, do=do) from error
         raise _damage(path, one_line(error)) from error
 
 
 def one_line(error: BaseException) -> str:
     """The error's first words, or its kind where it has none."""
     # torch's advice to load without the safety is left out.
-    return printable(str(error).partition("In PyTorch 2.6")[0]).strip()[:160] or type(error).__name__
+    said = printable(str(error).partition("In PyTorch 2.6")[0]).strip()[:160] or type(error).__name__
+    if said.startswith("Unsupported operand"):
+        return f"something else (byte {said.split()[-1]} is no instruction that torch.save writes)"
+    return said
 
 
-def _can_be_mapped(path: Path) -> bool:
-    """Whether tensors can be mapped: the zip layout (torch >= 1.6), its entries stored as they are.
-
-    A file that was unpacked and zipped again has compressed entries, which mapping would take for the numbers.
-    """
-    with path.open("rb") as stream:
-        if stream.read(4) != b"PK\x03\x04":
-            return False
+def _zipped(path: Path) -> Opened:
     if not zipfile.is_zipfile(path):
         raise _damage(path, f"one that is cut off (after {path.stat().st_size:,} bytes)")
-    with zipfile.ZipFile(path) as archive:
-        return all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+    archive = Archive(path)
+    if not archive.has("data.pkl"):
+        foreign_files.refuse_archive(path, archive.names())
+    data = archive.record("data.pkl")
+    if archive.has("constants.pkl"):
+        return Opened(tree=torchscript.state_dict(archive, data), torchscript=True)
+    reader = Reader(io.BytesIO(data), len(data), calls=tensor_parts.calls(), persistent=archive.storage)
+    tree, skipped = plain(reader.load(), path)
+    return Opened(tree=tree, skipped=skipped)
 
 
-def _refusal(path: Path, error: pickle.UnpicklingError) -> CheckpointError:
-    # torch's own advice is to load without the safety; only what its unpickler saw is repeated.
-    said = re.split(r"trusted source\.|WeightsUnpickler error:", str(error).partition("Check the documentation")[0])[-1]
-    got = printable(said).strip()[:120] or type(error).__name__
-    if operand := re.match(r"Unsupported operand (\d+)", got):
-        return _damage(path, f"something else (byte {operand.group(1)} is no instruction that torch.save writes)")
-    blocked = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if blocked or REFUSED.search(got):
-        got = f"the object {blocked.group(1)}" if blocked else got.removesuffix(", which was not loaded")
-        do = "save a plain state_dict with torch.save, or as safetensors, where you trust the file"
-        wanted = "tensors and plain values only"
-        return CheckpointError(wanted=wanted, got=f"{got}, which was not loaded", where=path, do=do)
-    return _damage(path, got)
+def _legacy(path: Path, stream: BinaryIO) -> object:
+    """The tree of a file from before torch 1.6: pickles one after the other, then the numbers of every storage."""
+    size = path.stat().st_size
+    held = _Storages(size)
+    reader = Reader(stream, size, calls=tensor_parts.calls(), persistent=held)
+    first = reader.load()
+    if first != MAGIC:
+        what, do = foreign.describe_pickle(first)
+        raise CheckpointError(wanted="a whole file written by torch.save", got=what, where=path, do=do)
+    if reader.load() != PROTOCOL:
+        raise pickle.UnpicklingError("a protocol that torch.save never had")
+    system = reader.load()
+    if not isinstance(system, dict) or system.get("little_endian") is False:
+        raise pickle.UnpicklingError("numbers in big-endian order")
+    tree, keys = reader.load(), reader.load()
+    if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(held.roots):
+        raise pickle.UnpicklingError("other storages than the tree's")
+    for key in keys:
+        data, item = held.roots[str(key)]
+        if reader.number("<q") * item != data.nbytes():
+            raise pickle.UnpicklingError(f"a storage {key!s:.40} of another size")
+        fill(stream, memoryview(as_bytes(data).numpy()))
+    return tree
+
+
+class _Storages:
+    """Storages by their keys, empty until the numbers come."""
+
+    def __init__(self, size: int) -> None:
+        self.left = size
+        self.roots: dict[str, tuple[torch.UntypedStorage, int]] = {}
+
+    def __call__(self, key: Any) -> object:
+        if isinstance(key, tuple) and len(key) > 1 and key[0] in ("module", b"module"):
+            return key[1] if isinstance(key[1], Name) else Name("torch.nn.Module")  # its source is beside it
+        if not isinstance(key, tuple) or len(key) not in (5, 6) or key[0] not in ("storage", b"storage"):
+            raise pickle.UnpicklingError("a persistent id that is no storage")
+        dtype, item = storage_kind(key[1])
+        name, nbytes = str(key[2]), whole(key[4]) * item
+        if name not in self.roots:
+            self.left -= nbytes
+            if self.left < 0:
+                raise EOFError("the file ends before its numbers do")
+            self.roots[name] = (torch.UntypedStorage(nbytes), item)
+        data, held = self.roots[name]
+        if held != item or data.nbytes() != nbytes:
+            raise pickle.UnpicklingError(f"the storage {name[:40]} in two sizes")
+        if len(key) == 6 and key[5] is not None:
+            _, offset, count = key[5]
+            first, last = whole(offset) * item, (whole(offset) + whole(count)) * item
+            if last > nbytes:
+                raise pickle.UnpicklingError("a part of a storage that lies outside of it")
+            data = data[first:last] if last > first else torch.UntypedStorage(0)
+        return Storage(data, dtype)
+
+
+def _tar(path: Path) -> Opened:
+    """The format of torch 0.1, read by torch itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about pickle protocols: an error follows where it matters
+        try:
+            return Opened(tree=torch.load(path, map_location="cpu", weights_only=True))
+        except DAMAGE:
+            with tarfile.open(path) as archive:
+                foreign_files.refuse_archive(path, archive.getnames())
+            raise
+
+
+def _is_tar(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(262)[257:] == b"ustar"
 
 
 def _damage(path: Path, got: str) -> CheckpointError:

@@ -159,7 +159,7 @@ def identify(checkpoint: str, read: ReadOptions) -> tuple[str, dict[str, Any]]:
     Raises: CheckpointError, DownloadError: no such file, one that was not fetched, or one that cannot be read.
     """
     families = {"family": added} if (added := plugins.identity("FAMILY")) else {}
-    if ":" in checkpoint and not exists(Path(checkpoint)):
+    if ":" in checkpoint and not checkpoint.startswith("hf:") and not exists(Path(checkpoint)):
         identity: dict[str, Any] = {"name": checkpoint, "read": read.given()}
         if checkpoint.startswith(("timm:", "random:")):
             identity["timm"] = version("timm")

@@ -49,7 +49,9 @@ def refused(path: Path, *words: str) -> str:
 def test_what_is_no_file(tmp_path: Path) -> None:
     refused(tmp_path / "nothing.pth", "no such file", "evaltk ls checkpoints")
     (tmp_path / "folder").mkdir()
+    refused(tmp_path / "folder", "a folder holding nothing", "name one file inside it")
     (tmp_path / "folder" / "net.pth").write_bytes(b"x")
+    (tmp_path / "folder" / "other.pth").write_bytes(b"x")
     refused(tmp_path / "folder", "a folder", "net.pth", "name one file inside it")
     refused(tmp_path / ("long" * 400), "name too long")
     refused(Path("/dev/null"), "no plain file")
@@ -72,11 +74,11 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (b"<!DOCTYPE html>\n<html><title>403 Forbidden</title>", ("a web page", "403 Forbidden")),
         (b"\xef\xbb\xbf \n<html>", ("a web page",)),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", ("Git LFS pointer", "git lfs pull")),
-        (b"hello, this is text", ("written by torch.save",)),
+        (b"hello, this is text", ("a text file ('hello, this is text')",)),
         (b"\0", ("written by torch.save",)),
         (b"PK\x03\x04 but no archive", ("cut off",)),
-        (gzip.compress(b"weights", mtime=0), ("written by torch.save",)),
-        (pickle.dumps({"a": np.zeros(3)}), ("written by torch.save",)),
+        (gzip.compress(b"weights", mtime=0), ("a gzip archive", "unpack it")),
+        (pickle.dumps({"a": np.zeros(3)}), ("a pickle of numpy arrays", "turn the arrays into tensors")),
     ],
 )
 def test_what_is_no_weight_file(content: bytes, words: tuple[str, ...], tmp_path: Path) -> None:
@@ -118,20 +120,11 @@ def test_hostile_pickles_are_never_executed(form: str, tmp_path: Path) -> None:
     else:
         path.write_bytes(pickle.dumps(bad, protocol=2 if form == "protocol 2" else None))
     line = refused(path)
-    if form not in ("pickle", "protocol 2"):
-        assert "posix.system, which was not loaded" in line
+    assert "posix.system, which was not made" in line
+    assert "attack" in line
     assert not proof.exists()
     torch.load(path, weights_only=False) if form == "zip" else None
     assert proof.exists() == (form == "zip"), "the file was not hostile"
-
-
-@pytest.mark.parametrize("what", [np.zeros(3), Path("x"), torch.nn.Linear(1, 1), print])
-def test_other_objects_are_named(what: object, tmp_path: Path) -> None:
-    refused(save({"a": what}, tmp_path / "net.pth"), "the object", "not loaded", "save a plain state_dict")
-
-
-def test_a_whole_module_and_a_script(tmp_path: Path) -> None:
-    refused(save(torch.nn.Linear(2, 2), tmp_path / "module.pth"), "torch.nn.modules.linear.Linear")
 
 
 @pytest.mark.parametrize("what", [torch.zeros(3), [torch.zeros(3)], 5, None])

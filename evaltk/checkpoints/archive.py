@@ -1,0 +1,132 @@
+"""The zip archives of torch.save and TorchScript: their records, and storages mapped from the disk."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+import sys
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evaltk.checkpoints.tensor_parts import Storage, storage_kind, whole
+
+LOCAL_HEADER = 30  # bytes before name and extra field
+UNPACKED = 1 << 30  # bytes that compressed entries may have, and so many times the archive's:
+TIMES = 20
+
+
+class Archive:
+    """A zip archive as torch writes it: everything lies in one folder, in which `data.pkl` holds the tree.
+
+    Raises: pickle.UnpicklingError, zipfile.BadZipFile, OSError: no such archive, or one that would unpack to much more.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.size = path, path.stat().st_size
+        with zipfile.ZipFile(path) as archive:
+            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+        self.entries = {entry.filename: entry for entry in entries}
+        if len(self.entries) < len(entries):
+            raise pickle.UnpicklingError("an archive with two entries of one name")
+        unpacked = sum(e.file_size for e in entries if e.compress_type != zipfile.ZIP_STORED)
+        if unpacked > max(UNPACKED, TIMES * self.size):
+            raise pickle.UnpicklingError(f"an archive of {self.size:,} bytes that unpacks to {unpacked:,}")
+        self.root = next((n.removesuffix("data.pkl") for n in self.entries if _is_tree(n)), "")
+        self.mapped: torch.UntypedStorage | None = None
+        self.storages: dict[str, torch.UntypedStorage] = {}
+        order = self.record("byteorder").decode() if self.has("byteorder") else "little"
+        self.swapped = order != sys.byteorder
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a record."""
+        return self.root + name in self.entries
+
+    def names(self) -> list[str]:
+        """All records."""
+        return [name.removeprefix(self.root) for name in self.entries]
+
+    def record(self, name: str) -> bytes:
+        """The bytes of a record. Raises: pickle.UnpicklingError: there is none."""
+        entry = self.entries.get(self.root + name)
+        if entry is None:
+            raise pickle.UnpicklingError(f"an archive without {name[:60]}")
+        if entry.compress_type == zipfile.ZIP_STORED:
+            start = self._start(entry)
+            with self.path.open("rb") as stream:
+                stream.seek(start)
+                data = stream.read(entry.file_size)
+            if entry.CRC and zlib.crc32(data) != entry.CRC:  # 0: written without checksums, which torch can
+                raise pickle.UnpicklingError(f"an archive whose entry {entry.filename[:60]} was changed")
+            return data
+        with zipfile.ZipFile(self.path) as archive, archive.open(entry) as stream:
+            return stream.read(entry.file_size)
+
+    def storage(self, key: Any) -> Storage:
+        """What a persistent id of `data.pkl` stands for: ("storage", class, key, device, count of numbers)."""
+        if not isinstance(key, tuple) or len(key) != 5 or key[0] not in ("storage", b"storage"):
+            raise pickle.UnpicklingError("a persistent id that is no storage")
+        dtype, item = storage_kind(key[1])
+        name, nbytes = str(key[2])[:200], whole(key[4]) * item
+        if name not in self.storages:
+            self.storages[name] = self._bytes(f"data/{name}", nbytes, dtype)
+        if self.storages[name].nbytes() != nbytes:
+            raise pickle.UnpicklingError(f"the storage {name} in two sizes")
+        return Storage(self.storages[name], dtype)
+
+    def _bytes(self, name: str, nbytes: int, dtype: torch.dtype | None) -> torch.UntypedStorage:
+        entry = self.entries.get(self.root + name)
+        if entry is None or entry.file_size < nbytes:
+            held = "no record" if entry is None else f"one of {entry.file_size} bytes"
+            raise pickle.UnpicklingError(f"{held} where {name[:60]} takes {nbytes}")
+        if nbytes == 0:
+            return torch.UntypedStorage(0)
+        if entry.compress_type == zipfile.ZIP_STORED:
+            if self.mapped is None:
+                self.mapped = torch.UntypedStorage.from_file(str(self.path), False, self.size)
+            start = self._start(entry)
+            found = self.mapped[start : start + nbytes]
+        else:
+            found = torch.UntypedStorage(nbytes)
+            target = memoryview(as_bytes(found).numpy())
+            with zipfile.ZipFile(self.path) as archive, archive.open(entry) as stream:
+                fill(stream, target)
+        if self.swapped and dtype is not None:
+            found = found.clone()
+            found.byteswap(dtype)
+        return found
+
+    def _start(self, entry: zipfile.ZipInfo) -> int:
+        """Where in the file the bytes of a stored entry begin."""
+        with self.path.open("rb") as stream:
+            stream.seek(entry.header_offset)
+            header = stream.read(LOCAL_HEADER)
+        if len(header) < LOCAL_HEADER or header[:4] != b"PK\x03\x04" or entry.flag_bits & 1:
+            raise pickle.UnpicklingError(f"an archive whose entry {entry.filename[:60]} lies elsewhere")
+        name, extra = struct.unpack("<HH", header[26:30])
+        start = entry.header_offset + LOCAL_HEADER + name + extra
+        if entry.file_size != entry.compress_size or start + entry.file_size > self.size:
+            raise pickle.UnpicklingError(f"an archive whose entry {entry.filename[:60]} is cut off")
+        return start
+
+
+def _is_tree(name: str) -> bool:
+    return name == "data.pkl" or (name.count("/") == 1 and name.endswith("/data.pkl"))
+
+
+def as_bytes(storage: torch.UntypedStorage) -> torch.Tensor:
+    """The storage as a tensor of bytes that shares its memory."""
+    return torch.empty(0, dtype=torch.uint8).set_(storage)
+
+
+def fill(stream: Any, target: memoryview) -> None:
+    """Read the stream into `target`. Raises: EOFError: it is too short."""
+    done = 0
+    while done < len(target):
+        count = stream.readinto(target[done:])
+        if not count:
+            raise EOFError("the file ends within its numbers")
+        done += count
