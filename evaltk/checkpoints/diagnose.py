@@ -57,7 +57,7 @@ def refuse(weights: Tensors, extra: Tensors, path: Path) -> NoReturn:
     near = _near([key for key in vit_layout.KEYS if key not in weights], there)
     lacking = ", ".join(f"{key}{hint}" for key, hint in near.items())
     got = f"{len(there)} tensors ({some(there)}), as a ViT lacking {lacking}"
-    raise CheckpointError(wanted="a ViT, ResNet or XCiT", got=got, where=path, do=DO)
+    raise CheckpointError(wanted="a net of a kind known here", got=got, where=path, do=DO)
 
 
 def _near(missing: list[str], there: Iterable[str]) -> dict[str, str]:

@@ -144,6 +144,13 @@ def choose(nets: Sequence[Net], options: ReadOptions, path: Path) -> Net:
     names = [net.branch for net in nets]
     if options.branch is not None:
         wanted = [net for net in nets if net.branch == options.branch]
+        if len(nets) == 1 and not wanted:
+            raise CheckpointError(
+                wanted=f"a file with the branch {options.branch!r}",
+                got=f"a file that holds one net only ({names[0]})",
+                where=path,
+                do="leave --branch out, or name the full training checkpoint",
+            )
         if len(wanted) != 1:
             raise CheckpointError(
                 wanted=f"a branch of this file ({', '.join(names)})",
@@ -177,9 +184,10 @@ def _dicts(tree: Mapping[str, object], entry: tuple[str, ...]) -> Iterator[tuple
         if isinstance(value, torch.Tensor):
             short = unwrapped(str(key))
             if short in flat:
+                alike = not isinstance(key, str) or short == key
                 raise CheckpointError(
                     wanted="one tensor a key",
-                    got=f"two that are both {short!r} once wrappers' names are dropped",
+                    got="a number and its text as keys" if alike else f"two that are both {short!r} once wrappers' names are dropped",
                     where=".".join((*entry, str(key))),
                     do="save one net a file",
                 )

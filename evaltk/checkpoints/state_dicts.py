@@ -27,7 +27,7 @@ CLASS_HEADS = ("head.weight", "head.bias", "fc.weight", "fc.bias", "head.fc.weig
 
 def own(raw: RawFile) -> bool:
     """Whether the file has the mark of the project's own, and so belongs to no other family."""
-    return bool(raw.metadata.get("evaltk")) or "evaltk_format" in raw.tree
+    return "evaltk" in raw.metadata or "evaltk_format" in raw.tree
 
 
 def under(tree: Mapping[str, object]) -> str | None:

@@ -64,7 +64,8 @@ def complete(
     stem = str(arch.detail("stem", "imagenet")) if arch.kind == "resnet" else ""
     stem = stem or options.stem or found.stem or ""
     mean, std = options.mean or found.mean, options.std or found.std
-    _check_tensors(arch, options, path)
+    if found.arch is None:
+        _check_tensors(arch, options, path)
     _check_contradictions(replace(arch, num_heads=heads, norm_eps=eps), found, options, path, catalogued)
     if found.hint_patch not in (None, arch.patch_size):
         notes += (f"the file says patch {found.hint_patch}, its tensors {arch.patch_size}: hint set aside",)

@@ -181,12 +181,14 @@ class SwinKind(Kind):
 
 
 def _sizes(arch: Arch) -> tuple[int, tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """(base width, blocks, heads, windows), the last three by stage."""
-    base, depths, heads, windows = (arch.detail(name) for name in ("base", "depths", "heads", "windows"))
-    assert isinstance(base, int)
-    assert isinstance(depths, tuple)
-    assert isinstance(heads, tuple)
-    assert isinstance(windows, tuple)
+    """(base width, blocks, heads, windows), the last three by stage. Raises: ValueError: details of no such net."""
+    base, *stages = (arch.detail(name) for name in ("base", "depths", "heads", "windows"))
+    depths, heads, windows = stages
+    if not (isinstance(depths, tuple) and isinstance(heads, tuple) and isinstance(windows, tuple)):
+        raise ValueError(f"details of a Swin transformer: {arch.details}")
+    alike = 0 < len(depths) == len(heads) == len(windows)
+    if not (alike and isinstance(base, int) and base * 2 ** (len(depths) - 1) == arch.embed_dim):
+        raise ValueError(f"details of a Swin transformer: {arch.details}")
     return base, depths, heads, windows
 
 

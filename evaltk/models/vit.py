@@ -43,6 +43,7 @@ def resample_positions(
     h, w = grid
     if h == w == side:
         return table
+    rule = "size_aa" if rule == "timm" else rule
     if rule not in RULES:
         raise ValueError(f"no rule for positions of {h} x {w} patches, learnt for {side} x {side}: {rule}")
     trained = table[:, prefix:].reshape(1, side, side, -1).permute(0, 3, 1, 2).float()  # [1, D, g, g]

@@ -162,6 +162,13 @@ def _grid(table: torch.Tensor, registers: int, tokens: int, path: Path) -> tuple
             return side, tokens == 0
         if _square(rows - tokens):
             return math.isqrt(rows - tokens), True
+    if not tokens and _square(rows - 1):
+        raise CheckpointError(
+            wanted="a class token, for which the positions have a row",
+            got=f"pos_embed {tuple(table.shape)}, lacking cls_token",
+            where=path,
+            do="save the net's own state_dict",
+        )
     more = f" with {registers} registers, which have rows of their own" if registers else ""
     raise CheckpointError(
         wanted="positions of a square grid, with or without a row for the class token: [1,g*g,D] or [1,1+g*g,D]",

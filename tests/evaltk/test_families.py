@@ -225,12 +225,9 @@ def test_weights_that_are_no_layout(tmp_path: Path) -> None:
         for ours, other in names.items():
             key = key.replace(ours, other)
         theirs[key] = tensor
-    line = refused(
-        theirs | CLASS_HEAD, tmp_path, "32 tensors", "blocks.N.attn.in_proj_weight (72, 24)", "nearest is a flat ViT"
-    )
-    assert "10 of 18 kinds of key shared" in line
-    assert "lacking blocks.N.attn.proj.bias, blocks.N.attn.proj.weight, blocks.N.attn.qkv.bias" in line
-    refused({"model": vit(), "optimizer": {}}, tmp_path, "a whole ViT lies under 'model'")
+    line = refused(theirs | CLASS_HEAD, tmp_path, "30 tensors", "as a ViT lacking blocks.0.attn.qkv.weight")
+    assert "nearest there: blocks.0.attn.out_proj.weight" in line
+    refused({"model": vit(), "optimizer": {}}, tmp_path, "the number of attention heads", num_heads=None)
     refused({"w": torch.ones(2)}, tmp_path, "nothing in it resembles")
     linear = {"module.linear.weight": torch.ones(10, 24), "module.linear.bias": torch.ones(10)}
     refused({"state_dict": linear, "epoch": 1}, tmp_path, "a linear classifier")

@@ -239,10 +239,15 @@ def test_a_timm_model_in_memory() -> None:
 def test_timm_models_with_the_same_tensors_and_other_features() -> None:
     """Names and shapes of tensors do not tell an activation, a blurred pooling, or an order of norms."""
     small = {"img_size": 16, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 0}
-    tanh = VisionTransformer(**small, act_layer="quick_gelu")  # type: ignore[arg-type]
-    tanh.pretrained_cfg = {}
+    quick = VisionTransformer(**small, act_layer="quick_gelu")  # type: ignore[arg-type]
+    quick.pretrained_cfg = {}
+    found = timm_family.from_model(quick, "quick").arch  # read off the net in memory, and its features compared
+    assert found is not None
+    assert found.activation == "quickgelu"
+    odd = VisionTransformer(**small, act_layer="mish")  # type: ignore[arg-type]
+    odd.pretrained_cfg = {}
     with pytest.raises(CheckpointError, match="whose features differ"):
-        timm_family.from_model(tanh, "quick")
+        timm_family.from_model(odd, "odd")
     blurred = timm.create_model("resnetblur50", num_classes=0)
     with pytest.raises(CheckpointError, match=r"whose features differ|unexpected"):
         timm_family.from_model(blurred, "resnetblur50")

@@ -143,7 +143,7 @@ def test_standard_architectures_have_timms_tensors() -> None:
 
 @pytest.mark.parametrize("size", [(37, 45), (39, 33), (24, 71)])
 def test_sides_that_are_no_multiple_are_cropped(size: tuple[int, int], tmp_path: Path) -> None:
-    backbone = evaltk.build_backbone(loaded(ARCH, tmp_path))
+    backbone = evaltk.build_backbone(loaded(ARCH, tmp_path), position="dino")
     x = images(2, 3, *size)
     h, w = (8 * (s // 8) for s in size)
     got, wanted = backbone.tokens(x)[0], backbone.tokens(x[..., :h, :w])[0]
@@ -153,7 +153,7 @@ def test_sides_that_are_no_multiple_are_cropped(size: tuple[int, int], tmp_path:
 
 
 def test_rows_and_columns_are_not_swapped(tmp_path: Path) -> None:
-    backbone = evaltk.build_backbone(loaded(ARCH, tmp_path))
+    backbone = evaltk.build_backbone(loaded(ARCH, tmp_path), position="dino")
     x = images(1, 3, 16, 48)
     tall = backbone.tokens(x.transpose(2, 3))[0]
     assert backbone.tokens(x)[0].grid == (2, 6)
@@ -162,7 +162,7 @@ def test_rows_and_columns_are_not_swapped(tmp_path: Path) -> None:
 
 
 def test_a_probe_can_be_trained_on_tokens(tmp_path: Path) -> None:
-    cls = evaltk.build_backbone(loaded(ARCH, tmp_path)).tokens(images(2, 3, 32, 32))[0].cls
+    cls = evaltk.build_backbone(loaded(ARCH, tmp_path), position="dino").tokens(images(2, 3, 32, 32))[0].cls
     assert not cls.requires_grad
     probe = torch.nn.Linear(24, 2)
     probe(cls).sum().backward()
@@ -194,7 +194,7 @@ def test_the_mask_token_replaces_patches_before_positions(tmp_path: Path) -> Non
 
 
 def test_a_mask_without_a_mask_token_is_refused(tmp_path: Path) -> None:
-    backbone = evaltk.build_backbone(loaded(ARCH, tmp_path))
+    backbone = evaltk.build_backbone(loaded(ARCH, tmp_path), position="dino")
     with pytest.raises(SettingsError, match="mask token"):
         backbone.tokens(images(1, 3, 32, 32), mask=torch.zeros(1, 4, 4, dtype=torch.bool))
 
@@ -229,13 +229,13 @@ def test_positions_for_registers_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_batch_of_one_equals_its_row_in_a_larger_batch(tmp_path: Path) -> None:
-    backbone = evaltk.build_backbone(loaded(ARCH, tmp_path))
+    backbone = evaltk.build_backbone(loaded(ARCH, tmp_path), position="dino")
     x = images(5, 3, 40, 32)
     assert gap(backbone.tokens(x[2:3])[0].cls, backbone.tokens(x)[0].cls[2:3]) < 1e-5
 
 
 def test_blocks_come_oldest_first_and_the_norm_is_a_choice(tmp_path: Path) -> None:
-    backbone = evaltk.build_backbone(loaded(ARCH, tmp_path))
+    backbone = evaltk.build_backbone(loaded(ARCH, tmp_path), position="dino")
     x = images(1, 3, 32, 32)
     raw = backbone.tokens(x, last=2, norm=False)
     normed = backbone.tokens(x, last=2)
@@ -259,7 +259,7 @@ def test_settings_that_no_net_has(tmp_path: Path) -> None:
 
 
 def test_low_matmul_precision_of_the_caller_is_set_aside_and_given_back(tmp_path: Path) -> None:
-    backbone = evaltk.build_backbone(loaded(ARCH, tmp_path))
+    backbone = evaltk.build_backbone(loaded(ARCH, tmp_path), position="dino")
     x = images(2, 3, 32, 32)
     wanted = backbone.tokens(x)[0].cls
     torch.set_float32_matmul_precision("medium")

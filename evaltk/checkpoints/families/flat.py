@@ -37,22 +37,24 @@ PREPROCESSOR = "data_preprocessor."  # MMPretrain's, of pixels from 0 to 255
 
 
 def claims(raw: RawFile) -> bool:
-    """A net known here without a class head, and nothing that one family's code adds."""
-    return unmarked(raw) and not any(conversion.has_class_head(net) for net in raw.nets)
+    """A net known here without a class head, and nothing that DINO's or iBOT's code adds."""
+    marked = any(state_dicts.is_ibot(net.tensors) or _projection(raw, net) for net in raw.nets)
+    return unmarked(raw) and not marked and not any(conversion.has_class_head(net) for net in raw.nets)
 
 
 def unmarked(raw: RawFile) -> bool:
-    """A net known here, and nothing that one family's code adds."""
+    """A net known here, in no layout that one family's training writes."""
     if state_dicts.own(raw) or marks.owner(raw) or not raw.nets or "architecture" in raw.config:
         return False
-    if any(branch in raw.tree for branch in dino.BRANCHES) or "target_encoder" in raw.tree:
+    return not any(branch in raw.tree for branch in dino.BRANCHES) and "target_encoder" not in raw.tree
+
+
+def _projection(raw: RawFile, net: Net) -> bool:
+    """DINO's or iBOT's head on a net or beside it, which their families read."""
+    if net.layout not in ("vit", "resnet", "xcit") or conversion.LIGHTNING in raw.tree:
         return False
-    return not any(state_dicts.is_ibot(net.tensors) or _projection(net) for net in raw.nets)
-
-
-def _projection(net: Net) -> bool:
-    """DINO's or iBOT's head on a net of theirs, which their families read."""
-    return state_dicts.has_projection_head(net.tensors) and net.layout in ("vit", "resnet", "xcit")
+    beside = net.beside if net.prefix == "backbone." else {}
+    return state_dicts.has_projection_head({**net.tensors, **beside})
 
 
 def convert(raw: RawFile, options: ReadOptions) -> Converted:

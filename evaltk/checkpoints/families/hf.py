@@ -11,7 +11,7 @@ Source: transformers 4.57, src/transformers/models/*/modeling_*.py.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from evaltk.checkpoints import conversion, hf_config, marks, nets
@@ -101,14 +101,14 @@ def claims(raw: RawFile) -> bool:
 
 def convert(raw: RawFile, options: ReadOptions) -> Converted:
     """The net, with what the folder's configuration states."""
-    net = nets.choose(raw.nets, options, raw.path)
+    net = _whole(nets.choose(raw.nets, options, raw.path))
     config = hf_config.read(raw)
     kind = config.model_type or guess(net)
     kind = SAME.get(kind, kind)
     if kind not in MODELS:
         hf_config.refuse(raw, kind, tuple(MODELS))
     model = MODELS[kind]
-    renamed = model.rename(_whole(net))
+    renamed = model.rename(net.tensors)
     facts: dict[str, Any] = dict(model.pixels)
     if kind in ("clip_vision_model",):
         facts["activation"] = None
@@ -153,10 +153,11 @@ def _no_key_bias(net: Net) -> bool:
     return bool(query) and not any(key.endswith((".key.bias", ".k_proj.bias")) for key in net.tensors)
 
 
-def _whole(net: Net) -> dict[str, Any]:
-    """The net's tensors, and the norm that BeitForMaskedImageModeling keeps outside of it."""
+def _whole(net: Net) -> Net:
+    """The net with the norm that BeitForMaskedImageModeling keeps outside of it."""
     outer = {key: t for key, t in net.beside.items() if key.startswith("layernorm.")}
-    return dict(net.tensors) | outer
+    beside = {key: t for key, t in net.beside.items() if key not in outer}
+    return replace(net, tensors={**net.tensors, **outer}, beside=beside) if net.prefix == "beit." else net
 
 
 FAMILY = Family(name="hf", claims=claims, convert=convert)

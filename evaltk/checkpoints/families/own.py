@@ -214,6 +214,8 @@ def _arch(said: Mapping, num_tensors: int) -> Arch:
     )
     if not sound:
         raise ValueError(f"no net is {arch}")
+    if not kind.of(arch.kind).built_by_name:
+        kind.of(arch.kind).shapes(arch)  # raises where its details are no net's
     return arch
 
 
