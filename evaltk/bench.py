@@ -69,11 +69,13 @@ class ImageOptions:
         resize: shorter side in pixels.
         crop: side of the centre crop in pixels.
         interpolation: filter of the resize.
+        feature: cls (the net's class feature), mean (of patches) or cls+mean, for k-NN, few-shot, linear and transfer.
     """
 
     resize: int | None = None
     crop: int | None = None
     interpolation: Literal["bicubic", "bilinear"] | None = None
+    feature: Literal["cls", "mean", "cls+mean"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,8 +112,21 @@ class Bench:
         """The preprocessing a view stands for with this net."""
         c, o = self.checkpoint, self.images
         return transforms.view(
-            view, c.arch.img_size, c.mean, c.std, resize=o.resize, crop=o.crop, interpolation=o.interpolation
+            view,
+            c.arch.img_size,
+            c.mean,
+            c.std,
+            resize=o.resize,
+            crop=o.crop,
+            interpolation=o.interpolation,
+            family=c.view,
         )
+
+    def class_feature(self, need: Need) -> Need:
+        """The need with the feature that the user chose instead of the net's class feature."""
+        if self.images.feature is None or need.recipe.tokens != "cls" or need.recipe.last != 1:
+            return need
+        return dataclasses.replace(need, recipe=dataclasses.replace(need.recipe, tokens=self.images.feature))
 
     def prepare(self, split: Split, needs: tuple[Need, ...]) -> None:
         """Extract what the needs name and the cache lacks, one pass a view."""
@@ -188,6 +203,7 @@ class Protocol:
         extracts: (bench, dataset, settings) -> ((split, needs), ...): the features to extract before `run`, in one
             pass for all protocols. An empty `needs` names a split whose images `prepare` or `run` reads by itself.
         prepare: (bench, dataset, settings). Called by every process after the extraction, to share more of the work.
+        chooses_feature: whether ``--feature`` decides what it measures; it is refused otherwise.
     """
 
     name: str
@@ -201,6 +217,7 @@ class Protocol:
     check_checkpoint: Callable[[Checkpoint], None] = _any_checkpoint
     extracts: Callable[[Bench, Any, Any], Extracts] = _nothing_extracted
     prepare: Callable[[Bench, Any, Any], None] = nothing_to_prepare
+    chooses_feature: bool = False
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():

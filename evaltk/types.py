@@ -24,9 +24,9 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Precision = Literal["fp32", "bf16"]
-# How positions learnt on one grid of patches are made for another. `dino`, `size` and `size_aa` are for position tables:
-# bicubic with DINO's offset, to the size, and to the size with antialiasing. `bilinear` is for relative position tables.
-PositionRule = Literal["dino", "size", "size_aa", "bilinear", "timm"]  # timm: an older name of size_aa
+# How positions learnt on one grid of patches are made for another. Of position tables: bicubic with DINO's offset, to
+# the size, and to the size with antialiasing (`timm` is an older name of that). Of relative position tables: bilinear.
+PositionRule = Literal["dino", "size", "size_aa", "bilinear", "timm"]
 Activation = Literal["gelu", "quickgelu", "gelu_tanh", "silu", "relu"]
 Interpolation = Literal["bicubic", "bilinear"]
 
@@ -59,8 +59,8 @@ class Arch:
 
     Attributes:
         name: timm-style name if one fits, else a descriptive one (``vit_p4_d128_l4_h4``).
-        kind: the builder: ``vit``, ``beit``, ``eva`` (rotary positions), ``swin``, ``resnet``, ``xcit`` or ``pixels`` (no
-            net: the image itself).
+        kind: the builder: ``vit``, ``beit``, ``eva`` (rotary positions), ``swin``, ``resnet``, ``xcit`` or ``pixels``
+            (no net: the image itself).
         patch_size: side of a patch in pixels; the total stride for a convolutional net.
         embed_dim: width of a token, D.
         depth: number of blocks. num_heads: attention heads (0 where there are none).
@@ -109,7 +109,7 @@ class EvalView:
 
     Attributes:
         crop: side of the centre crop in pixels, None: the size the net was trained for.
-        margin: size of the resize over the crop's; 1 for no margin.
+        margin: size of the resize over the crop's; 1 for no margin (256/224: dino/eval_knn.py:32-37).
         interpolation: filter of the resize.
         square: both sides are resized, which loses the aspect ratio; else the shorter one.
     """

@@ -53,7 +53,7 @@ class Settings:
 
 def extracts(bench: Bench, dataset: Dataset, settings: Settings) -> Extracts:
     """The same feature of both splits."""
-    return of_all_splits(dataset, NEED)
+    return of_all_splits(dataset, bench.class_feature(NEED))
 
 
 def check(dataset: Dataset, settings: Settings) -> None:
@@ -68,7 +68,7 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
 
     Raises: SettingsError: k larger than the bank. DataError: features that are not finite, zero, or all the same.
     """
-    bank, queries = (bench.features(split, NEED) for split in (dataset.train, dataset.test))
+    bank, queries = (bench.features(split, bench.class_feature(NEED)) for split in (dataset.train, dataset.test))
     _check_k(settings, len(bank.x), dataset)
     _check_varied(bank, dataset.name)
     num_classes = len(dataset.train.classes)
@@ -248,5 +248,13 @@ def _chosen(
 
 
 PROTOCOL = Protocol(
-    name="knn", version=1, kind="images", settings=Settings, run=run, doc=__doc__, check=check, extracts=extracts
+    name="knn",
+    version=1,
+    kind="images",
+    settings=Settings,
+    run=run,
+    doc=__doc__,
+    check=check,
+    extracts=extracts,
+    chooses_feature=True,
 )

@@ -107,7 +107,8 @@ def _stated(raw: RawFile, config: Mapping[str, object]) -> dict[str, object]:
     }
     if config.get("model_type") == "swin":
         # hidden_size is that of the last stage; depths and heads are lists, and in the tensors.
-        return {"img_size": found} if (found := _number(raw, config, "image_size")) is not None else {}
+        size = _number(raw, config, "image_size")
+        return {} if size is None else {"img_size": size}
     found = {ours: _number(raw, config, theirs) for ours, theirs in names.items()}
     if config.get("model_type") not in ("dinov3_vit",):
         found["img_size"] = _number(raw, config, "image_size")
@@ -134,14 +135,14 @@ def _number(raw: RawFile, config: Mapping[str, object], name: str) -> int | None
 
 
 def _triple(raw: RawFile, name: str) -> tuple[float, float, float] | None:
-    value = raw.preprocessor.get(name)
-    if value is None:
+    said = raw.preprocessor.get(name)
+    if said is None:
         return None
     lowest = 0 if name == "image_mean" else 1e-6
-    plain = isinstance(value, list) and len(value) == 3
-    if not plain or not all(isinstance(v, int | float) and lowest <= v <= 1 for v in value):  # type: ignore[union-attr]
-        raise _odd(raw, name, value, "three numbers of [0, 1], R G B")
-    red, green, blue = (float(v) for v in value)  # type: ignore[union-attr]
+    values = [float(v) for v in said if isinstance(v, int | float)] if isinstance(said, list) else []
+    if len(values) != 3 or not all(lowest <= v <= 1 for v in values):
+        raise _odd(raw, name, said, "three numbers of [0, 1], R G B")
+    red, green, blue = values
     return red, green, blue
 
 

@@ -184,10 +184,10 @@ def _dicts(tree: Mapping[str, object], entry: tuple[str, ...]) -> Iterator[tuple
         if isinstance(value, torch.Tensor):
             short = unwrapped(str(key))
             if short in flat:
-                alike = not isinstance(key, str) or short == key
+                got = f"two that are both {short!r} once wrappers' names are dropped"
                 raise CheckpointError(
                     wanted="one tensor a key",
-                    got="a number and its text as keys" if alike else f"two that are both {short!r} once wrappers' names are dropped",
+                    got="a number and its text as keys" if short == str(key) else got,
                     where=".".join((*entry, str(key))),
                     do="save one net a file",
                 )

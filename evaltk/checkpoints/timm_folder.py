@@ -48,10 +48,10 @@ def view(config: Mapping[str, Any]) -> EvalView:
     """timm's preprocessing: the crop is `crop_pct` of the resize."""
     size, share, filter_ = (config.get(name) for name in ("input_size", "crop_pct", "interpolation"))
     side = size[-1] if isinstance(size, list | tuple) and size and isinstance(size[-1], int) else None
-    known = isinstance(share, int | float) and 0 < share <= 1
+    margin = 1 / share if isinstance(share, int | float) and 0 < share <= 1 else 256 / 224
     return EvalView(
         crop=side,
-        margin=1 / float(share) if known else 256 / 224,
+        margin=margin,
         interpolation="bilinear" if filter_ == "bilinear" else "bicubic",
         square=config.get("crop_mode") == "squash",
     )

@@ -123,17 +123,18 @@ def told(arch: Arch, found: Converted, path: Path) -> Arch:
 
 def _check_tensors(arch: Arch, options: ReadOptions, path: Path) -> None:
     """Raises: CheckpointError: a flag that contradicts the tensors."""
-    wrong = {}
+    wrong: dict[str, tuple[str, str]] = {}
     if arch.kind == "resnet" and options.stem and arch.detail("stem", "imagenet") not in ("", options.stem):
         small = arch.detail("stem", "imagenet") == ""
         wrong["--stem"] = (options.stem, "a stem of 3 x 3" if small else "a stem of 7 x 7, imagenet's")
     if arch.kind == "resnet" and options.stem == "imagenet" and arch.detail("stem", "imagenet") == "":
         wrong["--stem"] = (options.stem, "a stem of 3 x 3: cifar or cifar-pad2")
-    if arch.num_heads and options.num_heads and not kind.of(arch.kind).built_by_name:
-        if options.num_heads != arch.num_heads:
-            wrong["--num-heads"] = (str(options.num_heads), f"{arch.num_heads} heads")
+    by_name = kind.of(arch.kind).built_by_name
+    if not by_name and arch.num_heads and options.num_heads not in (None, arch.num_heads):
+        wrong["--num-heads"] = (str(options.num_heads), f"{arch.num_heads} heads")
     for flag, (got, there) in wrong.items():
-        raise CheckpointError(wanted=f"{there}, as in the tensors", got=got, where=f"{flag}, {path}", do=f"leave {flag} out")
+        wanted, where = f"{there}, as in the tensors", f"{flag}, {path}"
+        raise CheckpointError(wanted=wanted, got=got, where=where, do=f"leave {flag} out")
 
 
 def _heads(dim: int, found: Converted, options: ReadOptions) -> tuple[int, tuple[str, ...]]:

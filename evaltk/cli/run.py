@@ -75,12 +75,16 @@ class Images(ImageOptions):
     """Image preprocessing, where it is not the protocol's.
 
     Attributes:
-        position: how position tables are resized.
+        position: rule for positions of another size: dino, size, size_aa or bilinear (default: the family's).
         skip_bad_images: unreadable images to leave out per split.
     """
 
-    position: PositionRule = "dino"
+    position: PositionRule | None = field(default=None, metadata={"metavar": "RULE"})
     skip_bad_images: int = field(default=0, metadata={"metavar": "N"})
+
+    def image_options(self) -> ImageOptions:
+        """The options that change what images become."""
+        return ImageOptions(**{f.name: getattr(self, f.name) for f in dataclasses.fields(ImageOptions)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +203,7 @@ def plan_of(options: Any) -> Plan:
         precision=options.precision,
         position=options.position,
         read=options.read_options(),
-        images=ImageOptions(resize=options.resize, crop=options.crop, interpolation=options.interpolation),
+        images=options.image_options(),
         batch_size=None if options.batch_size == "auto" else options.batch_size,
         workers=options.workers,
         skip_bad_images=options.skip_bad_images,

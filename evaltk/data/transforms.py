@@ -10,26 +10,30 @@ import numpy as np
 from PIL import Image
 
 from evaltk.errors import SettingsError
-from evaltk.types import PixelView
+from evaltk.types import EvalView, Interpolation, PixelView
 
 if TYPE_CHECKING:
     import torch
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 View = Literal["eval", "msn", "ssl"]
+OF_VIEW: dict[str, Interpolation] = {"msn": "bilinear", "ssl": "bicubic"}  # whatever the family's own
 SMALL = 96  # nets for images smaller than this (CIFAR's, digits') are evaluated without a crop margin
-RESIZE_PER_CROP = 256 / 224  # dino/eval_knn.py:32-37
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transform:
-    """Resize the shorter side to `resize` (the longer is truncated), crop the centre, scale to [0, 1], normalise."""
+    """Resize the shorter side to `resize` (the longer is truncated), crop the centre, scale to [0, 1], normalise.
+
+    With `square`, both sides are resized to `resize`.
+    """
 
     resize: int
     crop: int
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    square: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.crop <= self.resize:
@@ -50,7 +54,8 @@ class Transform:
     def text(self) -> str:
         """All that pixels depend on, in one line; part of the cache key."""
         mean, std = (" ".join(f"{float(v)!r}" for v in values) for values in (self.mean, self.std))
-        sizes = f"resize {self.resize} {self.interpolation} (Pillow), centre crop {self.crop}"
+        both = "both sides to " if self.square else ""
+        sizes = f"resize {both}{self.resize} {self.interpolation} (Pillow), centre crop {self.crop}"
         return f"{sizes}, RGB/255, mean {mean}, std {std}"
 
     def recorded(self) -> PixelView:
@@ -67,7 +72,9 @@ class Transform:
     def pixels(self, image: Image.Image) -> np.ndarray:
         """The cropped image, uint8 [crop, crop, 3]; normalising is left to the device."""
         width, height = image.size
-        if width <= height:
+        if self.square:
+            size = (self.resize, self.resize)
+        elif width <= height:
             size = (self.resize, int(self.resize * height / width))
         else:
             size = (int(self.resize * width / height), self.resize)
@@ -94,21 +101,27 @@ def view(
     resize: int | None = None,
     crop: int | None = None,
     interpolation: Literal["bicubic", "bilinear"] | None = None,
+    family: EvalView | None = None,
 ) -> Transform:
     """The transform a protocol asks for by name, for a net of `img_size` px.
 
     Args:
-        name: ``eval`` (256 -> 224, bicubic), ``msn`` (the same, bilinear) or ``ssl`` (224 -> 224, bicubic); other image
-            sizes in proportion. Nets for images below 96 px see the whole image: resized to their size, no margin.
+        name: ``eval`` (256 -> 224, bicubic, where the net's family does not say otherwise), ``msn`` (the same,
+            bilinear) or ``ssl`` (224 -> 224, bicubic); other image sizes in proportion. Nets for images below 96 px see
+            the whole image: resized to their size, no margin.
         resize, crop, interpolation: what the user sets instead.
+        family: how the net's family evaluates.
     """
+    family = family or EvalView()
     if crop is None:
-        crop = img_size if resize is None else min(resize, img_size)
-    margin = name != "ssl" and img_size >= SMALL
+        usual = family.crop or img_size
+        crop = usual if resize is None else min(resize, usual)
+    margin = name != "ssl" and (img_size >= SMALL or family.crop is not None)
     return Transform(
-        resize=resize if resize is not None else (int(crop * RESIZE_PER_CROP) if margin else crop),
+        resize=resize if resize is not None else (int(crop * family.margin + 1e-6) if margin else crop),
         crop=crop,
-        interpolation=interpolation or ("bilinear" if name == "msn" else "bicubic"),
+        interpolation=interpolation or OF_VIEW.get(name) or family.interpolation,
         mean=mean,
         std=std,
+        square=family.square,
     )

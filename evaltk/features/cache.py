@@ -38,7 +38,7 @@ class Net(Protocol):
     @property
     def precision(self) -> Precision: ...
     @property
-    def position(self) -> PositionRule: ...
+    def position(self) -> PositionRule | None: ...
 
 
 def cache_key(net: Net, *, dataset: str, split: str, transform: str, recipe: str, version: int) -> FeatureKey:
@@ -50,7 +50,7 @@ def cache_key(net: Net, *, dataset: str, split: str, transform: str, recipe: str
         transform=transform,
         recipe=recipe,
         precision=net.precision,
-        position=net.position,
+        position=net.position or "none",
         version=version,
     )
 

@@ -153,7 +153,9 @@ class BeitKind(Kind):
         block |= {} if arch.detail("shared") else {"attn.relative_position_bias_table": (rows, arch.num_heads)}
         shapes |= {f"blocks.{i}.{key}": shape for i in range(arch.depth) for key, shape in block.items()}
         shapes |= {SHARED: (rows, arch.num_heads)} if arch.detail("shared") else {}
-        return shapes | {f"{'fc_norm' if arch.detail('fc_norm') else 'norm'}.{part}": (d,) for part in ("weight", "bias")}
+        return shapes | {
+            f"{'fc_norm' if arch.detail('fc_norm') else 'norm'}.{part}": (d,) for part in ("weight", "bias")
+        }
 
     def build(self, arch: Arch, weights: Weights, *, position: PositionRule | None) -> nn.Module:
         """The net, its tables set apart."""

@@ -59,7 +59,8 @@ class ResNet(Kind):
         planes = weights["layer1.0.conv1.weight"].shape[0]
         if bottleneck and width == 1 and planes == 2 * STEM and name in ("resnet50", "resnet101"):
             name = f"wide_{name}_2"
-        details: dict[str, Detail] = ({"stem": ""} if kernel == 3 else {}) | ({"width": width} if width > 1 else {})
+        details: dict[str, Detail] = {"width": width} if width > 1 else {}
+        details |= {"stem": ""} if kernel == 3 else {}
         return Arch(
             name=name if width == 1 else f"{name}x{width}",
             kind=self.name,
@@ -180,7 +181,9 @@ def _of_inputs(layer: nn.Conv2d, channels: int) -> nn.Conv2d:
 
 def timm_names() -> frozenset[str]:
     """Names of nets that timm builds as they are."""
-    return frozenset({"resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2"})
+    return frozenset(
+        {"resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2"}
+    )
 
 
 KIND = ResNet()

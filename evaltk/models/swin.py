@@ -1,4 +1,4 @@
-"""Swin transformers (EsViT, MoBY, SimMIM, transformers'), built by timm. The class feature is the mean of the last grid.
+"""Swin transformers (of EsViT, MoBY, SimMIM, transformers), built by timm. Their class feature is a mean of patches.
 
 Heads and windows are in the tables of relative positions. Details: ``base`` (width of the first stage), ``depths``,
 ``heads`` and ``windows`` (one value a stage), ``fixed`` (the stages that shift their windows are those that do at

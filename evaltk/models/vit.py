@@ -23,7 +23,7 @@ from evaltk.types import Arch, PositionRule
 
 # DINO adds this to the target grid before dividing (dino/vision_transformer.py:184-187). It shifts every sample.
 GRID_OFFSET = 0.1
-RULES = ("dino", "size", "size_aa")
+RULES: tuple[PositionRule, ...] = ("dino", "size", "size_aa")
 
 
 def resample_positions(

@@ -1,10 +1,10 @@
 """What a ViT's tensors are called and how large they are; and the way back, from tensors to architecture.
 
 Names are timm's. Beyond the fields of `Arch` a ViT has these details, each with its value where none is stated:
-``class_token`` True, ``dist_token`` False (a second token behind the class token), ``pre_norm`` False (a LayerNorm before
-the first block), ``fc_norm`` False (the final norm acts on the pooled feature instead of on tokens), ``patch_bias`` True,
-``qkv_bias`` True, ``swiglu`` False (a gated MLP: half of fc1 through the activation, times the other half), ``stem``
-"patch" ("conv": four strided convolutions, moco-v3/vits.py:102-132).
+``class_token`` True, ``dist_token`` False (a second token behind the class token), ``pre_norm`` False (a LayerNorm
+before the first block), ``fc_norm`` False (the final norm acts on the pooled feature instead of on tokens),
+``patch_bias`` True, ``qkv_bias`` True, ``swiglu`` False (a gated MLP: half of fc1 through the activation, times the
+other half), ``stem`` "patch" ("conv": four strided convolutions, moco-v3/vits.py:102-132).
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class Plan:
 
     Attributes:
         checkpoints: paths or names. protocols: {name: settings}. data: words of ``--data``.
-        read: what the user says of the files.
+        read: what the user says of the files. position: rule for positions of another size, None: each family's.
         device: as `resolve_device` takes it. limit: images per split (see `evaltk.data.limits`); None: all.
     """
 
@@ -42,7 +42,7 @@ class Plan:
     seed: int = 0
     device: str = "auto"
     precision: Precision = "fp32"
-    position: PositionRule = "dino"
+    position: PositionRule | None = None
     read: ReadOptions = field(default_factory=ReadOptions)
     images: ImageOptions = field(default_factory=ImageOptions)
     limit: int | None = None
@@ -96,6 +96,7 @@ def jobs(plan: Plan) -> list[Job]:
     if plan.limit is not None:
         found = [limits.limited(dataset, plan.limit, plan.seed) for dataset in found]
     _check_kinds(chosen, found)
+    _check_feature(chosen, plan.images)
     made = []
     for checkpoint, name, identity in named:
         for dataset in found:
@@ -109,9 +110,9 @@ def jobs(plan: Plan) -> list[Job]:
                     "version": chosen[protocol].version,
                     "settings": asdict(settings),
                     "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint},
-                    "images": asdict(plan.images),
+                    "images": {k: v for k, v in asdict(plan.images).items() if k != "feature" or v is not None},
                     "precision": plan.precision,
-                    "position": plan.position,
+                    "position": plan.position or "the family's",
                     "extraction": EXTRACTION_VERSION,
                     "seed": plan.seed,
                     "skip_bad_images": plan.skip_bad_images,
@@ -133,6 +134,18 @@ def jobs(plan: Plan) -> list[Job]:
                     )
                 )
     return made
+
+
+def _check_feature(chosen: Mapping[str, Protocol], images: ImageOptions) -> None:
+    """Raises: SettingsError: a feature is chosen for a protocol that has one of its own."""
+    fixed = [name for name, protocol in chosen.items() if not protocol.chooses_feature]
+    if images.feature is not None and fixed:
+        raise SettingsError(
+            wanted="protocols that are free in their feature",
+            got=", ".join(fixed),
+            where="--feature",
+            do=f"leave {', '.join(fixed)} out, or run them without --feature",
+        )
 
 
 def _check_kinds(chosen: Mapping[str, Protocol], found: Sequence[AnyDataset]) -> None:

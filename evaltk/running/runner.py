@@ -160,7 +160,7 @@ def _run_job(plan: Plan, job: Job, bench: Bench, extracting: float) -> Result:
         data=ResultData(**job.asked["dataset"], sizes=dict(job.dataset.sizes)),
         preprocessing=Preprocessing(
             precision=plan.precision,
-            position=plan.position,
+            position=bench.backbone.position,
             overrides={k: v for k, v in asdict(plan.images).items() if v is not None},
             views={n.view: bench.transform(n.view).recorded() for n in needs} | dict(outcome.views),
         ),

@@ -14,4 +14,5 @@ PROTOCOL = Protocol(
     doc=__doc__,
     check=check,
     extracts=extracts,
+    chooses_feature=True,
 )

@@ -106,7 +106,7 @@ def check(dataset: Dataset, settings: Settings) -> None:
 def extracts(bench: Bench, dataset: Dataset, settings: Settings) -> Extracts:
     """The images to learn from, which are few of the training split, and all those to report on."""
     part, _ = shots.union(dataset.train, choose(dataset.train, settings, bench.seed).shots)
-    needs = (need_of(settings),)
+    needs = (bench.class_feature(need_of(settings)),)
     return ((part, needs), (dataset.test, needs))
 
 
@@ -123,7 +123,7 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
 
     Raises: DataError: as `check`; identical features for all images; a class without readable images.
     """
-    need = need_of(settings)
+    need = bench.class_feature(need_of(settings))
     chosen = choose(dataset.train, settings, bench.seed)
     part, rows = shots.union(dataset.train, chosen.shots)
     bank, queries = bench.features(part, need), bench.features(dataset.test, need)

@@ -137,7 +137,13 @@ class Classifier(nn.Module):
 
 
 def build(
-    arch: Arch, weights: Mapping[str, Tensor], num_classes: int, tuning: Tuning, *, position: PositionRule, seed: int
+    arch: Arch,
+    weights: Mapping[str, Tensor],
+    num_classes: int,
+    tuning: Tuning,
+    *,
+    position: PositionRule | None,
+    seed: int,
 ) -> Classifier:
     """The net before the first step: its own copy of the weights, and a head drawn from a stream of its own."""
     net = vit.build(arch, {k: t.clone() for k, t in weights.items()}, position=position, drop_path=tuning.drop_path)

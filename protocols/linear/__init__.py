@@ -28,4 +28,5 @@ PROTOCOL = Protocol(
     identity=identity,
     extracts=extracts,
     prepare=prepare,
+    chooses_feature=True,
 )

@@ -13,7 +13,7 @@ from evaltk.features.cache import cache_key, splits_key
 from evaltk.features.sweep_cache import Store
 from evaltk.types import Features, PixelView, Recipe, canonical
 from protocols.linear import batches, training
-from protocols.linear.settings import Settings
+from protocols.linear.settings import Settings, dino_rule
 
 VERSION = 2  # raised whenever training gives other numbers; 2: first weights drawn the same on every processor
 
@@ -53,10 +53,29 @@ class Job:
         return self.bench.features(self.dataset.test, self.needs[0])
 
 
+def recipes_of(bench: Bench, settings: Settings) -> tuple[Recipe, ...]:
+    """The features that heads are trained on: the one the user chose, else as the settings and the family have it."""
+    if bench.images.feature is not None:
+        return (Recipe(tokens=bench.images.feature),)
+    return settings.recipes(bench.checkpoint.arch, own=bench.checkpoint.linear)
+
+
+def columns_of(bench: Bench) -> tuple[dict[str, Recipe], str]:
+    """({column: its feature}, what the second is, in words) of Lin.[C], the class feature, and Lin.[D]."""
+    checkpoint, chosen = bench.checkpoint, bench.images.feature
+    if chosen is not None:
+        return {"C": Recipe(tokens=chosen), "D": Recipe(tokens=chosen)}, f"{chosen}, as --feature says"
+    if checkpoint.linear is not None:
+        words = f"{checkpoint.linear.text()}, as the linear probe of {checkpoint.family}'s code"
+        return {"C": Recipe(), "D": checkpoint.linear}, words
+    recipe, words = dino_rule(checkpoint.arch)
+    return {"C": Recipe(), "D": recipe}, words
+
+
 def job(bench: Bench, dataset: Dataset, settings: Settings) -> Job:
     """The probe that settings stand for. Reads no image."""
     train, test = dataset.train, dataset.test
-    recipes, lrs = settings.recipes(bench.checkpoint.arch), tuple(sorted(set(settings.lr)))
+    recipes, lrs = recipes_of(bench, settings), tuple(sorted(set(settings.lr)))
     transform = bench.transform("eval")
     view = transform.recorded()
     views = {"eval": view, "train": view if settings.fast else batches.recorded(transform)}

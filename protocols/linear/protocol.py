@@ -102,7 +102,7 @@ def _head(bench: Bench, dataset: Dataset, settings: Settings) -> tuple[Recipe, L
     path = Path(said).expanduser()
     return linear_heads.match(
         linear_heads.read(path if path.exists() else said),
-        settings.recipes(arch),
+        settings.recipes(arch, own=bench.checkpoint.linear),
         embed_dim=arch.embed_dim,
         num_classes=len(dataset.test.classes),
         family=bench.checkpoint.family,

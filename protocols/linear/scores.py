@@ -14,9 +14,9 @@ from evaltk.deviations import Deviation, DeviationKind, left_out
 from evaltk.metrics.scores import share
 from evaltk.types import Features, Recipe, Score
 from protocols.linear import heads as probe
-from protocols.linear.data import Job
+from protocols.linear.data import Job, columns_of
 from protocols.linear.published_head import LinearHead
-from protocols.linear.settings import PAPER_EPOCHS, dino_rule
+from protocols.linear.settings import PAPER_EPOCHS
 from protocols.linear.training import Trained
 
 FEW = 100  # held-out images below which a choice among learning rates is rough
@@ -75,7 +75,7 @@ def of_job(job: Job) -> Outcome:
 
 
 def _groups(job: Job) -> dict[str, list[int]]:
-    columns = {"C": Recipe(), "D": dino_rule(job.bench.checkpoint.arch)[0]}
+    columns, _ = columns_of(job.bench)
     groups = {name: [job.recipes.index(recipe)] for name, recipe in columns.items() if recipe in job.recipes}
     if job.settings.blocks is not None or job.settings.pool is not None:
         groups["grid"] = list(range(len(job.recipes)))
@@ -114,7 +114,7 @@ def _pair(dataset: Dataset, rank: np.ndarray, name: str, which: str, at: dict[st
 
 def _training_notes(job: Job) -> tuple[str, ...]:
     return (
-        f"Lin.[C]: class token of the last block; Lin.[D]: {dino_rule(job.bench.checkpoint.arch)[1]}",
+        f"Lin.[C]: class token of the last block; Lin.[D]: {columns_of(job.bench)[1]}",
         f"{job.settings.epochs} epochs, {job.settings.batch} images a step, {len(job.lrs)} learning rates",
     )
 

@@ -56,10 +56,13 @@ class Settings:
         }
         settings_rules.check("linear", self, rules)
 
-    def recipes(self, arch: Arch) -> tuple[Recipe, ...]:
-        """The features heads are trained on: those of Lin.[C] and Lin.[D], or all of blocks x pool."""
+    def recipes(self, arch: Arch, *, own: Recipe | None = None) -> tuple[Recipe, ...]:
+        """The features heads are trained on: those of Lin.[C] and Lin.[D], or all of blocks x pool.
+
+        Args: own: the feature of the family's own probe, which then is that of Lin.[D].
+        """
         if self.blocks is None and self.pool is None:
-            return tuple(dict.fromkeys((Recipe(), dino_rule(arch)[0])))
+            return tuple(dict.fromkeys((Recipe(), own or dino_rule(arch)[0])))
         pairs = [(b, p) for b in self.blocks or (1,) for p in self.pool or ("none",)]
         return tuple(dict.fromkeys(Recipe(tokens="cls+mean" if p == "mean" else "cls", last=b) for b, p in pairs))
 

@@ -64,7 +64,7 @@ class Settings:
 
 def extracts(bench: Bench, dataset: Dataset, settings: Settings) -> Extracts:
     """The same feature of all splits."""
-    return of_all_splits(dataset, NEED)
+    return of_all_splits(dataset, bench.class_feature(NEED))
 
 
 def check(dataset: Dataset, settings: Settings) -> None:
@@ -84,7 +84,7 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
     from evaltk.data import overlap
 
     deviations = overlap.check(dataset)
-    train, test = (bench.features(split, NEED) for split in (dataset.train, dataset.test))
+    train, test = (bench.features(split, bench.class_feature(NEED)) for split in (dataset.train, dataset.test))
     deviations += unreadable(train, test)
     _check_labels(dataset, train.y, test.y, settings)
     metric: Metric = dataset.metric if settings.metric == "auto" else settings.metric

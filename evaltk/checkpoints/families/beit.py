@@ -1,9 +1,9 @@
 """BEiT, BEiT-v2 and data2vec-vision: pre-trained files and fine-tuned ones.
 
 Heads are the columns of the tables of relative positions. Nets have a fixed size: the original has no rule for others.
-Pixels have mean and deviation 0.5 in pre-training and its linear probes; fine-tuned files of BEiT-v2 take ImageNet's and
-nothing in them tells: they are asked. The linear probe is on the class token beside the mean of patches of a block,
-without the final norm (the original tries every block; here it is the last).
+Pixels have mean and deviation 0.5 in pre-training and its linear probes; fine-tuned files of BEiT-v2 take ImageNet's,
+which nothing in them tells: they are asked for. The linear probe is on the class token beside the mean of patches of a
+block, without the final norm (the original tries every block; here it is the last).
 
 Source: unilm/beit/modeling_finetune.py, modeling_pretrain.py, run_linear_eval.py, datasets.py.
 """

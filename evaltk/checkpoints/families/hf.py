@@ -1,5 +1,4 @@
-"""transformers' image models: ViT, DINO, MSN, MAE, Dinov2 (with registers), DINOv3, I-JEPA, BEiT, data2vec, CLIP, SigLIP,
-Swin.
+"""Image models of transformers: ViT (DINO's too), MSN, MAE, Dinov2, DINOv3, I-JEPA, BEiT, data2vec, CLIP, SigLIP, Swin.
 
 config.json tells heads, epsilon and activation, preprocessor_config.json the pixels; a file without them is asked for
 what its tensors do not tell. Positions of another size are resized as transformers does it: antialiased with registers,
@@ -11,7 +10,7 @@ Source: transformers 4.57, src/transformers/models/*/modeling_*.py.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evaltk.checkpoints import conversion, hf_config, marks, nets
@@ -44,7 +43,7 @@ class Model:
     need: tuple[str, ...] = ("cls_token",)
     without: tuple[str, ...] = ()
     pixels: dict[str, Any]
-    linear: Recipe = Recipe()
+    linear: Recipe = field(default_factory=Recipe)
 
 
 PLAIN = Model(rename=hf.vit, position="size", pixels={})  # google/vit-* take 0.5, facebook/dino-* ImageNet's statistics

@@ -1,7 +1,7 @@
 """ResNets whose training tells itself: MoCo, SwAV, DeepCluster-v2, Barlow Twins, VICReg, SimSiam, VISSL, MMPretrain.
 
-All of them are torchvision's net and evaluate on 256 px, bilinear, cropped to 224, with ImageNet's statistics. A file of
-the bare backbone tells nothing of that and is read by the family `flat`.
+All of them are torchvision's net and evaluate on 256 px, bilinear, cropped to 224, with ImageNet's statistics. A file
+of the bare backbone tells nothing of that and is read by the family `flat`.
 
 Source: moco/main_lincls.py, swav/eval_linear.py, barlowtwins/evaluate.py, vicreg/evaluate.py, simsiam/main_lincls.py.
 """

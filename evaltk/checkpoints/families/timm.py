@@ -114,9 +114,7 @@ def from_model(model: Any, name: str) -> Converted:
     mean, std = tuple(config.get("mean", IMAGENET_MEAN)), tuple(config.get("std", IMAGENET_STD))
     # The architecture is stated in full, so that flags cannot contradict the model.
     view = timm_folder.view(config)
-    return Converted(
-        weights=weights, branch="backbone", arch=arch, mean=mean, std=std, position="size_aa", view=view
-    )
+    return Converted(weights=weights, branch="backbone", arch=arch, mean=mean, std=std, position="size_aa", view=view)
 
 
 def _verify(model: Any, arch: Arch, weights: dict[str, torch.Tensor], where: Path) -> None:

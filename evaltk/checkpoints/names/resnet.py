@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from evaltk.checkpoints.names.renamed import Renamed, Rules, Tensors, drop, substitute
 
 DROPPED: Rules = (

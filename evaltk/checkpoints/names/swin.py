@@ -19,7 +19,5 @@ def rename(tensors: Tensors) -> Renamed:
     """timm's names: the merging of patches belongs to the stage that it leads to."""
     kept, dropped = drop(tensors, DROPPED)
     pattern = re.compile(r"layers\.(\d+)\.downsample\.")
-    moved = {
-        pattern.sub(lambda m: f"layers.{int(m[1]) + 1}.downsample.", key): tensor for key, tensor in kept.items()
-    }
+    moved = {pattern.sub(lambda m: f"layers.{int(m[1]) + 1}.downsample.", key): tensor for key, tensor in kept.items()}
     return Renamed(moved, dropped)
