@@ -39,6 +39,8 @@ class Archive:
         self.mapped: torch.UntypedStorage | None = None
         self.storages: dict[str, torch.UntypedStorage] = {}
         order = self.record("byteorder").decode() if self.has("byteorder") else "little"
+        if order not in ("little", "big"):
+            raise pickle.UnpicklingError("an archive of numbers in an unknown byte order")
         self.swapped = order != sys.byteorder
 
     def has(self, name: str) -> bool:
@@ -104,11 +106,15 @@ class Archive:
         with self.path.open("rb") as stream:
             stream.seek(entry.header_offset)
             header = stream.read(LOCAL_HEADER)
-        if len(header) < LOCAL_HEADER or header[:4] != b"PK\x03\x04" or entry.flag_bits & 1:
+            name, extra = struct.unpack("<HH", header[26:30])
+            named = stream.read(name)
+            start = entry.header_offset + LOCAL_HEADER + name + extra
+            stream.seek(start + entry.file_size)
+            after = stream.read(2)
+        if header[:4] != b"PK\x03\x04" or named != entry.orig_filename.encode() or entry.flag_bits & 1:
             raise pickle.UnpicklingError(f"an archive whose entry {entry.filename[:60]} lies elsewhere")
-        name, extra = struct.unpack("<HH", header[26:30])
-        start = entry.header_offset + LOCAL_HEADER + name + extra
-        if entry.file_size != entry.compress_size or start + entry.file_size > self.size:
+        # Headers have no checksum of their own; the next one follows at once if this one says where the bytes begin.
+        if entry.file_size != entry.compress_size or after != b"PK":
             raise pickle.UnpicklingError(f"an archive whose entry {entry.filename[:60]} is cut off")
         return start
 

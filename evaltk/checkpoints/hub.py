@@ -62,6 +62,7 @@ def name_of(path: Path) -> str:
 def _library(spelled: str) -> ModuleType:
     try:
         import huggingface_hub
+        import huggingface_hub.constants
         import huggingface_hub.errors
     except ImportError as error:
         do = "pip install 'evaltk[hub]', or download the folder and name its path"
