@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import pickle
 import struct
 import sys
@@ -29,6 +30,7 @@ class Archive:
         self.path, self.size = path, path.stat().st_size
         with zipfile.ZipFile(path) as archive:
             entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+            self.starts = sorted([*(entry.header_offset for entry in archive.infolist()), archive.start_dir])
         self.entries = {entry.filename: entry for entry in entries}
         if len(self.entries) < len(entries):
             raise pickle.UnpicklingError("an archive with two entries of one name")
@@ -109,12 +111,17 @@ class Archive:
             name, extra = struct.unpack("<HH", header[26:30])
             named = stream.read(name)
             start = entry.header_offset + LOCAL_HEADER + name + extra
-            stream.seek(start + entry.file_size)
-            after = stream.read(2)
+            end = start + entry.file_size
+            stream.seek(end)
+            after = stream.read(8)
         if header[:4] != b"PK\x03\x04" or named != entry.orig_filename.encode() or entry.flag_bits & 1:
             raise pickle.UnpicklingError(f"an archive whose entry {entry.filename[:60]} lies elsewhere")
-        # Headers have no checksum of their own; the next one follows at once if this one says where the bytes begin.
-        if entry.file_size != entry.compress_size or after != b"PK":
+        # This header has no checksum: its length is right if the next one follows, or a descriptor and then the next.
+        gaps = (16, 24) if entry.flag_bits & 8 and entry.file_size else (0,)
+        described = 0 in gaps or after == b"PK\x07\x08" + struct.pack("<I", entry.CRC)
+        following = bisect.bisect_right(self.starts, entry.header_offset)
+        ends = following < len(self.starts) and self.starts[following] - end in gaps
+        if entry.file_size != entry.compress_size or not described or not ends:
             raise pickle.UnpicklingError(f"an archive whose entry {entry.filename[:60]} is cut off")
         return start
 
