@@ -33,6 +33,8 @@ class Hub:
 
     def __init__(self, cache: Path) -> None:
         self.cache, self.files, self.fails = cache, dict(FILES), None
+        self.files["preprocessor_config.json"] = cache.with_name("preprocessor_config.json")
+        self.files["preprocessor_config.json"].write_text(json.dumps({"image_mean": [0.5, 0.5, 0.5]}))
         self.asked: list[Any] = []
 
     @property
@@ -83,7 +85,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
 
 
 def test_what_lies_in_the_cache_needs_no_network(fake: Hub) -> None:
-    fake.fill(*FILES)
+    fake.fill(*fake.files)
     found = locate.locate(f"hf:{REPOSITORY}")
     assert fake.asked == [] and found.path == fake.snapshot
     assert (found.name, found.origin) == (f"hf:{REPOSITORY}", f"hf:{REPOSITORY}@{COMMIT}")
@@ -94,13 +96,13 @@ def test_what_lies_in_the_cache_needs_no_network(fake: Hub) -> None:
 
 
 def test_a_plan_and_a_finished_run_are_identified_by_the_files(fake: Hub) -> None:
-    fake.fill(*FILES)
+    fake.fill(*fake.files)
     name, identity = planning.identify(f"hf:{REPOSITORY}", ReadOptions())
     assert name == f"hf:{REPOSITORY}" and identity["sha256"] == locate.locate(fake.snapshot).sha256
 
 
 def test_only_what_is_read_is_downloaded(fake: Hub, tmp_path: Path) -> None:
-    for name in ("tf_model.h5", "flax_model.msgpack", "README.md", "onnx/model.onnx", "preprocessor_config.json"):
+    for name in ("tf_model.h5", "flax_model.msgpack", "README.md", "onnx/model.onnx"):
         fake.files[name] = tmp_path / Path(name).name
         fake.files[name].write_text("{}")
     raw = rawfile.read(locate.locate(f"hf:{REPOSITORY}@main"))
@@ -121,7 +123,12 @@ def test_shards_are_downloaded_as_their_index_says(fake: Hub, tmp_path: Path) ->
     fake.files["model.safetensors.index.json"] = index
     with pytest.raises(CheckpointError, match="a whole safetensors file"):
         rawfile.read(locate.locate(f"hf:{REPOSITORY}"))
-    assert fake.asked[1] == ["config.json", *sorted(shards.values()), "model.safetensors.index.json"]
+    assert fake.asked[1] == [
+        "config.json",
+        *sorted(shards.values()),
+        "model.safetensors.index.json",
+        "preprocessor_config.json",
+    ]
 
 
 @pytest.mark.parametrize("held", ["config.json", "pytorch_model.bin"])
@@ -135,6 +142,17 @@ def test_a_cache_that_holds_a_part(held: str, fake: Hub) -> None:
         blob.resolve().unlink()
         locate.locate(f"hf:{REPOSITORY}")
         assert fake.asked, "a link to nothing is no file"
+
+
+@pytest.mark.parametrize("lacking", ["config.json", "preprocessor_config.json"])
+def test_weights_that_another_library_cached_without_all_configs(lacking: str, fake: Hub) -> None:
+    fake.fill(*(name for name in fake.files if name != lacking))
+    fake.fails = ConnectionError("no network")  # type: ignore[assignment]
+    raw = rawfile.read(locate.locate(f"hf:{REPOSITORY}"))
+    assert fake.asked and raw.config == {} if lacking == "config.json" else raw.preprocessor == {}
+    fake.fails = None
+    raw = rawfile.read(locate.locate(f"hf:{REPOSITORY}"))
+    assert raw.config["model_type"] == "vit" and raw.preprocessor["image_mean"] == [0.5, 0.5, 0.5]
 
 
 def test_a_repository_without_weights(fake: Hub) -> None:
