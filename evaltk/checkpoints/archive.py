@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import pickle
 import struct
 import sys
@@ -29,16 +30,23 @@ class Archive:
         self.path, self.size = path, path.stat().st_size
         with zipfile.ZipFile(path) as archive:
             entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+            self.starts = sorted([*(entry.header_offset for entry in archive.infolist()), archive.start_dir])
         self.entries = {entry.filename: entry for entry in entries}
         if len(self.entries) < len(entries):
             raise pickle.UnpicklingError("an archive with two entries of one name")
         unpacked = sum(e.file_size for e in entries if e.compress_type != zipfile.ZIP_STORED)
         if unpacked > max(UNPACKED, TIMES * self.size):
             raise pickle.UnpicklingError(f"an archive of {self.size:,} bytes that unpacks to {unpacked:,}")
-        self.root = next((n.removesuffix("data.pkl") for n in self.entries if _is_tree(n)), "")
-        self.mapped: torch.UntypedStorage | None = None
+        roots = [name.removesuffix("data.pkl") for name in self.entries if _is_tree(name)]
+        if len(roots) > 1:
+            raise pickle.UnpicklingError(f"an archive with two trees, {roots[0][:40]} and {roots[1][:40]}")
+        self.root = roots[0] if roots else ""
+        self.mapped = torch.UntypedStorage.from_file(str(path), False, self.size)
+        self.bytes = memoryview(as_bytes(self.mapped).numpy())
         self.storages: dict[str, torch.UntypedStorage] = {}
         order = self.record("byteorder").decode() if self.has("byteorder") else "little"
+        if order not in ("little", "big"):
+            raise pickle.UnpicklingError("an archive of numbers in an unknown byte order")
         self.swapped = order != sys.byteorder
 
     def has(self, name: str) -> bool:
@@ -56,9 +64,7 @@ class Archive:
             raise pickle.UnpicklingError(f"an archive without {name[:60]}")
         if entry.compress_type == zipfile.ZIP_STORED:
             start = self._start(entry)
-            with self.path.open("rb") as stream:
-                stream.seek(start)
-                data = stream.read(entry.file_size)
+            data = bytes(self.bytes[start : start + entry.file_size])
             if entry.CRC and zlib.crc32(data) != entry.CRC:  # 0: written without checksums, which torch can
                 raise pickle.UnpicklingError(f"an archive whose entry {entry.filename[:60]} was changed")
             return data
@@ -85,8 +91,6 @@ class Archive:
         if nbytes == 0:
             return torch.UntypedStorage(0)
         if entry.compress_type == zipfile.ZIP_STORED:
-            if self.mapped is None:
-                self.mapped = torch.UntypedStorage.from_file(str(self.path), False, self.size)
             start = self._start(entry)
             found = self.mapped[start : start + nbytes]
         else:
@@ -101,20 +105,32 @@ class Archive:
 
     def _start(self, entry: zipfile.ZipInfo) -> int:
         """Where in the file the bytes of a stored entry begin."""
-        with self.path.open("rb") as stream:
-            stream.seek(entry.header_offset)
-            header = stream.read(LOCAL_HEADER)
-        if len(header) < LOCAL_HEADER or header[:4] != b"PK\x03\x04" or entry.flag_bits & 1:
-            raise pickle.UnpicklingError(f"an archive whose entry {entry.filename[:60]} lies elsewhere")
+        at = entry.header_offset
+        header = bytes(self.bytes[at : at + LOCAL_HEADER])
         name, extra = struct.unpack("<HH", header[26:30])
-        start = entry.header_offset + LOCAL_HEADER + name + extra
-        if entry.file_size != entry.compress_size or start + entry.file_size > self.size:
+        named = bytes(self.bytes[at + LOCAL_HEADER : at + LOCAL_HEADER + name])
+        start = at + LOCAL_HEADER + name + extra
+        end = start + entry.file_size
+        after = bytes(self.bytes[end : end + 8])
+        if header[:4] != b"PK\x03\x04" or named != _written(entry) or entry.flag_bits & 1:
+            raise pickle.UnpicklingError(f"an archive whose entry {entry.filename[:60]} lies elsewhere")
+        # This header has no checksum: its length is right if the next one follows, or a descriptor and then the next.
+        gaps = (16, 24) if entry.flag_bits & 8 and entry.file_size else (0,)
+        described = 0 in gaps or after == b"PK\x07\x08" + struct.pack("<I", entry.CRC)
+        following = bisect.bisect_right(self.starts, entry.header_offset)
+        ends = following < len(self.starts) and self.starts[following] - end in gaps
+        if entry.file_size != entry.compress_size or not described or not ends:
             raise pickle.UnpicklingError(f"an archive whose entry {entry.filename[:60]} is cut off")
         return start
 
 
 def _is_tree(name: str) -> bool:
     return name == "data.pkl" or (name.count("/") == 1 and name.endswith("/data.pkl"))
+
+
+def _written(entry: zipfile.ZipInfo) -> bytes:
+    """The entry's name as the archive spells it."""
+    return entry.orig_filename.encode("utf-8" if entry.flag_bits & 0x800 else "cp437")
 
 
 def as_bytes(storage: torch.UntypedStorage) -> torch.Tensor:

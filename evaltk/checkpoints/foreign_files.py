@@ -41,6 +41,7 @@ STARTS: tuple[tuple[bytes, str, str], ...] = (
     (b"SQLite format 3", "an SQLite database", "name the weight file"),
 )
 ONNX_FIELDS = (0x12, 0x1A, 0x22, 0x2A, 0x32, 0x3A, 0x42)
+OLD_PICKLE = re.compile(rb"\(?[dl]p\d+\n|c[\w.]+\n\w+\n")
 TABLE_END = b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"  # of TensorFlow's .index tables
 
 # Entries of an archive that tell what it is: (has, what, do).
@@ -126,6 +127,8 @@ def _msgpack(start: bytes) -> bool:
 def _by_text(path: Path, text: bytes, title: str) -> tuple[str, str] | None:
     if len(text) < 8 or re.search(rb"[^\t\n\r\x20-\x7e]", text[:-4]):
         return None
+    if OLD_PICKLE.match(text):
+        return "a pickle of an old protocol, which torch.save never wrote", SAVE
     if text[:1] in b"{[":
         do = "name its folder" if path.name.endswith(("index.json", "config.json")) else "name the weight file"
         return f"a JSON file ({title!r})", do

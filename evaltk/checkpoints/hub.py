@@ -1,6 +1,6 @@
 """`hf:ORG/NAME[@REVISION]`: a folder of the Hugging Face hub, from its own cache if it lies there, else downloaded.
 
-Without network where the cache has it. Only configs and the weight files that will be read are downloaded.
+Without network where the cache has it all. Only configs and the weight files that will be read are downloaded.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from evaltk import files
 from evaltk.checkpoints import folder
 from evaltk.errors import CheckpointError, DownloadError, EvaltkError, SettingsError, some
+from evaltk.progress import log
 
 SCHEME = "hf:"
 SPELLING = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
@@ -46,8 +47,13 @@ def snapshot(spelled: str) -> Snapshot:
     repository, revision = found[1], found[2] or MAIN
     library = _library(spelled)
     path = _cached(library, repository, revision)
-    if path is None:
-        path = _downloaded(library, repository, revision, spelled)
+    if path is None or not _has_configs(path):
+        try:
+            path = _downloaded(library, repository, revision, spelled)
+        except DownloadError as error:
+            if path is None:
+                raise
+            log.info("%s; the cache has the weights without all configs", error)
     return Snapshot(path=path, name=spelled, origin=f"{SCHEME}{repository}@{path.name}")
 
 
@@ -62,6 +68,7 @@ def name_of(path: Path) -> str:
 def _library(spelled: str) -> ModuleType:
     try:
         import huggingface_hub
+        import huggingface_hub.constants
         import huggingface_hub.errors
     except ImportError as error:
         do = "pip install 'evaltk[hub]', or download the folder and name its path"
@@ -80,6 +87,14 @@ def _cached(library: ModuleType, repository: str, revision: str) -> Path | None:
     except EvaltkError:
         return None  # a config alone, or some of the shards: the rest is downloaded
     return path if all(file.is_file() for file in source.weights) else None
+
+
+def _has_configs(path: Path) -> bool:
+    """Whether the configs lie beside the weights. Libraries cache only what they read themselves, often not all."""
+    source = folder.of(path)
+    if source.config is None:
+        return False
+    return source.preprocessor is not None or "model_type" not in folder.read_json(source.config)
 
 
 def _downloaded(library: ModuleType, repository: str, revision: str, spelled: str) -> Path:

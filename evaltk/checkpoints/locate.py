@@ -52,11 +52,14 @@ def locate(checkpoint: str | Path) -> Located:
         entries = catalog.load()
         if name in entries:
             path = catalog.local_path(entries[name])
-            if not path.exists():
+            if not path.is_file():
                 do = f"run: evaltk fetch {name}"
                 raise CheckpointError(wanted=f"the fetched file of {name}", got="none", where=path, do=do)
+            try:
+                sha = catalog.verify(path, name, aside=False)
+            except OSError as error:
+                raise _unreadable(path, error) from error
             check_file(path)
-            sha = catalog.verify(path, name, aside=False)
             return Located(name=name, path=path, sha256=sha, weights=(sha,), catalogued=True)
         if re.fullmatch(r"\w+", name):  # no path looks like this, a mistyped name does
             do = f"{nearest(name, entries, limit=1)}; or name a file"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import lzma
 import pickle
 import struct
 import tarfile
 import warnings
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,6 +28,7 @@ MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # what torch.save wrote first be
 DAMAGE: tuple[type[Exception], ...] = (
     pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, OSError,
     AssertionError, ArithmeticError, ImportError, MemoryError, struct.error, tarfile.TarError, zipfile.BadZipFile,
+    zlib.error, lzma.LZMAError,
 )  # fmt: skip
 
 

@@ -93,11 +93,12 @@ def _collect(
     if depth > MAX_DEPTH or next(visits) > MODULES:  # one module may lie in many places, and so on in these
         raise pickle.UnpicklingError("a module without end")
     state = module.state if isinstance(module.state, dict) else {}
-    parameters, buffers = kept.get(module.name, (set(), set()))
-    for names in (parameters, buffers):  # in this order, as state_dict() has them
+    if module.name not in kept:
+        raise pickle.UnpicklingError(f"an archive without the code of {module.name[:80]}")
+    for names in kept[module.name]:  # in this order, as state_dict() has them
         for key, value in state.items():
             if key in names and isinstance(value, torch.Tensor):
                 out[f"{prefix}{key}"] = value
     for key, value in state.items():
-        if isinstance(value, Thing) and value.name.startswith("__torch__."):
+        if isinstance(value, Thing) and value.name.startswith("__torch__.") and "torch.classes." not in value.name:
             _collect(value, f"{prefix}{key}.", kept, out, visits, depth + 1)

@@ -412,6 +412,15 @@ def test_storages_of_a_wrong_size_and_a_bomb(tmp_path: Path) -> None:
         rawfile.read(bomb)
 
 
+def test_a_name_that_is_not_ascii_and_two_trees(tmp_path: Path) -> None:
+    assert torch.equal(opened({"w": torch.ones(2)}, tmp_path / "größe.pth").tree["w"], torch.ones(2))  # type: ignore[arg-type]
+    with zipfile.ZipFile(tmp_path / "two.pth", "w") as archive:
+        archive.writestr("a/data.pkl", b"x")
+        archive.writestr("b/data.pkl", b"x")
+    with pytest.raises(CheckpointError, match="two trees, a/ and b/"):
+        rawfile.read(tmp_path / "two.pth")
+
+
 def test_a_changed_tree_is_noticed(tmp_path: Path) -> None:
     """One shard's key for another's would swap two tensors in silence."""
     path = save({"a": torch.zeros(2), "b": torch.ones(2)}, tmp_path / "net.pth")
