@@ -34,11 +34,8 @@ LARGEST = 1 << 20  # bytes of a label's file
 def load(text: str, label: str, options: DataOptions) -> Dataset:
     """The dataset in tar shards. Raises: DataError: no such shards, a damaged one, a sample without image or label."""
     files = find(text)
+    own.check_once(files, text)
     paths = [path for mine in files.values() for path in mine]
-    if len(set(paths)) < len(paths):
-        twice = next(path for path in paths if paths.count(path) > 1)
-        do = "give each shard to one part"
-        raise DataError(wanted="each shard once", got=f"{twice.name} twice", where=text, do=do)
     folders = {path.parent for path in paths}
     root = folders.pop() if len(folders) == 1 else _shared(paths)
     parts = {}
