@@ -13,10 +13,19 @@ from own_images import write_tar
 from PIL import Image
 
 from evaltk import cli, datasets
+from evaltk.data import webdataset
 from evaltk.data.options import DataOptions
 from evaltk.errors import DataError
 
 SPLIT = DataOptions(split=0.5)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where indexes are kept."""
+    path = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("EVALTK_HOME", str(path))
+    return path
 
 
 def png(number: int) -> bytes:
@@ -234,3 +243,25 @@ def test_a_shard_that_goes_while_it_is_read(tmp_path: Path) -> None:
     (tmp_path / "x.tar").unlink()
     with pytest.raises(DataError, match="No such file"):
         split.open(0)
+
+
+def test_an_unchanged_shard_is_gone_through_once(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_tar(tmp_path / "x.tar", [m for i in range(4) for m in sample(str(i), i % 2, i)])
+    first = datasets.load(f"wds={path}", SPLIT)
+    [kept] = (home / "shards").iterdir()
+    calls: list[Path] = []
+    index = webdataset.index
+    monkeypatch.setattr(webdataset, "index", lambda path, key: calls.append(path) or index(path, key))
+    again = datasets.load(f"wds={path}", SPLIT)
+    assert not calls and again.fingerprint == first.fingerprint and again.train.open(0).size == (8, 6)
+    assert again.train.labels.tolist() == first.train.labels.tolist()
+    for text in ("", "{}", '{"keys": ["0.png"], "labels": [], "offsets": [], "sizes": []}', "[1]"):
+        kept.write_text(text)
+        assert datasets.load(f"wds={path}", SPLIT).fingerprint == first.fingerprint
+    assert len(calls) == 4
+    write_tar(path, [m for i in range(4) for m in sample(str(i), 1 - i % 2, i)])  # of the same size
+    os.utime(path, ns=(5, 5))
+    assert datasets.load(f"wds={path}", SPLIT).fingerprint != first.fingerprint
+    (home / "file").write_text("")
+    monkeypatch.setenv("EVALTK_HOME", str(home / "file"))  # nothing can be written there
+    assert len(datasets.load(f"wds={path}", SPLIT).train) == 2
