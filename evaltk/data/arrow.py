@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 WHERE = (
-    "expected: a folder written by save_to_disk of Hugging Face's datasets, FILE.arrow, or a folder of "
+    "expected: PATH, a folder written by save_to_disk of Hugging Face's datasets, or PATH.arrow, or a folder of "
     "NAME-train.arrow and NAME-test.arrow"
 )
 END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # of a whole stream

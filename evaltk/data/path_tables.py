@@ -23,7 +23,7 @@ from evaltk.errors import DataError, EvaltkError, some
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 WHERE = (
-    "expected: FILE.csv, .tsv or .parquet with a column of paths, relative to it, and one of labels, and a column "
+    "expected: PATH.csv, .tsv or .parquet with a column of paths, relative to it, and one of labels, and a column "
     "split (train, test) or --split 0.2; or TRAIN.csv,TEST.csv; or a folder of train.csv and test.csv"
 )
 MISSING = ("", "nan", "<na>")  # how empty cells are written

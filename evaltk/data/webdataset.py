@@ -23,8 +23,8 @@ from evaltk.errors import DataError, EvaltkError, StorageError, some
 from evaltk.types import digest
 
 WHERE = (
-    "expected: tar shards of KEY.jpg with KEY.cls or KEY.json: wds='train-{000..012}.tar,val-*.tar', one pattern of "
-    "names that say train and test, or a folder of either"
+    "expected: PATH, tar shards of KEY.jpg with KEY.cls or KEY.json: wds='train-{000..012}.tar,val-*.tar', one pattern "
+    "of names that say train and test, or a folder of either"
 )
 NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")  # KEY.EXTENSION, as WebDataset divides a member's name
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
