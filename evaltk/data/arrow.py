@@ -1,4 +1,4 @@
-"""Hugging Face datasets saved to disk (`save_to_disk`) and other Arrow files of encoded images. Needs pyarrow."""
+"""Hugging Face datasets saved to disk (`save_to_disk`), and Arrow or parquet files of images. Needs pyarrow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evaltk.data import encoded, own
+from evaltk.data import encoded, own, parquet
 from evaltk.data.encoded import EncodedSplit
 from evaltk.data.images import Dataset
 from evaltk.data.options import DataOptions
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 WHERE = (
     "expected: PATH, a folder written by save_to_disk of Hugging Face's datasets, or PATH.arrow, or a folder of "
-    "NAME-train.arrow and NAME-test.arrow"
+    "NAME-train.arrow and NAME-test.arrow, or of train-*.parquet and test-*.parquet as the hub has them"
 )
 END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # of a whole stream
 FILE = b"ARROW1"  # begins and ends the other format of Arrow files
@@ -32,6 +32,8 @@ NUMBERED = re.compile(r"(.*)-(\d+)-of-(\d+)\.arrow")
 
 def load(text: str, label: str, options: DataOptions) -> Dataset:
     """The dataset in Arrow files. Raises: DataError: another layout, a damaged file. SettingsError: no pyarrow."""
+    if (folder := _parquet(own.expanded(text))) is not None:
+        return parquet.own_dataset(label, folder, options)
     files = find(text)
     own.check_once(files, text)
     tables = {role: [_Table.read(path, options) for path in paths] for role, paths in files.items()}
@@ -43,7 +45,7 @@ def load(text: str, label: str, options: DataOptions) -> Dataset:
     if len(names) > 1:
         got, do = "class names that differ between files", "save them with the same features"
         raise DataError(wanted="the same classes in each file", got=got, where=text, do=do)
-    root = Path(text).expanduser()
+    root = own.expanded(text)
     root = root if root.is_dir() else everything[0].path.parent
     parts = {
         role: Part(labels=[one for table in part for one in table.labels], split=_Rows(label, root, tuple(part)).split)
@@ -52,9 +54,16 @@ def load(text: str, label: str, options: DataOptions) -> Dataset:
     return own.assemble(label, parts, options, where=text, names=names.pop() or None)
 
 
+def _parquet(root: Path) -> Path | None:
+    """The folder of parquet files where there are no Arrow files: `root` or, as on the hub, `root`/data."""
+    if not root.is_dir() or (root / "dataset_dict.json").exists() or any(root.glob("*.arrow")):
+        return None
+    return next((folder for folder in (root, root / "data") if any(folder.glob("*.parquet"))), None)
+
+
 def find(text: str) -> dict[str, list[Path]]:
     """{role: Arrow files in order}; the role is ``all`` where nothing tells it. Raises: DataError."""
-    named = [Path(word).expanduser() for word in own.words(text)]
+    named = [own.expanded(word) for word in own.words(text)]
     if len(named) == 2:
         return {role: _saved(path) for role, path in zip(("train", "test"), named, strict=True)}
     if len(named) != 1:

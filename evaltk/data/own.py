@@ -27,7 +27,7 @@ PATHS = ("path", "image", "file", "filename", "filepath", "file_name", "file_pat
 LABELS = ("label", "labels", "class", "target", "category", "class_name", "label_name")
 SPLITS = ("split",)
 NO_SPLIT = "name the train and the test part, or draw one: --split 0.2"
-INTEGER = re.compile(r"[+-]?\d+(\.0+)?", re.ASCII)  # pandas writes whole numbers as 1.0 once a cell was empty
+INTEGER = re.compile(r"[+-]?\d{1,18}(\.0+)?", re.ASCII)  # pandas writes whole numbers as 1.0 once a cell was empty
 Label: TypeAlias = int | str
 
 
@@ -68,6 +68,15 @@ def by_role(names: Mapping[Path, str], where: object) -> dict[str, list[Path]]:
             do="rename or move the others, or name each part",
         )
     return found
+
+
+def expanded(name: str) -> Path:
+    """The path, with ``~`` for a home folder. Raises: DataError: nobody of that name has one."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        do = "write the whole path"
+        raise DataError(wanted="a path", got=f"{name[:80]!r} ({error})", where="--data", do=do) from error
 
 
 def check_once(files: Mapping[str, Sequence[Path]], where: object) -> None:

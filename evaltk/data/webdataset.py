@@ -70,7 +70,7 @@ def find(text: str) -> dict[str, list[Path]]:
         return dict(zip(("train", "test"), map(_expanded, named), strict=True))
     if len(named) != 1:
         raise DataError(wanted="SHARDS or TRAIN,TEST", got=f"{len(named)} patterns", where=text, do=WHERE)
-    root = Path(named[0]).expanduser()
+    root = own.expanded(named[0])
     if root.is_dir():
         flat = sorted(root.glob("*.tar"))
         below = {path: path.parent.name for path in sorted(root.glob("*/*.tar"))}
@@ -86,11 +86,11 @@ def find(text: str) -> dict[str, list[Path]]:
 
 def _expanded(pattern: str) -> list[Path]:
     """The shards that a pattern or folder names, sorted. Raises: DataError: none, or one of a range is missing."""
-    path = Path(pattern).expanduser()
+    path = own.expanded(pattern)
     if path.is_dir():
         pattern = f"{path}/*.tar"
     found: list[Path] = []
-    for name in _braces(str(Path(pattern).expanduser()), pattern):
+    for name in _braces(str(own.expanded(pattern)), pattern):
         whole = Path(name)
         if whole.is_file():
             found.append(whole)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from evaltk.data import own
 from evaltk.data.options import DataFlags, DataOptions
 from evaltk.errors import DataError, SettingsError, nearest
 from evaltk.plugins import Registry
@@ -92,7 +93,7 @@ def parse(text: str) -> tuple[str, str, Path | None]:
     if label != name and label in known:  # tables put published numbers beside a dataset's name
         do = f"--data my-{label}:{name}={path}"
         raise SettingsError(wanted="a label that is no dataset's name", got=repr(label), where="--data", do=do)
-    return label or name, name, Path(path).expanduser() if path else None
+    return label or name, name, own.expanded(path) if path else None
 
 
 def load(text: str, options: DataOptions | None = None) -> Any:
