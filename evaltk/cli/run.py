@@ -24,6 +24,7 @@ from evaltk import plugins
 from evaltk.bench import ImageOptions
 from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.cli import _options
+from evaltk.data.options import DataFlags, DataOptions
 from evaltk.errors import SettingsError
 from evaltk.types import PositionRule, Precision
 
@@ -105,7 +106,12 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Machine, ReadOptions, Images, Written, Evaluated):
+class Common(Machine, ReadOptions, Images, Written, Evaluated):
+    """Evaluate checkpoints."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(DataFlags, Common):
     """Evaluate checkpoints."""
 
 
@@ -118,6 +124,7 @@ GROUPS = {
     "Machine": "machine",
 }
 SETTINGS = "settings of a protocol: evaltk {command} --protocols NAME --help"
+OWN = "your own images: evaltk datasets --help (--split, --path-column,\n    --label-column, --split-column)"
 
 
 def options_type() -> type:
@@ -141,8 +148,8 @@ def parse(argv: list[str], command: str, doc: str | None) -> Any:
     if any(word in _options.HELP for word in argv):
         named = _protocols_named(argv)
         if not named:
-            more = [SETTINGS.format(command=command)]
-            _options.show(_options.usage(Options, command, doc, groups=GROUPS, more=more))
+            more = [SETTINGS.format(command=command), OWN]
+            _options.show(_options.usage(Common, command, doc, groups=GROUPS, more=more))
         _options.show("\n".join(_settings_help(named, command)))
     return _options.parse(options_type(), argv, command, doc)
 
@@ -203,6 +210,7 @@ def plan_of(options: Any) -> Plan:
         precision=options.precision,
         position=options.position,
         read=options.read_options(),
+        own=DataOptions.of(options, options.seed),
         images=options.image_options(),
         batch_size=None if options.batch_size == "auto" else options.batch_size,
         workers=options.workers,
