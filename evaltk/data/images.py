@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal, Self
@@ -75,12 +75,7 @@ class Split:
                 return image.convert("RGB")
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
             got = "an empty file" if path.exists() and not path.stat().st_size else f"{type(error).__name__}: {error}"
-            raise DataError(
-                wanted="an image that can be decoded",
-                got=got,
-                where=path,
-                do="restore the file, or allow some to be left out with --skip-bad-images N",
-            ) from error
+            raise undecodable(got, path) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -129,6 +124,16 @@ class Dataset:
         return {split.name: len(split) for split in self.splits}
 
 
+def undecodable(got: str, where: object) -> DataError:
+    """The error for an image that cannot be decoded."""
+    return DataError(
+        wanted="an image that can be decoded",
+        got=got,
+        where=where,
+        do="restore the file, or allow some to be left out with --skip-bad-images N",
+    )
+
+
 def from_arrays(dataset: str, name: str, pixels: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Split:
     """A split of images in memory: pixels [N, H, W, 3] uint8, labels [N]."""
     labels = np.ascontiguousarray(labels, dtype=np.int64)
@@ -160,6 +165,7 @@ def from_folder(dataset: str, name: str, root: Path, classes: Sequence[str], *, 
     """A split in torchvision's ImageFolder layout, `root/name/CLASS/**/IMAGE`, in ImageFolder's order.
 
     Args:
+        name: of the split and its folder; empty for class folders directly under `root`.
         classes: the classes and their order; the folder may lack some of them, but have no others.
         get: what to do where the layout is wrong.
 
@@ -167,6 +173,7 @@ def from_folder(dataset: str, name: str, root: Path, classes: Sequence[str], *, 
     """
     folder = root / name
     there = class_folders(folder, get=get)
+    before = f"{name}/" if name else ""
     _check_known(there, classes, folder)
     number = {c: i for i, c in enumerate(classes)}
     found: list[Found] = []
@@ -180,18 +187,12 @@ def from_folder(dataset: str, name: str, root: Path, classes: Sequence[str], *, 
                 do="add images, or remove the folder",
             )
         for path, size, modified in inside:
-            found.append((f"{name}/{cls}/{path}".replace(os.sep, "/"), number[cls], size, modified))
+            found.append((f"{before}{cls}/{path}".replace(os.sep, "/"), number[cls], size, modified))
     return of_files(dataset, name, root, classes, found)
 
 
 def of_files(dataset: str, name: str, root: Path, classes: Sequence[str], found: Sequence[Found]) -> Split:
     """A split of the files `found` under `root`, in their order."""
-    prints, stamps = hashlib.sha256("\0".join(classes).encode(errors="surrogateescape")), hashlib.sha256()
-    for file, label, size, modified in found:
-        prints.update(f"{file}\0{size}\0{label}\n".encode(errors="surrogateescape"))
-        stamps.update(modified.to_bytes(16, "big", signed=True))
-    for index in np.linspace(0, len(found) - 1, min(SAMPLED, len(found))).astype(int):
-        prints.update(_tail(root / found[index][0]))
     return Split(
         dataset=dataset,
         name=name,
@@ -199,10 +200,28 @@ def of_files(dataset: str, name: str, root: Path, classes: Sequence[str], found:
         labels=np.asarray([label for _, label, _, _ in found], dtype=np.int64),
         root=root,
         files=[file for file, _, _, _ in found],
-        fingerprint=prints.hexdigest(),
-        stamp=stamps.hexdigest(),
+        fingerprint=fingerprint(classes, found, lambda row: _tail(root / found[row][0])),
+        stamp=stamp(modified for _, _, _, modified in found),
         empty=tuple(file for file, _, size, _ in found if not size),
     )
+
+
+def fingerprint(classes: Sequence[str], found: Sequence[Found], tail: Callable[[int], bytes]) -> str:
+    """sha256 of names, sizes and labels of the images `found`, and of `tail(row)` of some: their last `TAIL` bytes."""
+    state = hashlib.sha256("\0".join(classes).encode(errors="surrogateescape"))
+    for file, label, size, _ in found:
+        state.update(f"{file}\0{size}\0{label}\n".encode(errors="surrogateescape"))
+    for row in np.linspace(0, len(found) - 1, min(SAMPLED, len(found))).astype(int).tolist():
+        state.update(tail(row))
+    return state.hexdigest()
+
+
+def stamp(modified: Iterable[int]) -> str:
+    """sha256 of modification times in ns."""
+    state = hashlib.sha256()
+    for time in modified:
+        state.update(time.to_bytes(16, "big", signed=True))
+    return state.hexdigest()
 
 
 def _check_known(there: Sequence[str], classes: Sequence[str], folder: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from evaltk.data.images import Dataset, Split
-from evaltk.data.parquet import ParquetSplit
+from evaltk.data.encoded import EncodedSplit
 from evaltk.deviations import Deviation, DeviationKind
 from evaltk.errors import DataError
 
@@ -49,7 +49,7 @@ def shared(train: Split, test: Split) -> list[tuple[str, str]]:
     """
     if train.pixels is not None and test.pixels is not None:
         return _equal(train, test, [_pixels])
-    if isinstance(train, ParquetSplit) and isinstance(test, ParquetSplit):
+    if isinstance(train, EncodedSplit) and isinstance(test, EncodedSplit):
         return _equal(train, test, [_encoded])
     return _equal(train, test, [_size, _end, _whole])
 
@@ -86,7 +86,7 @@ def _pixels(split: Split, row: int) -> bytes | None:
 
 def _encoded(split: Split, row: int) -> bytes | None:
     try:
-        return _digest(split.encoded(row)) if isinstance(split, ParquetSplit) else None
+        return _digest(split.encoded(row)) if isinstance(split, EncodedSplit) else None
     except DataError:
         return None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from PIL import Image
 
 from evaltk.data import listed
-from evaltk.data.images import Dataset, Split
+from evaltk.data.encoded import EncodedSplit
+from evaltk.data.images import Dataset
 from evaltk.deviations import Deviation, DeviationKind
 from evaltk.errors import DataError, SettingsError
 
@@ -55,7 +54,7 @@ class RowGroups:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ParquetSplit(Split):
+class ParquetSplit(EncodedSplit):
     """Images encoded in a column of parquet files; an image's name is FILE#ROW.
 
     Attributes:
@@ -87,20 +86,6 @@ class ParquetSplit(Split):
             got, where = "nothing", f"{self.root}/{self.image_id(index)}"
             raise DataError(wanted="an encoded image", got=got, where=where, do="restore it, or --skip-bad-images N")
         return data
-
-    def open(self, index: int) -> Image.Image:
-        """The image as RGB. Raises: DataError: it cannot be decoded (it is named)."""
-        data = self.encoded(index)
-        try:
-            with Image.open(io.BytesIO(data)) as image:
-                return image.convert("RGB")
-        except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
-            raise DataError(
-                wanted="an image that can be decoded",
-                got=f"{type(error).__name__}: {error}",
-                where=f"{self.root}/{self.image_id(index)}",
-                do="restore the file, or allow some to be left out with --skip-bad-images N",
-            ) from error
 
 
 def find(root: Path) -> Path | None:
