@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,13 +113,13 @@ def _settings(protocol: str, given: Any) -> Any:
     kind = known_protocol(protocol).settings
     if given is None or isinstance(given, kind):
         return kind() if given is None else given
-    fields = tuple(kind.__dataclass_fields__)
+    known = tuple(f.name for f in fields(kind))
     if not isinstance(given, Mapping):
         where = f"settings[{protocol!r}]"
-        raise SettingsError(wanted="{setting: value}", got=type(given).__name__, where=where, do=", ".join(fields))
+        raise SettingsError(wanted="{setting: value}", got=type(given).__name__, where=where, do=", ".join(known))
     for key in given:
-        if key not in fields:
-            do = nearest(str(key), fields)
+        if key not in known:
+            do = nearest(str(key), known)
             raise SettingsError(wanted=f"a setting of {protocol}", got=repr(key), where="settings", do=do)
     values = {k: _fixed(getattr(kind(), k), v) for k, v in given.items()}
     with in_python():

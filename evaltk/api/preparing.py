@@ -15,6 +15,7 @@ from evaltk.errors import SettingsError, nearest
 
 Spec: TypeAlias = Transform | Mapping[str, Any] | Callable[[Any], Any]
 SIZES = ("crop", "resize", "interpolation", "mean", "std")
+NO_OPTIONS = ImageOptions()
 EXAMPLE = "transform=dict(crop=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))"
 
 
@@ -33,7 +34,7 @@ class Prepared:
     side: int
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    options: ImageOptions = ImageOptions()
+    options: ImageOptions = NO_OPTIONS
     own: OwnTransform | None = None
     note: str = ""
 
@@ -60,7 +61,7 @@ def of_model(model: object, spec: Spec | None, name: str) -> Prepared:
 def of_checkpoint(spec: Spec | None) -> ImageOptions:
     """Resize, crop and interpolation for a checkpoint, whose mean and std are its own. Raises: SettingsError."""
     if spec is None:
-        return ImageOptions()
+        return NO_OPTIONS
     if not isinstance(spec, Mapping) or {*spec} & {"mean", "std"}:
         got = ", ".join(spec) if isinstance(spec, Mapping) else type(spec).__name__
         do = "transform=dict(resize=, crop=, interpolation=); mean and std: evaltk.load_checkpoint(path, mean=, std=)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,8 +14,8 @@ import torch
 from torch import nn
 
 from evaltk.api import preparing
-from evaltk.api.preparing import Prepared, Spec
-from evaltk.bench import Bench
+from evaltk.api.preparing import NO_OPTIONS, Prepared, Spec
+from evaltk.bench import Bench, ImageOptions
 from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.data.callables import OwnTransform, noise
 from evaltk.data.transforms import Transform, View
@@ -25,8 +26,7 @@ from evaltk.models import function, reached
 from evaltk.progress import log
 from evaltk.running import runner
 from evaltk.running.planning import Job, Plan
-from evaltk.types import Arch, Checkpoint, canonical
-from evaltk.types import digest as digest_of
+from evaltk.types import Arch, Checkpoint
 
 if TYPE_CHECKING:
     from evaltk.models.backbone import Backbone
@@ -69,7 +69,7 @@ class Subject:
     name: str
     asked: Mapping[str, Any]
     word: str = ""
-    options: preparing.ImageOptions = preparing.ImageOptions()
+    options: ImageOptions = NO_OPTIONS
     ready: Callable[[Plan, Sequence[Job]], Bench]
     nets: tuple[nn.Module, ...] = ()
     kept: bool = True
@@ -111,6 +111,8 @@ def _of_checkpoint(checkpoint: Checkpoint, spec: Spec | None, name: str | None) 
 def _of_function(
     model: Callable[[torch.Tensor], Any], spec: Spec | None, name: str | None, device: str | None
 ) -> Subject:
+    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        model = model.module  # whose calls wait for other processes or devices
     nets = reached.modules(model)
     name = name or _name_of(model)
     prepared = preparing.of_model(nets[0] if len(nets) == 1 else model, spec, name)
@@ -126,12 +128,14 @@ def _of_function(
             do = "keep statistics, queues and counters as they are in eval mode"
             wanted, got = "weights and buffers that evaluation leaves alone", "a call that changes them"
             raise ModelError(wanted=wanted, got=got, where=name, do=do)
-        checkpoint = _described(model, nets, name, prepared, probed, weights or digest_of(canonical(asked)))
+        checkpoint = _described(model, nets, name, prepared, probed, weights)
         _check_protocols(jobs, name, prepared, tokens=probed.grid != (0, 0))
         for note in checkpoint.notes:
             log.info("%s: %s", name, note)
+        # Equal keys mean equal features, and what a function does with its net is not known.
+        key = weights if isinstance(model, nn.Module) else f"{weights}{uuid.uuid4().hex}"
         net = function.FunctionNet(
-            call, arch=checkpoint.arch, digest=checkpoint.digest, tokens=probed.grid != (0, 0), precision=plan.precision
+            call, arch=checkpoint.arch, digest=key, tokens=probed.grid != (0, 0), precision=plan.precision
         )
         return OwnBench(
             checkpoint=checkpoint,
@@ -240,7 +244,11 @@ def _class_head(model: nn.Module, width: int) -> str:
 def _check_protocols(jobs: Sequence[Job], name: str, prepared: Prepared, *, tokens: bool) -> None:
     """Raises: SettingsError: a protocol that needs what the function does not give."""
     for job in jobs:
-        wanted, got, do = "", "a function of images", f"leave {job.protocol} out, or save a checkpoint and evaluate that"
+        wanted, got, do = (
+            "",
+            "a function of images",
+            f"leave {job.protocol} out, or save a checkpoint and evaluate that",
+        )
         if job.protocol in BEYOND:
             wanted = BEYOND[job.protocol]
         elif job.protocol == "vos" and not tokens:

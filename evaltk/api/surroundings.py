@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -29,9 +29,12 @@ def undisturbed() -> Iterator[Path]:
 def settled() -> Iterator[None]:
     """Numbers do not depend on the caller's autocast, gradient mode, or defaults for new tensors."""
     kinds = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
-    with torch.inference_mode(False), torch.enable_grad(), OURS.hold(), torch.autocast(kinds[0], enabled=False):
-        with torch.autocast(kinds[-1], enabled=False):
-            yield
+    with ExitStack() as stack:
+        for context in (torch.inference_mode(False), torch.enable_grad(), OURS.hold()):
+            stack.enter_context(context)
+        for kind in kinds:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
 @contextmanager

@@ -122,7 +122,7 @@ def _known(function: Any) -> Transform | None:
         ]
     try:
         size, side = (_side(value) for value in said[:2])
-        mean, std = (tuple(float(v) for v in value) for value in said[3:])
+        mean, std = (tuple(float(v) for v in value or ()) for value in said[3:])
         filter_ = str(getattr(said[2], "value", said[2]))
         return Transform(resize=size, crop=side, interpolation=filter_, mean=mean, std=std)  # type: ignore[arg-type]
     except (TypeError, ValueError, SettingsError):

@@ -64,7 +64,7 @@ def check_path(path: Path) -> None:
 def _npz(features: Extracted) -> Callable[[BinaryIO], object]:
     text = {"ids": features.ids, "classes": features.classes, "provenance": features.provenance()}
     arrays = {name: np.asarray(value, dtype=np.str_) for name, value in text.items()}
-    return lambda stream: np.savez(stream, x=features.x, y=features.y, **arrays)
+    return lambda stream: np.savez(stream, x=features.x, y=features.y, **arrays)  # type: ignore[arg-type]
 
 
 def _safetensors(features: Extracted) -> Callable[[BinaryIO], object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,7 +15,8 @@ from evaltk.types import Arch, PositionRule, Precision, Recipe, Tokens
 
 WANTED = "features [B, D] as one float tensor, or evaltk.types.Tokens"
 SHOWN = 5  # parts of an output that an error lists
-RECIPE = Recipe()
+# Rank of a tensor -> what makes [B, D] of it, and what that is.
+PICKED = {2: ("", ""), 3: ("[:, 0]", " the first token"), 4: (".mean(dim=(2, 3))", " the mean over positions")}
 # How far the features of the same images may be apart from call to call, relative to the largest value.
 TOLERANCES = {torch.float32: 1e-3, torch.float64: 1e-3}
 COARSE = 5e-2  # of half precision
@@ -91,7 +92,7 @@ class Calling:
         return Tokens(cls=output.float(), patches=output.new_zeros(batch, 0, output.shape[1]).float(), grid=(0, 0))
 
     def _refuse(self, wanted: str, got: str, do: str) -> None:
-        raise ModelError(wanted=wanted, got=got, where=self.name, do=do or "wrap it: evaltk.evaluate(lambda x: ..., ...)")
+        raise ModelError(wanted=wanted, got=got, where=self.name, do=do or "return tensors of these shapes")
 
 
 def _described(value: object) -> str:
@@ -118,20 +119,15 @@ def _remedy(value: object) -> str:
     text = "model(x)"
     if isinstance(value, Mapping):
         ranks = {k: v.ndim for k, v in value.items() if isinstance(v, torch.Tensor)}
-        key = next((k for want in (2, 3, 4) for k, rank in ranks.items() if rank == want), None)
-        if key is None:
-            return "pass a function that returns features: lambda x: ..."
-        text, value = f"model(x)[{key!r}]", value[key]
-    elif isinstance(value, tuple | list) or (is_dataclass(value) and not isinstance(value, type)):
-        parts = list(value) if isinstance(value, tuple | list) else []
-        at = next((i for i, v in enumerate(parts) if isinstance(v, torch.Tensor)), None)
-        if at is None:
-            return "pass a function that returns features: lambda x: ..."
-        text, value = f"model(x)[{at}]", parts[at]
-    rank = value.ndim if isinstance(value, torch.Tensor) else 2
-    text += {3: "[:, 0]", 4: ".mean(dim=(2, 3))"}.get(rank, "")
-    note = {3: ", the first token", 4: ", the mean over positions"}.get(rank, "")
-    return f"pass a function that picks the features, for example (to be checked{note}) lambda x: {text}"
+        key = next((k for rank in (2, 3, 4) for k, r in ranks.items() if r == rank), None)
+        text, value = f"{text}[{key!r}]", value.get(key)
+    elif isinstance(value, tuple | list):
+        at = next((i for i, v in enumerate(value) if isinstance(v, torch.Tensor) and v.ndim in PICKED), None)
+        text, value = f"{text}[{at}]", None if at is None else value[at]
+    if not isinstance(value, torch.Tensor) or value.ndim not in PICKED or not value.is_floating_point():
+        return "pass a function that returns features: evaltk.evaluate(lambda x: ..., ...)"
+    index, what = PICKED[value.ndim]
+    return f"pass a function that picks features, for example{what} (to be checked): lambda x: {text}{index}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,9 +191,8 @@ class FunctionNet:
         for recipe in recipes:
             self._check(recipe)
         found = self._tokens(images)
-        parts = {"cls": (found.cls,), "mean": (found.patches.mean(dim=1),)}
-        parts["cls+mean"] = parts["cls"] + parts["mean"]
-        return [torch.cat(parts[recipe.tokens], dim=1) for recipe in recipes]
+        parts = {"cls": found.cls, "mean": found.patches.mean(dim=1)}
+        return [torch.cat([parts[part] for part in recipe.tokens.split("+")], dim=1) for recipe in recipes]
 
     def tokens(
         self, images: torch.Tensor, *, last: int = 1, norm: bool = True, mask: torch.Tensor | None = None
@@ -225,5 +220,5 @@ class FunctionNet:
 
     def _cannot(self, what: str) -> SettingsError:
         given = "one feature per image" if not self.gives_tokens else "the tokens of its last block"
-        do = "choose settings that use the feature itself, or save a checkpoint and evaluate that"
+        do = 'choose settings that use the feature itself, as settings={"fewshot": {"norm": "post"}} does'
         return SettingsError(wanted=what, got=f"a function that gives {given}", where=self.call.name, do=do)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from evaltk.types import Checkpoint
 
 __all__ = [
-    "Job", "Plan", "bench_of", "bench_with", "described", "identify", "jobs", "known_protocol", "measured", "run", "stamp",
-    "wanted",
+    "Job", "Plan", "bench_of", "bench_with", "described", "identify", "jobs", "known_protocol", "measured", "run",
+    "stamp", "wanted",
 ]  # fmt: skip
 
 
