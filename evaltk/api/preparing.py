@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeAlias
 
 from evaltk.bench import ImageOptions
@@ -92,7 +92,9 @@ def _of_sizes(sizes: Mapping[str, Any]) -> Prepared:
     mean, std = (_triple(name, sizes[name]) for name in ("mean", "std"))
     options = ImageOptions(**{k: sizes[k] for k in ("resize", "interpolation") if sizes.get(k) is not None})
     prepared = Prepared(side=sizes["crop"], mean=mean, std=std, options=options)
-    prepared.view()  # checks the sizes
+    usual = prepared.view()
+    assert isinstance(usual, Transform)
+    replace(usual, crop=sizes["crop"], resize=options.resize or usual.resize)  # checks them
     return prepared
 
 

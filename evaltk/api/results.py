@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+STYLE = (
+    "<style>.evaltk-results caption { text-align: left; font-weight: bold; padding-top: 1em; }\n"
+    ".evaltk-results td, .evaltk-results th { text-align: right; padding: 0.2em 0.8em; }\n"
+    ".evaltk-results th[scope=row] { text-align: left; }</style>"
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Measured:
@@ -62,7 +68,10 @@ class Results:
         return found[0].value
 
     def table(self) -> pd.DataFrame:
-        """One row per score: checkpoint, protocol, dataset, split, metric, its settings, value, low, high, n."""
+        """One row per score: checkpoint, protocol, dataset, split, metric, at (its settings), value, low, high, n.
+
+        Values are fractions; low and high are the 95 % interval.
+        """
         import pandas as pd
 
         return pd.DataFrame([_row(result, score) for result in self for score in result.scores])
@@ -89,7 +98,7 @@ class Results:
 
     def _repr_html_(self) -> str:
         """The tables for a notebook."""
-        return f"<div>\n{self._rendered('html')}</div>\n"
+        return f'<div class="evaltk-results">\n{STYLE}\n{self._rendered("html")}</div>\n'
 
     def _rendered(self, form: str) -> str:
         from reports.formats import render
@@ -106,6 +115,6 @@ class Results:
 def _row(result: Result, score: Score) -> dict[str, object]:
     low, high = score.interval or (None, None)
     row: dict[str, object] = {"checkpoint": result.checkpoint["name"], "protocol": result.protocol}
-    row |= {"dataset": score.dataset, "split": score.split, "metric": score.metric, "value": score.value}
-    row |= {"low": low, "high": high, "n": score.n}
-    return row | {k: v for k, v in score.at.items() if k not in row}
+    row |= {"dataset": score.dataset, "split": score.split, "metric": score.metric}
+    at = ", ".join(f"{name} {value}" for name, value in score.at.items())
+    return row | {"at": at, "value": score.value, "low": low, "high": high, "n": score.n}

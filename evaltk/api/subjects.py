@@ -145,7 +145,7 @@ def _of_function(
             cache=plan.cache,
             images=plan.images,
             extraction=Extraction(
-                batch_size=plan.batch_size or BATCH.get(call.device.type, BATCH["cpu"]),
+                batch_size=BATCH.get(call.device.type, BATCH["cpu"]) if plan.batch_size is None else plan.batch_size,
                 workers=plan.workers,
                 skip_bad_images=plan.skip_bad_images,
             ),

@@ -122,11 +122,18 @@ def _known(function: Any) -> Transform | None:
         ]
     try:
         size, side = (_side(value) for value in said[:2])
-        mean, std = (tuple(float(v) for v in value or ()) for value in said[3:])
+        mean, std = (_triple(value) for value in said[3:])
         filter_ = str(getattr(said[2], "value", said[2]))
         return Transform(resize=size, crop=side, interpolation=filter_, mean=mean, std=std)  # type: ignore[arg-type]
     except (TypeError, ValueError, SettingsError):
         return None
+
+
+def _triple(value: Any) -> tuple[float, ...]:
+    """Numbers, those of a float32 tensor as they were written. Raises: TypeError, ValueError: none."""
+    if isinstance(value, torch.Tensor):
+        return tuple(float(f"{v:.7g}") for v in value.flatten().tolist())
+    return tuple(float(v) for v in value)
 
 
 def _side(value: Any) -> int:

@@ -13,7 +13,6 @@ from PIL import Image
 
 from evaltk.data import images
 from evaltk.data.images import TAIL, Split
-from evaltk.errors import DataError
 
 
 class Reader(Protocol):

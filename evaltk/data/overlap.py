@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from evaltk.data.images import Dataset, Split
 from evaltk.data.encoded import EncodedSplit
+from evaltk.data.images import Dataset, Split
 from evaltk.deviations import Deviation, DeviationKind
 from evaltk.errors import DataError
 
