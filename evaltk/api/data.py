@@ -12,6 +12,8 @@ from evaltk.bench import AnyDataset
 from evaltk.data import images
 from evaltk.data.galleries import folder_of_images
 from evaltk.data.images import Split
+from evaltk.data.options import DataOptions
+from evaltk.data.torch_datasets import from_torch, from_torch_one
 from evaltk.errors import DataError, SettingsError
 
 WHOLE = "all"  # the split of all images where there is one set
@@ -19,45 +21,44 @@ FOLDERS = "expected: FOLDER/CLASS/IMAGE, or FOLDER/train/CLASS/IMAGE and FOLDER/
 WANTED = "data: a folder, NAME or NAME=PATH, (train, test) of PyTorch datasets, or one with split=0.2"
 
 
-def load(data: Any, *, split: float | None = None, seed: int = 0, name: str = "images") -> AnyDataset:
+def load(data: Any, options: DataOptions, *, name: str = "images") -> AnyDataset:
     """The dataset that `data` stands for.
 
     Args:
-        data: see `evaltk.evaluate`. split: share of one PyTorch dataset to test on, drawn by `seed`.
+        data: see `evaltk.evaluate`. options: the share to test on where `data` has no test split, and its seed.
         name: of PyTorch datasets, in results.
 
     Raises: SettingsError, DataError: something else, files that are missing, a dataset without a test split.
     """
     if isinstance(data, str | Path):
-        found: AnyDataset = datasets.load(word_of(data))
-    elif hasattr(data, "KIND") and hasattr(data, "fingerprint"):
-        found = data
-    elif isinstance(data, tuple | list) and len(data) == 2 and all(hasattr(one, "__getitem__") for one in data):
-        from evaltk.data.torch_datasets import from_torch
-
-        found = from_torch(data[0], data[1], name=_free(name))
-    elif _one_dataset(data):
-        from evaltk.data.torch_datasets import from_torch_one
-
-        if split is None:
-            do = "pass (train, test), or split=0.2 to test on a fifth of it, drawn by seed"
+        word = word_of(data)
+        datasets.check_options([word], options)
+        return datasets.load(word, options)  # type: ignore[no-any-return]
+    if _one_dataset(data):
+        if options.split is None:
+            do = "pass (train, test), or split=0.2 to test on a fifth of each class, drawn by seed"
             wanted, got = "a training and a test split", f"one dataset ({type(data).__name__})"
             raise SettingsError(wanted=wanted, got=got, where="data", do=do)
-        return from_torch_one(data, name=_free(name), share=split, seed=seed)
-    else:
+        return from_torch_one(data, name=_free(name), share=options.split, seed=options.seed)
+    if options.split is not None:
+        wanted, got = "one set of images to split", "data with a test split of its own"
+        raise SettingsError(wanted=wanted, got=got, where="split", do="leave split out")
+    if isinstance(data, tuple | list) and len(data) == 2 and all(map(_one_dataset, data)):
+        return from_torch(data[0], data[1], name=_free(name))
+    if not (hasattr(data, "KIND") and hasattr(data, "fingerprint")):
         do = 'evaltk.evaluate(model, "photos/", ...)'
         raise DataError(wanted=WANTED, got=type(data).__name__, where="data", do=do)
-    if split is not None:
-        wanted, got = "one PyTorch dataset to split", "data with a test split of its own"
-        raise SettingsError(wanted=wanted, got=got, where="split", do="leave split out")
+    found: AnyDataset = data
     return found
 
 
-def any_images(data: Any, *, name: str = "images") -> AnyDataset | Split:
+def any_images(data: Any, options: DataOptions, *, name: str = "images") -> AnyDataset | Split:
     """As `load`; besides, all images of a folder (class folders or not) or of one PyTorch dataset, as one split.
 
     Raises: SettingsError, DataError: as `load`.
     """
+    if options.split is not None:
+        return load(data, options, name=name)
     if (folder := _folder(data)) is not None and not (folder / "train").is_dir():
         label = _free(_label(folder))
         if any(one.is_dir() and not one.name.startswith(".") for one in folder.iterdir()):
@@ -66,10 +67,8 @@ def any_images(data: Any, *, name: str = "images") -> AnyDataset | Split:
             return replace(images.from_folder(label, root.name, root.parent, classes, get=FOLDERS), name=WHOLE)
         return replace(folder_of_images(folder), dataset=label, name=WHOLE)
     if _one_dataset(data):
-        from evaltk.data.torch_datasets import from_torch
-
         return replace(from_torch(data, data, name=_free(name)).train, name=WHOLE)
-    return load(data, name=name)
+    return load(data, options, name=name)
 
 
 def _one_dataset(data: Any) -> bool:

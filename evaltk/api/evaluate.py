@@ -14,6 +14,7 @@ from evaltk.api.preparing import Spec
 from evaltk.api.results import Measured, Results
 from evaltk.api.subjects import Model, Subject
 from evaltk.api.surroundings import in_python, settled, undisturbed
+from evaltk.data.options import DataOptions
 from evaltk.errors import SettingsError, nearest
 from evaltk.running import runner
 from evaltk.running.planning import Job, Plan, jobs_on, known_protocol
@@ -55,17 +56,15 @@ def evaluate(
         name: of the net in results. device: for a checkpoint, or a function whose net cannot be seen.
         settings: {protocol: {setting: value}} or settings objects.
         out: folder to write results to, as ``evaltk run --out``; None: no files are left.
-        split: share of a single PyTorch dataset to test on. data_name: name of PyTorch datasets in results.
+        split: share of each class to test on, of a folder of class folders or one PyTorch dataset.
+        data_name: name of PyTorch datasets in results.
         limit: smoke test on so many images per split. batch_size, workers, skip_bad_images: as on the command line.
 
     Raises: EvaltkError: what was wanted, what came, and what to do.
     """
-    chosen = {one: _settings(one, (settings or {}).get(one)) for one in _named(protocols)}
-    if unknown := set(settings or {}) - set(chosen):
-        got = ", ".join(sorted(unknown))
-        raise SettingsError(wanted="settings of the protocols", got=got, where="settings", do=nearest(got, chosen))
+    chosen = _chosen(protocols, settings or {})
     with undisturbed() as temporary:
-        dataset = data_of.load(data, split=split, seed=seed, name=data_name)
+        dataset = data_of.load(data, DataOptions(split=split, seed=seed), name=data_name)
         subject = subjects.of(model, transform, name=name, device=device)
         plan = Plan(
             checkpoints=(subject.word,),
@@ -101,10 +100,15 @@ def _read(job: Job) -> Measured:
     return Measured(result=results.read(job.path), predictions=results.read_predictions(job.path))
 
 
-def _named(protocols: Sequence[str]) -> tuple[str, ...]:
-    found = (protocols,) if isinstance(protocols, str) else tuple(dict.fromkeys(protocols))
-    if not found:
+def _chosen(protocols: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """{protocol: its settings}. Raises: SettingsError: none, an unknown one, settings of another."""
+    named = (protocols,) if isinstance(protocols, str) else tuple(protocols)
+    if not named:
         raise SettingsError(wanted="protocols", got="none", where="protocols", do='protocols=("knn",)')
+    found = {name: _settings(name, settings.get(name)) for name in named}
+    if unknown := set(settings) - set(found):
+        got = ", ".join(sorted(unknown))
+        raise SettingsError(wanted="settings of the protocols", got=got, where="settings", do=nearest(got, found))
     return found
 
 

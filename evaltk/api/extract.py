@@ -19,6 +19,7 @@ from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.data import limits
 from evaltk.data.galleries import Photographs
 from evaltk.data.images import Split
+from evaltk.data.options import DataOptions
 from evaltk.errors import SettingsError, nearest
 from evaltk.features.export import Extracted
 from evaltk.machine import provenance
@@ -31,7 +32,7 @@ def extract(
     model: Model,
     data: Any,
     *,
-    split: str | None = None,
+    part: str | None = None,
     recipe: Recipe | str | None = None,
     transform: Spec | None = None,
     name: str | None = None,
@@ -50,7 +51,7 @@ def extract(
     Args:
         model, transform, name, device: as for `evaltk.evaluate`.
         data: as for `evaltk.evaluate`; besides, any folder of class folders or of images, or one PyTorch dataset.
-        split: ``train``, ``test`` ...; default: the one scores are reported on, or all images where there is one set.
+        part: the split, ``train``, ``test`` ...; default: the one that scores are reported on, all images of one set.
         recipe: ``cls``, ``mean``, ``cls+mean`` or a `Recipe`; default: the class feature.
         data_name: name of a PyTorch dataset. limit: so many images of the split, balanced by class, drawn by `seed`.
         batch_size, workers, skip_bad_images: as on the command line.
@@ -75,7 +76,7 @@ def extract(
             workers=workers,
             skip_bad_images=skip_bad_images,
         )
-        images = split_of(data_of.any_images(data, name=data_name), split, limit, seed)
+        images = split_of(data_of.any_images(data, DataOptions(seed=seed), name=data_name), part, limit, seed)
         with settled(), in_python():
             found = extracted(replace(plan, **(subject.own or {})), subject, images, _recipe(recipe))
         return replace(found, x=np.array(found.x))  # the folder that it is mapped from goes
@@ -119,7 +120,7 @@ def split_of(found: Any, name: str | None, limit: int | None, seed: int) -> Spli
     elif name in known:
         chosen = known[name]
     else:
-        raise SettingsError(wanted="a split", got=repr(name), where="--split", do=nearest(name, known))
+        raise SettingsError(wanted="a split", got=repr(name), where="--part", do=nearest(name, known))
     if limit is not None and isinstance(found, Split):
         chosen = limits.limited_split(chosen, limit, seed)
     return chosen

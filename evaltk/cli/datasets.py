@@ -3,6 +3,7 @@
 Examples:
     evaltk datasets check pets=/data/oxford-iiit-pet dtd=/data/dtd
     evaltk datasets check my-photos:imagefolder=~/photos --no-contents
+    evaltk datasets check photos:csv=~/photos/labels.csv --split 0.2
 """
 
 from __future__ import annotations
@@ -14,25 +15,29 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from evaltk.cli import _options
+from evaltk.data.options import DataFlags, DataOptions
 
 if TYPE_CHECKING:
     from evaltk.data.images import Dataset
 
+GROUPS = {"Options": "options", "DataFlags": "your own images"}
 METRICS = {"top1": "top-1", "mean_per_class": "mean per class"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(DataFlags):
     """Check datasets.
 
     Attributes:
         action: the only action.
         data: datasets: evaltk ls datasets.
+        seed: of the draw of --split, as for evaltk run.
         contents: decode the first image of each split, and look for test images that are in the training split too.
     """
 
     action: Annotated[Literal["check"], tyro.conf.Positional]
     data: Annotated[tuple[str, ...], tyro.conf.Positional] = field(metadata={"metavar": "[LABEL:]NAME=PATH ..."})
+    seed: int = 0
     contents: bool = True
 
 
@@ -41,14 +46,15 @@ def main(argv: list[str]) -> int:
     from evaltk import datasets
     from evaltk.errors import EvaltkError, SettingsError
 
-    options = _options.parse(Options, argv, "datasets", __doc__)
+    options = _options.parse(Options, argv, "datasets", __doc__, groups=GROUPS)
     if not options.data:
         do = "evaltk datasets check NAME=PATH; evaltk ls datasets"
         raise SettingsError(wanted="datasets to check", got="none", where="evaltk datasets check", do=do)
-    unusable = 0
+    own, unusable = DataOptions.of(options, options.seed), 0
+    datasets.check_options(options.data, own)
     for word in options.data:
         try:
-            print("\n".join(_report(datasets.load(word), options.contents)))
+            print("\n".join(_report(datasets.load(word, own), options.contents)))
         except EvaltkError as error:
             sys.stdout.flush()
             print(f"evaltk: {word.partition('=')[0]}: {error}", file=sys.stderr)

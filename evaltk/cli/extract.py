@@ -4,8 +4,8 @@ Writes features, labels, image names and what they depend on: .npz, .safetensors
 may also be any folder of images, with class folders or without.
 
 Examples:
-    evaltk extract dino_vits16 --data cifar10=/data/cifar10 --split train --out train.npz
-    evaltk extract mine.pth --data ~/photos --out photos.parquet --tokens cls+mean
+    evaltk extract dino_vits16 --data cifar10=/data/cifar10 --part train --out train.npz
+    evaltk extract mine.pth --data photos/ --out photos.parquet --tokens cls+mean
     evaltk score knn --bank train.npz --labels train.npz --queries test.npz --query-labels test.npz
 """
 
@@ -23,6 +23,7 @@ from evaltk.bench import ImageOptions
 from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.cli import _options
 from evaltk.cli.run import GROUPS, Images, Machine
+from evaltk.data.options import DataFlags, DataOptions
 from evaltk.errors import SettingsError
 
 
@@ -49,9 +50,9 @@ class Extracting:
         checkpoint: a file, catalogue name, timm:NAME, random:ARCH[@SEED] or pixels:SIZE.
         data: a dataset (evaltk ls datasets), or a folder of images.
         out: file to write: .npz, .safetensors or .parquet.
-        split: train, test, val ... (default: the one scores are reported on; all images of a plain folder).
-        limit: so many images of the split, class-balanced.
-        seed: of that draw.
+        part: train, test or val (default: the one scores are reported on; all images of a plain folder).
+        limit: so many of these images, class-balanced.
+        seed: of random draws.
         force: overwrite an existing file.
         cache: cache folder (default: $EVALTK_HOME, ~/.cache/evaltk).
         plugin: your own datasets or families.
@@ -61,7 +62,7 @@ class Extracting:
     checkpoint: Annotated[str, tyro.conf.Positional]
     data: str = field(metadata={"metavar": "[LABEL:]NAME=PATH"})
     out: Path = field(metadata={"metavar": "FILE"})
-    split: str | None = None
+    part: str | None = None
     limit: int | None = None
     seed: int = 0
     force: bool = False
@@ -71,7 +72,7 @@ class Extracting:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Machine, ReadOptions, Images, Feature, Extracting):
+class Options(Machine, ReadOptions, Images, DataFlags, Feature, Extracting):
     """Extract features."""
 
 
@@ -94,7 +95,8 @@ def main(argv: list[str]) -> int:
     from evaltk.checkpoints.load import load
     from evaltk.types import Recipe
 
-    images = extract.split_of(any_images(options.data), options.split, options.limit, options.seed)
+    found_data = any_images(options.data, DataOptions.of(options, options.seed))
+    images = extract.split_of(found_data, options.part, options.limit, options.seed)
     subject = subjects.of(load(options.checkpoint, options.read_options()), None, name=None, device=None)
     recipe = Recipe(tokens=options.tokens, last=options.last, norm=options.norm)
     found = extract.extracted(_plan(options), subject, images, recipe)

@@ -38,14 +38,17 @@ class Options:
 
 # Kind, sizes, classes and metric of datasets that have no OFFICIAL counts.
 SUMMARIES = {
+    "arrow": ("images", "your own", "any", "top-1"),
     "cifar10": ("images", "50,000/10,000", "10", "top-1"),
     "cifar100": ("images", "50,000/10,000", "100", "top-1"),
+    "csv": ("images", "your own", "any", "top-1"),
     "davis2017": ("sequences", "30 videos", "-", "J&F"),
     "digits": ("images", "1,000/797", "10", "top-1"),
     "imagefolder": ("images", "your own", "any", "top-1"),
     "imagenet": ("images", "1,281,167/50,000", "1,000", "top-1"),
     "roxford5k": ("retrieval", "4,993 + 70 queries", "-", "mAP"),
     "rparis6k": ("retrieval", "6,322 + 70 queries", "-", "mAP"),
+    "wds": ("images", "your own", "any", "top-1"),
 }
 
 

@@ -4,6 +4,7 @@ Examples:
     evaltk run dino_vits16 --protocols knn linear --data imagenet=/data/imagenet
     evaltk run mine.pth pixels:32 --data cifar10=/data/cifar10 --knn.k 10 20
     evaltk run mine.pth --data photos:imagefolder=~/photos --limit 500
+    evaltk run mine.pth --data photos:csv=~/photos/labels.csv --split 0.2
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from evaltk import plugins
 from evaltk.bench import ImageOptions
 from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.cli import _options
+from evaltk.data.options import DataFlags, DataOptions
 from evaltk.errors import SettingsError
 from evaltk.types import PositionRule, Precision
 
@@ -101,13 +103,14 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Machine, ReadOptions, Images, Written, Evaluated):
+class Options(Machine, ReadOptions, Images, DataFlags, Written, Evaluated):
     """Evaluate checkpoints."""
 
 
 GROUPS = {
     "Evaluated": "what to evaluate",
     "Written": "where results go",
+    "DataFlags": "your own images: evaltk ls datasets",
     "ImageOptions": "image preprocessing (default: the protocol's)",
     "Images": "image preprocessing (default: the protocol's)",
     "ReadOptions": "reading a checkpoint, where its file does not say",
@@ -199,6 +202,7 @@ def plan_of(options: Any) -> Plan:
         precision=options.precision,
         position=options.position,
         read=options.read_options(),
+        own=DataOptions.of(options, options.seed),
         images=ImageOptions(resize=options.resize, crop=options.crop, interpolation=options.interpolation),
         batch_size=None if options.batch_size == "auto" else options.batch_size,
         workers=options.workers,

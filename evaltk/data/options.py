@@ -1,11 +1,13 @@
-"""What a user says of image files of their own; the fields of `DataFlags` are flags of `run`, `plan`, `datasets`."""
+"""What a user says of image files of their own: flags of `run`, `plan` and `datasets`."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from evaltk.data.shares import Share
+if TYPE_CHECKING:
+    from evaltk.data.shares import Share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,8 @@ class DataOptions(DataFlags):
     @property
     def share(self) -> Share | None:
         """What to draw; None: nothing. Raises: SettingsError: a share that is not in (0, 1)."""
+        from evaltk.data.shares import Share
+
         return None if self.split is None else Share(share=self.split, seed=self.seed)
 
     def given(self) -> dict[str, str]:

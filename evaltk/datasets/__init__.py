@@ -6,11 +6,13 @@ installed packages and in plug-in files.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from evaltk.data.options import DataFlags, DataOptions
 from evaltk.errors import DataError, SettingsError, nearest
 from evaltk.plugins import Registry
 
@@ -25,13 +27,17 @@ class DatasetSpec:
         load: (root, label) -> the dataset: an `evaltk.data.images.Dataset`, or one of another kind (see
             `evaltk.bench.AnyDataset`). `root` is the folder named, or None; `label` is the name used in results.
         needs_path: whether ``--data`` names a folder; where it is not needed it is refused.
+        takes: what the path names: a ``folder``, or ``files``, which `load` looks for by itself.
+        options: fields of `DataOptions` that it uses; where there are some, `load` gets the options as third argument.
         doc: what it contains; the first line is what `evaltk ls datasets` prints.
     """
 
     name: str
     where: str
-    load: Callable[[Any, str], Any]
+    load: Callable[..., Any]
     needs_path: bool = True
+    takes: Literal["folder", "files"] = "folder"
+    options: tuple[str, ...] = ()
     doc: str | None = None
 
     def __post_init__(self) -> None:
@@ -41,6 +47,8 @@ class DatasetSpec:
             raise ValueError(f"{self.name}: DatasetSpec.where is a text, not {self.where!r}")
         if not callable(self.load):
             raise TypeError(f"{self.name}: DatasetSpec.load is a function, not {self.load!r}")
+        if strange := set(self.options) - {field.name for field in dataclasses.fields(DataFlags)}:
+            raise ValueError(f"{self.name}: DatasetSpec.options are fields of DataFlags, not {sorted(strange)}")
 
     @property
     def summary(self) -> str:
@@ -87,10 +95,25 @@ def parse(text: str) -> tuple[str, str, Path | None]:
     return label or name, name, Path(path).expanduser() if path else None
 
 
-def load(text: str) -> Any:
-    """The dataset a ``--data`` word names. Raises: SettingsError, DataError: before any image is read."""
+def load(text: str, options: DataOptions | None = None) -> Any:
+    """The dataset a ``--data`` word names. Raises: SettingsError, DataError: before any image is read.
+
+    Args:
+        options: what the user says of files of their own; datasets that do not use them are loaded as ever.
+    """
     label, name, path = parse(text)
     spec = registry()[name]
-    if path is not None and not path.is_dir():
+    if path is not None and spec.takes == "folder" and not path.is_dir():
         raise DataError(wanted=f"the folder of {name}", got="no such folder", where=path, do=spec.where)
-    return spec.load(path, label)
+    return spec.load(path, label, options or DataOptions()) if spec.options else spec.load(path, label)
+
+
+def check_options(words: Sequence[str], options: DataOptions) -> None:
+    """Check that some dataset of the ``--data`` words uses each option given. Raises: SettingsError: none does."""
+    known = registry()
+    used = {option for word in words for option in known[parse(word)[1]].options}
+    for field, flag in options.given().items():
+        if field not in used:
+            takers = ", ".join(sorted(name for name, spec in known.items() if field in spec.options))
+            got = ", ".join(parse(word)[1] for word in words)
+            raise SettingsError(wanted=f"one of {takers} for {flag}", got=got, where=flag, do="leave it out")

@@ -16,6 +16,7 @@ from evaltk.bench import AnyDataset, ImageOptions, Protocol
 from evaltk.checkpoints.locate import exists, locate
 from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.data import limits
+from evaltk.data.options import DataOptions
 from evaltk.errors import SettingsError, nearest
 from evaltk.machine import version
 from evaltk.types import EXTRACTION_VERSION, PositionRule, Precision, digest
@@ -30,6 +31,7 @@ class Plan:
     Attributes:
         checkpoints: paths or names. protocols: {name: settings}. data: words of ``--data``.
         read: what the user says of the files.
+        own: what the user says of images of their own.
         device: as `resolve_device` takes it. limit: images per split (see `evaltk.data.limits`); None: all.
     """
 
@@ -45,6 +47,7 @@ class Plan:
     position: PositionRule = "dino"
     read: ReadOptions = field(default_factory=ReadOptions)
     images: ImageOptions = field(default_factory=ImageOptions)
+    own: DataOptions = field(default_factory=DataOptions)
     limit: int | None = None
     batch_size: int | None = None
     workers: int | None = None
@@ -93,7 +96,8 @@ def jobs(plan: Plan) -> list[Job]:
         known_protocol(name)
     named = [(checkpoint, *identify(checkpoint, plan.read)) for checkpoint in dict.fromkeys(plan.checkpoints)]
     words = {datasets.parse(word)[0]: datasets.parse(word)[1] for word in plan.data}
-    return jobs_on(plan, named, [datasets.load(word) for word in dict.fromkeys(plan.data)], words)
+    datasets.check_options(plan.data, plan.own)
+    return jobs_on(plan, named, [datasets.load(word, plan.own) for word in dict.fromkeys(plan.data)], words)
 
 
 def jobs_on(

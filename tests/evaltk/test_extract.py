@@ -65,7 +65,7 @@ def test_names_that_will_not_do_are_refused_before_any_work(
 def test_the_command_writes_what_score_knn_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["extract", "pixels:8", "--data", "digits", "--cache", str(tmp_path / "cache")]
     for split in ("train", "test"):
-        assert cli.main([*argv, "--split", split, "--out", str(tmp_path / f"{split}.npz")]) == 0
+        assert cli.main([*argv, "--part", split, "--out", str(tmp_path / f"{split}.npz")]) == 0
     assert "797 images of digits test\tD = 192" in capsys.readouterr().out
     argv = ["score", "knn", "--bank", "train.npz", "--labels", "train.npz", "--queries", "test.npz"]
     argv += ["--query-labels", "test.npz", "--k", "10", "--json"]
@@ -86,7 +86,7 @@ def test_the_command_checks_its_flags(
 
     out = str(tmp_path / "x.npz")
     assert "a name ending in" in refused("--out", str(tmp_path / "x.txt"))
-    assert "there are: test, train" in refused("--out", out, "--split", "val")
+    assert "there are: test, train" in refused("--out", out, "--part", "val")
     assert "one last block" in refused("--out", out, "--last", "2")
     few.save(out)
     assert "pass --force" in refused("--out", out)
@@ -105,12 +105,12 @@ def test_any_folder_of_images_will_do(image_tree: Build) -> None:
     assert plain.classes == () and plain.y.tolist() == [-1, -1, -1] and plain.ids == ("000.png", "001.png", "002.png")
     splits = image_tree({"train/a": 2, "val/a": 1}, name="splits")
     assert len(evaltk.extract(net, splits, transform=LOOKS).x) == 1
-    assert len(evaltk.extract(net, splits, transform=LOOKS, split="train").x) == 2
+    assert len(evaltk.extract(net, splits, transform=LOOKS, part="train").x) == 2
     with pytest.raises(SettingsError, match="there are: train, val"):
-        evaltk.extract(net, splits, transform=LOOKS, split="test")
+        evaltk.extract(net, splits, transform=LOOKS, part="test")
     one = torchvision.datasets.ImageFolder(str(splits / "train"))
     assert np.array_equal(
-        evaltk.extract(net, one, transform=LOOKS).x, evaltk.extract(net, splits, transform=LOOKS, split="train").x
+        evaltk.extract(net, one, transform=LOOKS).x, evaltk.extract(net, splits, transform=LOOKS, part="train").x
     )
 
 

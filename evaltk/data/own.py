@@ -1,0 +1,204 @@
+"""Images that users list themselves: which files make which split, which column holds what, and the dataset."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from evaltk.data import shares
+from evaltk.data.images import Dataset, Split
+from evaltk.data.options import DataOptions
+from evaltk.errors import DataError, some
+
+ROLES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+ROLE_OF = {word: role for role, words in ROLES.items() for word in words}
+PATHS = ("path", "image", "file", "filename", "filepath", "file_name", "file_path", "image_path", "img_path", "img")
+LABELS = ("label", "labels", "class", "target", "category", "class_name", "label_name")
+SPLITS = ("split",)
+NO_SPLIT = "name the train and the test part, or draw one: --split 0.2"
+INTEGER = re.compile(r"[+-]?\d+(\.0+)?", re.ASCII)  # pandas writes whole numbers as 1.0 once a cell was empty
+Label: TypeAlias = int | str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One split as found: the label of each image, and what makes the split of (name, classes, ids [N] int64)."""
+
+    labels: Sequence[Label]
+    split: Callable[[str, tuple[str, ...], np.ndarray], Split]
+
+
+def role_of(name: str, where: object) -> str | None:
+    """``train``, ``val`` or ``test`` where a word of a file's or folder's name says so, else None.
+
+    Raises: DataError: it says two.
+    """
+    roles = {ROLE_OF[word] for word in re.split(r"[^a-z]+", name.lower()) if word in ROLE_OF}
+    if len(roles) > 1:
+        raise DataError(
+            wanted="names that say one of train, val and test", got=name, where=where, do="rename it, or name each part"
+        )
+    return roles.pop() if roles else None
+
+
+def by_role(names: Mapping[Path, str], where: object) -> dict[str, list[Path]]:
+    """Files by what their names say: {role: files}, or {"all": files} where none says anything.
+
+    Raises: DataError: some say it and others do not.
+    """
+    found: dict[str, list[Path]] = {}
+    for path, name in names.items():
+        found.setdefault(role_of(name, where) or "all", []).append(path)
+    if len(found) > 1 and "all" in found:
+        raise DataError(
+            wanted="names that all say train, val or test, or none of them",
+            got=f"{some(sorted(p.name for p in found['all']), 3)} beside {', '.join(sorted(set(found) - {'all'}))}",
+            where=where,
+            do="rename or move the others, or name each part",
+        )
+    return found
+
+
+def words(text: str) -> list[str]:
+    """``TRAIN,TEST`` in parts: split at commas outside of braces, unless it is the name of a file."""
+    if Path(text).exists():
+        return [text]
+    return [part.strip() for part in re.split(r",(?![^{]*\})", text) if part.strip()]
+
+
+def column(
+    columns: Sequence[str], asked: str | None, customary: Sequence[str], *, flag: str, what: str, where: object
+) -> str | None:
+    """The column that holds `what`: the one asked for, else the only one with a customary name, else None.
+
+    Raises: DataError: the one asked for is not there, or twice; several have customary names.
+    """
+    there = f"columns {some(list(columns), 8)}"
+    if asked is not None:
+        if (count := list(columns).count(asked)) != 1:
+            got = there if not count else f"{count} columns called so"
+            raise DataError(wanted=f"a column {asked!r}", got=got, where=where, do=f"{flag} with one of them")
+        return asked
+    found = [name for name in columns if name.lower() in customary]
+    if len(found) > 1:
+        do = f"say which: {flag} {found[0]}"
+        raise DataError(wanted=f"one column of {what}", got=", ".join(found), where=where, do=do)
+    return found[0] if found else None
+
+
+def needed(
+    columns: Sequence[str], asked: str | None, customary: Sequence[str], *, flag: str, what: str, where: object
+) -> str:
+    """As `column`. Raises: DataError: also where there is none."""
+    name = column(columns, asked, customary, flag=flag, what=what, where=where)
+    if name is None:
+        got = f"columns {some(list(columns), 8)}"
+        raise DataError(wanted=f"a column of {what}", got=got, where=where, do=f"name it: {flag} NAME")
+    return name
+
+
+def roles_in(values: Sequence[Label], where: object) -> list[str]:
+    """The role of each row, from a column of splits. Raises: DataError: other words."""
+    roles = [ROLE_OF.get(str(value).strip().lower(), "") for value in values]
+    if unknown := sorted({str(v) for v, role in zip(values, roles, strict=True) if not role}):
+        got = some([repr(v) for v in unknown], 4)
+        do = "rename them, or give one file per split: TRAIN,TEST"
+        raise DataError(wanted="train, val and test in the column of splits", got=got, where=where, do=do)
+    return roles
+
+
+def assemble(
+    label: str,
+    parts: Mapping[str, Part],
+    options: DataOptions,
+    *,
+    where: object,
+    names: Sequence[str] | None = None,
+) -> Dataset:
+    """The dataset of the parts ``train``, ``val``, ``test``; or of a single one, of which a share is drawn.
+
+    Learns from train and reports on test, or on val where there is no test.
+
+    Args:
+        names: of the labels 0, 1, ..., where the files tell; None: the classes are the training labels, integers by
+            value, text sorted.
+
+    Raises: DataError: a part is missing or empty, labels that no class has. SettingsError: a share out of range.
+    """
+    share, roles = options.share, tuple(parts)
+    if empty := [role for role, part in parts.items() if not part.labels]:
+        raise DataError(wanted=f"images in {empty[0]}", got="none", where=where, do="add images, or leave it out")
+    held = next((role for role in ("test", "val") if role in parts), None)
+    if share is not None and len(parts) != 1:
+        raise DataError(wanted="one part to split", got=" and ".join(roles), where=where, do="leave --split out")
+    if share is None and (held is None or "train" not in parts):
+        got = "images of no named split" if roles == ("all",) else f"only {' and '.join(roles) or 'nothing'}"
+        raise DataError(wanted="images to train on and to test on", got=got, where=where, do=NO_SPLIT)
+    used = roles if share is not None else ("train", str(held))
+    numbered = uniform({role: parts[role].labels for role in used}, where)
+    classes, number = numbering(numbered[used[0]], names, where)
+    splits = {}
+    for role in used:
+        _check_known(numbered[role], number, f"{where} ({role})")
+        ids = np.array([number[one] for one in numbered[role]], dtype=np.int64)
+        splits[role] = parts[role].split(role, classes, ids)
+    if share is not None:
+        return shares.drawn(splits[used[0]], share)
+    notes = tuple(f"{r}: {len(parts[r].labels):,} images are not used" for r in roles if r not in used)
+    return Dataset(name=label, train=splits["train"], test=splits[str(held)], notes=notes)
+
+
+def uniform(labels: Mapping[str, Sequence[Label]], where: object) -> dict[str, Sequence[Label]]:
+    """Labels by split, as integers where all can be read so, else all as text.
+
+    Raises: DataError: integers beside text, or one integer written in two ways.
+    """
+    seen = set(itertools.chain.from_iterable(labels.values()))
+    texts = {one for one in seen if isinstance(one, str)}
+    if not texts:
+        return dict(labels)
+    if not all(INTEGER.fullmatch(one) for one in texts):
+        if len(texts) < len(seen):
+            got = f"{next(one for one in seen if not isinstance(one, str))} beside {sorted(texts)[0]!r}"
+            raise DataError(wanted="labels that are all numbers or all names", got=got, where=where, do="use one kind")
+        return dict(labels)
+    value = {one: int(str(one).partition(".")[0]) for one in seen}
+    if twice := [v for v, count in Counter(value.values()).items() if count > 1]:
+        spelled = " and ".join(sorted(repr(one) for one in seen if value[one] == twice[0]))
+        do = "write each label in one way"
+        raise DataError(wanted="one spelling for each label", got=spelled, where=where, do=do)
+    return {role: [value[one] for one in found] for role, found in labels.items()}
+
+
+def numbering(
+    train: Sequence[Label], names: Sequence[str] | None, where: object
+) -> tuple[tuple[str, ...], dict[Label, int]]:
+    """Names of the classes, and the class id of each training label. Raises: DataError: one that `names` lacks."""
+    values = sorted(set(train))  # type: ignore[type-var]
+    if names is None:
+        return tuple(map(str, values)), {value: i for i, value in enumerate(values)}
+    known: dict[Label, int] = {i: i for i in range(len(names))}
+    _check_known(train, known, where)
+    return tuple(names), {value: known[value] for value in values}
+
+
+def _check_known(labels: Sequence[Label], number: Mapping[Label, int], where: object) -> None:
+    unknown = sorted({str(one) for one in set(labels) - number.keys()})
+    if unknown:
+        raise DataError(
+            wanted=f"labels of the {len(number)} classes that can be learnt",
+            got=f"{len(unknown)} others: {some(unknown, 5)}",
+            where=where,
+            do="add images of them to the training split, or leave these out",
+        )
