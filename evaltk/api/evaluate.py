@@ -40,15 +40,14 @@ def evaluate(
 ) -> Results:
     """Measure a net by protocols, also in the middle of its training.
 
-    A net in memory is put in eval mode and left as it was, also after an exception: modes, weights, device and the
-    random state of Python, numpy and torch. It runs in float32 without TF32 or autocast, or in the type of its weights.
-    In a distributed training each process that calls this works alone.
+    A net in memory is put in eval mode and left as it was, also after an exception: modes, weights, random states. It
+    runs without TF32 and autocast in the type of its weights. Processes that call this do not wait for each other.
 
     Args:
         model: an nn.Module or a function, ``images [B, 3, H, W] -> [B, D]`` or `Tokens`; a `Checkpoint`; or a path or
             name as on the command line, which gives the command's numbers.
         data: a folder with train/ and test/ or val/; a word of ``--data``; (train, test) of PyTorch datasets of
-            (image, label), or one with `split`; a dataset from `evaltk.data`. Images as they are, not normalised.
+            (image, label), not normalised; one set of images with `split`; a dataset of evaltk's.
         protocols: names, see ``evaltk ls protocols``.
         transform: how images are prepared for a net in memory: ``dict(crop=, mean=, std=)``, optionally ``resize=`` and
             ``interpolation=``; a transform of torchvision's or timm's, or any function PIL image -> tensor [3, H, W].
@@ -56,8 +55,7 @@ def evaluate(
         name: of the net in results. device: for a checkpoint, or a function whose net cannot be seen.
         settings: {protocol: {setting: value}} or settings objects.
         out: folder to write results to, as ``evaltk run --out``; None: no files are left.
-        split: share of each class to test on, of a folder of class folders or one PyTorch dataset.
-        data_name: name of PyTorch datasets in results.
+        split: share of one set of images to test on. data_name: name of PyTorch datasets in results.
         limit: smoke test on so many images per split. batch_size, workers, skip_bad_images: as on the command line.
 
     Raises: EvaltkError: what was wanted, what came, and what to do.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import pickle
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -63,7 +65,7 @@ class Subject:
         word: its path or name; "" in memory. precision: of the forward pass, in results.
         options: sizes of images.
         ready: (plan, jobs) -> the net on its device. Called once, inside `evaluating`.
-        kept: whether a finished result stands for another run; not for a function, whose code is not identified.
+        kept: whether a finished result stands for another run: for files, which are identified in full.
     """
 
     name: str
@@ -103,9 +105,11 @@ def _of_checkpoint(checkpoint: Checkpoint, spec: Spec | None, name: str | None) 
             runner.known_protocol(job.protocol).check_checkpoint(checkpoint)
         return runner.bench_with(plan, checkpoint, runner.device_of(plan, jobs))
 
-    asked = {"digest": checkpoint.digest, "mean": list(checkpoint.mean), "std": list(checkpoint.std)}
+    asked: dict[str, Any] = {"digest": checkpoint.digest, "sha256": checkpoint.sha256, "branch": checkpoint.branch}
+    asked |= {"mean": list(checkpoint.mean), "std": list(checkpoint.std)}
     options = preparing.of_checkpoint(spec)
-    return Subject(name=name or checkpoint.name, asked=asked, options=options, ready=ready)
+    # Not kept: its digest leaves out the head, which may be another in memory than in the file.
+    return Subject(name=name or checkpoint.name, asked=asked, options=options, ready=ready, kept=False)
 
 
 def _of_function(
@@ -146,7 +150,7 @@ def _of_function(
             images=plan.images,
             extraction=Extraction(
                 batch_size=BATCH.get(call.device.type, BATCH["cpu"]) if plan.batch_size is None else plan.batch_size,
-                workers=plan.workers,
+                workers=_workers(plan.workers, prepared.own),
                 skip_bad_images=plan.skip_bad_images,
             ),
             own=prepared.own,
@@ -173,6 +177,9 @@ def _calling(
     if where is not None and asked is not None and asked.type != where.type:
         do = f"model.to({device!r}) first, or leave device out: a net in memory stays where it is"
         raise SettingsError(wanted=f"the net's own device, {where}", got=str(asked), where="device", do=do)
+    if where is not None and where.type == "meta":
+        do = "load its weights first"
+        raise ModelError(wanted="a net with weights", got="one on the device meta", where=name, do=do)
     floats = [t.dtype for t in found if t.is_floating_point()]
     return function.Calling(
         function=model,
@@ -181,6 +188,19 @@ def _calling(
         dtype=floats[0] if floats else torch.float32,
         defaults=function.Defaults(),
     )
+
+
+def _workers(asked: int | None, own: OwnTransform | None) -> int | None:
+    """Decoding processes: none for a function that cannot be passed to them, unless they are forked."""
+    if asked is not None or own is None:
+        return asked
+    method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+    try:
+        if method != "fork":
+            pickle.dumps(own.function)
+    except Exception:  # noqa: BLE001  # objects of any library raise errors of their own
+        return 0
+    return None
 
 
 def _precision(dtype: torch.dtype) -> str:

@@ -99,8 +99,15 @@ def digest(nets: Sequence[nn.Module]) -> str:
                 state.update(f"{name}{value!r}".encode())
                 continue
             state.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-            state.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            state.update(_plain(value).contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return state.hexdigest()
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor on the CPU, neither sparse nor quantised."""
+    tensor = tensor.detach().cpu()
+    tensor = tensor.dequantize() if tensor.is_quantized else tensor
+    return tensor if tensor.layout == torch.strided else tensor.to_dense()
 
 
 def code_digest(function: Callable[..., object]) -> str:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 import evaltk
 from evaltk import cli, distributed, results
 from evaltk.errors import CheckpointError, EvaltkError, ModelError, SettingsError
+from evaltk.models import reached
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, Recipe, Tokens
 
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
@@ -91,7 +92,7 @@ def test_a_resnet_in_memory_gives_what_the_command_gives_on_its_file(image_tree:
     assert theirs.checkpoint["family"] == "flat" and mine.checkpoint["family"] == "memory"
     assert mine.scores == theirs.scores and {s.value for s in mine.scores if s.metric == "top1"} != {1.0}
     assert mine.data == theirs.data and mine.preprocessing.views == theirs.preprocessing.views
-    assert mine.checkpoint["digest"] == evaltk.models.reached.digest([net]) and mine.checkpoint["sha256"] == ""
+    assert mine.checkpoint["digest"] == reached.digest([net]) and mine.checkpoint["sha256"] == ""
 
 
 def states() -> tuple[object, ...]:
@@ -163,7 +164,7 @@ def test_a_net_behind_a_function_is_in_eval_mode_too(wrap: Callable[[nn.Module],
     function = wrap(net)
     assert top1(function) == top1(net)
     assert {seen[2] for seen in net.seen} == {False} and net.training
-    assert evaltk.models.reached.modules(function) == (net,)
+    assert reached.modules(function) == (net,)
 
 
 def test_a_function_without_a_net_is_measured_and_says_so() -> None:
@@ -210,6 +211,30 @@ def test_a_net_whose_call_changes_its_buffers_is_refused() -> None:
             return super().forward(x)
 
     assert "a call that changes them" in refused(ModelError, Counting())
+
+
+def test_nets_that_cannot_run_are_refused_before_anything_is_read() -> None:
+    with torch.device("meta"):
+        net = Net.__new__(Net)
+        nn.Module.__init__(net)
+        net.conv = nn.Conv2d(3, 8, 5)
+    assert "load its weights first" in refused(ModelError, net)
+
+
+def test_the_digest_is_of_every_tensor_of_the_state() -> None:
+    net = nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 2, 1).half())
+    net.register_buffer("map", torch.eye(3).to_sparse())
+    seen = {reached.digest([net])}
+    for name, tensor in net.state_dict().items():
+        changed = {**net.state_dict(), name: (tensor.to_dense() if tensor.is_sparse else tensor) + 1}
+        if name == "map":
+            net.map = changed["map"]
+        else:
+            net.load_state_dict(changed)
+        seen.add(reached.digest([net]))
+    assert len(seen) == 1 + len(net.state_dict()) == 9
+    wrapped = nn.DataParallel(Net())
+    assert measured(wrapped)["knn"].checkpoint["digest"] == reached.digest([wrapped.module])
 
 
 def test_the_type_of_the_weights_is_kept_and_recorded() -> None:
@@ -268,6 +293,11 @@ def test_checkpoints_and_names_are_measured_as_by_the_command(tmp_path: Path) ->
     written = path.stat().st_mtime_ns
     named = measured("pixels:8", transform=None, out=tmp_path / "runs")  # found, not measured again
     assert named["knn"] == theirs and path.stat().st_mtime_ns == written
+    head = evaltk.load_checkpoint("pixels:8")
+    measured(head, transform=None, out=tmp_path / "mine")
+    ((mine_path, mine),) = results.find(tmp_path / "mine")
+    assert measured(head, transform=None, out=tmp_path / "mine")["knn"].made["date"] >= mine.made["date"]
+    assert mine_path.stat().st_mtime_ns > written  # written again: a head in memory may be another
     with pytest.raises(SettingsError, match=r"evaltk.load_checkpoint\(path, mean=, std=\)"):
         measured(evaltk.load_checkpoint("pixels:8"))
     with pytest.raises(CheckpointError, match="no such file"):
