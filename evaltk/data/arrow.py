@@ -33,6 +33,7 @@ NUMBERED = re.compile(r"(.*)-(\d+)-of-(\d+)\.arrow")
 def load(text: str, label: str, options: DataOptions) -> Dataset:
     """The dataset in Arrow files. Raises: DataError: another layout, a damaged file. SettingsError: no pyarrow."""
     files = find(text)
+    own.check_once(files, text)
     tables = {role: [_Table.read(path, options) for path in paths] for role, paths in files.items()}
     everything = [table for part in tables.values() for table in part]
     if len(columns := sorted({table.column for table in everything})) > 1:

@@ -70,6 +70,14 @@ def by_role(names: Mapping[Path, str], where: object) -> dict[str, list[Path]]:
     return found
 
 
+def check_once(files: Mapping[str, Sequence[Path]], where: object) -> None:
+    """Check that no file stands in two places. Raises: DataError."""
+    counts = Counter(path.resolve() for paths in files.values() for path in paths)
+    twice = [path.name for path, count in counts.items() if count > 1]
+    if twice:
+        raise DataError(wanted="each file once", got=f"{twice[0]} twice", where=where, do="give each file to one split")
+
+
 def words(text: str) -> list[str]:
     """``TRAIN,TEST`` in parts: split at commas outside of braces, unless it is the name of a file."""
     if Path(text).exists():
@@ -174,8 +182,9 @@ def uniform(labels: Mapping[str, Sequence[Label]], where: object) -> dict[str, S
             raise DataError(wanted="labels that are all numbers or all names", got=got, where=where, do="use one kind")
         return dict(labels)
     value = {one: int(str(one).partition(".")[0]) for one in seen}
-    if twice := [v for v, count in Counter(value.values()).items() if count > 1]:
-        spelled = " and ".join(sorted(repr(one) for one in seen if value[one] == twice[0]))
+    spellings = {str(one): number for one, number in value.items()}
+    if twice := [number for number, count in Counter(spellings.values()).items() if count > 1]:
+        spelled = " and ".join(sorted(repr(text) for text, number in spellings.items() if number == twice[0]))
         do = "write each label in one way"
         raise DataError(wanted="one spelling for each label", got=spelled, where=where, do=do)
     return {role: [value[one] for one in found] for role, found in labels.items()}

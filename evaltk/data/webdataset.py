@@ -6,18 +6,21 @@ import json
 import re
 import tarfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from evaltk import files, progress
 from evaltk.data import encoded, own
 from evaltk.data.encoded import EncodedSplit
 from evaltk.data.images import EXTENSIONS, Dataset
 from evaltk.data.options import DataOptions
 from evaltk.data.own import Label, Part
-from evaltk.errors import DataError, EvaltkError, some
+from evaltk.errors import DataError, EvaltkError, StorageError, some
+from evaltk.types import digest
 
 WHERE = (
     "expected: tar shards of KEY.jpg with KEY.cls or KEY.json: wds='train-{000..012}.tar,val-*.tar', one pattern of "
@@ -28,24 +31,32 @@ RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 LIST = re.compile(r"\{([^{}]*,[^{}]*)\}")
 MOST = 100_000  # shards that a pattern may name
 BLOCK = 512
+INDEX_VERSION = 1  # of what is kept of a shard
 LARGEST = 1 << 20  # bytes of a label's file
 
 
-def load(text: str, label: str, options: DataOptions) -> Dataset:
-    """The dataset in tar shards. Raises: DataError: no such shards, a damaged one, a sample without image or label."""
-    files = find(text)
-    paths = [path for mine in files.values() for path in mine]
-    if len(set(paths)) < len(paths):
-        twice = next(path for path in paths if paths.count(path) > 1)
-        do = "give each shard to one part"
-        raise DataError(wanted="each shard once", got=f"{twice.name} twice", where=text, do=do)
+def load(text: str, label: str, options: DataOptions, *, indexes: Path | None = None) -> Dataset:
+    """The dataset in tar shards.
+
+    Args:
+        indexes: folder that keeps what each shard holds, so that an unchanged shard is not gone through again.
+
+    Raises: DataError: no such shards, a damaged one, a sample without image or label.
+    """
+    found = find(text)
+    own.check_once(found, text)
+    paths = [path for mine in found.values() for path in mine]
     folders = {path.parent for path in paths}
     root = folders.pop() if len(folders) == 1 else _shared(paths)
     parts = {}
-    for role, mine in files.items():
-        shards = tuple(index(path, options.label_column) for path in mine)
-        labels = [one for shard in shards for one in shard.labels]
-        parts[role] = Part(labels=labels, split=_Shards(label, root, shards).split)
+    with progress.bar(f"{label}: index", len(paths), unit="shards") as advance:
+        for role, mine in found.items():
+            shards = []
+            for path in mine:
+                shards.append(_kept(path, options.label_column, indexes))
+                advance(1)
+            labels = [one for shard in shards for one in shard.labels]
+            parts[role] = Part(labels=labels, split=_Shards(label, root, tuple(shards)).split)
     return own.assemble(label, parts, options, where=text)
 
 
@@ -145,6 +156,27 @@ class _Sample:
     size: int = 0
     cls: str | None = None
     json: str | None = None
+
+
+def _kept(path: Path, key: str | None, indexes: Path | None) -> Shard:
+    """As `index`, from the folder of indexes where the file is the one it was made of."""
+    if indexes is None:
+        return index(path, key)
+    status = path.stat()
+    name = digest([INDEX_VERSION, str(path.resolve()), status.st_size, status.st_mtime_ns, key])
+    kept = indexes / f"{name[:40]}.json"
+    try:
+        found = json.loads(kept.read_text(encoding="utf-8"))
+        fields = {field: tuple(found[field]) for field in ("keys", "labels", "offsets", "sizes")}
+        if len({len(values) for values in fields.values()}) == 1 and fields["keys"]:
+            return Shard(path=path, **fields)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # none yet, or damaged: it is made anew
+    made = index(path, key)
+    fields = {field: getattr(made, field) for field in ("keys", "labels", "offsets", "sizes")}
+    with suppress(StorageError):  # a folder that cannot be written to costs time, no more
+        files.write_text(kept, json.dumps(fields))
+    return made
 
 
 def index(path: Path, key: str | None) -> Shard:

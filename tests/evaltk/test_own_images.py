@@ -137,7 +137,6 @@ def test_changed_files_are_noticed(forms: dict[str, list[str]], form: str, tmp_p
         "arrow": tmp_path / "saved/train/data-00000-of-00002.arrow",
         "wds": tmp_path / "shards/train-001.tar",
     }[form]
-    import os
 
     os.utime(one, ns=(1, 1))
     assert datasets.load(word).fingerprint == before.fingerprint and datasets.load(word).stamp != before.stamp
@@ -205,7 +204,7 @@ def test_images_in_both_splits_are_found(image_tree: Build, form: str, tmp_path:
 
 def test_one_folder_and_what_the_share_says(image_tree: Build, capsys: pytest.CaptureFixture[str]) -> None:
     root = image_tree({"a": 4, "b": 1, "train-like": 2})
-    with pytest.raises(DataError, match="with --split 0.2"):
+    with pytest.raises(DataError, match=r"with --split 0\.2"):
         datasets.load(f"imagefolder={root}")
     found = datasets.load(f"pics:imagefolder={root}", DataOptions(split=0.5))
     assert found.sizes == {"train": 4, "test": 3} and found.notes == ("not tested, as they have one image only: b",)
@@ -213,7 +212,7 @@ def test_one_folder_and_what_the_share_says(image_tree: Build, capsys: pytest.Ca
     alone = image_tree({"train/a": 4, "train/b": 4}, name="alone")
     assert datasets.load(f"imagefolder={alone}", DataOptions(split=0.25)).sizes == {"train": 6, "test": 2}
     both = image_tree({"train/a": 2, "val/a": 2}, name="both")
-    with pytest.raises(DataError, match="one folder to split; got train/ and val/.*leave --split out"):
+    with pytest.raises(DataError, match=r"one folder to split; got train/ and val/.*leave --split out"):
         datasets.load(f"imagefolder={both}", DataOptions(split=0.5))
     with pytest.raises(SettingsError, match="a share between 0 and 1"):
         datasets.load(f"imagefolder={root}", DataOptions(split=1.5))
