@@ -142,6 +142,6 @@ def test_a_class_head_left_on_is_noted() -> None:
     net = torchvision.models.resnet18(num_classes=7)
     looks = {"crop": 32, **IMAGENET}
     made = evaltk.extract(net, "digits", transform=looks, limit=4).made
-    assert "class head fc" in made["notes"][0]
+    assert "model.fc, a class head" in made["notes"][0]
     net.fc = nn.Identity()
     assert not evaltk.extract(net, "digits", transform=looks, limit=4).made["notes"]
