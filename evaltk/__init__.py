@@ -9,6 +9,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from evaltk.api.evaluate import evaluate
+    from evaltk.api.extract import extract
     from evaltk.checkpoints.load import load_checkpoint
     from evaltk.errors import EvaltkError
     from evaltk.models.backbone import build_backbone, build_head
@@ -19,10 +21,12 @@ _LAZY = {
     "load_checkpoint": "evaltk.checkpoints.load",
     "build_backbone": "evaltk.models.backbone",
     "build_head": "evaltk.models.backbone",
+    "evaluate": "evaltk.api.evaluate",
+    "extract": "evaltk.api.extract",
     "EvaltkError": "evaltk.errors",
 }
 _MODULES = ("vmf", "neighbours", "logistic", "metrics", "results")
-__all__ = ["EvaltkError", "build_backbone", "build_head", "load_checkpoint"]
+__all__ = ["EvaltkError", "build_backbone", "build_head", "evaluate", "extract", "load_checkpoint"]
 
 
 def __getattr__(name: str) -> object:

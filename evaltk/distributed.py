@@ -6,6 +6,7 @@ import datetime
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 import torch.distributed as dist
@@ -15,9 +16,22 @@ from evaltk.errors import SettingsError
 TIMEOUT = datetime.timedelta(hours=12)  # the other processes wait while the main one scores, or for a slow disk
 
 
+_ALONE: ContextVar[bool] = ContextVar("alone", default=False)
+
+
 def active() -> bool:
-    """Whether a process group is initialized."""
-    return dist.is_available() and dist.is_initialized()
+    """Whether a process group is initialized, and this process works with it."""
+    return dist.is_available() and dist.is_initialized() and not _ALONE.get()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, this process waits for no other: one process of a training may evaluate while the others do not."""
+    token = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(token)
 
 
 def rank() -> int:

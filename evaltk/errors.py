@@ -50,6 +50,10 @@ class CheckpointError(EvaltkError):
     """A weight file that cannot be used."""
 
 
+class ModelError(EvaltkError):
+    """A net or function in memory that cannot be evaluated."""
+
+
 class DataError(EvaltkError):
     """A dataset that is missing, incomplete, or not laid out as expected."""
 

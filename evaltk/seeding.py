@@ -58,3 +58,22 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
         finally:
             random.setstate(before[0])
             np.random.set_state(before[1])
+
+
+@contextmanager
+def preserved() -> Iterator[None]:
+    """Whatever is drawn inside, the global generators of Python, numpy and torch go on afterwards as before.
+
+    CUDA's are included where CUDA is in use.
+    """
+    import numpy as np
+    import torch
+
+    before = random.getstate(), np.random.get_state()
+    cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    try:
+        with torch.random.fork_rng(devices=cuda):
+            yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])

@@ -105,6 +105,8 @@ def test_commands(name: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 # DESIGN's public names: parameters by position, then those by name. More may follow where they have defaults.
 SIGNATURES = {
+    "evaltk.api.evaluate:evaluate": (["model", "data", "protocols"], ["transform", "name", "device", "seed", "out"]),
+    "evaltk.api.extract:extract": (["model", "data"], ["part", "recipe", "transform", "name", "device"]),
     "evaltk.checkpoints.load:load_checkpoint": (["path"], ["branch", "num_heads"]),
     "evaltk.models.backbone:build_backbone": (["checkpoint"], ["device", "precision", "position"]),
     "evaltk.models.backbone:build_head": (["checkpoint"], []),
@@ -147,7 +149,7 @@ def test_public_signatures(name: str) -> None:
 
 
 def test_the_front_door() -> None:
-    for name in ("load_checkpoint", "build_backbone", "build_head", "EvaltkError"):
+    for name in ("load_checkpoint", "build_backbone", "build_head", "evaluate", "extract", "EvaltkError"):
         assert callable(getattr(evaltk, name))
     for name in ("vmf", "neighbours", "metrics", "results"):
         assert isinstance(getattr(evaltk, name), ModuleType)

@@ -45,6 +45,14 @@ def limited(dataset: AnyKind, limit: int, seed: int) -> AnyKind:
     return dataclasses.replace(part, deviations=(*dataset.deviations, mark))
 
 
+def limited_split(split: Split, limit: int, seed: int) -> Split:
+    """At most `limit` images of one split, as `limited` takes them of a dataset whose training split it is.
+
+    Raises: SettingsError: a limit below 1.
+    """
+    return limited(Dataset(name=split.dataset, train=split, test=split), limit, seed).train
+
+
 def balanced(labels: np.ndarray, limit: int, seed: int, *names: object, places: np.ndarray) -> np.ndarray:
     """Rows [min(limit, N)] int64, rising: one of each class in turn until there are `limit`, at random within a class.
 

@@ -92,11 +92,30 @@ def jobs(plan: Plan) -> list[Job]:
 
     Raises: SettingsError, DataError, CheckpointError: a name, layout or file that will not do.
     """
-    chosen = {name: known_protocol(name) for name in plan.protocols}
+    for name in plan.protocols:
+        known_protocol(name)
     named = [(checkpoint, *identify(checkpoint, plan.read)) for checkpoint in dict.fromkeys(plan.checkpoints)]
     words = {datasets.parse(word)[0]: datasets.parse(word)[1] for word in plan.data}
     datasets.check_options(plan.data, plan.own)
-    found = [datasets.load(word, plan.own) for word in dict.fromkeys(plan.data)]
+    return jobs_on(plan, named, [datasets.load(word, plan.own) for word in dict.fromkeys(plan.data)], words)
+
+
+def jobs_on(
+    plan: Plan,
+    named: Sequence[tuple[str, str, Mapping[str, Any]]],
+    found: Sequence[AnyDataset],
+    words: Mapping[str, str] | None = None,
+) -> list[Job]:
+    """The jobs of `plan.protocols` on nets and datasets at hand, in order of nets, datasets, protocols.
+
+    Args:
+        named: (the checkpoint, its name in results, what fixes its weights) of each net.
+        words: {dataset: its name in the registry}, of those that come from there.
+
+    Raises: as `jobs`.
+    """
+    chosen = {name: known_protocol(name) for name in plan.protocols}
+    words = words or {}
     if plan.limit is not None:
         found = [limits.limited(dataset, plan.limit, plan.seed) for dataset in found]
     _check_kinds(chosen, found)
@@ -123,7 +142,7 @@ def jobs(plan: Plan) -> list[Job]:
                 }
                 asked |= chosen[protocol].identity(settings)
                 # Code from outside counts as it is now: its file may change without a new version.
-                added = protocols.REGISTRY.identity(protocol) | datasets.REGISTRY.identity(words[dataset.name])
+                added = protocols.REGISTRY.identity(protocol) | _registered(words.get(dataset.name))
                 asked |= {"plugins": added} if added else {}
                 path = results.path_of(plan.out, name, protocol, dataset.name, digest(asked))
                 made.append(
@@ -150,6 +169,10 @@ def _check_feature(chosen: Mapping[str, Protocol], images: ImageOptions) -> None
             where="--feature",
             do=f"leave {', '.join(fixed)} out, or run them without --feature",
         )
+
+
+def _registered(word: str | None) -> dict[str, str]:
+    return {} if word is None else datasets.REGISTRY.identity(word)
 
 
 def _check_kinds(chosen: Mapping[str, Protocol], found: Sequence[AnyDataset]) -> None:

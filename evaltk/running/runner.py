@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from evaltk.data.images import Split
     from evaltk.types import Checkpoint
 
-__all__ = ["Job", "Plan", "bench_of", "identify", "jobs", "known_protocol", "run", "stamp", "wanted"]
+__all__ = [
+    "Job", "Plan", "bench_of", "bench_with", "described", "identify", "jobs", "known_protocol", "measured", "run",
+    "stamp", "wanted",
+]  # fmt: skip
 
 
 def run(plan: Plan, *, report: Callable[[Job, Result, bool], None]) -> None:
@@ -66,11 +69,14 @@ def _is_main() -> bool:
 
 def _run_checkpoint(plan: Plan, left: Sequence[Job]) -> Iterator[Result | None]:
     """The results of jobs on one checkpoint, one by one and written; None on processes other than the main one."""
-    if not left:
-        return
+    if left:
+        yield from measured(plan, left, bench_of(plan, left))
+
+
+def measured(plan: Plan, left: Sequence[Job], bench: Bench) -> Iterator[Result | None]:
+    """The results of jobs on one net, one by one and written; None on processes other than the main one."""
     from evaltk import distributed
 
-    bench = bench_of(plan, left)
     for dataset in {id(job.dataset): job.dataset for job in left}.values():
         here = [job for job in left if job.dataset is dataset]
         started = time.perf_counter()
@@ -92,8 +98,6 @@ def bench_of(plan: Plan, left: Sequence[Job]) -> Bench:
         not do.
     """
     from evaltk.checkpoints.load import load
-    from evaltk.features.extraction import Extraction
-    from evaltk.models.backbone import build_backbone
 
     device = device_of(plan, left)
     loaded = load(left[0].checkpoint, plan.read)
@@ -102,6 +106,14 @@ def bench_of(plan: Plan, left: Sequence[Job]) -> Bench:
         log.info("%s: %s", left[0].name, note)
     for job in left:
         known_protocol(job.protocol).check_checkpoint(loaded)
+    return bench_with(plan, loaded, device)
+
+
+def bench_with(plan: Plan, loaded: Checkpoint, device: str) -> Bench:
+    """The net of a loaded checkpoint on the device, ready to be asked. Raises: SettingsError."""
+    from evaltk.features.extraction import Extraction
+    from evaltk.models.backbone import build_backbone
+
     return Bench(
         checkpoint=loaded,
         backbone=build_backbone(loaded, device=device, precision=plan.precision, position=plan.position),
@@ -152,7 +164,7 @@ def _run_job(plan: Plan, job: Job, bench: Bench, extracting: float) -> Result:
     seconds = {"extracting": round(extracting, 3), "scoring": round(time.perf_counter() - started, 3)}
     device = "mps" if bench.backbone.device.type == "mps" else bench.device
     result = Result(
-        checkpoint=_describe(job.name, bench.checkpoint),
+        checkpoint=described(job.name, bench.checkpoint),
         protocol=job.protocol,
         version=job.asked["version"],
         origin_proof=bench.checkpoint.origin_proof,
@@ -175,7 +187,8 @@ def _run_job(plan: Plan, job: Job, bench: Bench, extracting: float) -> Result:
     return result
 
 
-def _describe(name: str, checkpoint: Checkpoint) -> dict[str, Any]:
+def described(name: str, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What results say of a checkpoint called `name`, plain values."""
     head = checkpoint.head
     return {
         "name": name,
