@@ -108,7 +108,7 @@ class Checkpoint:
         sha256: of the file's bytes. digest: of the weights used and the architecture only.
         origin: path or name as given. dropped: {key: the rule that dropped it}. epoch: epochs trained, or None.
         trained_seed: seed of the training run if the file contains it.
-        origin_proof: evidence for where the weights come from.
+        origin_proof: evidence for where the weights come from. catalogued: the catalogue's name of these bytes, or empty.
         notes: what the file does not contain and the family's conventions fixed, and hints that were ignored.
     """
 
@@ -127,6 +127,7 @@ class Checkpoint:
     epoch: int | None = None
     trained_seed: int | None = None
     origin_proof: OriginProof = OriginProof.NONE
+    catalogued: str = ""
     notes: tuple[str, ...] = ()
 
 
