@@ -11,7 +11,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING, dataclass, fields
 from datetime import UTC, datetime
@@ -95,8 +95,13 @@ def find(name: str, path: Path | None = None) -> Entry:
     """The entry called `name`, in the bundled catalogue or in `path`. Raises: SettingsError: there is none."""
     entries = load(path)
     if name not in entries:
-        raise SettingsError(wanted="the name of a catalogued checkpoint", got=repr(name), do=nearest(name, entries))
+        raise SettingsError(wanted="the name of a catalogued checkpoint", got=repr(name), do=near(name, entries))
     return entries[name]
+
+
+def near(name: str, known: Iterable[str], *, limit: int = 3) -> str:
+    """A hint with the closest names and the command that lists all of them, for they are many."""
+    return nearest(name, known, limit=limit).partition("there are:")[0] + "evaltk ls checkpoints shows the names"
 
 
 def _read(path: Path) -> dict[str, Entry]:
@@ -256,10 +261,10 @@ def fetch(entry: Entry, *, home: Path | None = None, advance: Callable[[int], No
     if entry.url.startswith(HUB):
         do = f"write {entry.url} where a checkpoint is named, as in `evaltk run {entry.url} ...`, which downloads it"
         raise DownloadError(wanted="one file to download", got="a folder of the hub", where=entry.url, do=do)
+    make_folder(path.parent)
     if not entry.url and not path.exists():
         do = f"{entry.get}; put the file at {path}; then `evaltk fetch {entry.name}` pins it"
         raise DownloadError(wanted="a public address", got=f"none for {entry.name}", where=entry.method, do=do)
-    make_folder(path.parent)
     with _lock(path.with_name(f".{path.name}.lock")):
         if path.exists():
             _settle(path, entry, path, _root(home))

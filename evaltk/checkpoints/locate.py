@@ -12,7 +12,7 @@ from pathlib import Path
 
 from evaltk import files
 from evaltk.checkpoints import catalog
-from evaltk.errors import CheckpointError, nearest
+from evaltk.errors import CheckpointError
 
 WANTED = "a weight file (.pth, .pt, .pth.tar, .safetensors) or a catalogue name"
 # How files start that are something else: (first bytes, what they are, what to do).
@@ -57,7 +57,7 @@ def locate(checkpoint: str | Path) -> Located:
             check_file(path)
             return Located(name=name, path=path, sha256=catalog.verify(path, name, aside=False), catalogued=True)
         if re.fullmatch(r"\w+", name):  # no path looks like this, a mistyped name does
-            do = f"{nearest(name, entries, limit=1)}; or name a file"
+            do = f"{catalog.near(name, entries, limit=1)}; or name a file"
             raise CheckpointError(wanted=WANTED, got=repr(name), where=name, do=do)
     check_file(path)
     return Located(name=files.weights_name(path), path=path, sha256=sha256(path))
