@@ -6,6 +6,7 @@ they do publish, a whole sha256 or the first digits of a sha256 or md5, the firs
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -87,8 +88,12 @@ def load(path: Path | None = None) -> dict[str, Entry]:
 
     Raises: SettingsError: unreadable file, unknown or missing field, value out of range.
     """
-    entries = _read(Path(__file__).with_name("catalog.toml"))
-    return entries if path is None else entries | _read(path)
+    return _bundled() | ({} if path is None else _read(path))
+
+
+@functools.cache
+def _bundled() -> dict[str, Entry]:
+    return _read(Path(__file__).with_name("catalog.toml"))
 
 
 def find(name: str, path: Path | None = None) -> Entry:

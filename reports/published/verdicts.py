@@ -71,7 +71,7 @@ def differences(result: Result, score: Score, row: Published) -> Iterator[str]:
     task = {**rules()["every"], **rules()["tasks"].get(row.task, {})}
     settings, forbidden = result.settings, task.get("forbidden", {})
     if row.apart:
-        yield f"published: {row.apart}"
+        yield f"published by {row.apart}"
     for deviation in result.deviations:
         if deviation.kind in NEVER_COMPARED:
             yield deviation.text

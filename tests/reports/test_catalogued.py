@@ -65,7 +65,7 @@ def test_a_number_of_another_protocol_stands_beside_but_is_not_compared(name: st
     found = cells(of_file(linear("net", family=family, arch="resnet50"), name))
     cell = found["Lin.[C] best epoch"]
     assert (cell.published, cell.verdict) == (value, "not comparable")
-    assert cell.why.startswith("published: ") and why in cell.why
+    assert cell.why.startswith("published by ") and why in cell.why
     assert (NOT_VERIFIED in cell.remark) == (family in ("ijepa", "beit"))
     assert found["Lin.[D] best epoch"].published is None  # once is enough
 
@@ -73,7 +73,7 @@ def test_a_number_of_another_protocol_stands_beside_but_is_not_compared(name: st
 def test_fine_tuning_of_others_is_not_compared() -> None:
     cell = cells(of_file(finetune("net", family="mae", arch=BASE), "mae_vitb16"))["top-1, best epoch"]
     assert (cell.published, cell.verdict) == (83.664, "not comparable")
-    assert cell.why == "published: MAE's own fine-tuning recipe, on the mean of patches"
+    assert cell.why == "published by MAE's own fine-tuning recipe, on the mean of patches"
 
 
 @pytest.mark.parametrize("proof", [OriginProof.NONE, OriginProof.LAYOUT, OriginProof.USER])
