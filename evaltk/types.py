@@ -108,7 +108,7 @@ class Checkpoint:
         sha256: of the file's bytes. digest: of the weights used and the architecture only.
         origin: path or name as given. dropped: {key: the rule that dropped it}. epoch: epochs trained, or None.
         trained_seed: seed of the training run if the file contains it.
-        origin_proof: evidence for where the weights come from. catalogued: the catalogue's name of these bytes, or empty.
+        origin_proof: evidence for where the weights come from. catalogued: name of these bytes in the catalogue, or "".
         notes: what the file does not contain and the family's conventions fixed, and hints that were ignored.
     """
 

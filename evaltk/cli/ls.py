@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _kept(rows: Iterable[Row], words: Sequence[str], text: Callable[[Row], str] = " ".join) -> list[Row]:
+def _kept(rows: Iterable[Row], words: Sequence[str], text: Callable[[Row], str]) -> list[Row]:
     """The rows whose text contains all words. Raises: SettingsError: none does."""
     kept = [row for row in rows if all(word in text(row).casefold() for word in words)]
     if not kept:
@@ -102,7 +102,7 @@ def _described(rows: Sequence[tuple[str, ...]]) -> list[str]:
 def _protocols(words: Sequence[str]) -> list[str]:
     import protocols
 
-    rows = _kept(((name, r.kind, r.summary) for name, r in sorted(protocols.registry().items())), words)
+    rows = _kept(((name, r.kind, r.summary) for name, r in sorted(protocols.registry().items())), words, " ".join)
     return [
         *_described([("name", "data", "what it measures"), *rows]),
         "",
@@ -117,7 +117,7 @@ def _datasets(words: Sequence[str]) -> list[str]:
         (name, *_summary(name), "needed" if record.needs_path else "none")
         for name, record in sorted(datasets.registry().items())
     ]
-    rows = _kept(rows, words)
+    rows = _kept(rows, words, " ".join)
     heads = ("name", "kind", "train/val/test", "classes", "metric", "path")
     about = "files of a dataset, and what is missing: evaltk datasets check NAME=PATH"
     added = [f"{name}: {record.summary}" for name, record in datasets.registry().items() if _summary(name)[0] == "-"]
@@ -191,7 +191,7 @@ def _checkpoint(entry: Entry, also: Sequence[str]) -> tuple[str, ...]:
 def _tables(words: Sequence[str]) -> list[str]:
     from reports import layouts
 
-    return _described(_kept(((name, layouts.load(name).title) for name in layouts.names()), words))
+    return _described(_kept(((name, layouts.load(name).title) for name in layouts.names()), words, " ".join))
 
 
 LISTS: dict[str, Callable[[Sequence[str]], list[str]]] = {

@@ -282,7 +282,7 @@ def test_digits_that_the_authors_publish(site: Site, tmp_path: Path, name: str) 
 
 def test_file_without_a_public_address(site: Site, tmp_path: Path) -> None:
     entry = site.entry(url="", get="ask its authors", file="net.pth")
-    with pytest.raises(DownloadError, match="ask its authors; put the file at .*net.pth; then `evaltk fetch net`"):
+    with pytest.raises(DownloadError, match=r"ask its authors; put the file at .*net\.pth; then `evaltk fetch net`"):
         catalog.fetch(entry, home=tmp_path)
     catalog.local_path(entry, home=tmp_path).write_bytes(BODY)
     assert catalog.fetch(entry, home=tmp_path).name == "net.pth"
@@ -413,8 +413,8 @@ def test_home(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 FAMILIES = {
-    "beit": 18, "clip": 4, "deit": 24, "dino": 28, "dinov2": 24, "dinov3": 8, "hf": 36, "ibot": 14, "ijepa": 4, "mae": 6,
-    "mocov3": 2, "msn": 5, "resnet": 31, "swin": 13,
+    "beit": 18, "clip": 4, "deit": 24, "dino": 28, "dinov2": 24, "dinov3": 8, "hf": 36, "ibot": 14, "ijepa": 4,
+    "mae": 6, "mocov3": 2, "msn": 5, "resnet": 31, "swin": 13,
 }  # fmt: skip
 NOT_COMMERCIAL = {
     "DeepCluster-v2", "I-JEPA", "I-JEPA (transformers)", "MAE", "MAE (transformers)", "MSN", "MSN (transformers)",

@@ -434,7 +434,7 @@ def test_ls_checkpoints(capsys: pytest.CaptureFixture[str], folders: list[str]) 
         "fetch",
     ] in rows
     words = said(capsys, "ls", "checkpoints", "SwAV", "w2")[1].splitlines()
-    assert [line.split()[0] for line in words if "fetch" in line][0] == "swav_resnet50w2_400ep" and len(words) == 9
+    assert next(line.split()[0] for line in words if "fetch" in line) == "swav_resnet50w2_400ep" and len(words) == 9
     assert said(capsys, "ls", "checkpoints", "dino_vits16_full")[1].splitlines()[3].split()[:2] == [
         "dino_vits16_full",
         "74.5",

@@ -25,7 +25,8 @@ from reports.published.load import (
 
 PAPER = tuple(row for row in load_published() if row.table.isdecimal())
 FAMILIES = tuple(row for row in load_published() if row.table.startswith(
-    ("DINOv2", "MAE", "MoCo", "SwAV", "Barlow", "VICReg", "SimSiam", "DeiT", "BEiT", "EsViT", "MoBY", "SimMIM", "I-JEPA")
+    ("DINOv2", "MAE", "MoCo", "SwAV", "Barlow", "VICReg", "SimSiam", "DeiT", "BEiT", "EsViT", "MoBY", "SimMIM",
+     "I-JEPA")
 ))  # fmt: skip
 IMAGENET = {"dataset": "ImageNet-1K", "metric": "top-1"}
 
