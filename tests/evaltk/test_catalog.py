@@ -584,6 +584,18 @@ def test_missing_catalogue(tmp_path: Path) -> None:
         catalog.load(tmp_path / "absent.toml")
 
 
+def test_document_names_every_system_and_only_files_that_are_there() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    entries = catalog.load()
+    for entry in entries.values():
+        assert entry.method.removesuffix(" (transformers)") in text and f"`{entry.family}`" in text, entry.name
+    patterns = re.findall(r"`([a-z0-9]+_)\*`", text)
+    assert len(patterns) == 25 and all(any(name.startswith(p) for name in entries) for p in patterns)
+    assert all(any(name.startswith(p) for p in patterns) for name in entries if not name.startswith("hf_"))
+    named = set(re.findall(r"\b[a-z0-9]+_(?:vit|resnet|swin)[a-z0-9_]+\b", text))
+    assert named == {"mae_vitb16", "ijepa_vith16_448_1k"} and named <= entries.keys()
+
+
 # --- the command
 
 
