@@ -100,7 +100,10 @@ def find(name: str, path: Path | None = None) -> Entry:
     """The entry called `name`, in the bundled catalogue or in `path`. Raises: SettingsError: there is none."""
     entries = load(path)
     if name not in entries:
-        raise SettingsError(wanted="the name of a catalogued checkpoint", got=repr(name), do=near(name, entries))
+        do = near(name, entries)
+        if name.startswith(HUB):
+            do = f"fetch nothing: `evaltk run {name} ...` downloads it"
+        raise SettingsError(wanted="the name of a catalogued checkpoint", got=repr(name), do=do)
     return entries[name]
 
 

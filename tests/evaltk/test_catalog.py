@@ -293,6 +293,8 @@ def test_file_without_a_public_address(site: Site, tmp_path: Path) -> None:
 def test_folder_on_the_hub_is_named_by_its_address(site: Site, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="evaltk run hf:facebook/dinov2-small"):
         catalog.fetch(site.entry(url="hf:facebook/dinov2-small"), home=tmp_path)
+    with pytest.raises(SettingsError, match="fetch nothing: `evaltk run hf:facebook/dinov2-small"):
+        catalog.find("hf:facebook/dinov2-small")
 
 
 def test_verify(site: Site, tmp_path: Path) -> None:
