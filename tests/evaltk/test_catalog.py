@@ -594,8 +594,8 @@ def test_document_names_every_system_and_only_files_that_are_there() -> None:
     patterns = re.findall(r"`([a-z0-9]+_)\*`", text)
     assert len(patterns) == 25 and all(any(name.startswith(p) for name in entries) for p in patterns)
     assert all(any(name.startswith(p) for p in patterns) for name in entries if not name.startswith("hf_"))
-    named = set(re.findall(r"\b[a-z0-9]+_(?:vit|resnet|swin)[a-z0-9_]+\b", text))
-    assert named == {"mae_vitb16", "ijepa_vith16_448_1k"} and named <= entries.keys()
+    named = set(re.findall(r"\b[a-z0-9]+_(?:vit|resnet|swin|base)[a-z0-9_]+\b", text))
+    assert named == {"mae_vitb16", "ijepa_vith16_448_1k", "beit_base_patch16_pt1k_800ep"} and named <= entries.keys()
 
 
 # --- the command
