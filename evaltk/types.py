@@ -151,7 +151,7 @@ class Checkpoint:
         sha256: of the file's bytes. digest: of the weights used and the architecture only.
         origin: path or name as given. dropped: {key: the rule that dropped it}. epoch: epochs trained, or None.
         trained_seed: seed of the training run if the file contains it.
-        origin_proof: evidence for where the weights come from.
+        origin_proof: evidence for where the weights come from. catalogued: name of these bytes in the catalogue, or "".
         notes: what the file does not contain and the family's conventions fixed, and hints that were ignored.
         position: the family's rule for positions at other image sizes, None where nothing tells it.
         view: how the family's own code makes images for evaluation.
@@ -174,6 +174,7 @@ class Checkpoint:
     epoch: int | None = None
     trained_seed: int | None = None
     origin_proof: OriginProof = OriginProof.NONE
+    catalogued: str = ""
     notes: tuple[str, ...] = ()
     position: PositionRule | None = "dino"
     view: EvalView = field(default_factory=lambda: EvalView())

@@ -1,16 +1,18 @@
 """Public checkpoints as data (`catalog.toml`), and their download: resumable, pinned by sha256 at the first time.
 
-Their authors publish no checksums, so the first download is trusted, and `pins.json` holds every later one to it.
+Most authors publish no checksum, so the first download is trusted, and `pins.json` holds every later one to it. What
+they do publish, a whole sha256 or the first digits of a sha256 or md5, the first download must agree with.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING, dataclass, fields
 from datetime import UTC, datetime
@@ -22,8 +24,11 @@ from evaltk.checkpoints.download import download, state_path
 from evaltk.errors import DownloadError, SettingsError, StorageError, nearest
 from evaltk.files import make_folder, storage_errors, write_text
 
-KINDS = ("backbone", "full", "linear_head")
-FIGURES = ("knn", "linear", "finetune")
+KINDS = ("backbone", "training", "full", "linear_head")
+FIGURES = ("knn", "linear", "finetune", "class_head")
+ACTIVATIONS = ("gelu", "quickgelu", "gelu_tanh", "silu", "relu")
+HUB = "hf:"  # of an address on the Hugging Face hub, hf:ORG/NAME
+Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,29 +36,51 @@ class Entry:
     """One public file.
 
     Attributes:
-        name: short name, also that of its folder. url: http or https address. family: format, hence loader.
-        arch: timm's name where timm has one. title, method: for tables. licence: of the weights.
-        kind: ``backbone`` | ``full`` (with heads) | ``linear_head`` (ImageNet-1K classifier on frozen features).
+        name: short name, also that of its folder.
+        url: http or https address, or ``hf:ORG/NAME`` for a folder on the hub; empty for a file without a public one.
+        get, file: of those, how to get the file, and what it is called here.
+        family: format, hence loader. arch: as a loaded checkpoint names it; empty if the catalogue does not tell.
+        title, method: for tables. licence: of the weights.
+        kind: ``backbone`` | ``training`` (training checkpoint whose heads have no prototypes) | ``full`` (with
+            prototypes) | ``linear_head`` (ImageNet-1K classifier on frozen features).
         branch: which network of its training run the file is, where it holds just one; else empty.
-        knn, linear, finetune: published ImageNet-1K top-1 in percent, or None. source: where they were published.
-        note: what else one must know. sha256: in hex, where it is known beforehand.
+        num_heads, activation, mean, std: what is particular to this file and not in its tensors; 0, empty or None
+            where its family's values hold. Pixel statistics are RGB, of [0, 1].
+        knn, linear, finetune: published ImageNet-1K top-1 in percent, or None. class_head: that of the file's own
+            class head. source: where they were published.
+        note: what else one must know.
+        sha256: in hex, where it is known beforehand. sha256_prefix, md5_prefix: its first digits, where these are.
     """
 
     name: str
-    url: str
+    url: str = ""
+    get: str = ""
+    file: str = ""
     family: str
-    arch: str
+    arch: str = ""
     title: str
     method: str
     licence: str
     kind: str = "backbone"
     branch: str = ""
+    num_heads: int = 0
+    activation: str = ""
+    mean: Triple | None = None
+    std: Triple | None = None
     knn: float | None = None
     linear: float | None = None
     finetune: float | None = None
+    class_head: float | None = None
     source: str = ""
     note: str = ""
     sha256: str = ""
+    sha256_prefix: str = ""
+    md5_prefix: str = ""
+
+    @property
+    def fetchable(self) -> bool:
+        """Whether there is a public address to download the file from."""
+        return bool(self.url) and not self.url.startswith(HUB)
 
 
 def load(path: Path | None = None) -> dict[str, Entry]:
@@ -61,16 +88,28 @@ def load(path: Path | None = None) -> dict[str, Entry]:
 
     Raises: SettingsError: unreadable file, unknown or missing field, value out of range.
     """
-    entries = _read(Path(__file__).with_name("catalog.toml"))
-    return entries if path is None else entries | _read(path)
+    return _bundled() | ({} if path is None else _read(path))
+
+
+@functools.cache
+def _bundled() -> dict[str, Entry]:
+    return _read(Path(__file__).with_name("catalog.toml"))
 
 
 def find(name: str, path: Path | None = None) -> Entry:
     """The entry called `name`, in the bundled catalogue or in `path`. Raises: SettingsError: there is none."""
     entries = load(path)
     if name not in entries:
-        raise SettingsError(wanted="the name of a catalogued checkpoint", got=repr(name), do=nearest(name, entries))
+        do = near(name, entries)
+        if name.startswith(HUB):
+            do = f"fetch nothing: `evaltk run {name} ...` downloads it"
+        raise SettingsError(wanted="the name of a catalogued checkpoint", got=repr(name), do=do)
     return entries[name]
+
+
+def near(name: str, known: Iterable[str], *, limit: int = 3) -> str:
+    """A hint with the closest names and the command that lists all of them, for they are many."""
+    return nearest(name, known, limit=limit).partition("there are:")[0] + "evaltk ls checkpoints shows the names"
 
 
 def _read(path: Path) -> dict[str, Entry]:
@@ -79,16 +118,19 @@ def _read(path: Path) -> dict[str, Entry]:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
         raise SettingsError(wanted="a catalogue in TOML", got=str(error), where=path, do=do) from error
-    found = {part: tables.pop(part, {}) for part in ("families", "checkpoints")}
+    found = {part: tables.pop(part, {}) for part in ("families", "methods", "checkpoints")}
     if tables or not all(isinstance(p, dict) and all(isinstance(t, dict) for t in p.values()) for p in found.values()):
         got = f"also {', '.join(tables)}" if tables else "something that is no table"
-        raise SettingsError(wanted="tables [checkpoints.NAME] and [families.NAME]", got=got, where=path, do=do)
+        wanted = "tables [checkpoints.NAME], [methods.NAME] and [families.NAME]"
+        raise SettingsError(wanted=wanted, got=got, where=path, do=do)
     entries = {}
     for name, own in found["checkpoints"].items():
-        values = found["families"].get(str(own.get("family")), {}) | own
+        values = found["methods"].get(str(own.get("method")), {}) | own
+        values = found["families"].get(str(values.get("family")), {}) | values
         for wanted, got in _faults(name, values):
             raise SettingsError(wanted=wanted, got=got, where=f"{path}, entry {name!r}", do=do)
-        entries[name] = Entry(name=name, **values)
+        triples = {key: tuple(map(float, values[key])) for key in ("mean", "std") if key in values}
+        entries[name] = Entry(name=name, **(values | triples))
     return entries
 
 
@@ -104,19 +146,48 @@ def _faults(name: str, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if required[key] and key not in given:
             yield f"the field {key!r}", "nothing"
     for key, value in given.items():
-        if key in FIGURES:
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
-                yield f"{key} in percent, from 0 to 100", repr(value)
-        elif not isinstance(value, str) or not value:
-            yield f"{key} as text", repr(value)
-    if not re.fullmatch(r"https?://[\w.:-]+/[!-~]+", given["url"]) or _file_name(given["url"]) in ("", ".."):
-        yield "a url http(s)://HOST/FILE", repr(given["url"])
-    if given.get("kind", KINDS[0]) not in KINDS:
-        yield f"a kind ({', '.join(KINDS)})", repr(given["kind"])
-    if not re.fullmatch(r"([0-9a-f]{64})?", given.get("sha256", "")):
-        yield "sha256 as 64 lower-case hexadecimal digits", repr(given["sha256"])
+        if wanted := _unfit(key, value):
+            yield wanted, repr(value)
+    yield from _address_faults(given)
     if any(key in given for key in FIGURES) and "source" not in given:
         yield "a source for the published figures", "nothing"
+
+
+def _unfit(key: str, value: object) -> str:
+    """What the value of a field must be, where it is not; else empty."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if key in FIGURES:
+        return "" if number and 0 <= value <= 100 else f"{key} in percent, from 0 to 100"  # type: ignore[operator]
+    if key in ("mean", "std"):
+        three = isinstance(value, list) and len(value) == 3 and all(isinstance(v, float) and 0 < v < 1 for v in value)
+        return "" if three else f"{key} as three numbers between 0 and 1"
+    if key == "num_heads":
+        return "" if isinstance(value, int) and number and value > 0 else "num_heads as a whole number from 1"
+    if not isinstance(value, str) or not value:
+        return f"{key} as text"
+    if key == "kind" and value not in KINDS:
+        return f"a kind ({', '.join(KINDS)})"
+    if key == "activation" and value not in ACTIVATIONS:
+        return f"an activation ({', '.join(ACTIVATIONS)})"
+    if key == "sha256" and not re.fullmatch(r"[0-9a-f]{64}", value):
+        return "sha256 as 64 lower-case hexadecimal digits"
+    if key in ("sha256_prefix", "md5_prefix") and not re.fullmatch(r"[0-9a-f]{4,32}", value):
+        return f"{key} as 4 to 32 lower-case hexadecimal digits"
+    return ""
+
+
+def _address_faults(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(wanted, got) of an address that leads to no file, or of a file without an address and without a way to it."""
+    url = given.get("url", "")
+    if ("url" in given) == ("get" in given and "file" in given):
+        yield "either a url, or a file and how to get it", "both" if url else "nothing"
+    if url.startswith(HUB):
+        if not re.fullmatch(r"hf:[\w.-]+/[\w.-]+", url, re.ASCII):
+            yield "a url hf:ORG/NAME", repr(url)
+    elif url and (not re.fullmatch(r"https?://[\w.:-]+/[!-~]+", url) or _file_name(url) in ("", "..")):
+        yield "a url http(s)://HOST/FILE", repr(url)
+    if "file" in given and (not re.fullmatch(r"\w[\w.-]*", given["file"], re.ASCII)):
+        yield "the name of a file", repr(given["file"])
 
 
 def home() -> Path:
@@ -132,7 +203,7 @@ def _root(chosen: Path | None) -> Path:
 
 def local_path(entry: Entry, *, home: Path | None = None) -> Path:
     """Where the file of `entry` lies once it is fetched: HOME/checkpoints/NAME/FILE."""
-    return _root(home) / "checkpoints" / entry.name / _file_name(entry.url)
+    return _root(home) / "checkpoints" / entry.name / (entry.file or _file_name(entry.url))
 
 
 def _file_name(url: str) -> str:
@@ -191,11 +262,17 @@ def fetch(entry: Entry, *, home: Path | None = None, advance: Callable[[int], No
 
     Raises:
         DownloadError: no answer, another status, a web page, a body cut off, or bytes that are not the pinned ones;
-            those are moved to FILE.mismatch.
+            those are moved to FILE.mismatch. Or there is no public address: the error says how to get the file.
         StorageError: no room, no right to write.
     """
     path = local_path(entry, home=home)
+    if entry.url.startswith(HUB):
+        do = f"write {entry.url} where a checkpoint is named, as in `evaltk run {entry.url} ...`, which downloads it"
+        raise DownloadError(wanted="one file to download", got="a folder of the hub", where=entry.url, do=do)
     make_folder(path.parent)
+    if not entry.url and not path.exists():
+        do = f"{entry.get}; put the file at {path}; then `evaltk fetch {entry.name}` pins it"
+        raise DownloadError(wanted="a public address", got=f"none for {entry.name}", where=entry.method, do=do)
     with _lock(path.with_name(f".{path.name}.lock")):
         if path.exists():
             _settle(path, entry, path, _root(home))
@@ -217,6 +294,8 @@ def _settle(file: Path, entry: Entry, path: Path, root: Path) -> None:
         do = "run the same command again to download it anew"
         if not entry.sha256:
             do += f"; if its authors changed the file and you trust it, delete {entry.name!r} from {root / 'pins.json'}"
+        if not pinned:
+            _check_prefixes(file, entry, path)
         got = _compare(file, entry.sha256 or pinned, path, do)
         if got != pinned:
             date = datetime.now(UTC).isoformat(timespec="seconds")
@@ -224,17 +303,33 @@ def _settle(file: Path, entry: Entry, path: Path, root: Path) -> None:
             write_text(root / "pins.json", json.dumps(known, indent=2, sort_keys=True) + "\n")
 
 
+def _check_prefixes(file: Path, entry: Entry, path: Path) -> None:
+    """Hold `file` to the digits that its authors publish. Raises: DownloadError: others; it is moved to .mismatch."""
+    for name, wanted in (("md5", entry.md5_prefix), ("sha256", entry.sha256_prefix)):
+        got = _digest(file, name) if wanted else ""
+        if not got.startswith(wanted):
+            kept = _set_aside(file, path)
+            do = "run the same command again to download it anew"
+            wanted = f"the {name} {wanted}..., as its authors state"
+            raise DownloadError(wanted=wanted, got=f"{got[:12]}..., kept as {kept.name}", where=path, do=do)
+
+
+def _digest(file: Path, name: str) -> str:
+    with storage_errors(file), file.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.new(name, usedforsecurity=False)).hexdigest()
+
+
+def _set_aside(file: Path, path: Path) -> Path:
+    there = path.with_name(path.name + ".mismatch")
+    with storage_errors(there):
+        return file.replace(there)
+
+
 def _compare(file: Path, wanted: str, path: Path, do: str, *, aside: bool = True) -> str:
     """The sha256 of `file`; if it is not `wanted` (nor that empty), `file` is moved to PATH.mismatch where `aside`."""
-    with storage_errors(file), file.open("rb") as stream:
-        got = hashlib.file_digest(stream, "sha256").hexdigest()
+    got = _digest(file, "sha256")
     if wanted and got != wanted:
-        kept = ""
-        if aside:
-            there = path.with_name(path.name + ".mismatch")
-            with storage_errors(there):
-                file.replace(there)
-            kept = f", kept as {there.name}"
+        kept = f", kept as {_set_aside(file, path).name}" if aside else ""
         raise DownloadError(wanted=f"sha256 {wanted}", got=f"{got}{kept}", where=path, do=do)
     return got
 

@@ -97,7 +97,8 @@ def load(path: str | Path, options: ReadOptions) -> Checkpoint:
         catalogued=catalogued,
         skipped=raw.skipped,
     )
-    if file.catalogued and checkpoint.arch.name != (arch := catalog.load()[file.name].arch):
+    arch = catalog.load()[file.name].arch if file.catalogued else ""
+    if arch and checkpoint.arch.name != arch:
         wanted = f"{arch}, as the catalogue says of {file.name}"
         do = "leave the flags out, or delete the file and fetch it"
         raise CheckpointError(wanted=wanted, got=checkpoint.arch.name, where=file.path, do=do)
@@ -186,6 +187,7 @@ def _finish(
         epoch=found.epoch,
         trained_seed=found.trained_seed,
         origin_proof=found.origin_proof,
+        catalogued=catalogued,
         notes=found.notes + whole.notes,
         position=found.position,
         view=found.view,

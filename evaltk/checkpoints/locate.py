@@ -13,7 +13,7 @@ from pathlib import Path
 from evaltk import files
 from evaltk.checkpoints import catalog, folder, foreign_files, hub
 from evaltk.checkpoints.foreign_files import WANTED
-from evaltk.errors import CheckpointError, nearest
+from evaltk.errors import CheckpointError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,7 @@ def locate(checkpoint: str | Path) -> Located:
             check_file(path)
             return Located(name=name, path=path, sha256=sha, weights=(sha,), catalogued=True)
         if re.fullmatch(r"\w+", name):  # no path looks like this, a mistyped name does
-            do = f"{nearest(name, entries, limit=1)}; or name a file"
+            do = f"{catalog.near(name, entries, limit=1)}; or name a file"
             raise CheckpointError(wanted=WANTED, got=repr(name), where=name, do=do)
     return at(path)
 

@@ -1,10 +1,11 @@
 """Download published checkpoints and check their sha256.
 
 Prints the path and the sha256 of each, separated by a tab. Files that are there are only checked, and interrupted
-downloads are resumed. `evaltk ls checkpoints` lists the names.
+downloads are resumed. `evaltk ls checkpoints` lists the names; of a file without a public address, fetch says how to
+get it and where to put it.
 
 Examples:
-    evaltk fetch dino_vits16
+    evaltk fetch mae_vitb16
     evaltk fetch dino_vits16_full ibot_vitb16 --home /data/evaltk
     evaltk fetch our_vit --catalog our_checkpoints.toml
 """

@@ -1,24 +1,33 @@
 """List protocols, datasets, checkpoints or table layouts.
 
+Words after the kind keep the entries that contain all of them, in the name or in what is said of it.
+
 Examples:
     evaltk ls datasets
-    evaltk ls checkpoints
+    evaltk ls checkpoints mae
+    evaltk ls checkpoints resnet50 swav
 """
 
 from __future__ import annotations
 
 import importlib
 import textwrap
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import tyro
 
 from evaltk import plugins
 from evaltk.cli import _options
 from evaltk.cli._options import WIDTH
+from evaltk.errors import SettingsError
+
+if TYPE_CHECKING:
+    from evaltk.checkpoints.catalog import Entry
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +36,14 @@ class Options:
 
     Attributes:
         kind: what to list.
+        words: list only what contains each of them.
         plugin: Python file with protocols or datasets of your own.
     """
 
     kind: Annotated[Literal["protocols", "datasets", "checkpoints", "tables"], tyro.conf.Positional] = field(
         metadata={"metavar": "protocols|datasets|checkpoints|tables"}
     )
+    words: Annotated[tuple[str, ...], tyro.conf.Positional] = field(default=(), metadata={"metavar": "[WORD ...]"})
     plugin: tyro.conf.UseAppendAction[tuple[Path, ...]] = field(default=(), metadata={"metavar": "FILE.py"})
 
 
@@ -53,11 +64,20 @@ SUMMARIES = {
 
 
 def main(argv: list[str]) -> int:
-    """Print a table."""
+    """Print a table. Raises: SettingsError: no entry contains all the words."""
     plugins.use(plugins.named_in(argv))
     options = _options.parse(Options, argv, "ls", __doc__)
-    print("\n".join(LISTS[options.kind]()))
+    print("\n".join(LISTS[options.kind](tuple(word.casefold() for word in options.words))))
     return 0
+
+
+def _kept(rows: Iterable[Row], words: Sequence[str], text: Callable[[Row], str]) -> list[Row]:
+    """The rows whose text contains all words. Raises: SettingsError: none does."""
+    kept = [row for row in rows if all(word in text(row).casefold() for word in words)]
+    if not kept:
+        got = f"none that contains {' and '.join(map(repr, words))}"
+        raise SettingsError(wanted="an entry to list", got=got, do="leave a word out")
+    return kept
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str] = ()) -> list[str]:
@@ -82,10 +102,10 @@ def _described(rows: Sequence[tuple[str, ...]]) -> list[str]:
     return lines
 
 
-def _protocols() -> list[str]:
+def _protocols(words: Sequence[str]) -> list[str]:
     import protocols
 
-    rows = [(name, record.kind, record.summary) for name, record in sorted(protocols.registry().items())]
+    rows = _kept(((name, r.kind, r.summary) for name, r in sorted(protocols.registry().items())), words, " ".join)
     return [
         *_described([("name", "data", "what it measures"), *rows]),
         "",
@@ -93,16 +113,18 @@ def _protocols() -> list[str]:
     ]
 
 
-def _datasets() -> list[str]:
+def _datasets(words: Sequence[str]) -> list[str]:
     from evaltk import datasets
 
     rows = [
         (name, *_summary(name), "needed" if record.needs_path else "none")
         for name, record in sorted(datasets.registry().items())
     ]
+    rows = _kept(rows, words, " ".join)
     heads = ("name", "kind", "train/val/test", "classes", "metric", "path")
     about = "files of a dataset, and what is missing: evaltk datasets check NAME=PATH"
     added = [f"{name}: {record.summary}" for name, record in datasets.registry().items() if _summary(name)[0] == "-"]
+    added = [line for line in added if line.partition(":")[0] in {row[0] for row in rows}]
     own = "your own images: evaltk datasets --help, docs/data.md"
     return [*_table(heads, rows, right=("classes",)), "", *added, about, own]
 
@@ -119,30 +141,64 @@ def _summary(name: str) -> tuple[str, str, str, str]:
     return "images", "/".join(f"{size:,}" for size in official.counts.values()), f"{official.classes:,}", metric
 
 
-def _checkpoints() -> list[str]:
+def _checkpoints(words: Sequence[str]) -> list[str]:
+    """The catalogue by method, in its order; folders on the hub last, under the address that stands for each."""
     from evaltk.checkpoints import catalog
 
-    rows = [
-        (
-            name,
-            entry.kind.replace("_", " "),
-            *(f"{figure:.1f}" if figure else "-" for figure in (entry.knn, entry.linear)),
-            entry.licence,
-            "yes" if catalog.local_path(entry).exists() else "no",
-        )
-        for name, entry in sorted(catalog.load().items())
-    ]
-    heads = ("name", "kind", "k-NN", "linear", "licence", "here")
-    return [*_table(heads, rows, right=("k-NN", "linear")), "", "download: evaltk fetch NAME"]
+    entries = _kept(catalog.load().values(), words, _about)
+    hub = [entry for entry in entries if entry.url.startswith(catalog.HUB)]
+    files = {entry.name: entry for entry in entries if entry not in hub}
+    also: dict[str, list[str]] = {}  # files of the same net, which have no rows of their own
+    for name in files:
+        base, _, suffix = name.rpartition("_")
+        if base in files and suffix in ("full", "linear", "linear4"):
+            also.setdefault(base, []).append(suffix)
+    folded = {f"{base}_{suffix}" for base, suffixes in also.items() for suffix in suffixes}
+    known = [entry for entry in files.values() if entry.name not in folded]
+    heads = ("name", "k-NN", "linear", "tuned", "class", "file", "also")
+    first, *rows = _table(heads, [_checkpoint(e, also.get(e.name, ())) for e in known], right=heads[1:5])
+    groups: dict[str, list[str]] = {}
+    for entry, row in zip(known, rows, strict=True):
+        groups.setdefault(f"{entry.method}: family {entry.family}, {entry.licence}", []).append(row)
+    lines = [first] if known else []
+    for title, group in groups.items():
+        lines += ["", title, *group]
+    if hub:
+        widest = max(len(entry.url) for entry in hub)
+        lines += ["", "On the Hugging Face hub: family hf, downloaded when they are named"]
+        lines += [f"{entry.url:<{widest}}  {entry.title}" for entry in hub]
+    return [*lines, *(CHECKPOINT_LEGEND if known else ())]
 
 
-def _tables() -> list[str]:
+CHECKPOINT_LEGEND = (
+    "",
+    "k-NN, linear, tuned (the whole net fine-tuned), class (the file's own class head):",
+    "published ImageNet-1K top-1 in %. file: here; fetch: evaltk fetch NAME downloads it; ask:",
+    "not public, evaltk fetch NAME says how to get it. also: NAME_full is the training",
+    "checkpoint with its heads, NAME_linear a linear classifier on frozen features.",
+)
+
+
+def _about(entry: Entry) -> str:
+    return " ".join((entry.name, entry.family, entry.method, entry.title, entry.licence, entry.kind, entry.url))
+
+
+def _checkpoint(entry: Entry, also: Sequence[str]) -> tuple[str, ...]:
+    from evaltk.checkpoints import catalog
+
+    figures = (entry.knn, entry.linear, entry.finetune, entry.class_head)
+    there = "here" if catalog.local_path(entry).exists() else "fetch" if entry.fetchable else "ask"
+    shown = ("-" if figure is None else f"{figure:.1f}" for figure in figures)
+    return entry.name, *shown, there, " ".join(f"_{suffix}" for suffix in also)
+
+
+def _tables(words: Sequence[str]) -> list[str]:
     from reports import layouts
 
-    return _described([(name, layouts.load(name).title) for name in layouts.names()])
+    return _described(_kept(((name, layouts.load(name).title) for name in layouts.names()), words, " ".join))
 
 
-LISTS: dict[str, Callable[[], list[str]]] = {
+LISTS: dict[str, Callable[[Sequence[str]], list[str]]] = {
     "protocols": _protocols,
     "datasets": _datasets,
     "checkpoints": _checkpoints,

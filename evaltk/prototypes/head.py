@@ -19,7 +19,7 @@ def head_of(checkpoint: Checkpoint, device: str = "cpu") -> Head:
         head = build_head(checkpoint).to(device)
         head.center = None if head.center is None else head.center.to(device)
         return head
-    full = [e for e in catalog.load().values() if e.kind == "full" and e.family == checkpoint.family]
+    full = _full_files(checkpoint)
     do = "use the full training checkpoint" + (f" ({full[0].name} and others: evaltk ls checkpoints)" if full else "")
     for entry in full:
         if entry.arch == checkpoint.arch.name:
@@ -32,6 +32,15 @@ def head_of(checkpoint: Checkpoint, device: str = "cpu") -> Head:
         where=checkpoint.origin,
         do=do,
     )
+
+
+def _full_files(checkpoint: Checkpoint) -> list[catalog.Entry]:
+    """The public files with prototypes that its method has; of a family of several methods, only if that is known."""
+    entries = catalog.load()
+    mine = [entry for entry in entries.values() if entry.family == checkpoint.family]
+    if checkpoint.catalogued in entries:
+        mine = [entry for entry in mine if entry.method == entries[checkpoint.catalogued].method]
+    return [e for e in mine if e.kind == "full"] if len({e.method for e in mine}) == 1 else []
 
 
 def other_branch(checkpoint: Checkpoint) -> tuple[str, Head | None, str]:

@@ -195,6 +195,7 @@ def described(name: str, checkpoint: Checkpoint) -> dict[str, Any]:
         "sha256": checkpoint.sha256,
         "digest": checkpoint.digest,
         "family": checkpoint.family,
+        "catalogued": checkpoint.catalogued,
         "branch": checkpoint.branch,
         "arch": asdict(checkpoint.arch),
         "mean": list(checkpoint.mean),

@@ -24,7 +24,7 @@ NAMES = ("linear.", "head.", "fc.", "head.fc.", "classifier.", "")
 ENTRIES = ("state_dict", "model")  # where a file may keep its tensors instead of at the top
 # What stands between the tokens and the classifier in some nets: heads behind it are on another feature than ours.
 BETWEEN = ("fc_norm.", "pre_logits.", "attn_pool.")
-ORDERS = {"dino": "interleaved", "ibot": "plain"}
+ORDERS = {"dino": "interleaved", "ibot": "plain", "dinov2": "plain"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -101,7 +101,7 @@ def match(
 
     Args:
         recipes: the features it may be for; of two of one width it must be said which. family: of the checkpoint.
-        order: of the columns where patches are pooled; ``auto``: as DINO's or iBOT's evaluation has them.
+        order: of the columns where patches are pooled; ``auto``: as the evaluation of DINO, iBOT or DINOv2 has them.
 
     Raises: SettingsError: another number of classes, another width (both numbers are told), an order not known.
     """

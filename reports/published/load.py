@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import functools
 import re
+import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ FOLDER = Path(__file__).parent
 COLUMNS = (
     "table", "task", "dataset", "metric", "arch", "method", "variant", "value", "std", "unit", "note", "source",
 )  # fmt: skip
-MAY_BE_EMPTY = ("std", "note")
+MORE_COLUMNS = ("beside", "apart", "position", "verified")  # which a file may leave out
+MAY_BE_EMPTY = ("std", "note", *MORE_COLUMNS)
 UNITS = ("%", "count")
 # The DINO-vMF paper's appendix starts with Table 8. Its Table 11 is a 40-epoch rerun of ViT-S/8, so that the README's
 # figure, not the appendix's, is the match of the public weights.
@@ -39,6 +41,10 @@ class Published:
         value: as printed, in `unit`. digits: decimals it was printed with.
         std: standard deviation printed beside it, or None. unit: ``%`` or ``count``.
         note: what else one must know. source: paper and table, or repository, commit, file and line.
+        beside: of a protocol that no score here follows, the variant it is shown beside.
+        apart: why the number is not comparable with ours; empty if it may be.
+        position: the position rule it was measured with, ``-`` if the net has no positions to resize, or empty: the
+            task's. verified: whether the number was read in its source.
     """
 
     table: str
@@ -54,6 +60,10 @@ class Published:
     unit: str
     note: str
     source: str
+    beside: str = ""
+    apart: str = ""
+    position: str = ""
+    verified: bool = True
 
 
 @functools.cache
@@ -99,7 +109,8 @@ def select_published(
 def find_published(*, task: str, dataset: str, metric: str, arch: str, method: str, variant: str) -> Published | None:
     """The published match of a result, or None.
 
-    Where it was printed more than once, the paper's main tables come before the READMEs, and these before its appendix.
+    `variant` is one that was printed, or ours that a row is `beside`. Where the number was printed more than once, the
+    paper's main tables come before the READMEs, and these before its appendix.
     """
     return _by_key().get((task, dataset, metric, arch_label(arch), method, variant))
 
@@ -129,8 +140,16 @@ def _by_key() -> dict[tuple[str, ...], Published]:
     """{(task, dataset, metric, arch, method, variant): the row that comes first}; reports look up thousands."""
     found: dict[tuple[str, ...], Published] = {}
     for row in sorted(load_published(), key=_rank):
-        found.setdefault((row.task, row.dataset, row.metric, row.arch, row.method, row.variant), row)
+        for variant in filter(None, (row.variant, row.beside)):
+            found.setdefault((row.task, row.dataset, row.metric, row.arch, row.method, variant), row)
     return found
+
+
+@functools.cache
+def weights() -> dict[str, tuple[str, str]]:
+    """{catalogue name: (method, architecture) in print} of the files that published numbers are of: `weights.toml`."""
+    methods = tomllib.loads((FOLDER / "weights.toml").read_text(encoding="utf-8"))
+    return {name: (method, arch) for method, nets in methods.items() for arch, names in nets.items() for name in names}
 
 
 def _rank(row: Published) -> tuple[int, int]:
@@ -153,7 +172,7 @@ def _read(path: Path) -> Iterator[Published]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line number, {column: text}) of every row below a header that names exactly our columns, in any order."""
+    """(line number, {column: text}) of every row below a header that names our columns, in any order."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.reader(file, strict=True)
@@ -179,8 +198,8 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 def _check_header(header: Sequence[str], path: Path) -> None:
     missing = [c for c in COLUMNS if c not in header]
-    odd = [c for c in header if c not in COLUMNS]
-    if missing or odd or len(header) != len(COLUMNS):
+    odd = [c for c in header if c not in (*COLUMNS, *MORE_COLUMNS)]
+    if missing or odd or len(header) != len(set(header)):
         do = "; ".join(f"{c!r}: {nearest(c, COLUMNS)}" for c in odd) or "name each column once in the first line"
         got = f"missing {missing}, unknown {odd}" if missing or odd else f"{len(header)} columns, some twice"
         raise SettingsError(wanted=f"the columns {', '.join(COLUMNS)}", got=got, where=f"{path}:1", do=do)
@@ -193,6 +212,8 @@ def _row(fields: dict[str, str], where: str) -> Published:
     unit = fields.pop("unit")
     if unit not in UNITS:
         raise SettingsError(wanted="the unit % or count", got=repr(unit), where=where, do=nearest(unit, UNITS))
+    if (verified := fields.pop("verified", "")) not in ("", "no"):
+        raise SettingsError(wanted="no, or nothing, as verified", got=repr(verified), where=where, do="correct it")
     text, spread = fields.pop("value"), fields.pop("std")
     value = _number(text, "value", unit, where)
     return Published(
@@ -201,6 +222,7 @@ def _row(fields: dict[str, str], where: str) -> Published:
         value=value,
         digits=len(text.partition(".")[2]),
         std=_number(spread, "std", unit, where) if spread else None,
+        verified=not verified,
     )
 
 

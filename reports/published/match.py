@@ -1,8 +1,9 @@
 """The published match of a score: the number in a paper or README measured on the same thing in the same way.
 
-What a protocol's scores are called in print stands in its layout (`published` of an extra column). Method and net are
-read from the result: family, architecture, branch, and how the prototypes of a file of our own were scored. A result
-whose checkpoint's origin nothing proves (`origin_proof`) has no method, and so no published match.
+What a protocol's scores are called in print stands in its layout (`published` of an extra column). Of a catalogued
+file, known by its sha256, method and net are those that `weights.toml` gives its name. Of any other they are read from
+the result: family, architecture, branch, and how the prototypes of a file of our own were scored. A result whose
+checkpoint's origin nothing proves (`origin_proof`) has no method, and so no published match.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from evaltk.types import OriginProof, Result, Score
 from reports import layouts
 from reports.comparable import as_mapping, scores
 from reports.layouts import Extra
-from reports.published.load import Published, arch_label, find_published
+from reports.published.load import Published, arch_label, find_published, weights
 
 IMAGENET = {"imagenet": "ImageNet-1K"}
 METHODS = {"dino": "DINO", "ibot": "iBOT", "msn": "MSN"}
@@ -67,6 +68,8 @@ def measured(result: Result, score: Score, extra: Extra) -> Measured | None:
     checkpoint = result.checkpoint
     arch = as_mapping(checkpoint.get("arch"))
     registers = arch.get("registers")
+    net = arch_label(str(arch.get("name")), registers=registers if isinstance(registers, int) else 0)
+    method, net = _catalogued(result) or (_method(checkpoint), net)
     reported = checkpoint.get("branch") not in NOT_PUBLISHED and result.origin_proof in PROVED
     found = Measured(
         result=result,
@@ -76,10 +79,18 @@ def measured(result: Result, score: Score, extra: Extra) -> Measured | None:
         dataset=dataset,
         metric=_named(known["metric"], dataset),
         variant=known["variant"],
-        method=_method(checkpoint) if reported else "",
-        arch=arch_label(str(arch.get("name")), registers=registers if isinstance(registers, int) else 0),
+        method=method if reported else "",
+        arch=net,
     )
     return _of_the_ablation(found)
+
+
+def _catalogued(result: Result) -> tuple[str, str] | None:
+    """(method, net) in print of a catalogued file, ("", "") of one without published numbers; None: not catalogued."""
+    name = result.checkpoint.get("catalogued")
+    if not name or result.origin_proof is not OriginProof.SHA256:
+        return None
+    return weights().get(str(name), ("", ""))
 
 
 def _method(checkpoint: Mapping[str, object]) -> str:

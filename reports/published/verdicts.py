@@ -22,6 +22,8 @@ from reports.table import Cell, in_unit
 RULES = Path(__file__).with_name("acceptance.toml")
 REPRODUCED, OFF, NOT_COMPARABLE = "reproduced", "off", "not comparable"
 UNKNOWN = "not recorded"
+NO_POSITIONS = "-"  # in the column `position`: the net has none to resize
+NOT_VERIFIED = "published figure not verified at its source"
 
 
 @functools.cache
@@ -33,9 +35,9 @@ def rules() -> dict[str, Any]:
 def beside(cell: Cell, row: Published, measured: Measured) -> Cell:
     """The cell of a score with its published match and the verdict on it."""
     known = replace(cell, published=row.value, published_spread=row.std, published_digits=row.digits)
-    if measured.result.origin_proof is OriginProof.USER:
-        remarks = dict.fromkeys(filter(None, (cell.remark, FAMILY_GIVEN)))
-        known = replace(known, remark="; ".join(remarks))
+    given = FAMILY_GIVEN if measured.result.origin_proof is OriginProof.USER else ""
+    unread = "" if row.verified else NOT_VERIFIED
+    known = replace(known, remark="; ".join(dict.fromkeys(filter(None, (cell.remark, given, unread)))))
     apart = dict.fromkeys(differences(measured.result, measured.score, row))
     if apart:  # the phrases may be empty, that there are some decides
         return replace(known, verdict=NOT_COMPARABLE, why="; ".join(apart))
@@ -68,15 +70,18 @@ def differences(result: Result, score: Score, row: Published) -> Iterator[str]:
     """What makes the two numbers incomparable, one phrase each: ours first, then what the published one had."""
     task = {**rules()["every"], **rules()["tasks"].get(row.task, {})}
     settings, forbidden = result.settings, task.get("forbidden", {})
+    if row.apart:
+        yield f"published by {row.apart}"
     for deviation in result.deviations:
         if deviation.kind in NEVER_COMPARED:
             yield deviation.text
         elif deviation.kind in forbidden:
             yield forbidden[deviation.kind]
     looks = result.preprocessing
+    rules_of_run = {"precision": task["precision"], "position": row.position or task["position"]}
     for name, used in (("precision", looks.precision), ("position", looks.position)):
-        if used != task[name]:
-            yield _apart(name, UNKNOWN if used is None else used, task[name])
+        if used != (wanted := rules_of_run[name]) and wanted != NO_POSITIONS:
+            yield _apart(name, UNKNOWN if used is None else used, wanted)
     if "n" in task and score.n != task["n"]:
         yield f"n = {score.n:,} for {task['n']:,}"
     yield from _preprocessing(looks, task.get("views", {}))

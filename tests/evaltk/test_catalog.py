@@ -7,10 +7,12 @@ import hashlib
 import json
 import os
 import random
+import re
 import socket
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -268,6 +270,33 @@ def test_other_bytes_than_the_catalogue_says(site: Site, tmp_path: Path) -> None
     assert catalog.pins(home=tmp_path)["net"]["sha256"] == SHA
 
 
+@pytest.mark.parametrize("name", ["md5", "sha256"])
+def test_digits_that_the_authors_publish(site: Site, tmp_path: Path, name: str) -> None:
+    known = hashlib.new(name, BODY).hexdigest()[:8]
+    message = refused(site, tmp_path, f"wanted the {name} 00000000...", known, **{f"{name}_prefix": "00000000"})
+    assert "net.pth.mismatch" in message and catalog.pins(home=tmp_path) == {}
+    entry = site.entry(**{f"{name}_prefix": known})
+    assert catalog.fetch(entry, home=tmp_path).read_bytes() == BODY
+    assert catalog.fetch(entry, home=tmp_path).read_bytes() == BODY  # known by its pin from now on
+
+
+def test_file_without_a_public_address(site: Site, tmp_path: Path) -> None:
+    entry = site.entry(url="", get="ask its authors", file="net.pth")
+    with pytest.raises(DownloadError, match=r"ask its authors; put the file at .*net\.pth; then `evaltk fetch net`"):
+        catalog.fetch(entry, home=tmp_path)
+    catalog.local_path(entry, home=tmp_path).write_bytes(BODY)
+    assert catalog.fetch(entry, home=tmp_path).name == "net.pth"
+    assert catalog.pins(home=tmp_path)["net"]["sha256"] == SHA
+    assert site.seen == []
+
+
+def test_folder_on_the_hub_is_named_by_its_address(site: Site, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match="evaltk run hf:facebook/dinov2-small"):
+        catalog.fetch(site.entry(url="hf:facebook/dinov2-small"), home=tmp_path)
+    with pytest.raises(SettingsError, match="fetch nothing: `evaltk run hf:facebook/dinov2-small"):
+        catalog.find("hf:facebook/dinov2-small")
+
+
 def test_verify(site: Site, tmp_path: Path) -> None:
     path = catalog.fetch(site.entry(), home=tmp_path)
     with pytest.raises(DownloadError, match="evaltk fetch other"):
@@ -385,17 +414,60 @@ def test_home(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- the catalogue
 
 
+FAMILIES = {
+    "beit": 18, "clip": 4, "deit": 24, "dino": 28, "dinov2": 24, "dinov3": 8, "hf": 36, "ibot": 14, "ijepa": 4,
+    "mae": 6, "mocov3": 2, "msn": 5, "resnet": 31, "swin": 13,
+}  # fmt: skip
+NOT_COMMERCIAL = {
+    "DeepCluster-v2", "I-JEPA", "I-JEPA (transformers)", "MAE", "MAE (transformers)", "MSN", "MSN (transformers)",
+    "MoCo-v1", "MoCo-v2", "MoCo-v3", "SeLa-v2", "SimSiam", "SwAV",
+}  # fmt: skip
+
+
 def test_every_entry_is_sound() -> None:
     entries = catalog.load()
-    assert len({entry.url for entry in entries.values()}) == len(entries) == 47
+    assert Counter(entry.family for entry in entries.values()) == FAMILIES
+    assert {e.method for e in entries.values() if e.licence == "CC BY-NC 4.0"} == NOT_COMMERCIAL
+    addresses = [entry.url for entry in entries.values() if entry.url]
+    assert len(set(addresses)) == len(addresses)
     for name, entry in entries.items():
         assert name == entry.name
-        assert entry.family in {"dino", "ibot", "msn"}
-        assert name.startswith(entry.family)
-        assert name.endswith("_full") == (entry.kind == "full" and entry.family != "msn")
-        assert name.endswith("_linear") == (entry.kind == "linear_head")
-        assert entry.licence == ("CC BY-NC 4.0" if entry.family == "msn" else "Apache-2.0")
-        assert (entry.branch != "") == (entry.kind == "backbone")
+        assert (entry.kind == "linear_head") == (name.rpartition("_")[2] in ("linear", "linear4"))
+        if name.endswith("_full"):
+            assert entry.kind in ("full", "training") and name.removesuffix("_full") in entries
+        if entry.family in ("dino", "ibot"):
+            assert (entry.branch != "") == (entry.kind == "backbone")
+        assert entry.title.startswith(entry.method.removesuffix(" (transformers)") + " "), name
+        assert entry.url.startswith("hf:") == (entry.family == "hf") == name.startswith("hf_")
+        assert bool(entry.get) == bool(entry.file) == (not entry.url) == (entry.method in ("DINOv3", "EsViT", "SimMIM"))
+        assert entry.fetchable == entry.url.startswith("https://")
+
+
+def test_what_no_tensor_tells_of_a_file() -> None:
+    entries = catalog.load()
+    heads = {name: entry.num_heads for name, entry in entries.items() if entry.num_heads}
+    assert heads["mocov3_vits16"] == 12 and "mocov3_vitb16" not in heads  # FAMILIES whose nets are width / 64
+    assert {heads[name] for name in heads if "vith14" in name} == {16} and heads["ijepa_vitg16_22k"] == 16
+    assert (heads["deit3_vitm16_1k"], heads["dinov2_vitg14"], heads["dinov3_vit7b16"]) == (8, 24, 32)
+    half = {name for name, entry in entries.items() if entry.mean == (0.5, 0.5, 0.5)}
+    beit = {f"beit_{size}_patch16_{rest}" for size in ("base", "large") for rest in ("pt22k", "pt22k_ft22k")}
+    assert half == beit | {"data2vec_base_patch16_ft1k", "data2vec_large_patch16_ft1k"}
+    assert all((entry.mean is None) == (entry.std is None) for entry in entries.values())
+    assert entries["beit_base_patch16_pt1k_800ep"].mean is None  # asked
+    assert {entry.activation for entry in entries.values() if entry.method == "CLIP"} == {"quickgelu"}
+
+
+def test_names_of_architectures_are_those_of_loaded_nets() -> None:
+    """Where the catalogue names a ViT, a net of that name, width and heads exists."""
+    for name, entry in catalog.load().items():
+        if match := re.fullmatch(r"vit_patch(\d+)_dim(\d+)_depth(\d+)_heads(\d+)_img(\d+)", entry.arch):
+            assert entry.num_heads in (0, int(match[4])), name
+            assert int(match[5]) % int(match[1]) == 0 == int(match[2]) % int(match[4]), name
+        else:
+            assert entry.arch == "" or entry.arch.split("_")[0] in ("vit", "beit", "swin", "xcit", "resnet50"), name
+    assert {entry.arch for entry in catalog.load().values() if entry.kind == "training" and "50_" in entry.name} == {
+        "resnet50"
+    }
 
 
 @pytest.mark.parametrize(
@@ -410,6 +482,14 @@ def test_every_entry_is_sound() -> None:
         ("ibot_vitb16_full", 77.1, 79.5, 84.0),
         ("ibot_vitb16_rand", 77.3, 79.8, 84.1),
         ("msn_vitb4", None, None, None),
+        ("dinov2_vitl14_reg4", 83.8, 86.7, None),
+        ("mae_vith14", None, 76.6, 86.928),
+        ("mocov3_vits16", None, 73.2, 81.4),
+        ("mocov2_resnet50_800ep", None, 71.1, None),
+        ("swav_resnet50_800ep", None, 75.3, None),
+        ("beitv2_large_patch16_pt1k", None, None, 87.3),
+        ("esvit_swinb14", 79.3, 81.3, None),
+        ("deit3_vith14_21k", None, None, None),
     ],
 )
 def test_published_figures(name: str, knn: float | None, linear: float | None, finetune: float | None) -> None:
@@ -422,12 +502,17 @@ def test_addresses_follow_their_authors() -> None:
     full = "dino_deitsmall16_pretrain/dino_deitsmall16_pretrain_full_checkpoint.pth"
     assert catalog.find("dino_vits16_full").url == dino + full
     assert catalog.find("ibot_vitl16_22k").url.endswith(ibot + "vitl_16_pt22k/checkpoint_student.pth")
+    assert catalog.find("dinov2_vitg14_reg4").url.endswith("/dinov2_vitg14/dinov2_vitg14_reg4_pretrain.pth")
+    assert catalog.find("deit3_vith14_21k").url.endswith("/deit/deit_3_huge_224_21k_v1.pth")
+    assert catalog.find("mocov3_vits16").url.endswith("/moco-v3/vit-s-300ep/vit-s-300ep.pth.tar")
+    assert catalog.find("moby_swint7").url.endswith("/v1.0.3/moby_swin_t_300ep_pretrained.pth")
     assert catalog.find("msn_vitl7").url == "https://dl.fbaipublicfiles.com/msn/vitl7_200ep.pth.tar"
 
 
 def test_unknown_name_tells_the_near_ones() -> None:
-    with pytest.raises(SettingsError, match="did you mean 'dino_vits16'"):
+    with pytest.raises(SettingsError, match="did you mean 'dino_vits16'") as caught:
         catalog.find("dino_vits_16")
+    assert len(caught.value.do) < 160 and "evaltk ls checkpoints" in caught.value.do  # not all of them
 
 
 OWN = """
@@ -463,6 +548,15 @@ def test_own_catalogue_is_merged(tmp_path: Path) -> None:
         ("https://", "file://", "a url"),
         ("a/mine.pth", "a/..", "a url"),
         ("a/mine.pth", "a/my net.pth", "a url"),
+        ('"Mine"', '"Mine"\nkind = "training"\nmd5_prefix = "8CAD"', "md5_prefix as 4 to 32"),
+        ('"Mine"', '"Mine"\nnum_heads = 0', "num_heads as a whole number"),
+        ('"Mine"', '"Mine"\nmean = [0.5, 0.5]', "mean as three numbers"),
+        ('"Mine"', '"Mine"\nstd = [127.5, 127.5, 127.5]', "std as three numbers"),
+        ('"Mine"', '"Mine"\nactivation = "swish"', "an activation"),
+        ('"Mine"', '"Mine"\nget = "ask"\nfile = "mine.pth"', "either a url"),
+        ('url = "https://example.org/a/mine.pth"', "", "either a url"),
+        ('url = "https://example.org/a/mine.pth"', 'get = "ask"\nfile = "../mine.pth"', "the name of a file"),
+        ("https://example.org/a/mine.pth", "hf:mine", "a url hf:ORG/NAME"),
         ("checkpoints.mine", 'checkpoints."../mine"', "a name of letters"),
         ("checkpoints.mine", "checkpoint.mine", "tables [checkpoints.NAME]"),
         ("[checkpoints.mine]", "[[checkpoints.mine]]", "tables [checkpoints.NAME]"),
@@ -478,9 +572,30 @@ def test_faulty_catalogue(tmp_path: Path, old: str, new: str, words: str) -> Non
     assert str(own) in str(caught.value)
 
 
+def test_values_of_a_method_stand_between_those_of_family_and_entry(tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text(
+        f'[methods.Ours]\nfamily = "timm"\nlicence = "GPL"\nnote = "theirs"\n{OWN}method = "Ours"\nnote = "own"'
+    )
+    mine = catalog.find("mine", own)
+    assert (mine.family, mine.licence, mine.note) == ("timm", "GPL", "own")
+
+
 def test_missing_catalogue(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"absent\.toml"):
         catalog.load(tmp_path / "absent.toml")
+
+
+def test_document_names_every_system_and_only_files_that_are_there() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    entries = catalog.load()
+    for entry in entries.values():
+        assert entry.method.removesuffix(" (transformers)") in text and f"`{entry.family}`" in text, entry.name
+    patterns = re.findall(r"`([a-z0-9]+_)\*`", text)
+    assert len(patterns) == 25 and all(any(name.startswith(p) for name in entries) for p in patterns)
+    assert all(any(name.startswith(p) for p in patterns) for name in entries if not name.startswith("hf_"))
+    named = set(re.findall(r"\b[a-z0-9]+_(?:vit|resnet|swin|base)[a-z0-9_]+\b", text))
+    assert named == {"mae_vitb16", "ijepa_vith16_448_1k", "beit_base_patch16_pt1k_800ep"} and named <= entries.keys()
 
 
 # --- the command

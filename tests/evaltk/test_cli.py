@@ -411,11 +411,39 @@ def test_ls(capsys: pytest.CaptureFixture[str], folders: list[str]) -> None:
     for kind, name in expected.items():
         code, out, err = said(capsys, "ls", kind)
         assert code == 0 and not err and any(line.startswith(name) for line in out.splitlines()), out
-        assert max(map(len, out.splitlines())) <= 80
+        assert max(map(len, out.splitlines())) <= (100 if kind == "checkpoints" else 80)
     digits = next(line for line in said(capsys, "ls", "datasets")[1].splitlines() if line.startswith("digits "))
     assert digits.split() == ["digits", "images", "1,000/797", "10", "top-1", "none"]
     assert "?" not in said(capsys, "ls", "datasets")[1]
-    assert said(capsys, "ls", "checkpoints")[1].splitlines()[1].endswith("no")
+
+
+def test_ls_checkpoints(capsys: pytest.CaptureFixture[str], folders: list[str]) -> None:
+    everything = said(capsys, "ls", "checkpoints")[1].splitlines()
+    assert "MAE: family mae, CC BY-NC 4.0" in everything and "hf:facebook/vit-mae-base" in "\n".join(everything)
+    assert len(everything) < 250 and not any(
+        line.startswith(("dino_vits16_full", "dino_vits16_linear")) for line in everything
+    )
+    rows = [line.split() for line in everything]
+    assert ["dino_vits16", "74.5", "77.0", "-", "-", "fetch", "_full", "_linear"] in rows
+    assert ["esvit_swint7", "75.7", "78.0", "-", "-", "ask"] in rows and [
+        "deit_vits16",
+        "-",
+        "-",
+        "-",
+        "79.9",
+        "fetch",
+    ] in rows
+    words = said(capsys, "ls", "checkpoints", "SwAV", "w2")[1].splitlines()
+    assert next(line.split()[0] for line in words if "fetch" in line) == "swav_resnet50w2_400ep" and len(words) == 9
+    assert said(capsys, "ls", "checkpoints", "dino_vits16_full")[1].splitlines()[3].split()[:2] == [
+        "dino_vits16_full",
+        "74.5",
+    ]
+    siglip = said(capsys, "ls", "checkpoints", "siglip")[1].split("\n")
+    assert siglip[-2].startswith("hf:google/siglip") and len(siglip) == 4
+    code, out, err = said(capsys, "ls", "checkpoints", "nothing_like_it")
+    assert (code, out) == (2, "") and "'nothing_like_it'" in err
+    assert len(said(capsys, "ls", "datasets", "cifar")[1].splitlines()) == 5
 
 
 def test_table_forms(tmp_path: Path, folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from evaltk import cli, files, load_checkpoint
+from evaltk import cli, files, load_checkpoint, results
+from evaltk.errors import CheckpointError
+from evaltk.prototypes.head import head_of
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, OriginProof
 
 NET = "random:vit_patch4_dim32_depth2_heads2_img16"
@@ -88,3 +91,30 @@ def test_a_converted_file_is_proved_by_what_it_was_made_of(tmp_path: Path, weigh
         assert cli.main(["convert", str(path), str(out), *FLAGS]) == 0
         found = load_checkpoint(out)
         assert (found.family, found.origin_proof) == ("own", wanted)
+
+
+def test_results_name_the_catalogued_file(tmp_path: Path, home: Path, weights: dict) -> None:
+    flat = saved(tmp_path / "renamed.pth", dict(weights))
+    assert load_checkpoint(flat, **STATED).catalogued == ""  # type: ignore[arg-type]
+    (home / "pins.json").write_text(json.dumps({"dino_vits16": {"sha256": files.sha256(flat)}}))
+    assert load_checkpoint(flat, num_heads=2).catalogued == "dino_vits16"
+    assert load_checkpoint(flat, family="ibot", num_heads=2).catalogued == ""
+    where = ["--out", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]
+    small = ["--num-heads", "2", "--limit", "40", "--knn.k", "3", "--protocols", "knn", "--data", "digits"]
+    assert cli.main(["run", str(flat), *small, *where]) == 0
+    ((_, result),) = results.find(tmp_path / "runs")
+    assert (result.checkpoint["name"], result.checkpoint["catalogued"]) == ("renamed", "dino_vits16")
+
+
+def test_a_file_without_prototypes_is_told_of_its_own_methods_full_files() -> None:
+    plain = load_checkpoint(NET)
+    for family, catalogued, words in (
+        ("dino", "", "dino_vits16_full and others"),
+        ("resnet", "", "use the full training checkpoint"),  # SwAV's is no help to someone with Barlow Twins
+        ("resnet", "barlowtwins_resnet50", "use the full training checkpoint"),
+        ("resnet", "swav_resnet50_800ep", "swav_resnet50_800ep and others"),
+        ("mocov3", "mocov3_vits16", "use the full training checkpoint"),
+    ):
+        with pytest.raises(CheckpointError) as caught:
+            head_of(dataclasses.replace(plain, family=family, catalogued=catalogued))
+        assert words in caught.value.do and ("others" in caught.value.do) == ("others" in words)
