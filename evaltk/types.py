@@ -125,7 +125,7 @@ class HeadWeights:
     """Tensors of a projection head.
 
     Attributes:
-        kind: ``dino`` | ``ibot`` | ``msn``.
+        kind: ``dino`` | ``ibot`` | ``msn`` | ``swav``.
         tensors: MLP keys (``mlp.0.weight`` ...), ``prototypes.weight_g|weight_v|weight`` and, for iBOT,
             ``patch_prototypes.*`` unless shared.
         center: the training centre of the logits [K], or None if the file has none.

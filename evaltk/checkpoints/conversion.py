@@ -31,12 +31,20 @@ OTHER = "another part of the training"
 
 
 def converted(
-    raw: RawFile, net: Net, renamed: Renamed, *, need: Sequence[str] = (), without: Sequence[str] = (), **facts: Any
+    raw: RawFile,
+    net: Net,
+    renamed: Renamed,
+    *,
+    need: Sequence[str] = (),
+    without: Sequence[str] = (),
+    used: tuple[str, ...] = (),
+    **facts: Any,
 ) -> Converted:
     """What a family makes of a net: its renamed weights, facts, and the rule that drops each other entry.
 
     Args:
         need: weights that every net of the family has, though another family's could lack them; without: the reverse.
+        used: starts of the names that a projection head among the facts is made of, where there is one.
 
     Raises: CheckpointError: one of them is missing.
     """
@@ -54,7 +62,11 @@ def converted(
     return Converted(
         weights={key: t for key, t in renamed.weights.items() if key not in without},
         branch=net.branch,
-        dropped=dropped | {net.prefix + key: rule for key, rule in renamed.dropped.items()},
+        dropped={
+            net.prefix + key if key in renamed.dropped else key: rule
+            for key, rule in (dropped | dict(renamed.dropped)).items()
+            if not (facts.get("head") and key.startswith(used))
+        },
         unexpected=unexpected,
         container=container(raw, net),
         **facts,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from evaltk.checkpoints import catalog, diagnose, families, locate, rawfile, unstated
+from evaltk.checkpoints import catalog, diagnose, families, foreign, locate, rawfile, unstated
 from evaltk.checkpoints.families import Family
 from evaltk.checkpoints.rawfile import Converted, RawFile
 from evaltk.checkpoints.read_options import Activation, ReadOptions, Stem, Triple
@@ -76,6 +76,8 @@ def load(path: str | Path, options: ReadOptions) -> Checkpoint:
     entry = catalog.pinned(file.sha256)
     name, convert = _claimant(raw, known, options, entry)
     found = convert(raw, options)
+    if entry is not None and entry.family == name:
+        found = _particular(found, entry)
     claimed = not options.family or _claims(raw, known) == [name]
     proof = _origin_proof(found, entry, name, claimed=claimed, said=bool(options.family))
     found = dataclasses.replace(found, origin_proof=proof)
@@ -127,8 +129,17 @@ def _claimant(
             where=raw.path,
             do=f"pass --family {' or --family '.join(claims)}",
         )
+    if (other := foreign.describe(raw.tree)) is not None:
+        what, do = other
+        raise CheckpointError(wanted="a vision net", got=what, where=raw.path, do=do)
     wanted, do = f"a layout of {', '.join(readers)}", diagnose.nearest(raw.tree)
     raise CheckpointError(wanted=wanted, got=diagnose.seen(raw.tree), where=raw.path, do=do)
+
+
+def _particular(found: Converted, entry: catalog.Entry) -> Converted:
+    """`found` with what the catalogue states of this very file and its tensors do not tell."""
+    values = {name: getattr(entry, name) for name in ("num_heads", "activation", "mean", "std")}
+    return dataclasses.replace(found, **{name: value for name, value in values.items() if value})
 
 
 def _claims(raw: RawFile, known: Mapping[str, Family]) -> list[str]:

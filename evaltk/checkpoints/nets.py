@@ -225,7 +225,7 @@ def _roots(flat: Mapping[str, torch.Tensor], layout: Layout, least: int, names: 
 def _labels(ways: Sequence[tuple[str, ...]]) -> list[str]:
     """The word that tells each way from the others: a customary one, else all of it."""
     if len(ways) == 1:
-        known = [word for word in ways[0] if word in BRANCHES - {"model", "state_dict"}]
+        known = [word for word in ways[0] if word in BRANCHES - {"model", "state_dict", "backbone"}]
         return [known[-1] if known else "backbone"]
     labels = []
     for way in ways:

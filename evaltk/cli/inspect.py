@@ -18,11 +18,12 @@ import tyro
 from evaltk import plugins
 from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.cli import _options
-from evaltk.errors import printable
+from evaltk.errors import printable, some
 
 if TYPE_CHECKING:
     from evaltk.types import Checkpoint
 
+NAMED = 5  # keys of a rule that the text names
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of BatchNorm: measured, not trained
 
 
@@ -68,6 +69,13 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "parameters": sum(t.numel() for k, t in checkpoint.weights.items() if not k.endswith(STATISTICS)),
         "mean": list(checkpoint.mean),
         "std": list(checkpoint.std),
+        "container": checkpoint.container,
+        "feature": _feature(checkpoint),
+        "position": checkpoint.position,
+        "positions": _positions(checkpoint),
+        "view": dataclasses.asdict(checkpoint.view),
+        "images": _view(checkpoint),
+        "skipped": list(checkpoint.skipped),
         "head": _head(checkpoint),
         "used": {k: list(t.shape) for k, t in checkpoint.weights.items()},
         "dropped": dict(checkpoint.dropped),
@@ -95,23 +103,26 @@ def _head(checkpoint: Checkpoint) -> dict[str, Any] | None:
 
 
 def text(facts: dict[str, Any]) -> str:
-    """What `describe` gives, one line per property."""
+    """What `describe` gives, one line per property, at most 24."""
+    from evaltk.checkpoints.rawfile import pattern
+
     arch, head = facts["arch"], facts["head"]
+    epoch = f", epoch {facts['epoch']}" if facts["epoch"] else ""
     lines = [
         ("file", facts["origin"]),
         ("sha256", facts["sha256"] or "- (no file)"),
-        (
-            "family",
-            f"{facts['family']}, branch {facts['branch']}" + (f", epoch {facts['epoch']}" if facts["epoch"] else ""),
-        ),
+        ("family", f"{facts['family']}, branch {facts['branch']}{epoch}"),
+        ("container", facts["container"] or "-"),
         ("origin proved by", facts["origin_proof"]),
         (
             "net",
-            f"{arch['name']}: {arch['embed_dim']} wide, {arch['depth']} blocks, {arch['num_heads']} heads, "
-            f"patch {arch['patch_size']}, {arch['img_size']} px, eps {arch['norm_eps']:g}, "
-            f"{facts['parameters']:,} parameters",
+            f"{arch['name']}: {arch['embed_dim']} wide, {arch['depth']} blocks, {_of_transformer(arch)}"
+            f"patch {arch['patch_size']}, {arch['img_size']} px, {facts['parameters']:,} parameters",
         ),
-        ("pixels", f"mean {_numbers(facts['mean'])}, std {_numbers(facts['std'])}"),
+        *((("details", ", ".join(f"{k} {_spelled(v)}" for k, v in arch["details"])),) if arch["details"] else ()),
+        ("class feature", facts["feature"]),
+        ("positions", facts["positions"]),
+        ("images", f"{facts['images']}, mean {_numbers(facts['mean'])}, std {_numbers(facts['std'])}"),
         (
             "head",
             f"{head['kind']}: {head['prototypes']:,} prototypes of dimension {head['dimension']}, norms "
@@ -121,10 +132,71 @@ def text(facts: dict[str, Any]) -> str:
             else "none",
         ),
         ("keys", f"{len(facts['used'])} tensors used, {len(facts['dropped'])} entries dropped"),
-        *((f"  {rule}", ", ".join(keys)) for rule, keys in _by_rule(facts["dropped"]).items()),
-        *(("note", note) for note in facts["notes"]),
+        *_few(
+            [
+                (f"  {rule}", some(list(dict.fromkeys(map(pattern, keys))), NAMED))
+                for rule, keys in _by_rule(facts["dropped"]).items()
+            ],
+            6,
+        ),
+        *((("skipped", some(facts["skipped"], NAMED)),) if facts["skipped"] else ()),
+        *_few([("note", note) for note in facts["notes"]], 4),
     ]
     return "\n".join(printable(f"{name:<20} {value}") for name, value in lines)
+
+
+def _of_transformer(arch: dict[str, Any]) -> str:
+    if arch["kind"] in ("resnet", "pixels"):
+        return ""
+    return f"{arch['num_heads']} heads, eps {arch['norm_eps']:g}, {arch['activation']}, "
+
+
+def _few(lines: list[tuple[str, str]], most: int) -> list[tuple[str, str]]:
+    """The first lines, and how many more there are (`--json` has all)."""
+    left = len(lines) - most
+    return lines if left <= 0 else [*lines[: most - 1], (lines[most - 1][0], f"and {left + 1} more: --json")]
+
+
+def _spelled(value: object) -> str:
+    return "-".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _feature(checkpoint: Checkpoint) -> str:
+    """What `Tokens.cls` is, in words."""
+    arch = checkpoint.arch
+    if arch.kind in ("resnet", "pixels"):
+        return "mean over positions of the last map" if arch.kind == "resnet" else "the image itself"
+    if arch.pool == "token":
+        return "class token after the final norm"
+    if arch.pool == "map":
+        return "attention pool over the normed patches"
+    return "mean of patches, then the norm" if dict(arch.details).get("fc_norm") else "mean of patches after the norm"
+
+
+def _view(checkpoint: Checkpoint) -> str:
+    """The preprocessing of an evaluation, in words."""
+    from evaltk.data import transforms
+
+    c = checkpoint
+    view = transforms.view("eval", c.arch.img_size, c.mean, c.std, family=c.view)
+    both = "both sides to " if view.square else ""
+    return f"{both}{view.resize} {view.interpolation}, crop {view.crop}"
+
+
+def _positions(checkpoint: Checkpoint) -> str:
+    """The rule for other sizes, in words."""
+    arch, rule = checkpoint.arch, checkpoint.position
+    if arch.kind == "eva":
+        return "rotary: any size"
+    if arch.kind == "swin":
+        return "relative to windows: any size of whole patches"
+    if arch.kind in ("resnet", "xcit", "pixels"):
+        return "none are learnt"
+    return (
+        f"learnt at {arch.img_size} px; others by the rule {rule}"
+        if rule
+        else f"{arch.img_size} px; others: --position"
+    )
 
 
 def _numbers(values: list[float]) -> str:

@@ -1,8 +1,8 @@
-"""Projection heads of DINO, iBOT and MSN, rebuilt from their tensors: class token -> y -> logits on prototypes."""
+"""Projection heads of DINO, iBOT, MSN and SwAV, rebuilt from their tensors: feature -> y -> logits on prototypes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
@@ -13,8 +13,9 @@ from evaltk.errors import CheckpointError, some
 from evaltk.models import head_layout
 from evaltk.types import HeadWeights
 
-NORM_EPS = 1e-12  # torch's default in F.normalize, which all three use
+NORM_EPS = 1e-12  # torch's default in F.normalize, which all of them use
 BN_EPS = 1e-5
+UNIT = ("msn", "swav")  # whose losses make prototypes unit rows: logits are cosines
 ROWS = 8_192  # prototypes widened to float64 at a time
 
 
@@ -22,7 +23,7 @@ class Head(nn.Module):
     """A frozen projection head in evaluation mode.
 
     Attributes:
-        prototypes: [K, p], the effective rows w = g v/||v|| (MSN: the unit rows its loss uses).
+        prototypes: [K, p], the effective rows w = g v/||v|| (MSN, SwAV: the unit rows their losses use).
         patch_prototypes: [K', p] for iBOT heads that do not share, else the same as `prototypes`.
         center: training centre of the logits [K] or None.
     """
@@ -35,10 +36,10 @@ class Head(nn.Module):
         super().__init__()
         self.kind = weights.kind
         found = {k: t.float() if t.is_floating_point() else t for k, t in weights.tensors.items()}
-        self.mlp = _mlp(found, check(weights))
+        self.mlp = _mlp(found, check(weights), nn.ReLU if weights.kind == "swav" else nn.GELU)
         w = effective(found, "prototypes.")
         patch = effective(found, "patch_prototypes.") if any(k.startswith("patch_prototypes.") for k in found) else w
-        if weights.kind == "msn":
+        if weights.kind in UNIT:
             w = patch = unit(w)
         self.register_buffer("prototypes", w, persistent=False)
         self.register_buffer("patch_prototypes", patch, persistent=False)
@@ -56,7 +57,7 @@ class Head(nn.Module):
         return F.normalize(self.project(cls), dim=-1, eps=NORM_EPS)
 
     def logits(self, y: torch.Tensor, *, patch: bool = False) -> torch.Tensor:
-        """<w_k, y>: [..., p] -> [..., K], not divided by a temperature. MSN: cosines, for its rows are unit."""
+        """<w_k, y>: [..., p] -> [..., K], not divided by a temperature. MSN, SwAV: cosines, as their rows are unit."""
         return y @ (self.patch_prototypes if patch else self.prototypes).T
 
 
@@ -137,14 +138,19 @@ def _batch_norm(found: Mapping[str, torch.Tensor], prefix: str) -> nn.BatchNorm1
     return layer
 
 
-def _mlp(found: Mapping[str, torch.Tensor], order: tuple[str, ...]) -> nn.Sequential:
-    """Linear [BN] GELU ... Linear: dino/vision_transformer.py:257-291; msn/src/deit.py, msn_train.py:380-392."""
+def _mlp(
+    found: Mapping[str, torch.Tensor], order: tuple[str, ...], activation: Callable[[], nn.Module] = nn.GELU
+) -> nn.Sequential:
+    """Linear [BN] GELU ... Linear: dino/vision_transformer.py:257-291; msn/src/deit.py, msn_train.py:380-392.
+
+    SwAV's has ReLU: swav/src/resnet50.py:180-190.
+    """
     layers: list[nn.Module] = []
     for prefix in order:
         if f"{prefix}running_mean" in found:
             layers.append(_batch_norm(found, prefix))
             continue
         if layers:
-            layers.append(nn.GELU())
+            layers.append(activation())
         layers.append(_linear(found[f"{prefix}weight"], found.get(f"{prefix}bias")))
     return nn.Sequential(*layers)

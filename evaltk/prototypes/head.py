@@ -77,6 +77,8 @@ def formulation(head: HeadWeights, setting: str) -> tuple[Scoring, str]:
         raise SettingsError(wanted="a formulation", got=repr(setting), where="formulation", do=do)
     if head.kind == "msn":
         return "cosine", "formulation cosine: MSN's loss normalises prototypes"
+    if head.kind == "swav":
+        return "cosine", "formulation cosine: SwAV's loss normalises prototypes"
     if head.scoring in SCORINGS:
         return head.scoring, f"formulation {head.scoring}: stated in the file"  # type: ignore[return-value]
     return "linear", f"formulation linear: not stated in the file; published {head.kind} checkpoints are linear"

@@ -38,6 +38,7 @@ def convert(raw: RawFile, options: ReadOptions) -> Converted:
         net,
         renamed,
         head=_head(net),
+        used=(HEAD,),
         position="size_aa" if registers else "dino",
         view=EvalView(crop=CROP if published else None),
         linear=Recipe(tokens="cls+mean"),

@@ -15,6 +15,8 @@ from evaltk.checkpoints.rawfile import Converted, RawFile
 from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.types import HeadWeights, Recipe
 
+HEAD = ("projection_head.", "prototypes.weight")
+
 
 def claims(raw: RawFile) -> bool:
     """A net of torchvision's names beside what only one of these trainings writes."""
@@ -26,20 +28,25 @@ def convert(raw: RawFile, options: ReadOptions) -> Converted:
     net = nets.choose(raw.nets, options, raw.path)
     named = resnet.numbered(net.tensors) if net.layout == "sequential_resnet" else resnet.rename(net.tensors)
     return conversion.converted(
-        raw, net, named, head=_swav(net), view=conversion.BILINEAR, linear=Recipe(), **conversion.CUSTOM_PIXELS
+        raw,
+        net,
+        named,
+        used=HEAD,
+        head=_swav(net),
+        view=conversion.BILINEAR,
+        linear=Recipe(),
+        **conversion.CUSTOM_PIXELS,
     )
 
 
 def _swav(net: nets.Net) -> HeadWeights | None:
     """SwAV's projection (linear, BatchNorm, ReLU, linear) and prototypes, scored by cosine (swav/src/resnet50.py)."""
     tensors = {
-        key.replace("projection_head.", "mlp."): tensor
-        for key, tensor in net.tensors.items()
-        if key.startswith("projection_head.") or key == "prototypes.weight"
+        key.replace("projection_head.", "mlp."): tensor for key, tensor in net.tensors.items() if key.startswith(HEAD)
     }
     if "prototypes.weight" not in tensors or "mlp.0.weight" not in tensors:
         return None
-    return HeadWeights(kind="swav", tensors=tensors, scoring="cosine")
+    return HeadWeights(kind="swav", tensors=tensors)
 
 
 FAMILY = Family(name="resnet", claims=claims, convert=convert)

@@ -18,6 +18,7 @@ from evaltk.checkpoints.rawfile import Converted, RawFile
 from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.types import HeadWeights, Recipe
 
+HEAD = ("head.mlp.", "head.last_layer.")  # view-level
 PATCH, SIZE = 4, 224  # of all published files
 
 
@@ -36,6 +37,7 @@ def convert(raw: RawFile, options: ReadOptions) -> Converted:
         net,
         swin.rename(net.tensors),
         head=head,
+        used=HEAD,
         norm_eps=1e-5,
         img_size=_size(net),
         linear=Recipe(last=4) if esvit else Recipe(),
@@ -57,7 +59,7 @@ def _size(net: nets.Net) -> int | None:
 
 def _head(raw: RawFile, net: nets.Net) -> HeadWeights | None:
     """EsViT's view-level head, with its centre."""
-    flat = {key: t for key, t in net.tensors.items() if key.startswith(("head.mlp.", "head.last_layer."))}
+    flat = {key: t for key, t in net.tensors.items() if key.startswith(HEAD)}
     _, head, _ = state_dicts.split_head(flat, "dino", state_dicts.center(raw.tree.get("dino_loss"), "center"))
     return head
 
