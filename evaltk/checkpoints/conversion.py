@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from evaltk.checkpoints import state_dicts
-from evaltk.checkpoints.names.renamed import Renamed
+from evaltk.checkpoints import diagnose, state_dicts
+from evaltk.checkpoints.names.renamed import Rename
 from evaltk.checkpoints.nets import NO_NETS, Net
-from evaltk.checkpoints.rawfile import Converted, RawFile, walk
+from evaltk.checkpoints.rawfile import Converted, RawFile, Source, walk
 from evaltk.errors import CheckpointError, some
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, EvalView, OriginProof
 
-CUSTOM_PIXELS: dict[str, Any] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+IMAGENET: dict[str, Any] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 HALF: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 BILINEAR = EvalView(interpolation="bilinear")
 # Parts of a training beside the net, by the first words of their names.
@@ -33,7 +33,7 @@ OTHER = "another part of the training"
 def converted(
     raw: RawFile,
     net: Net,
-    renamed: Renamed,
+    rename: Rename,
     *,
     need: Sequence[str] = (),
     without: Sequence[str] = (),
@@ -43,16 +43,18 @@ def converted(
     """What a family makes of a net: its renamed weights, facts, and the rule that drops each other entry.
 
     Args:
+        rename: from the net's own names to timm's.
         need: weights that every net of the family has, though another family's could lack them; without: the reverse.
         used: starts of the names that a projection head among the facts is made of, where there is one.
 
     Raises: CheckpointError: one of them is missing.
     """
+    renamed = rename(net.tensors)
     dropped, unexpected = rest(raw, net)
     if missing := [key for key in need if key not in renamed.weights]:
         raise CheckpointError(
             wanted="all tensors of a net of this family",
-            got=f"a file without {some(missing)} (timm's name)",
+            got=f"a file without {some(missing)}{diagnose.in_own_names(net.tensors, rename, missing)}",
             where=raw.path,
             do="name the whole file",
         )
@@ -69,6 +71,7 @@ def converted(
         },
         unexpected=unexpected,
         container=container(raw, net),
+        source=Source(tensors=net.tensors, rename=rename),
         **facts,
     )
 

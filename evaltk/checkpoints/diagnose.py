@@ -10,13 +10,15 @@ from typing import NoReturn
 
 import torch
 
-from evaltk.checkpoints.rawfile import pattern, walk
+from evaltk.checkpoints.names.renamed import Rename
+from evaltk.checkpoints.rawfile import Source, pattern, walk
 from evaltk.errors import CheckpointError, some
 from evaltk.models import vit_layout
 from evaltk.types import Arch
 
 Tensors = Mapping[str, torch.Tensor]
 
+NUMBERED = re.compile(r"(?:^|\.)(?:blocks|layers?|resblocks|layer[1-4])\.(\d+)\.")
 SHOWN = 6  # missing names for which the nearest is looked up
 DO = "name the right --branch or --family, or save the net's own state_dict"
 # Any ViT: only its names are compared.
@@ -26,8 +28,18 @@ PLACES = 32  # prefixes that are tried
 RESEMBLES = 0.3  # share of a ViT's kinds of key from which on it is worth naming
 
 
-def check(weights: Tensors, shapes: Mapping[str, tuple[int, ...]], extra: Tensors, path: Path) -> None:
-    """Every expected tensor is there in its shape, and no other. `extra`: tensors that no rule of the family names.
+def check(
+    weights: Tensors,
+    shapes: Mapping[str, tuple[int, ...]],
+    extra: Tensors,
+    path: Path,
+    source: Source | None = None,
+) -> None:
+    """Every expected tensor is there in its shape, and no other.
+
+    Args:
+        extra: tensors that no rule of the family names.
+        source: the net in its file's names.
 
     Raises: CheckpointError: listing what is missing, left over and of another shape, with the nearest names.
     """
@@ -48,15 +60,65 @@ def check(weights: Tensors, shapes: Mapping[str, tuple[int, ...]], extra: Tensor
         "other shapes:": wrong,
     }
     got = "; ".join(f"{what} {some(names)}" for what, names in parts.items() if names)
+    if source is not None:
+        odd = [*missing, *left, *(key.partition(" ")[0] for key in wrong)]
+        got += in_own_names(source.tensors, source.rename, odd)
     raise CheckpointError(wanted=f"exactly the {len(shapes)} tensors of the net", got=got, where=path, do=DO)
 
 
-def refuse(weights: Tensors, extra: Tensors, path: Path) -> NoReturn:
+def in_own_names(tensors: Tensors, rename: Rename, odd: Iterable[str]) -> str:
+    """What to add to an error on the tensors `odd`, in timm's names: what the file calls them.
+
+    A tensor that is missing has no name in the file. It is found by its siblings: the same name in another block, a
+    weight without its bias.
+    """
+    wanted = set(odd)
+    present = {ours: key for key in tensors for ours in _alone(rename, {key: tensors[key]})}
+    named = {key: present[key] for key in wanted if present.get(key, key) != key}
+    gaps = [key for key in _gaps(tensors) if any(ours != key for ours in _alone(rename, {key: torch.empty(0)}))]
+    told = ([f"without {some(gaps)}"] if gaps else []) + ([some(sorted(named.values()))] if named else [])
+    return f" (in the file's own names: {'; '.join(told)})" if told else ""
+
+
+def _alone(rename: Rename, one: Tensors) -> list[str]:
+    """What one tensor is renamed to by itself."""
+    try:
+        return list(rename(one).weights)
+    except (CheckpointError, RuntimeError, IndexError):
+        return []
+
+
+def _gaps(tensors: Tensors) -> list[str]:
+    """Names that are not there, though the same name is in other blocks, or the other half of a weight and a bias."""
+    numbers: dict[str, set[str]] = {}
+    for key in tensors:
+        if match := NUMBERED.search(key):
+            numbers.setdefault(f"{key[: match.start(1)]}|{key[match.end(1) :]}", set()).add(match[1])
+    alike: dict[str, set[str]] = {}
+    for place, found in numbers.items():
+        alike.setdefault(place.partition("|")[0], set()).update(found)
+    gaps = [
+        place.replace("|", number)
+        for place, found in numbers.items()
+        for number in sorted(alike[place.partition("|")[0]] - found)
+    ]
+    for key in tensors:
+        stem, _, part = key.rpartition(".")
+        other = {"weight": "bias", "bias": "weight"}.get(part)
+        shaped = tensors[key].ndim == 1 or part == "bias"
+        if other and shaped and f"{stem}.{other}" not in tensors:
+            gaps.append(f"{stem}.{other}")
+    return list(dict.fromkeys(gaps))[:SHOWN]
+
+
+def refuse(weights: Tensors, extra: Tensors, path: Path, source: Source | None = None) -> NoReturn:
     """Raises: CheckpointError: the tensors of a branch belong to no net that is known; says what a ViT would need."""
     there = [*weights, *extra]
     near = _near([key for key in vit_layout.KEYS if key not in weights], there)
     lacking = ", ".join(f"{key}{hint}" for key, hint in near.items())
     got = f"{len(there)} tensors ({some(there)}), as a ViT lacking {lacking}"
+    if source is not None:
+        got += in_own_names(source.tensors, source.rename, there)
     raise CheckpointError(wanted="a net of a kind known here", got=got, where=path, do=DO)
 
 

@@ -212,11 +212,11 @@ def _architecture(found: Converted, path: Path) -> tuple[Arch, dict[str, torch.T
     """(what the tensors or the file tell of the net, its weights), each tensor there in its shape and no other."""
     net = kind.of(found.arch.kind) if found.arch else kind.recognise(found.weights)
     if net is None:
-        diagnose.refuse(found.weights, found.unexpected, path)
+        diagnose.refuse(found.weights, found.unexpected, path, found.source)
     weights = net.rename(found.weights)
     arch = unstated.told(net.settle(found.arch, weights, path), found, path)
     shapes = net.shapes(arch) | {k: shape for k, shape in net.optional(arch).items() if k in weights}
-    diagnose.check(weights, shapes, found.unexpected, path)
+    diagnose.check(weights, shapes, found.unexpected, path, found.source)
     return arch, weights
 
 

@@ -50,6 +50,9 @@ def locate(checkpoint: str | Path) -> Located:
             snapshot = hub.snapshot(name)
             return at(snapshot.path, name=snapshot.name, origin=snapshot.origin)
         entries = catalog.load()
+        if name in entries and entries[name].url.startswith(catalog.HUB):
+            snapshot = hub.snapshot(entries[name].url)
+            return at(snapshot.path, name=name, origin=snapshot.origin)
         if name in entries:
             path = catalog.local_path(entries[name])
             if not path.is_file():

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from evaltk.checkpoints import folder, locate, nets, torchfile
 from evaltk.checkpoints.locate import Located
+from evaltk.checkpoints.names.renamed import Rename
 from evaltk.checkpoints.nets import Net
 from evaltk.checkpoints.plain_tree import walk
 from evaltk.errors import CheckpointError
@@ -68,6 +69,14 @@ class _Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A net in the names of its file, and what renames it: for errors, which name tensors as the file does."""
+
+    tensors: Mapping[str, torch.Tensor]
+    rename: Rename
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Converted:
     """What a family makes of a file, before it is checked against an architecture.
 
@@ -83,6 +92,7 @@ class Converted:
         epoch, trained_seed: epochs done and the seed of the training run, where the file states them.
         origin_proof: what the file itself proves of where it is from.
         position, view, linear, container: as in `Checkpoint`.
+        source: where the weights were renamed, for errors.
     """
 
     branch: str
@@ -110,6 +120,7 @@ class Converted:
     view: EvalView = field(default_factory=EvalView)
     linear: Recipe | None = None
     container: str = ""
+    source: Source | None = None
 
 
 def read(file: Located | Path) -> RawFile:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from evaltk.checkpoints import conversion
-from evaltk.checkpoints.names.renamed import Renamed
+from evaltk.checkpoints.names.renamed import Rename
 from evaltk.checkpoints.nets import Net
 from evaltk.checkpoints.rawfile import Converted, RawFile
 from evaltk.errors import CheckpointError
@@ -15,18 +15,19 @@ from evaltk.models.skeleton import on_meta
 from evaltk.types import EvalView, OriginProof
 
 
-def convert(raw: RawFile, net: Net, renamed: Renamed) -> Converted:
+def convert(raw: RawFile, net: Net, rename: Rename) -> Converted:
     """The net as the configuration states it: heads, epsilon and activation are read off timm's own of that name.
 
     Raises: CheckpointError: an architecture that timm does not have or that is no net known here.
     """
     model = _skeleton(raw)
-    kind = kinds.recognise(renamed.weights)
+    weights = rename(net.tensors).weights
+    kind = kinds.recognise(weights)
     pixels = raw.config.get("pretrained_cfg")
     config: Mapping[str, Any] = pixels if isinstance(pixels, Mapping) else {}
     facts: dict[str, Any] = {}
     if kind is not None and not kind.built_by_name:
-        read = kind.of_model(kind.read(kind.rename(renamed.weights), raw.path), model)
+        read = kind.of_model(kind.read(kind.rename(weights), raw.path), model)
         facts = {"num_heads": read.num_heads, "norm_eps": read.norm_eps, "activation": read.activation}
     for name in ("mean", "std"):
         said = config.get(name)
@@ -35,7 +36,7 @@ def convert(raw: RawFile, net: Net, renamed: Renamed) -> Converted:
     return conversion.converted(
         raw,
         net,
-        renamed,
+        rename,
         position="size_aa",  # timm's own resampling
         view=view(config),
         origin_proof=OriginProof.NONE,

@@ -192,7 +192,8 @@ def name_of(arch: Arch) -> str:
     dim, depth, heads, patch, side = arch.embed_dim, arch.depth, arch.num_heads, arch.patch_size, arch.img_size
     size = STANDARD_NAMES.get((dim, depth))
     if size and STANDARD_HEADS[dim] == heads and arch.mlp_ratio == 4.0:
-        return f"vit_{size}_patch{patch}_{side}"
+        clip = "_clip" if detail(arch, "pre_norm") else ""
+        return f"vit_{size}_patch{patch}{clip}_{side}"
     return f"vit_patch{patch}_dim{dim}_depth{depth}_heads{heads}_img{side}"
 
 

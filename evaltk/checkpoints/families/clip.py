@@ -28,14 +28,13 @@ def claims(raw: RawFile) -> bool:
 def convert(raw: RawFile, options: ReadOptions) -> Converted:
     """The image tower."""
     net = nets.choose(raw.nets, options, raw.path)
-    renamed = clip.original(net.tensors)
-    norm = renamed.weights.get("norm.weight")
+    norm = net.tensors.get("ln_post.weight")
     width = norm.shape[0] if norm is not None and norm.ndim == 1 else 0
     heads = LARGE.get(width, width // HEAD_WIDTH if width % HEAD_WIDTH == 0 else 0)
     return conversion.converted(
         raw,
         net,
-        renamed,
+        clip.original,
         norm_eps=1e-5,
         mean=MEAN,
         std=STD,

@@ -28,11 +28,11 @@ def convert(raw: RawFile, options: ReadOptions) -> Converted:
     net = nets.choose(raw.nets, options, raw.path)
     third = any(key.endswith(".gamma_1") for key in net.tensors)
     distilled = "head_dist.weight" in net.tensors
-    facts = conversion.CUSTOM_PIXELS | {"norm_eps": 1e-6, "heads_of_width": HEADS}
+    facts = conversion.IMAGENET | {"norm_eps": 1e-6, "heads_of_width": HEADS}
     return conversion.converted(
         raw,
         net,
-        vit.deit(net.tensors),
+        vit.deit,
         position="size",
         view=EvalView(margin=1.0) if third else EvalView(),
         linear=Recipe(),

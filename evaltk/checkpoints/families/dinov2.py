@@ -9,6 +9,8 @@ Source: dinov2/models/vision_transformer.py (interpolate_pos_encoding), dinov2/h
 
 from __future__ import annotations
 
+from functools import partial
+
 from evaltk.checkpoints import conversion, marks, nets, state_dicts
 from evaltk.checkpoints.families import Family
 from evaltk.checkpoints.names import vit
@@ -29,14 +31,13 @@ def claims(raw: RawFile) -> bool:
 def convert(raw: RawFile, options: ReadOptions) -> Converted:
     """The teacher, or the only net; DINO's head of a training file."""
     net = nets.choose(raw.nets, options, raw.path)
-    renamed = vit.rename(net.tensors, rules=tuple(r for r in vit.RULES if "mask_token" not in r[0]))
-    registers = "reg_token" in renamed.weights
+    registers = "register_tokens" in net.tensors
     published = net.tensors["pos_embed"].shape[1:2] == (TABLE_SIDE**2 + 1,) if "pos_embed" in net.tensors else False
-    facts = conversion.CUSTOM_PIXELS | {"norm_eps": 1e-6, "heads_of_width": HEADS}
+    facts = conversion.IMAGENET | {"norm_eps": 1e-6, "heads_of_width": HEADS}
     return conversion.converted(
         raw,
         net,
-        renamed,
+        partial(vit.rename, rules=tuple(rule for rule in vit.RULES if "mask_token" not in rule[0])),
         head=_head(net),
         used=(HEAD,),
         position="size_aa" if registers else "dino",

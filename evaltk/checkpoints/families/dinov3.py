@@ -28,11 +28,11 @@ def convert(raw: RawFile, options: ReadOptions) -> Converted:
     if "storage_tokens" not in net.tensors:
         do = "name the whole file"
         raise CheckpointError(wanted="storage_tokens, as in all DINOv3 nets", got="none", where=raw.path, do=do)
-    facts = conversion.CUSTOM_PIXELS | {"norm_eps": 1e-5, "heads_of_width": HEADS}
+    facts = conversion.IMAGENET | {"norm_eps": 1e-5, "heads_of_width": HEADS}
     return conversion.converted(
         raw,
         net,
-        vit.dinov3(net.tensors),
+        vit.dinov3,
         view=EvalView(crop=224),
         linear=Recipe(),
         **facts,

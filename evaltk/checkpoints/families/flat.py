@@ -27,7 +27,7 @@ from typing import Any
 from evaltk.checkpoints import conversion, marks, nets, state_dicts
 from evaltk.checkpoints.families import Family, dino
 from evaltk.checkpoints.names import resnet, vit
-from evaltk.checkpoints.names.renamed import Renamed, drop
+from evaltk.checkpoints.names.renamed import Rename
 from evaltk.checkpoints.nets import Net
 from evaltk.checkpoints.rawfile import Converted, RawFile
 from evaltk.checkpoints.read_options import ReadOptions
@@ -60,20 +60,18 @@ def _projection(raw: RawFile, net: Net) -> bool:
 def convert(raw: RawFile, options: ReadOptions) -> Converted:
     """The net's tensors, with nothing fixed that they do not tell."""
     net = nets.choose(raw.nets, options, raw.path)
-    return conversion.converted(raw, net, rename(net), origin_proof=OriginProof.NONE, **pixels(raw, net))
+    return conversion.converted(raw, net, rename_of(net), origin_proof=OriginProof.NONE, **pixels(raw, net))
 
 
-def rename(net: Net) -> Renamed:
-    """timm's names, by the layout of the net."""
-    if net.layout == "sequential_resnet":
-        return resnet.numbered(net.tensors)
-    if net.layout == "resnet":
-        return resnet.rename(net.tensors)
-    if net.layout == "mm_vit":
-        return vit.mmpretrain(net.tensors)
-    if net.layout == "xcit":
-        return Renamed(*drop(net.tensors, vit.CLASS_HEAD))
-    return vit.rename(net.tensors)
+def rename_of(net: Net) -> Rename:
+    """What gives timm's names, by the layout of the net."""
+    known: dict[str, Rename] = {
+        "sequential_resnet": resnet.numbered,
+        "resnet": resnet.rename,
+        "mm_vit": vit.mmpretrain,
+        "xcit": vit.without_class_head,
+    }
+    return known.get(net.layout, vit.rename)
 
 
 def pixels(raw: RawFile, net: Net) -> dict[str, Any]:

@@ -9,14 +9,13 @@ Source: transformers 4.57, src/transformers/models/*/modeling_*.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evaltk.checkpoints import conversion, hf_config, marks, nets
 from evaltk.checkpoints.families import Family
 from evaltk.checkpoints.names import clip, hf
-from evaltk.checkpoints.names.renamed import Renamed, Tensors
+from evaltk.checkpoints.names.renamed import Rename, Renamed
 from evaltk.checkpoints.nets import Net
 from evaltk.checkpoints.rawfile import Converted, RawFile
 from evaltk.checkpoints.read_options import ReadOptions
@@ -38,7 +37,7 @@ class Model:
         linear: the original's own feature for linear probes.
     """
 
-    rename: Callable[[Tensors], Renamed]
+    rename: Rename
     position: PositionRule | None
     need: tuple[str, ...] = ("cls_token",)
     without: tuple[str, ...] = ()
@@ -47,21 +46,20 @@ class Model:
 
 
 PLAIN = Model(rename=hf.vit, position="size", pixels={})  # google/vit-* take 0.5, facebook/dino-* ImageNet's statistics
-IMAGENET = conversion.CUSTOM_PIXELS
 MODELS: dict[str, Model] = {
     "vit": PLAIN,
-    "vit_msn": Model(rename=hf.vit, position="size", pixels=IMAGENET),
-    "vit_mae": Model(rename=hf.vit, position="size", pixels=IMAGENET),
-    "dinov2": Model(rename=hf.vit, position="size", pixels=IMAGENET, linear=Recipe(tokens="cls+mean")),
+    "vit_msn": Model(rename=hf.vit, position="size", pixels=conversion.IMAGENET),
+    "vit_mae": Model(rename=hf.vit, position="size", pixels=conversion.IMAGENET),
+    "dinov2": Model(rename=hf.vit, position="size", pixels=conversion.IMAGENET, linear=Recipe(tokens="cls+mean")),
     "dinov2_with_registers": Model(
         rename=hf.vit,
         position="size_aa",
         need=("cls_token", "reg_token"),
-        pixels=IMAGENET,
+        pixels=conversion.IMAGENET,
         linear=Recipe(tokens="cls+mean"),
     ),
-    "dinov3_vit": Model(rename=hf.dinov3, position=None, need=("cls_token", "reg_token"), pixels=IMAGENET),
-    "ijepa": Model(rename=hf.vit, position="size", need=(), without=("cls_token",), pixels=IMAGENET),
+    "dinov3_vit": Model(rename=hf.dinov3, position=None, need=("cls_token", "reg_token"), pixels=conversion.IMAGENET),
+    "ijepa": Model(rename=hf.vit, position="size", need=(), without=("cls_token",), pixels=conversion.IMAGENET),
     "beit": Model(rename=hf.beit, position="bilinear", pixels={}, linear=Recipe(tokens="cls+mean", norm=False)),
     "data2vec-vision": Model(
         rename=hf.beit, position="bilinear", pixels={}, linear=Recipe(tokens="cls+mean", norm=False)
@@ -80,7 +78,7 @@ MODELS: dict[str, Model] = {
         without=("cls_token", "norm_pre.weight", "norm_pre.bias"),
         pixels=conversion.HALF,
     ),
-    "swin": Model(rename=lambda t: swin_names(hf.swin(t)), position=None, need=(), pixels=IMAGENET),
+    "swin": Model(rename=lambda t: swin_names(hf.swin(t)), position=None, need=(), pixels=conversion.IMAGENET),
 }
 SAME = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
 
@@ -107,7 +105,6 @@ def convert(raw: RawFile, options: ReadOptions) -> Converted:
     if kind not in MODELS:
         hf_config.refuse(raw, kind, tuple(MODELS))
     model = MODELS[kind]
-    renamed = model.rename(net.tensors)
     facts: dict[str, Any] = dict(model.pixels)
     if kind in ("clip_vision_model",):
         facts["activation"] = None
@@ -119,7 +116,7 @@ def convert(raw: RawFile, options: ReadOptions) -> Converted:
     return conversion.converted(
         raw,
         net,
-        renamed,
+        model.rename,
         need=model.need,
         without=model.without,
         position=model.position,

@@ -26,10 +26,8 @@ def claims(raw: RawFile) -> bool:
 def convert(raw: RawFile, options: ReadOptions) -> Converted:
     """The encoder."""
     net = nets.choose(raw.nets, options, raw.path)
-    facts = conversion.CUSTOM_PIXELS | {"norm_eps": 1e-6, "heads_of_width": HEADS}
-    return conversion.converted(
-        raw, net, vit.rename(net.tensors), position="size", linear=Recipe(), need=("cls_token",), **facts
-    )
+    facts = conversion.IMAGENET | {"norm_eps": 1e-6, "heads_of_width": HEADS}
+    return conversion.converted(raw, net, vit.rename, position="size", linear=Recipe(), need=("cls_token",), **facts)
 
 
 FAMILY = Family(name="mae", claims=claims, convert=convert)

@@ -26,11 +26,11 @@ def claims(raw: RawFile) -> bool:
 def convert(raw: RawFile, options: ReadOptions) -> Converted:
     """The base encoder, as its linear probe takes it."""
     net = nets.choose(raw.nets, options, raw.path)
-    facts = conversion.CUSTOM_PIXELS | {"view": conversion.BILINEAR, "linear": Recipe()}
+    facts = conversion.IMAGENET | {"view": conversion.BILINEAR, "linear": Recipe()}
     if net.layout == "resnet":
-        return conversion.converted(raw, net, resnet.rename(net.tensors), **facts)
+        return conversion.converted(raw, net, resnet.rename, **facts)
     facts |= {"norm_eps": 1e-6, "heads_of_width": HEADS, "need": ("cls_token",)}
-    return conversion.converted(raw, net, vit.rename(net.tensors), **facts)
+    return conversion.converted(raw, net, vit.rename, **facts)
 
 
 FAMILY = Family(name="mocov3", claims=claims, convert=convert)

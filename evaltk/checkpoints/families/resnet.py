@@ -26,16 +26,16 @@ def claims(raw: RawFile) -> bool:
 def convert(raw: RawFile, options: ReadOptions) -> Converted:
     """The net that the original probes: the query encoder, never the momentum copy."""
     net = nets.choose(raw.nets, options, raw.path)
-    named = resnet.numbered(net.tensors) if net.layout == "sequential_resnet" else resnet.rename(net.tensors)
+    rename = resnet.numbered if net.layout == "sequential_resnet" else resnet.rename
     return conversion.converted(
         raw,
         net,
-        named,
+        rename,
         used=HEAD,
         head=_swav(net),
         view=conversion.BILINEAR,
         linear=Recipe(),
-        **conversion.CUSTOM_PIXELS,
+        **conversion.IMAGENET,
     )
 
 

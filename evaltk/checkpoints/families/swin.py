@@ -35,13 +35,13 @@ def convert(raw: RawFile, options: ReadOptions) -> Converted:
     return conversion.converted(
         raw,
         net,
-        swin.rename(net.tensors),
+        swin.rename,
         head=head,
         used=HEAD,
         norm_eps=1e-5,
         img_size=_size(net),
         linear=Recipe(last=4) if esvit else Recipe(),
-        **conversion.CUSTOM_PIXELS,
+        **conversion.IMAGENET,
     )
 
 

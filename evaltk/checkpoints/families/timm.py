@@ -35,11 +35,11 @@ def convert(raw: RawFile, options: ReadOptions) -> Converted:
     statistics (MoCo-v3 and DeiT write it too): they are asked for, as of a file without a class head (`flat`).
     """
     net = nets.choose(raw.nets, options, raw.path)
-    renamed = flat.rename(net)
+    rename = flat.rename_of(net)
     if "architecture" in raw.config:
-        return timm_folder.convert(raw, net, renamed)
+        return timm_folder.convert(raw, net, rename)
     facts = flat.pixels(raw, net)
-    return conversion.converted(raw, net, renamed, origin_proof=OriginProof.NONE, **facts)
+    return conversion.converted(raw, net, rename, origin_proof=OriginProof.NONE, **facts)
 
 
 def from_name(name: str, options: ReadOptions) -> Converted:

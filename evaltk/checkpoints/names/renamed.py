@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -20,6 +20,9 @@ class Renamed:
 
     weights: Mapping[str, torch.Tensor]
     dropped: Mapping[str, str] = field(default_factory=dict)
+
+
+Rename = Callable[[Tensors], Renamed]
 
 
 def drop(tensors: Tensors, rules: Rules) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -35,6 +35,11 @@ def rename(tensors: Tensors, *, rules: Rules = RULES) -> Renamed:
     return Renamed(kept, dropped)
 
 
+def without_class_head(tensors: Tensors) -> Renamed:
+    """The names as they are."""
+    return Renamed(*drop(tensors, CLASS_HEAD))
+
+
 def unchunked(tensors: Tensors) -> dict[str, torch.Tensor]:
     """DINOv2's own training files number blocks twice: blocks.CHUNK.INDEX, where INDEX counts through all chunks."""
     return substitute(tensors, ((r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),))
