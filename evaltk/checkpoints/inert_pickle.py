@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import re
 import struct
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -22,20 +23,22 @@ Call = Callable[..., object]
 # Modules whose functions reach outside of the process: a file that calls them is an attack, whatever else it holds.
 HOSTILE = {
     "builtins", "os", "posix", "nt", "posixpath", "ntpath", "sys", "subprocess", "shutil", "socket", "runpy",
-    "importlib", "pty", "ctypes", "pickle", "_pickle", "marshal", "code", "codeop", "pdb", "bdb", "timeit",
-    "webbrowser", "commands", "popen2", "platform", "imp", "pip",
+    "importlib", "pty", "ctypes", "pickle", "_pickle", "marshal", "pdb", "bdb", "timeit", "webbrowser",
 }  # fmt: skip
-HARMLESS = {  # of those, what objects are made of
-    "builtins.object", "builtins.type", "builtins.slice", "builtins.range", "builtins.int", "builtins.float",
-    "builtins.str", "builtins.bool", "builtins.list", "builtins.dict", "builtins.tuple", "builtins.property",
-}  # fmt: skip
+# Of those: what objects, iterators and errors are made of.
+HARMLESS = re.compile(
+    r"builtins\.(object|type|slice|range|int|float|str|bool|list|dict|tuple|property|iter|zip|enumerate|reversed|xrange"
+    r"|\w+(Error|Exception|Warning))"
+)
 # Functions of other modules that open files or run what is in them.
 HOSTILE_CALLS = {
     "io.open", "_io.open", "_io.open_code", "torch.load", "torch.serialization.load", "torch.jit.load",
     "torch.hub.load", "torch.hub._load_local", "numpy.load", "numpy.fromfile", "joblib.load", "dill.loads",
     "dill._dill.loads", "cloudpickle.loads", "pandas.read_pickle", "pandas.io.pickle.read_pickle", "yaml.load",
+    "code.interact", "codeop.compile_command", "commands.getoutput", "commands.getstatusoutput", "pip.main",
+    "pip._internal.main", "platform.popen",
 }  # fmt: skip
-PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg", "exceptions": "builtins"}
 KEYS = (str, int, float, bytes, type(None))
 LONGEST_NAME = 1000
 
@@ -194,7 +197,7 @@ class Reader:
         name = _named(function)
         if isinstance(function, Name) and (known := self.calls.get(name)):
             return known(*args)
-        if name in HOSTILE_CALLS or (name.partition(".")[0] in HOSTILE and name not in HARMLESS):
+        if name in HOSTILE_CALLS or (name.partition(".")[0] in HOSTILE and not HARMLESS.fullmatch(name)):
             raise HostileError(name)
         return Thing(name, args)
 

@@ -7,7 +7,6 @@ import lzma
 import pickle
 import struct
 import tarfile
-import warnings
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -58,7 +57,8 @@ def open_file(path: Path) -> Opened:
         if start == b"PK\x03\x04":
             return _zipped(path)
         if start and _is_tar(path):
-            return _tar(path)
+            with tarfile.open(path) as archive:
+                foreign_files.refuse_archive(path, archive.getnames())
         with path.open("rb") as stream:
             tree = _legacy(path, stream)
         out, skipped = plain(tree, path)
@@ -151,18 +151,6 @@ class _Storages:
                 raise pickle.UnpicklingError("a part of a storage that lies outside of it")
             data = data[first:last] if last > first else torch.UntypedStorage(0)
         return Storage(data, dtype)
-
-
-def _tar(path: Path) -> Opened:
-    """The format of torch 0.1, read by torch itself."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about pickle protocols: an error follows where it matters
-        try:
-            return Opened(tree=torch.load(path, map_location="cpu", weights_only=True))
-        except DAMAGE:
-            with tarfile.open(path) as archive:
-                foreign_files.refuse_archive(path, archive.getnames())
-            raise
 
 
 def _is_tar(path: Path) -> bool:
