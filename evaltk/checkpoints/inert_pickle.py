@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
+import torch
+
 from evaltk import safe_pickle
 
 Call = Callable[..., object]
@@ -116,7 +118,7 @@ def _named(what: object) -> str:
 def _key(key: object) -> Any:
     """`key` where a dict may have it. The hash of nested tuples can take forever, so they are flat here."""
     flat = isinstance(key, tuple) and all(type(part) in (*KEYS, bool, Name) for part in key)
-    if flat or type(key) in (*KEYS, bool, complex, Name, Thing):
+    if flat or type(key) in (*KEYS, bool, complex, Name, Thing, torch.Tensor, torch.nn.Parameter):
         return key
     raise pickle.UnpicklingError(f"a key that is a {type(key).__name__}")
 

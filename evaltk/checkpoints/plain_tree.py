@@ -125,8 +125,10 @@ class _Walk:
         return value
 
     def _key(self, key: Any) -> Any:
-        if isinstance(key, Name | Thing):
-            return key.path if isinstance(key, Name) else Skipped(key.name)
+        if isinstance(key, Name):
+            return key.path
+        if isinstance(key, Thing | torch.Tensor):  # a pickled optimizer keeps its state by parameters
+            return Skipped(key.name if isinstance(key, Thing) else "torch.Tensor")
         return tuple(part.path if isinstance(part, Name) else part for part in key) if isinstance(key, tuple) else key
 
     def _word(self, value: Name | safe_pickle.DType, where: str) -> Any:

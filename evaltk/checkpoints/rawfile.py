@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from evaltk.checkpoints import folder, locate, torchfile
 from evaltk.checkpoints.locate import Located
-from evaltk.checkpoints.plain_tree import walk
+from evaltk.checkpoints.plain_tree import Skipped, walk
 from evaltk.errors import CheckpointError
 from evaltk.types import Arch, HeadWeights, OriginProof
 
@@ -127,7 +127,8 @@ def _open(path: Path) -> _Part:
         return _Part(tree=tree, metadata=metadata)
     opened = torchfile.open_file(path)
     if not isinstance(opened.tree, Mapping):
-        got = f"a {type(opened.tree).__name__}"
+        tree = opened.tree
+        got = f"a {tree.name if isinstance(tree, Skipped) else type(tree).__name__}"
         raise CheckpointError(wanted="a dict of tensors", got=got, where=path, do="save model.state_dict() instead")
     for key, tensor in walk(opened.tree):
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type != "cpu":

@@ -175,6 +175,18 @@ def test_a_net_loads_with_all_of_them_beside_it(tmp_path: Path) -> None:
     assert evaltk.load_checkpoint(save(tree, tmp_path / "net.pth"), num_heads=3).family == "dino"
 
 
+def test_a_whole_optimizer_beside_the_weights(tmp_path: Path) -> None:
+    net = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(net.parameters())
+    net(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    raw = opened({"model": net.state_dict(), "optimizer": optimizer}, tmp_path / "net.pth")
+    assert raw.skipped == ("optimizer: torch.optim.adamw.AdamW",)
+    assert [key for key, _ in rawfile.walk(raw.tree)] == ["model.weight", "model.bias"]
+    with pytest.raises(CheckpointError, match=r"got a torch\.optim\.adamw\.AdamW"):
+        opened(optimizer, tmp_path / "optimizer.pth")
+
+
 def test_many_objects_are_not_all_named(tmp_path: Path) -> None:
     raw = opened({"w": torch.ones(1), "all": [Settings() for _ in range(300)]}, tmp_path / "net.pth")
     assert len(raw.skipped) == 50
