@@ -35,10 +35,9 @@ HARMLESS = re.compile(
 # Functions of other modules that open files or run what is in them.
 HOSTILE_CALLS = {
     "io.open", "_io.open", "_io.open_code", "torch.load", "torch.serialization.load", "torch.jit.load",
-    "torch.hub.load", "torch.hub._load_local", "numpy.load", "numpy.fromfile", "joblib.load", "dill.loads",
-    "dill._dill.loads", "cloudpickle.loads", "pandas.read_pickle", "pandas.io.pickle.read_pickle", "yaml.load",
-    "code.interact", "codeop.compile_command", "commands.getoutput", "commands.getstatusoutput", "pip.main",
-    "pip._internal.main", "platform.popen",
+    "torch.hub.load", "numpy.load", "numpy.fromfile", "joblib.load", "dill.loads", "dill._dill.loads",
+    "cloudpickle.loads", "pandas.read_pickle", "pandas.io.pickle.read_pickle", "yaml.load",
+    "code.interact", "codeop.compile_command", "commands.getoutput", "pip.main", "pip._internal.main",
 }  # fmt: skip
 PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg", "exceptions": "builtins"}
 KEYS = (str, int, float, bytes, type(None))
@@ -152,7 +151,9 @@ class Reader:
             if code in simple:
                 self.stack.append(simple[code]())
             elif code in sized:
-                self.stack.append(self._sized(*sized[code]))
+                form, decode = sized[code]
+                value = self.number(form)
+                self.stack.append(value if decode is None else decode(self.take(value)))
             elif code == b".":
                 return self.stack.pop()
             elif code in rest:
@@ -180,10 +181,6 @@ class Reader:
         if not text.endswith(b"\n"):
             raise EOFError("a name has no end")
         return text[:-1].decode()
-
-    def _sized(self, form: str, decode: Callable[[bytes], Any] | None) -> Any:
-        value = self.number(form)
-        return value if decode is None else decode(self.take(value))
 
     def marked(self) -> list[Any]:
         """What was pushed since the last mark."""
