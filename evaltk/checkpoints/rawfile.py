@@ -127,8 +127,8 @@ def _open(path: Path) -> _Part:
         return _Part(tree=tree, metadata=metadata)
     opened = torchfile.open_file(path)
     if not isinstance(opened.tree, Mapping):
-        tree = opened.tree
-        got = f"a {tree.name if isinstance(tree, Skipped) else type(tree).__name__}"
+        held = opened.tree
+        got = f"a {held.name if isinstance(held, Skipped) else type(held).__name__}"
         raise CheckpointError(wanted="a dict of tensors", got=got, where=path, do="save model.state_dict() instead")
     for key, tensor in walk(opened.tree):
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
