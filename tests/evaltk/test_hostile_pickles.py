@@ -19,7 +19,8 @@ import torch
 from layouts import save, vit
 
 from evaltk.checkpoints import rawfile
-from evaltk.checkpoints.inert_pickle import HostileError, Reader
+from evaltk.checkpoints.inert_pickle import Reader
+from evaltk.checkpoints.inert_values import HostileError
 from evaltk.errors import CheckpointError
 
 MADE: list[str] = []
@@ -110,6 +111,41 @@ BAD_PICKLES: dict[str, bytes] = {
     "a dtype of pointers": b"\x80\x02cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\nU\x01OK\x00K\x01\x87RC\x08"
     b"aaaaaaaa\x86R.",
 }  # fmt: skip
+
+
+# A list that holds a list twice, and so on: its text, and a walk that does not remember, would take forever.
+LISTS = b"]q\x01" + b"".join(b"0](h%ch%ceq%c" % (i, i, i + 1) for i in range(1, 61))
+WIDE = b"ctorch._utils\n_rebuild_tensor_v2\n((U\x07storagectorch\nFloatStorage\nU\x010U\x03cpuK\x04tQK\x00"
+WIDE += b"J\xff\xff\xff\x7f\x85K\x00\x85\x89}tR"  # 2**31 - 1 times the first number
+ENDLESS: dict[str, bytes] = {
+    "lists as a device": b"ctorch\ndevice\n" + LISTS + b"\x85R.",
+    "lists as a storage's key": b"(U\x07storagectorch\nFloatStorage\n" + LISTS + b"U\x03cpuK\x01tQ.",
+    "lists as a storage's kind": b"(U\x07storage" + LISTS + b"U\x010U\x03cpuK\x01tQ.",
+    "lists as a size": b"(U\x07storagectorch\nFloatStorage\nU\x010U\x03cpu" + LISTS + b"tQ.",
+    "lists as an attribute": b"cbuiltins\ngetattr\nca\nb\n" + LISTS + b"\x86R.",
+    "lists as a text": b"c_codecs\nencode\n" + LISTS + b"\x85R.",
+    "lists as a dtype": b"cnumpy\ndtype\n" + LISTS + b"\x85R.",
+    "lists as a byte order": b"cnumpy\ndtype\nU\x02f4\x85R(K\x03" + LISTS + b"tb.",
+    "lists as a layout": b"ctorch.serialization\n_get_layout\n" + LISTS + b"\x85R.",
+    "a deque of a wide tensor": b"ccollections\ndeque\n" + WIDE + b"\x85R.",
+    "a set of a wide tensor": b"cbuiltins\nset\n" + WIDE + b"\x85R.",
+    "a size of a wide tensor": b"ctorch\nSize\n" + WIDE + b"\x85R.",
+    "bytes of a wide tensor": b"cbuiltins\nbytearray\n" + WIDE + b"\x85R.",
+    "a dict of a wide tensor": b"ccollections\nOrderedDict\n" + WIDE + b"\x85R.",
+    "lists alone": LISTS + b".",
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_what_would_take_forever(name: str, tmp_path: Path) -> None:
+    """Each of them is an error, or skipped, at once."""
+    data = b"\x80\x02}U\x01w" + ENDLESS[name].removesuffix(b".") + b"s."
+    try:
+        raw = rawfile.read(zipped(tmp_path / "net.pth", data, SIXTEEN))
+    except CheckpointError as error:
+        assert "a whole file written by torch.save" in str(error)
+    else:
+        assert list(rawfile.walk(raw.tree)) == []
 
 
 @pytest.mark.parametrize("name", BAD_PICKLES)
