@@ -38,6 +38,8 @@ class DType:
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         order = state[1].decode() if isinstance(state[1], bytes) else state[1]
+        if not isinstance(order, str) or not isinstance(self.text, str):
+            raise pickle.UnpicklingError("a dtype without a text, which was not loaded")
         self.text = self.text if self.text[:1] in "<>=|" else f"{order}{self.text}"
 
     def values(self, data: bytes | str | list[Any]) -> np.ndarray:

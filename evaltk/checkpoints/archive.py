@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from evaltk.checkpoints.inert_values import text
 from evaltk.checkpoints.tensor_parts import Storage, storage_kind, whole
 
 LOCAL_HEADER = 30  # bytes before name and extra field
@@ -76,7 +77,7 @@ class Archive:
         if not isinstance(key, tuple) or len(key) != 5 or key[0] not in ("storage", b"storage"):
             raise pickle.UnpicklingError("a persistent id that is no storage")
         dtype, item = storage_kind(key[1])
-        name, nbytes = str(key[2])[:200], whole(key[4]) * item
+        name, nbytes = text(key[2])[:200], whole(key[4]) * item
         if name not in self.storages:
             self.storages[name] = self._bytes(f"data/{name}", nbytes, dtype)
         if self.storages[name].nbytes() != nbytes:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from evaltk.checkpoints.inert_pickle import Name, Thing
+from evaltk.checkpoints.inert_values import Name, Thing
 from evaltk.checkpoints.plain_tree import SAVE, walk
 
 LOOKED_AT = 100_000  # tensors

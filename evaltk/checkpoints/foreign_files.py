@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NoReturn
 
 from evaltk.errors import CheckpointError
 
@@ -47,6 +48,11 @@ TABLE_END = b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"  # of TensorFlow's .index tables
 # Entries of an archive that tell what it is: (has, what, do).
 Archive = tuple[Callable[[list[str]], bool], str, str]
 ARCHIVES: tuple[Archive, ...] = (
+    (
+        lambda n: {"storages", "tensors", "pickle"} <= set(n),
+        "a file of torch 0.1 (tar), which no torch reads without executing it",
+        "load it in your own code where you trust it, and save its state_dict() by torch.save",
+    ),
     (lambda n: all(name.endswith(".npy") for name in n), "arrays of numpy or JAX (.npz)", TORCH),
     (lambda n: any(name.endswith("saved_model.pb") for name in n), "a TensorFlow SavedModel", CONVERT_TF),
     (lambda n: "model.weights.h5" in n, "a Keras model", CONVERT_TF),
@@ -73,7 +79,7 @@ def refuse(path: Path, start: bytes) -> None:
         raise CheckpointError(wanted=WANTED, got=what, where=path, do=do)
 
 
-def refuse_archive(path: Path, names: Iterable[str]) -> None:
+def refuse_archive(path: Path, names: Iterable[str]) -> NoReturn:
     """Raises: CheckpointError: always; a zip or tar archive that torch did not write, named by its entries."""
     held = [name for name in names if not name.endswith("/")]
     for has, what, do in ARCHIVES:

@@ -12,110 +12,22 @@ import pickle
 import struct
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from evaltk import safe_pickle
+from evaltk.checkpoints.inert_values import (
+    LONGEST_NAME,
+    PLAIN,
+    Call,
+    HostileError,
+    Name,
+    Thing,
+    flat_key,
+    named,
+    reaches_outside,
+)
 
-Call = Callable[..., object]
-
-# Modules whose functions reach outside of the process: a file that calls them is an attack, whatever else it holds.
-HOSTILE = {
-    "builtins", "os", "posix", "nt", "posixpath", "ntpath", "sys", "subprocess", "shutil", "socket", "runpy",
-    "importlib", "pty", "ctypes", "pickle", "_pickle", "marshal", "code", "codeop", "pdb", "bdb", "timeit",
-    "webbrowser", "commands", "popen2", "platform", "imp", "pip",
-}  # fmt: skip
-HARMLESS = {  # of those, what objects are made of
-    "builtins.object", "builtins.type", "builtins.slice", "builtins.range", "builtins.int", "builtins.float",
-    "builtins.str", "builtins.bool", "builtins.list", "builtins.dict", "builtins.tuple", "builtins.property",
-}  # fmt: skip
-# Functions of other modules that open files or run what is in them.
-HOSTILE_CALLS = {
-    "io.open", "_io.open", "_io.open_code", "torch.load", "torch.serialization.load", "torch.jit.load",
-    "torch.hub.load", "torch.hub._load_local", "numpy.load", "numpy.fromfile", "joblib.load", "dill.loads",
-    "dill._dill.loads", "cloudpickle.loads", "pandas.read_pickle", "pandas.io.pickle.read_pickle", "yaml.load",
-}  # fmt: skip
-PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
-KEYS = (str, int, float, bytes, type(None))
-LONGEST_NAME = 1000
-
-
-class HostileError(pickle.UnpicklingError):
-    """The pickle calls a function that reaches outside, such as `os.system`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Name:
-    """A class or function that the pickle refers to, by its dotted path."""
-
-    path: str
-
-
-@dataclass(slots=True, eq=False)
-class Thing:
-    """An object that was not made: its class, the arguments it was called with, and what it was filled with."""
-
-    name: str
-    args: tuple[Any, ...] = ()
-    state: Any = None
-    items: list[tuple[Any, Any]] = field(default_factory=list)
-    elements: list[Any] = field(default_factory=list)
-
-
-def ordered(*args: Any) -> OrderedDict:
-    """An OrderedDict, from nothing or from pairs, with keys that a dict of a file may have."""
-    pairs = args[0] if args else []
-    out: OrderedDict = OrderedDict()
-    for key, value in pairs.items() if isinstance(pairs, dict) else pairs:
-        out[_key(key)] = value
-    return out
-
-
-def _get(parent: object, attribute: object, *_: object) -> Name:
-    owner = parent.path if isinstance(parent, Name) else parent.name if isinstance(parent, Thing) else "?"
-    return Name(f"{owner}.{attribute}"[:LONGEST_NAME])
-
-
-# What every pickle may call. Like all tables of calls it holds no function that reaches outside of its arguments.
-PLAIN: Mapping[str, Call] = {
-    "collections.OrderedDict": ordered,
-    "collections.Counter": lambda *args: dict(ordered(*args)),
-    "collections.defaultdict": lambda *_: {},
-    "collections.deque": lambda *args: list(args[0]) if args else [],
-    "builtins.set": lambda *args: {_key(k) for k in args[0]} if args else set(),
-    "builtins.frozenset": lambda *args: frozenset(_key(k) for k in args[0]) if args else frozenset(),
-    "builtins.complex": lambda *args: complex(*args),
-    "builtins.bytearray": lambda *args: _bytes(*args),
-    "builtins.bytes": lambda *args: _bytes(*args),
-    "builtins.getattr": _get,
-    "_codecs.encode": lambda text, encoding="utf-8": str(text).encode("latin1" if "latin" in encoding else "utf-8"),
-    "argparse.Namespace": lambda *_: argparse.Namespace(),
-    "numpy.dtype": safe_pickle.DType,
-    "numpy.core.multiarray.scalar": safe_pickle.scalar,
-    "numpy._core.multiarray.scalar": safe_pickle.scalar,
-    "copyreg._reconstructor": lambda cls, *rest: Thing(_named(cls), rest),
-    "copyreg.__newobj__": lambda cls, *rest: Thing(_named(cls), rest),
-}
-
-
-def _bytes(*args: Any) -> bytes:
-    if not args:
-        return b""
-    if isinstance(args[0], int):  # bytes(10**12) is a bomb
-        raise pickle.UnpicklingError("bytes given by their number")
-    return args[0].encode("latin1") if isinstance(args[0], str) else bytes(args[0])
-
-
-def _named(what: object) -> str:
-    return what.path if isinstance(what, Name) else what.name if isinstance(what, Thing) else type(what).__name__
-
-
-def _key(key: object) -> Any:
-    """`key` where a dict may have it. The hash of nested tuples can take forever, so they are flat here."""
-    flat = isinstance(key, tuple) and all(type(part) in (*KEYS, bool, Name) for part in key)
-    if flat or type(key) in (*KEYS, bool, complex, Name, Thing):
-        return key
-    raise pickle.UnpicklingError(f"a key that is a {type(key).__name__}")
+PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg", "exceptions": "builtins"}
 
 
 class Reader:
@@ -147,7 +59,9 @@ class Reader:
             if code in simple:
                 self.stack.append(simple[code]())
             elif code in sized:
-                self.stack.append(self._sized(*sized[code]))
+                form, decode = sized[code]
+                value = self.number(form)
+                self.stack.append(value if decode is None else decode(self.take(value)))
             elif code == b".":
                 return self.stack.pop()
             elif code in rest:
@@ -176,10 +90,6 @@ class Reader:
             raise EOFError("a name has no end")
         return text[:-1].decode()
 
-    def _sized(self, form: str, decode: Callable[[bytes], Any] | None) -> Any:
-        value = self.number(form)
-        return value if decode is None else decode(self.take(value))
-
     def marked(self) -> list[Any]:
         """What was pushed since the last mark."""
         items, self.stack = self.stack, self.marks.pop()
@@ -191,10 +101,10 @@ class Reader:
             raise pickle.UnpicklingError("arguments that are no tuple")
         if not isinstance(function, Name | Thing):
             raise pickle.UnpicklingError(f"a call of a {type(function).__name__}")
-        name = _named(function)
+        name = named(function)
         if isinstance(function, Name) and (known := self.calls.get(name)):
             return known(*args)
-        if name in HOSTILE_CALLS or (name.partition(".")[0] in HOSTILE and name not in HARMLESS):
+        if reaches_outside(name):
             raise HostileError(name)
         return Thing(name, args)
 
@@ -219,9 +129,9 @@ class Reader:
         target = self.stack[-1]
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
             if isinstance(target, dict):
-                target[_key(key)] = value
+                target[flat_key(key)] = value
             elif isinstance(target, Thing):
-                target.items.append((_key(key), value))
+                target.items.append((flat_key(key), value))
             else:
                 raise pickle.UnpicklingError(f"items of a {type(target).__name__}")
 
@@ -233,7 +143,7 @@ class Reader:
         elif isinstance(target, Thing):
             target.elements.extend(items)
         elif isinstance(target, set):
-            target.update(_key(item) for item in items)
+            target.update(flat_key(item) for item in items)
         else:
             raise pickle.UnpicklingError(f"elements of a {type(target).__name__}")
 
@@ -292,7 +202,7 @@ def _tuple(r: Reader, count: int | None = None) -> None:
 
 def _frozen(r: Reader) -> None:
     items = r.marked()
-    r.stack.append(frozenset(_key(item) for item in items))
+    r.stack.append(frozenset(flat_key(item) for item in items))
 
 
 def _text(data: bytes) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from evaltk import safe_pickle
-from evaltk.checkpoints.inert_pickle import Name, Thing
+from evaltk.checkpoints.inert_values import Name, Thing
 from evaltk.errors import CheckpointError
 
 MAX_DEPTH = 64  # of dicts and lists in dicts and lists; deeper ones have no end, or are no checkpoint
@@ -125,13 +125,15 @@ class _Walk:
         return value
 
     def _key(self, key: Any) -> Any:
-        if isinstance(key, Name | Thing):
-            return key.path if isinstance(key, Name) else Skipped(key.name)
+        if isinstance(key, Name):
+            return key.path
+        if isinstance(key, Thing | torch.Tensor):  # a pickled optimizer keeps its state by parameters
+            return Skipped(key.name if isinstance(key, Thing) else "torch.Tensor")
         return tuple(part.path if isinstance(part, Name) else part for part in key) if isinstance(key, tuple) else key
 
     def _word(self, value: Name | safe_pickle.DType, where: str) -> Any:
         if isinstance(value, safe_pickle.DType):
-            return value.text
+            return value.text if isinstance(value.text, str) else self._skip("numpy.dtype", where)
         if value.path.startswith("torch.") and isinstance(_of_torch(value.path), torch.dtype | torch.layout):
             return value.path
         return self._skip(value.path, where)
@@ -144,7 +146,7 @@ class _Walk:
             raise CheckpointError(wanted="dense tensors", got=got, where=self.path, do="save plain float tensors")
         if thing.name.startswith("pathlib.") and all(isinstance(a, str) for a in thing.args):
             return str(PurePosixPath(*thing.args))
-        if thing.name == "torch.device":
+        if thing.name == "torch.device" and all(isinstance(a, str | int) for a in thing.args):
             return ":".join(str(a) for a in thing.args)
         if thing.name == "torch.nn.parameter.Parameter" and isinstance(thing.state, tuple | list) and thing.state:
             return self.value(thing.state[0], where, depth)  # as torch before 0.4 wrote them

@@ -15,9 +15,13 @@ from safetensors import SafetensorError, safe_open
 
 from evaltk.checkpoints import folder, locate, nets, torchfile
 from evaltk.checkpoints.locate import Located
+<<<<<<< HEAD
 from evaltk.checkpoints.names.renamed import Rename
 from evaltk.checkpoints.nets import Net
 from evaltk.checkpoints.plain_tree import walk
+=======
+from evaltk.checkpoints.plain_tree import Skipped, walk
+>>>>>>> open
 from evaltk.errors import CheckpointError
 from evaltk.types import Arch, EvalView, HeadWeights, OriginProof, PositionRule, Recipe
 
@@ -157,7 +161,8 @@ def _open(path: Path) -> _Part:
         return _Part(tree=tree, metadata=metadata)
     opened = torchfile.open_file(path)
     if not isinstance(opened.tree, Mapping):
-        got = f"a {type(opened.tree).__name__}"
+        held = opened.tree
+        got = f"a {held.name if isinstance(held, Skipped) else type(held).__name__}"
         raise CheckpointError(wanted="a dict of tensors", got=got, where=path, do="save model.state_dict() instead")
     for key, tensor in walk(opened.tree):
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type != "cpu":

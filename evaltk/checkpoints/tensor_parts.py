@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from evaltk.checkpoints.inert_pickle import Call, Name, Thing
+from evaltk.checkpoints.inert_values import Call, Name, Thing, members, text
 
 # Pickled names of storages -> dtypes; those of quantised tensors are left out.
 STORAGES: Mapping[str, torch.dtype] = {
@@ -39,14 +39,14 @@ def storage_kind(kind: object) -> tuple[torch.dtype | None, int]:
     if name in QUANTISED:
         return None, 4 if name == "QInt32Storage" else 1
     if name not in STORAGES:
-        raise pickle.UnpicklingError(f"a storage of the kind {getattr(kind, 'path', kind)!s:.60}")
+        raise pickle.UnpicklingError(f"a storage of the kind {kind.path if isinstance(kind, Name) else '?'}"[:80])
     return STORAGES[name], STORAGES[name].itemsize
 
 
 def whole(value: object) -> int:
     """`value` where it is a whole number from 0. Raises: pickle.UnpicklingError."""
     if type(value) is not int or not 0 <= value < 1 << 62:
-        raise pickle.UnpicklingError(f"a size that is {value!s:.20}")
+        raise pickle.UnpicklingError("a size that is no whole number, or too large")
     return value
 
 
@@ -125,8 +125,8 @@ def calls() -> dict[str, Call]:
         "torch._utils._rebuild_device_tensor_from_numpy": _from_array,
         "torch._utils._rebuild_xla_tensor": _from_array,
         "torch.nn.parameter.Parameter": lambda *args: args[0] if args else Thing("torch.nn.parameter.Parameter"),
-        "torch.Size": lambda *args: tuple(args[0]) if args else (),
-        "torch.serialization._get_layout": lambda name: str(name),
+        "torch.Size": lambda *args: tuple(members(*args)),
+        "torch.serialization._get_layout": text,
     }
 
     def from_type(function: object, kind: object, args: object, *_: object) -> object:

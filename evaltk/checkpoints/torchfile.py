@@ -7,7 +7,6 @@ import lzma
 import pickle
 import struct
 import tarfile
-import warnings
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ import torch
 
 from evaltk.checkpoints import foreign, foreign_files, tensor_parts, torchscript
 from evaltk.checkpoints.archive import Archive, as_bytes, fill
-from evaltk.checkpoints.inert_pickle import HostileError, Name, Reader
+from evaltk.checkpoints.inert_pickle import Reader
+from evaltk.checkpoints.inert_values import HostileError, Name, text
 from evaltk.checkpoints.plain_tree import plain
 from evaltk.checkpoints.tensor_parts import Storage, storage_kind, whole
 from evaltk.errors import CheckpointError, printable
@@ -58,7 +58,8 @@ def open_file(path: Path) -> Opened:
         if start == b"PK\x03\x04":
             return _zipped(path)
         if start and _is_tar(path):
-            return _tar(path)
+            with tarfile.open(path) as archive:
+                foreign_files.refuse_archive(path, archive.getnames())
         with path.open("rb") as stream:
             tree = _legacy(path, stream)
         out, skipped = plain(tree, path)
@@ -112,12 +113,12 @@ def _legacy(path: Path, stream: BinaryIO) -> object:
     if not isinstance(system, dict) or system.get("little_endian") is False:
         raise pickle.UnpicklingError("numbers in big-endian order")
     tree, keys = reader.load(), reader.load()
-    if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(held.roots):
+    if not isinstance(keys, list) or sorted(map(text, keys)) != sorted(held.roots):
         raise pickle.UnpicklingError("other storages than the tree's")
     for key in keys:
-        data, item = held.roots[str(key)]
+        data, item = held.roots[key]
         if reader.number("<q") * item != data.nbytes():
-            raise pickle.UnpicklingError(f"a storage {key!s:.40} of another size")
+            raise pickle.UnpicklingError(f"a storage {key[:40]} of another size")
         fill(stream, memoryview(as_bytes(data).numpy()))
     return tree
 
@@ -135,7 +136,7 @@ class _Storages:
         if not isinstance(key, tuple) or len(key) not in (5, 6) or key[0] not in ("storage", b"storage"):
             raise pickle.UnpicklingError("a persistent id that is no storage")
         dtype, item = storage_kind(key[1])
-        name, nbytes = str(key[2]), whole(key[4]) * item
+        name, nbytes = text(key[2]), whole(key[4]) * item
         if name not in self.roots:
             self.left -= nbytes
             if self.left < 0:
@@ -151,18 +152,6 @@ class _Storages:
                 raise pickle.UnpicklingError("a part of a storage that lies outside of it")
             data = data[first:last] if last > first else torch.UntypedStorage(0)
         return Storage(data, dtype)
-
-
-def _tar(path: Path) -> Opened:
-    """The format of torch 0.1, read by torch itself."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about pickle protocols: an error follows where it matters
-        try:
-            return Opened(tree=torch.load(path, map_location="cpu", weights_only=True))
-        except DAMAGE:
-            with tarfile.open(path) as archive:
-                foreign_files.refuse_archive(path, archive.getnames())
-            raise
 
 
 def _is_tar(path: Path) -> bool:

@@ -17,7 +17,8 @@ import torch
 
 from evaltk.checkpoints import tensor_parts
 from evaltk.checkpoints.archive import Archive
-from evaltk.checkpoints.inert_pickle import Reader, Thing
+from evaltk.checkpoints.inert_pickle import Reader
+from evaltk.checkpoints.inert_values import Thing
 from evaltk.checkpoints.plain_tree import MAX_DEPTH
 from evaltk.errors import CheckpointError
 

@@ -38,10 +38,11 @@ def npz() -> bytes:
     return out.getvalue()
 
 
-def tarred(name: str) -> bytes:
+def tarred(*names: str) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
-        archive.addfile(tarfile.TarInfo(name))
+        for name in names:
+            archive.addfile(tarfile.TarInfo(name))
     return out.getvalue()
 
 
@@ -81,6 +82,7 @@ BYTES: list[tuple[str, Callable[[], bytes], tuple[str, ...]]] = [
     ("net.pt2", lambda: zipped(net__archive_format=b"pt2"), ("torch.export",)),
     ("nets.zip", lambda: zipped(**{"nets__a.pth": b"x"}), ("an archive that holds nets/a.pth", "unpack it")),
     ("nets.tar", lambda: tarred("nets/a.pth"), ("an archive that holds nets/a.pth", "unpack it")),
+    ("old.pth", lambda: tarred("sys_info", "pickle", "storages", "tensors"), ("torch 0.1", "save its state_dict()")),
     ("empty.zip", lambda: zipped(a=b""), ("an archive that holds a",)),
     ("pretrain_res50x1.pkl", haiku, ("JAX or haiku", "conversions of BYOL's")),
     ("net.pkl", lambda: pickle.dumps({"model": {"w": np.zeros(2)}}), ("numpy arrays", "turn the arrays into tensors")),
