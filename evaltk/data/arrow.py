@@ -160,8 +160,9 @@ def opened(path: Path) -> pa.Table:
         if begin != FILE and size and end != END:
             raise DataError(wanted="a whole Arrow file", got="a stream without its end", where=path, do=do)
         table = (pa.ipc.open_file if begin == FILE else pa.ipc.open_stream)(source).read_all()
-        if not all(isinstance(name, str) for name in table.schema.names):  # read here: they may be no UTF-8
-            raise ValueError("columns without names")
+        names = [f"{field.name} {field.type}" for field in table.schema]  # read here: they may not be UTF-8
+        if not names:
+            raise ValueError("no columns")
         return table
     except EvaltkError:
         raise
