@@ -159,10 +159,7 @@ def opened(path: Path) -> pa.Table:
         source = pa.memory_map(str(path))
         if begin != FILE and size and end != END:
             raise DataError(wanted="a whole Arrow file", got="a stream without its end", where=path, do=do)
-        table = (pa.ipc.open_file if begin == FILE else pa.ipc.open_stream)(source).read_all()
-        if not all(isinstance(name, str) for name in table.schema.names):  # read here: they may be no UTF-8
-            raise ValueError("columns without names")
-        return table
+        return (pa.ipc.open_file if begin == FILE else pa.ipc.open_stream)(source).read_all()
     except EvaltkError:
         raise
     except Exception as error:  # a damaged file can raise nearly anything; none of it is ours
@@ -182,9 +179,19 @@ class _Table:
     @staticmethod
     def read(path: Path, options: DataOptions) -> _Table:
         table = opened(path)
+        try:
+            return _Table.of(path, table, options)
+        except EvaltkError:
+            raise
+        except Exception as error:  # a damaged file can raise nearly anything; none of it is ours
+            do = "save or copy the file again"
+            raise DataError(wanted="a whole Arrow file", got=str(error)[:160], where=path, do=do) from error
+
+    @staticmethod
+    def of(path: Path, table: pa.Table, options: DataOptions) -> _Table:
         features = _features(path, table)
         column, label = _columns(path, table, features, options)
-        _check(table.select([column, label]), path)
+        table.select([column, label]).validate(full=True)  # pyarrow follows offsets blindly
         names = features.get(label, {}).get("names") or ()
         labels = [_label(value, row, path) for row, value in enumerate(table[label].to_pylist())]
         if names and (bad := [one for one in set(labels) if not isinstance(one, int) or not 0 <= one < len(names)]):
@@ -193,15 +200,6 @@ class _Table:
             raise DataError(wanted=f"labels 0 to {len(names) - 1}", got=got, where=path, do=do)
         sizes = tuple(_sizes(table[column], path))
         return _Table(path=path, column=column, labels=tuple(labels), names=tuple(map(str, names)), sizes=sizes)
-
-
-def _check(table: pa.Table, path: Path) -> None:
-    """Check offsets and text, which pyarrow follows blindly. Raises: DataError: they lead out of the file."""
-    try:
-        table.validate(full=True)
-    except Exception as error:  # pyarrow's errors have no common base but Exception
-        do = "save or copy the file again"
-        raise DataError(wanted="a whole Arrow file", got=str(error)[:160], where=path, do=do) from error
 
 
 def _features(path: Path, table: pa.Table) -> Mapping[str, dict[str, Any]]:

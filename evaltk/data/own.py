@@ -6,6 +6,7 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -89,8 +90,9 @@ def check_once(files: Mapping[str, Sequence[Path]], where: object) -> None:
 
 def words(text: str) -> list[str]:
     """``TRAIN,TEST`` in parts: split at commas outside of braces, unless it is the name of a file."""
-    if Path(text).exists():
-        return [text]
+    with suppress(OSError):  # too long for a file's name
+        if Path(text).exists():
+            return [text]
     return [part.strip() for part in re.split(r",(?![^{]*\})", text) if part.strip()]
 
 

@@ -71,7 +71,7 @@ def find(text: str) -> dict[str, list[Path]]:
     if len(named) != 1:
         raise DataError(wanted="SHARDS or TRAIN,TEST", got=f"{len(named)} patterns", where=text, do=WHERE)
     root = own.expanded(named[0])
-    if root.is_dir():
+    if "{" not in text and root.is_dir():
         flat = sorted(root.glob("*.tar"))
         below = {path: path.parent.name for path in sorted(root.glob("*/*.tar"))}
         if below and not flat:
@@ -87,7 +87,7 @@ def find(text: str) -> dict[str, list[Path]]:
 def _expanded(pattern: str) -> list[Path]:
     """The shards that a pattern or folder names, sorted. Raises: DataError: none, or one of a range is missing."""
     path = own.expanded(pattern)
-    if path.is_dir():
+    if "{" not in pattern and path.is_dir():
         pattern = f"{path}/*.tar"
     found: list[Path] = []
     for name in _braces(str(own.expanded(pattern)), pattern):

@@ -104,9 +104,13 @@ def load(text: str, options: DataOptions | None = None) -> Any:
     """
     label, name, path = parse(text)
     spec = registry()[name]
-    if path is not None and spec.takes == "folder" and not path.is_dir():
-        raise DataError(wanted=f"the folder of {name}", got="no such folder", where=path, do=spec.where)
-    return spec.load(path, label, options or DataOptions()) if spec.options else spec.load(path, label)
+    try:
+        if path is not None and spec.takes == "folder" and not path.is_dir():
+            raise DataError(wanted=f"the folder of {name}", got="no such folder", where=path, do=spec.where)
+        return spec.load(path, label, options or DataOptions()) if spec.options else spec.load(path, label)
+    except OSError as error:  # such as a folder that may not be read
+        do = "check the path and the right to read it"
+        raise DataError(wanted=f"the files of {name}", got=str(error), where=path, do=do) from error
 
 
 def check_options(words: Sequence[str], options: DataOptions) -> None:

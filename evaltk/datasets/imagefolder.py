@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from evaltk.data import images, own, shares
@@ -29,7 +30,9 @@ def load(root: Path, label: str = "imagefolder", options: DataOptions | None = N
             raise DataError(wanted="one folder to split", got=got, where=root, do="leave --split out")
         name = there[0] if there else ""
         classes = images.class_folders(root / name, get=f"{WHERE}, {DRAW}")
-        return shares.drawn(images.from_folder(label, name, root, classes, get=WHERE), share)
+        found = shares.drawn(images.from_folder(label, name, root, classes, get=WHERE), share)
+        note = (f"train and test are drawn from {name}/ alone",) if name else ()
+        return replace(found, notes=(*found.notes, *note))
     held = next((name for name in ("test", "val") if name in there), None)
     if held is None or "train" not in there:
         got = ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "an empty folder"

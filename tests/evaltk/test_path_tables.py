@@ -180,6 +180,7 @@ def test_files_that_are_refused(root: Path) -> None:
         (f"{four(root, PLAIN, 'a.csv')},{root}/none.csv", "no such file; where: .*none.csv"),
         (f"{root}/a.csv,{root}/a.csv,{root}/a.csv", "got 3 files"),
         (f"{root}/a.csv,{root}/a.csv", "in train and in test"),
+        ("n" * 300 + ".csv", "the files of csv; got .*too long"),
         ("~nobody-there/a.csv", "a path; got '~nobody-there/a.csv'"),
     ):
         with pytest.raises(DataError, match=says):
