@@ -103,7 +103,8 @@ def _datasets() -> list[str]:
     heads = ("name", "kind", "train/val/test", "classes", "metric", "path")
     about = "files of a dataset, and what is missing: evaltk datasets check NAME=PATH"
     added = [f"{name}: {record.summary}" for name, record in datasets.registry().items() if _summary(name)[0] == "-"]
-    return [*_table(heads, rows, right=("classes",)), "", *added, about]
+    own = "your own images: evaltk datasets --help, docs/data.md"
+    return [*_table(heads, rows, right=("classes",)), "", *added, about, own]
 
 
 def _summary(name: str) -> tuple[str, str, str, str]:

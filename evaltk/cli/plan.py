@@ -1,9 +1,9 @@
 """Dry run: what `evaltk run` would do, its time and disk space.
 
-Takes the arguments of `evaltk run` and writes nothing. It times a few images; only feature extraction is estimated.
+Takes its arguments, writes no results. Only feature extraction is estimated.
 
 Examples:
-    evaltk plan mine.pth --protocols knn linear --data photos:imagefolder=~/photos
+    evaltk plan mine.pth --protocols knn linear --data x:imagefolder=~/photos
 """
 
 from __future__ import annotations

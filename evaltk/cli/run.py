@@ -4,7 +4,6 @@ Examples:
     evaltk run dino_vits16 --protocols knn linear --data imagenet=/data/imagenet
     evaltk run mine.pth pixels:32 --data cifar10=/data/cifar10 --knn.k 10 20
     evaltk run mine.pth --data photos:imagefolder=~/photos --limit 500
-    evaltk run mine.pth --data photos:csv=~/photos/labels.csv --split 0.2
 """
 
 from __future__ import annotations
@@ -103,20 +102,25 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Machine, ReadOptions, Images, DataFlags, Written, Evaluated):
+class Common(Machine, ReadOptions, Images, Written, Evaluated):
+    """Evaluate checkpoints."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(DataFlags, Common):
     """Evaluate checkpoints."""
 
 
 GROUPS = {
     "Evaluated": "what to evaluate",
     "Written": "where results go",
-    "DataFlags": "your own images: evaltk ls datasets",
     "ImageOptions": "image preprocessing (default: the protocol's)",
     "Images": "image preprocessing (default: the protocol's)",
     "ReadOptions": "reading a checkpoint, where its file does not say",
     "Machine": "machine",
 }
 SETTINGS = "settings of a protocol: evaltk {command} --protocols NAME --help"
+OWN = "your own images: evaltk datasets --help (--split, --path-column,\n    --label-column, --split-column)"
 
 
 def options_type() -> type:
@@ -140,8 +144,8 @@ def parse(argv: list[str], command: str, doc: str | None) -> Any:
     if any(word in _options.HELP for word in argv):
         named = _protocols_named(argv)
         if not named:
-            more = [SETTINGS.format(command=command)]
-            _options.show(_options.usage(Options, command, doc, groups=GROUPS, more=more))
+            more = [SETTINGS.format(command=command), OWN]
+            _options.show(_options.usage(Common, command, doc, groups=GROUPS, more=more))
         _options.show("\n".join(_settings_help(named, command)))
     return _options.parse(options_type(), argv, command, doc)
 

@@ -1,4 +1,4 @@
-"""Hugging Face datasets saved to disk (`save_to_disk`) and other Arrow files of encoded images. Needs pyarrow."""
+"""Hugging Face datasets saved to disk (`save_to_disk`), and Arrow or parquet files of images. Needs pyarrow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evaltk.data import encoded, own
+from evaltk.data import encoded, own, parquet
 from evaltk.data.encoded import EncodedSplit
 from evaltk.data.images import Dataset
 from evaltk.data.options import DataOptions
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 WHERE = (
-    "expected: a folder written by save_to_disk of Hugging Face's datasets, FILE.arrow, or a folder of "
-    "NAME-train.arrow and NAME-test.arrow"
+    "expected: PATH, a folder written by save_to_disk of Hugging Face's datasets, or PATH.arrow, or a folder of "
+    "NAME-train.arrow and NAME-test.arrow, or of train-*.parquet and test-*.parquet as the hub has them"
 )
 END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # of a whole stream
 FILE = b"ARROW1"  # begins and ends the other format of Arrow files
@@ -32,6 +32,8 @@ NUMBERED = re.compile(r"(.*)-(\d+)-of-(\d+)\.arrow")
 
 def load(text: str, label: str, options: DataOptions) -> Dataset:
     """The dataset in Arrow files. Raises: DataError: another layout, a damaged file. SettingsError: no pyarrow."""
+    if (folder := _parquet(own.expanded(text))) is not None:
+        return parquet.own_dataset(label, folder, options)
     files = find(text)
     own.check_once(files, text)
     tables = {role: [_Table.read(path, options) for path in paths] for role, paths in files.items()}
@@ -43,7 +45,7 @@ def load(text: str, label: str, options: DataOptions) -> Dataset:
     if len(names) > 1:
         got, do = "class names that differ between files", "save them with the same features"
         raise DataError(wanted="the same classes in each file", got=got, where=text, do=do)
-    root = Path(text).expanduser()
+    root = own.expanded(text)
     root = root if root.is_dir() else everything[0].path.parent
     parts = {
         role: Part(labels=[one for table in part for one in table.labels], split=_Rows(label, root, tuple(part)).split)
@@ -52,9 +54,16 @@ def load(text: str, label: str, options: DataOptions) -> Dataset:
     return own.assemble(label, parts, options, where=text, names=names.pop() or None)
 
 
+def _parquet(root: Path) -> Path | None:
+    """The folder of parquet files where there are no Arrow files: `root` or, as on the hub, `root`/data."""
+    if not root.is_dir() or (root / "dataset_dict.json").exists() or any(root.glob("*.arrow")):
+        return None
+    return next((folder for folder in (root, root / "data") if any(folder.glob("*.parquet"))), None)
+
+
 def find(text: str) -> dict[str, list[Path]]:
     """{role: Arrow files in order}; the role is ``all`` where nothing tells it. Raises: DataError."""
-    named = [Path(word).expanduser() for word in own.words(text)]
+    named = [own.expanded(word) for word in own.words(text)]
     if len(named) == 2:
         return {role: _saved(path) for role, path in zip(("train", "test"), named, strict=True)}
     if len(named) != 1:
@@ -148,11 +157,13 @@ def opened(path: Path) -> pa.Table:
             stream.seek(max(0, size - len(END)))
             end = stream.read()
         source = pa.memory_map(str(path))
-        if begin == FILE:
-            return pa.ipc.open_file(source).read_all()
-        if size and end != END:
+        if begin != FILE and size and end != END:
             raise DataError(wanted="a whole Arrow file", got="a stream without its end", where=path, do=do)
-        return pa.ipc.open_stream(source).read_all()
+        table = (pa.ipc.open_file if begin == FILE else pa.ipc.open_stream)(source).read_all()
+        names = [f"{field.name} {field.type}" for field in table.schema]  # read here: they may not be UTF-8
+        if not names:
+            raise ValueError("no columns")
+        return table
     except EvaltkError:
         raise
     except Exception as error:  # a damaged file can raise nearly anything; none of it is ours
@@ -174,6 +185,7 @@ class _Table:
         table = opened(path)
         features = _features(path, table)
         column, label = _columns(path, table, features, options)
+        _check(table.select([column, label]), path)
         names = features.get(label, {}).get("names") or ()
         labels = [_label(value, row, path) for row, value in enumerate(table[label].to_pylist())]
         if names and (bad := [one for one in set(labels) if not isinstance(one, int) or not 0 <= one < len(names)]):
@@ -182,6 +194,15 @@ class _Table:
             raise DataError(wanted=f"labels 0 to {len(names) - 1}", got=got, where=path, do=do)
         sizes = tuple(_sizes(table[column], path))
         return _Table(path=path, column=column, labels=tuple(labels), names=tuple(map(str, names)), sizes=sizes)
+
+
+def _check(table: pa.Table, path: Path) -> None:
+    """Check offsets and text, which pyarrow follows blindly. Raises: DataError: they lead out of the file."""
+    try:
+        table.validate(full=True)
+    except Exception as error:  # pyarrow's errors have no common base but Exception
+        do = "save or copy the file again"
+        raise DataError(wanted="a whole Arrow file", got=str(error)[:160], where=path, do=do) from error
 
 
 def _features(path: Path, table: pa.Table) -> Mapping[str, dict[str, Any]]:

@@ -51,6 +51,8 @@ def shared(train: Split, test: Split) -> list[tuple[str, str]]:
         return _equal(train, test, [_pixels])
     if isinstance(train, EncodedSplit) and isinstance(test, EncodedSplit):
         return _equal(train, test, [_encoded])
+    if train.files is None or test.files is None:
+        return _equal(train, test, [_decoded])
     return _equal(train, test, [_size, _end, _whole])
 
 
@@ -89,6 +91,14 @@ def _encoded(split: Split, row: int) -> bytes | None:
         return _digest(split.encoded(row)) if isinstance(split, EncodedSplit) else None
     except DataError:
         return None
+
+
+def _decoded(split: Split, row: int) -> bytes | None:
+    try:
+        image = split.open(row)
+    except DataError:
+        return None
+    return _digest(repr(image.size).encode() + image.tobytes())
 
 
 def _size(split: Split, row: int) -> int | None:

@@ -6,6 +6,7 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -27,7 +28,7 @@ PATHS = ("path", "image", "file", "filename", "filepath", "file_name", "file_pat
 LABELS = ("label", "labels", "class", "target", "category", "class_name", "label_name")
 SPLITS = ("split",)
 NO_SPLIT = "name the train and the test part, or draw one: --split 0.2"
-INTEGER = re.compile(r"[+-]?\d+(\.0+)?", re.ASCII)  # pandas writes whole numbers as 1.0 once a cell was empty
+INTEGER = re.compile(r"[+-]?\d{1,18}(\.0+)?", re.ASCII)  # pandas writes whole numbers as 1.0 once a cell was empty
 Label: TypeAlias = int | str
 
 
@@ -70,6 +71,15 @@ def by_role(names: Mapping[Path, str], where: object) -> dict[str, list[Path]]:
     return found
 
 
+def expanded(name: str) -> Path:
+    """The path, with ``~`` for a home folder. Raises: DataError: nobody of that name has one."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        do = "write the whole path"
+        raise DataError(wanted="a path", got=f"{name[:80]!r} ({error})", where="--data", do=do) from error
+
+
 def check_once(files: Mapping[str, Sequence[Path]], where: object) -> None:
     """Check that no file stands in two places. Raises: DataError."""
     counts = Counter(path.resolve() for paths in files.values() for path in paths)
@@ -80,8 +90,9 @@ def check_once(files: Mapping[str, Sequence[Path]], where: object) -> None:
 
 def words(text: str) -> list[str]:
     """``TRAIN,TEST`` in parts: split at commas outside of braces, unless it is the name of a file."""
-    if Path(text).exists():
-        return [text]
+    with suppress(OSError):  # too long for a file's name
+        if Path(text).exists():
+            return [text]
     return [part.strip() for part in re.split(r",(?![^{]*\})", text) if part.strip()]
 
 

@@ -6,14 +6,16 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from evaltk.data import listed
+from evaltk.data import listed, own
 from evaltk.data.encoded import EncodedSplit
 from evaltk.data.images import Dataset
+from evaltk.data.options import DataOptions
 from evaltk.deviations import Deviation, DeviationKind
 from evaltk.errors import DataError, SettingsError
 
@@ -140,6 +142,43 @@ def dataset(label: str, folder: Path, official: listed.Official, *, labels: Sequ
     )
 
 
+def own_dataset(label: str, folder: Path, options: DataOptions) -> Dataset:
+    """The dataset in a folder of parquet files of the user's own, in the hub's layout or a single set to be split.
+
+    Raises: DataError, SettingsError: as `dataset`, and as `own.assemble`.
+    """
+    files = {role: names for role in PREFIXES if (names := _files(folder, role))}
+    files = files or {"all": sorted(path.name for path in folder.glob("*.parquet"))}
+    wanted = (options.label_column,) if options.label_column else LABELS
+    do = "name the columns: --path-column, --label-column"
+    tables = {
+        role: [_Table.read(folder, name, wanted, options.path_column, do) for name in names]
+        for role, names in files.items()
+    }
+    everything = [table for part in tables.values() for table in part]
+    if len({table.column for table in everything}) > 1 or len({table.names for table in everything}) > 1:
+        do = "take another copy"
+        raise DataError(wanted="the same columns and classes in each file", got="others", where=folder, do=do)
+    for table in everything:
+        if odd := [one for one in table.labels if isinstance(one, bool) or not isinstance(one, int | str)]:
+            got = f"{odd[0]!r} in {table.name}"
+            raise DataError(wanted="labels that are whole numbers or text", got=got, where=folder, do=do)
+    parts = {
+        role: own.Part(
+            labels=[one for table in part for one in table.labels],
+            split=partial(_own_split, label, folder, part),
+        )
+        for role, part in tables.items()
+    }
+    return own.assemble(label, parts, options, where=folder, names=everything[0].names or None)
+
+
+def _own_split(
+    label: str, folder: Path, tables: Sequence[_Table], name: str, classes: tuple[str, ...], ids: np.ndarray
+) -> ParquetSplit:
+    return _labelled(label, name, folder, tables, classes, ids)
+
+
 def _files(folder: Path, split: str) -> list[str]:
     found: list[str] = []
     for prefix in PREFIXES[split]:
@@ -168,12 +207,15 @@ class _Table:
     names: tuple[str, ...]
 
     @staticmethod
-    def read(folder: Path, name: str, wanted: Sequence[str]) -> _Table:
+    def read(
+        folder: Path, name: str, wanted: Sequence[str], image: str | None = None, do: str = "take a copy with labels"
+    ) -> _Table:
         path = folder / name
         try:
             with opened(path) as file:
                 schema = file.schema_arrow
                 columns = [f.name for f in schema if str(f.type).startswith("struct") and "bytes" in _fields(f.type)]
+                columns = [one for one in columns if image in (None, one)]
                 label = next((one for one in wanted if one in schema.names), None)
                 labels = () if label is None else tuple(file.read(columns=[label])[label].to_pylist())
                 rows = tuple(file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups))
@@ -185,7 +227,7 @@ class _Table:
         if len(columns) != 1 or label is None or None in labels:
             got = f"columns {', '.join(schema.names[:8])}" + (", rows without label" if None in labels else "")
             says = f"one column of encoded images and the labels in one called {' or '.join(wanted)}"
-            raise DataError(wanted=says, got=got, where=path, do="take a copy with labels")
+            raise DataError(wanted=says, got=got, where=path, do=do)
         return _Table(name=name, column=columns[0], rows=rows, labels=labels, names=names)
 
 
@@ -226,6 +268,12 @@ def _classes(tables: Sequence[_Table], folder: Path) -> tuple[str, ...]:
 def _split(dataset: str, name: str, folder: Path, tables: Sequence[_Table], classes: tuple[str, ...]) -> ParquetSplit:
     number: dict[Any, int] = {cls: i for i, cls in enumerate(classes)} | {i: i for i in range(len(classes))}
     labels = np.array([number[label] for table in tables for label in table.labels], dtype=np.int64)
+    return _labelled(dataset, name, folder, tables, classes, labels)
+
+
+def _labelled(
+    dataset: str, name: str, folder: Path, tables: Sequence[_Table], classes: tuple[str, ...], labels: np.ndarray
+) -> ParquetSplit:
     prints, stamps = hashlib.sha256("\0".join(classes).encode()), hashlib.sha256()
     prints.update(labels.tobytes())
     for table in tables:

@@ -23,7 +23,7 @@ from evaltk.errors import DataError, EvaltkError, some
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 WHERE = (
-    "expected: FILE.csv, .tsv or .parquet with a column of paths, relative to it, and one of labels, and a column "
+    "expected: PATH.csv, .tsv or .parquet with a column of paths, relative to it, and one of labels, and a column "
     "split (train, test) or --split 0.2; or TRAIN.csv,TEST.csv; or a folder of train.csv and test.csv"
 )
 MISSING = ("", "nan", "<na>")  # how empty cells are written
@@ -83,7 +83,7 @@ def load(text: str, label: str, options: DataOptions) -> Dataset:
 
 def find(text: str) -> dict[str, Path]:
     """{role: file}; the role of a single file is ``all``. Raises: DataError: no such file, or not what is expected."""
-    named = [Path(word).expanduser() for word in own.words(text)]
+    named = [own.expanded(word) for word in own.words(text)]
     if len(named) == 2:
         files = dict(zip(("train", "test"), named, strict=True))
     elif len(named) == 1 and named[0].is_dir():
@@ -162,13 +162,13 @@ def _parquet(path: Path) -> tuple[tuple[str, ...], list[tuple[int, tuple[str, ..
                     where=path,
                     do="for images inside the files use arrow=FOLDER",
                 )
-            columns = [file.read(columns=[name])[name].to_pylist() for name in plain]
+            columns = [map(_cell, file.read(columns=[name])[name].to_pylist()) for name in plain]
+            rows = list(enumerate(zip(*columns, strict=True)))
     except EvaltkError:
         raise
     except Exception as error:  # a damaged file can raise nearly anything; none of it is ours
         raise DataError(wanted="a parquet file", got=str(error)[:160], where=path, do="restore it") from error
-    rows = zip(*([_cell(value) for value in cells] for cells in columns), strict=True)
-    return tuple(plain), [(number, row) for number, row in enumerate(rows)]
+    return tuple(plain), rows
 
 
 def _cell(value: Any) -> str:
@@ -203,8 +203,8 @@ def _located(folder: str, path: str) -> str:
     """The absolute path of a cell, without ``..``; backslashes are taken for slashes where no file has them."""
     if "\\" in path and not Path(folder, path).exists():
         path = path.replace("\\", "/")
-    if path.startswith("~"):
-        path = str(Path(path).expanduser())
+    if path.startswith("~/"):
+        path = str(own.expanded(path))
     return os.path.normpath(path if path.startswith(os.sep) else f"{folder}{os.sep}{path}")
 
 

@@ -23,8 +23,8 @@ from evaltk.errors import DataError, EvaltkError, StorageError, some
 from evaltk.types import digest
 
 WHERE = (
-    "expected: tar shards of KEY.jpg with KEY.cls or KEY.json: wds='train-{000..012}.tar,val-*.tar', one pattern of "
-    "names that say train and test, or a folder of either"
+    "expected: PATH, tar shards of KEY.jpg with KEY.cls or KEY.json: wds='train-{000..012}.tar,val-*.tar', one pattern "
+    "of names that say train and test, or a folder of either"
 )
 NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")  # KEY.EXTENSION, as WebDataset divides a member's name
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -70,8 +70,8 @@ def find(text: str) -> dict[str, list[Path]]:
         return dict(zip(("train", "test"), map(_expanded, named), strict=True))
     if len(named) != 1:
         raise DataError(wanted="SHARDS or TRAIN,TEST", got=f"{len(named)} patterns", where=text, do=WHERE)
-    root = Path(named[0]).expanduser()
-    if root.is_dir():
+    root = own.expanded(named[0])
+    if "{" not in text and root.is_dir():
         flat = sorted(root.glob("*.tar"))
         below = {path: path.parent.name for path in sorted(root.glob("*/*.tar"))}
         if below and not flat:
@@ -86,11 +86,11 @@ def find(text: str) -> dict[str, list[Path]]:
 
 def _expanded(pattern: str) -> list[Path]:
     """The shards that a pattern or folder names, sorted. Raises: DataError: none, or one of a range is missing."""
-    path = Path(pattern).expanduser()
-    if path.is_dir():
+    path = own.expanded(pattern)
+    if "{" not in pattern and path.is_dir():
         pattern = f"{path}/*.tar"
     found: list[Path] = []
-    for name in _braces(str(Path(pattern).expanduser()), pattern):
+    for name in _braces(str(own.expanded(pattern)), pattern):
         whole = Path(name)
         if whole.is_file():
             found.append(whole)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from evaltk.data import own
 from evaltk.data.options import DataFlags, DataOptions
 from evaltk.errors import DataError, SettingsError, nearest
 from evaltk.plugins import Registry
@@ -92,7 +93,7 @@ def parse(text: str) -> tuple[str, str, Path | None]:
     if label != name and label in known:  # tables put published numbers beside a dataset's name
         do = f"--data my-{label}:{name}={path}"
         raise SettingsError(wanted="a label that is no dataset's name", got=repr(label), where="--data", do=do)
-    return label or name, name, Path(path).expanduser() if path else None
+    return label or name, name, own.expanded(path) if path else None
 
 
 def load(text: str, options: DataOptions | None = None) -> Any:
@@ -103,9 +104,13 @@ def load(text: str, options: DataOptions | None = None) -> Any:
     """
     label, name, path = parse(text)
     spec = registry()[name]
-    if path is not None and spec.takes == "folder" and not path.is_dir():
-        raise DataError(wanted=f"the folder of {name}", got="no such folder", where=path, do=spec.where)
-    return spec.load(path, label, options or DataOptions()) if spec.options else spec.load(path, label)
+    try:
+        if path is not None and spec.takes == "folder" and not path.is_dir():
+            raise DataError(wanted=f"the folder of {name}", got="no such folder", where=path, do=spec.where)
+        return spec.load(path, label, options or DataOptions()) if spec.options else spec.load(path, label)
+    except OSError as error:  # such as a folder that may not be read
+        do = "check the path and the right to read it"
+        raise DataError(wanted=f"the files of {name}", got=str(error), where=path, do=do) from error
 
 
 def check_options(words: Sequence[str], options: DataOptions) -> None:

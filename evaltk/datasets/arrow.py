@@ -1,4 +1,4 @@
-"""Your own images: a Hugging Face dataset as `save_to_disk` writes it, or other Arrow files of images."""
+"""Your own images: a Hugging Face dataset as `save_to_disk` or the hub has it, or other Arrow files of images."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from own_images import Row, rows_of, write_saved, write_saved_splits
+from PIL import Image
 
 from evaltk import cli, datasets
 from evaltk.data.options import DataOptions
@@ -80,6 +81,32 @@ def test_files_by_name_of_both_formats(rows: list[Row], tmp_path: Path) -> None:
         assert [split.open(i).tobytes() for i in range(4)] == [other.open(i).tobytes() for i in range(4)]
     alone = datasets.load(f"arrow={tmp_path}/y/train.arrow", SPLIT)
     assert alone.sizes == {"train": 2, "test": 2}
+
+
+def test_parquet_files_as_the_hub_has_them(rows: list[Row], tmp_path: Path) -> None:
+    from pyarrow import parquet as pq
+
+    def write(name: str, mine: list[Row], label: str = "label") -> Path:
+        table = pa.table({"image": encoded(mine), label: [n for _, n, _ in mine]})
+        info = json.dumps({"info": {"features": {"image": {}, label: FEATURES["label"]}}})
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table.replace_schema_metadata({"huggingface": info}), tmp_path / name, row_group_size=2)
+        return tmp_path / name
+
+    for split, mine in (("train", rows[::2]), ("validation", rows[1::4]), ("test", rows[3::4])):
+        write(f"hub/data/{split}-00000-of-00001.parquet", mine)
+    found = datasets.load(f"arrow={tmp_path}/hub")
+    assert found.train.classes == ("cat", "dog") and found.sizes == {"train": 4, "test": 2}
+    assert found.notes == ("val: 2 images are not used",) and not found.deviations
+    with Image.open(rows[4][0]) as image:
+        assert found.train.open(2).tobytes() == image.convert("RGB").tobytes() and found.train.labels[2] == 1
+    write("one/all.parquet", rows, label="fine_label")
+    with pytest.raises(DataError, match=r"called label or labels.*--label-column"):
+        datasets.load(f"arrow={tmp_path}/one", SPLIT)
+    part = datasets.load(f"arrow={tmp_path}/one", DataOptions(split=0.25, label_column="fine_label"))
+    assert part.sizes == {"train": 6, "test": 2} and part.test.open(0).size == (20, 16)
+    with pytest.raises(DataError, match=r"got images of no named split"):
+        datasets.load(f"arrow={tmp_path}/one", DataOptions(label_column="fine_label"))
 
 
 def test_columns_that_are_asked(rows: list[Row], tmp_path: Path) -> None:

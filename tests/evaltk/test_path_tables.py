@@ -77,6 +77,7 @@ def test_tabs_and_parquet(root: Path) -> None:
         (["10", "9", "b", "b"], ("10", "9", "b")),  # as text
         (["Zoo", "ant", "Zoo", "ant"], ("Zoo", "ant")),
         (["a b", "a", "a b", "a"], ("a", "a b")),
+        (["9" * 5000, "1"] * 2, ("1", "9" * 5000)),
     ],
 )
 def test_order_of_classes(root: Path, labels: list[str], classes: tuple[str, ...]) -> None:
@@ -132,6 +133,7 @@ WRONG = {
     "missing files": (PLAIN + "cat/9.png,cat\ncat/8.png,cat\n", "2 missing: cat/9.png, cat/8.png"),
     "a folder": (PLAIN + "cat,cat\n", r"cat \(a folder\)"),
     "an address": (PLAIN + "https://x.org/1.png,cat\n", "download them first"),
+    "nobody's home": (PLAIN + "~nobody-there/1.png,cat\n", "1 missing: ~nobody-there/1.png"),
     "a drive": (PLAIN + "C:\\pics\\1.png,cat\n", "without the drive"),
     "a file twice": (PLAIN + "./cat/000.png,dog\n", r"000.png twice in all \(line 2 of list.csv, line 6 of list.csv\)"),
     "mixed spellings": ("path,label\ncat/000.png,1\ncat/001.png,01\n", "one spelling for each label; got '01' and '1'"),
@@ -178,6 +180,8 @@ def test_files_that_are_refused(root: Path) -> None:
         (f"{four(root, PLAIN, 'a.csv')},{root}/none.csv", "no such file; where: .*none.csv"),
         (f"{root}/a.csv,{root}/a.csv,{root}/a.csv", "got 3 files"),
         (f"{root}/a.csv,{root}/a.csv", "in train and in test"),
+        ("n" * 300 + ".csv", "the files of csv; got .*too long"),
+        ("~nobody-there/a.csv", "a path; got '~nobody-there/a.csv'"),
     ):
         with pytest.raises(DataError, match=says):
             datasets.load(f"csv={word}")

@@ -16,7 +16,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from evaltk import datasets
-from evaltk.data import limits
+from evaltk.data import images, limits, overlap
 from evaltk.data.torch_datasets import from_torch, from_torch_one
 from evaltk.deviations import DeviationKind
 from evaltk.errors import DataError, SettingsError
@@ -104,6 +104,13 @@ def test_images_in_both_splits_are_told() -> None:
     assert [(d.kind, d.text) for d in found.deviations] == [
         (DeviationKind.SHARED_IMAGES, "1 of 3 test images are pixel for pixel in train too")
     ]
+
+
+def test_the_check_of_datasets_finds_them() -> None:
+    found = from_torch(items(rows=range(4)), items(rows=range(3, 6)), name="toy")
+    assert overlap.shared(found.train, found.test) == [("0", "3")]
+    pixels = images.from_arrays("toy", "train", PIXELS, np.array(LABELS), ["0", "1"])
+    assert overlap.shared(pixels, found.test) == [("0", "3"), ("1", "4"), ("2", "5")]
 
 
 def test_one_dataset_is_split_class_by_class() -> None:

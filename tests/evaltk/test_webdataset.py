@@ -107,6 +107,14 @@ def test_patterns(tmp_path: Path, pattern: str) -> None:
     assert [found.train.image_id(i) for i in (0, 4)] == ["in-train-00.tar/0.png", "in-train-01.tar/4.png"]
 
 
+def test_a_pattern_longer_than_a_name_may_be(tmp_path: Path) -> None:
+    numbers = [f"{i:030d}" for i in range(10)]
+    for number in numbers:
+        write_tar(tmp_path / f"{number}.tar", sample("0", int(number) % 2, int(number)))
+    found = datasets.load(f"wds={tmp_path}/{{{','.join(numbers)}}}.tar", SPLIT)
+    assert sum(found.sizes.values()) == 10
+
+
 def test_folders_by_split(tmp_path: Path) -> None:
     for split in ("train", "test"):
         write_tar(tmp_path / split / "0.tar", [*sample("0", 0, 1), *sample("1", 1, 2)])
