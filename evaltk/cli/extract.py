@@ -93,7 +93,7 @@ def main(argv: list[str]) -> int:
     """Extract, write, and print where. Raises: EvaltkError: before any work where possible."""
     plugins.use(plugins.named_in(argv))
     if any(word in _options.HELP for word in argv):
-        _options.show(_options.usage(Shown, "extract", __doc__, groups=HEADINGS, more=AS_RUN.splitlines()))
+        _options.show(_options.usage(Shown, "extract", __doc__, groups=HEADINGS, more=[*AS_RUN.splitlines(), ""]))
     options = _options.parse(Options, argv, "extract", __doc__)
     from evaltk.features.export import check_path
 
