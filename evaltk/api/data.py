@@ -93,7 +93,7 @@ def _label(folder: Path) -> str:
 def word_of(data: str | Path) -> str:
     """The word of ``--data`` for a word, or for a folder with train/ and test/ or val/."""
     folder = _folder(data)
-    if folder is None and isinstance(data, Path):
+    if folder is None and (isinstance(data, Path) or ("/" in data and "=" not in data)):
         raise DataError(wanted="a folder of images", got="no such folder", where=data, do=FOLDERS)
     return str(data) if folder is None else f"{_free(_label(folder))}:imagefolder={folder}"
 

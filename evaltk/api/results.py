@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 STYLE = (
     "<style>.evaltk-results caption { text-align: left; font-weight: bold; padding-top: 1em; }\n"
-    ".evaltk-results td, .evaltk-results th { text-align: right; padding: 0.2em 0.8em; }\n"
+    ".evaltk-results td, .evaltk-results th { text-align: right; white-space: nowrap;"
+    " padding: 0.2em 0.8em; }\n"
     ".evaltk-results th[scope=row] { text-align: left; }</style>"
 )
 

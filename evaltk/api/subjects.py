@@ -235,7 +235,7 @@ def _described(
         notes.append("a function without a net in sight: it is taken to be in eval mode, and its weights are not known")
     if isinstance(model, nn.Module) and (head := _class_head(model, probed.width)):
         notes.append(
-            f"the features are the outputs of model.{head}, a class head: nn.Identity() there gives its inputs"
+            f"the features are the outputs of model.{head}, a class head; nn.Identity() there gives its inputs"
         )
         log.warning("%s: %s", name, notes[-1])
     return Checkpoint(

@@ -11,6 +11,7 @@ import torch
 
 from evaltk.checkpoints import catalog, diagnose, families, foreign, locate, rawfile, unstated
 from evaltk.checkpoints.families import Family
+from evaltk.checkpoints.locate import Located
 from evaltk.checkpoints.rawfile import Converted, RawFile
 from evaltk.checkpoints.read_options import Activation, ReadOptions, Stem, Triple
 from evaltk.errors import CheckpointError, SettingsError, nearest
@@ -72,7 +73,17 @@ def load(path: str | Path, options: ReadOptions) -> Checkpoint:
             converted = member.from_name(rest, options)
             return _finish(converted, options, Path(str(path)), name=str(path), family=name)
     file = locate.locate(path)
-    raw = rawfile.read(file)
+    return of_file(rawfile.read(file), file, options, known)
+
+
+def of_file(raw: RawFile, file: Located, options: ReadOptions, known: Mapping[str, Family]) -> Checkpoint:
+    """The checkpoint in an opened file.
+
+    Args:
+        known: families by name.
+
+    Raises: CheckpointError, SettingsError: as `load_checkpoint`.
+    """
     entry = catalog.pinned(file.sha256)
     name, convert = _claimant(raw, known, options, entry)
     found = convert(raw, options)

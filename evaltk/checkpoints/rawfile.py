@@ -15,13 +15,9 @@ from safetensors import SafetensorError, safe_open
 
 from evaltk.checkpoints import folder, locate, nets, torchfile
 from evaltk.checkpoints.locate import Located
-<<<<<<< HEAD
 from evaltk.checkpoints.names.renamed import Rename
 from evaltk.checkpoints.nets import Net
-from evaltk.checkpoints.plain_tree import walk
-=======
 from evaltk.checkpoints.plain_tree import Skipped, walk
->>>>>>> open
 from evaltk.errors import CheckpointError
 from evaltk.types import Arch, EvalView, HeadWeights, OriginProof, PositionRule, Recipe
 

@@ -1,12 +1,11 @@
-"""Extract features to a file, for use elsewhere (UMAP, FAISS, scikit-learn).
+"""Write features to a file, for UMAP, FAISS or scikit-learn.
 
-Writes features, labels, image names and what they depend on: .npz, .safetensors or .parquet (needs pyarrow). The data
-may also be any folder of images, with class folders or without.
+The file has features, labels, image names and what they depend on: .npz, .safetensors or .parquet (needs pyarrow). The
+data may also be any folder of images, with class folders or without.
 
 Examples:
-    evaltk extract dino_vits16 --data cifar10=/data/cifar10 --part train --out train.npz
-    evaltk extract mine.pth --data photos/ --out photos.parquet --tokens cls+mean
-    evaltk score knn --bank train.npz --labels train.npz --queries test.npz --query-labels test.npz
+    evaltk extract dino_vits16 --data digits --part train --out train.npz
+    evaltk extract mine.pth --data photos/ --out photos.parquet
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from evaltk import plugins
 from evaltk.bench import ImageOptions
 from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.cli import _options
-from evaltk.cli.run import GROUPS, Images, Machine
+from evaltk.cli.run import Images, Machine
 from evaltk.data.options import DataFlags, DataOptions
 from evaltk.errors import SettingsError
 
@@ -72,19 +71,30 @@ class Extracting:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Machine, ReadOptions, Images, DataFlags, Feature, Extracting):
+class Shown(Feature, Extracting):
+    """What help shows in full."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Machine, ReadOptions, Images, DataFlags, Shown):
     """Extract features."""
 
 
-HEADINGS = {"Extracting": "what to extract", "Feature": "which feature"} | {
-    name: title for name, title in GROUPS.items() if name not in ("Evaluated", "Written")
-}
+HEADINGS = {"Extracting": "what to extract", "Feature": "which feature"}
+AS_RUN = """as for evaltk run (evaltk run --help):
+  --resize ...             image preprocessing
+  --num-heads ...          reading a checkpoint, where its file does not say
+  --split ...              your own images
+  --device ...             machine
+"""
 
 
 def main(argv: list[str]) -> int:
     """Extract, write, and print where. Raises: EvaltkError: before any work where possible."""
     plugins.use(plugins.named_in(argv))
-    options = _options.parse(Options, argv, "extract", __doc__, groups=HEADINGS)
+    if any(word in _options.HELP for word in argv):
+        _options.show(_options.usage(Shown, "extract", __doc__, groups=HEADINGS, more=[*AS_RUN.splitlines(), ""]))
+    options = _options.parse(Options, argv, "extract", __doc__)
     from evaltk.features.export import check_path
 
     check_path(options.out.expanduser())

@@ -7,6 +7,7 @@ with padding 2, solo-learn's), ``width`` (1 where not stated; 2, 4: every layer,
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -86,8 +87,9 @@ class ResNet(Kind):
 
     def shapes(self, arch: Arch) -> Shapes:
         """{key: shape}; the same for every padding of the stem."""
-        with on_meta():
-            return {k: tuple(t.shape) for k, t in _net(arch).state_dict().items()}
+        padded = tuple((k, v) for k, v in arch.details if k != "stem") + (("stem", "cifar"),)
+        plain = arch.detail("stem", "imagenet") == "imagenet"
+        return _shapes(replace(arch, details=arch.details if plain else padded))
 
     def build(self, arch: Arch, weights: Weights, *, position: PositionRule | None) -> nn.Module:
         """The net with exactly these weights."""
@@ -161,6 +163,12 @@ def _net(arch: Arch) -> Any:
         net.conv1 = nn.Conv2d(3, STEM * width, 3, stride=1, padding=padding, bias=False)
         net.maxpool = nn.Identity()
     return net
+
+
+@functools.cache
+def _shapes(arch: Arch) -> Shapes:
+    with on_meta():
+        return {k: tuple(t.shape) for k, t in _net(arch).state_dict().items()}
 
 
 def _widen_stem(net: Any, channels: int) -> None:

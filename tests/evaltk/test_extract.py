@@ -87,6 +87,7 @@ def test_the_command_checks_its_flags(
     out = str(tmp_path / "x.npz")
     assert "a name ending in" in refused("--out", str(tmp_path / "x.txt"))
     assert "there are: test, train" in refused("--out", out, "--part", "val")
+    assert "a folder of images; got no such folder" in refused("--out", out, "--data", "no/such/folder")
     assert "one last block" in refused("--out", out, "--last", "2")
     few.save(out)
     assert "pass --force" in refused("--out", out)

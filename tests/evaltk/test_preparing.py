@@ -14,7 +14,7 @@ from torchvision import transforms as tv
 from torchvision.transforms import v2
 
 import evaltk
-from evaltk.api import preparing
+from evaltk.api import preparing, subjects
 from evaltk.data import callables, transforms
 from evaltk.data.callables import OwnTransform
 from evaltk.data.transforms import Transform
@@ -136,6 +136,14 @@ def test_a_function_that_prepares_images_serves_what_makes_none_itself() -> None
     assert evaltk.evaluate(net, "digits", "linear", settings=settings, **looks)["linear"].scores
     seen = [np.asarray(evaltk.extract(net, "digits", transform=OWN["squashed"], limit=4).x) for _ in range(2)]
     assert np.array_equal(*seen)
+
+
+def test_what_cannot_be_passed_to_processes_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, squashed = (OwnTransform(function=OWN[name], crop=32) for name in ("function", "squashed"))
+    for method, expected in (("spawn", 0), ("fork", None)):
+        monkeypatch.setattr("multiprocessing.get_start_method", lambda allow_none, method=method: method)
+        assert subjects._workers(None, own) == expected
+        assert subjects._workers(None, squashed) is None and subjects._workers(3, own) == 3
 
 
 def test_a_class_head_left_on_is_noted() -> None:
