@@ -19,6 +19,13 @@ from evaltk.types import Arch
 Tensors = Mapping[str, torch.Tensor]
 
 NUMBERED = re.compile(r"(?:^|\.)(?:blocks|layers?|resblocks|layer[1-4])\.(\d+)\.")
+# Names that no other block and no other half tells of.
+SINGLE = (
+    *("embeddings.cls_token", "embeddings.position_embeddings", "embeddings.register_tokens", "class_embedding"),
+    *("positional_embedding", "embeddings.class_embedding", "embeddings.position_embedding.weight", "register_tokens"),
+    *("storage_tokens", "rope_embed.periods", "embeddings.patch_embeddings.projection.weight"),
+    *("embeddings.patch_embedding.weight", "patch_embed.projection.weight", "conv1.weight", "head.probe"),
+)
 SHOWN = 6  # missing names for which the nearest is looked up
 DO = "name the right --branch or --family, or save the net's own state_dict"
 # Any ViT: only its names are compared.
@@ -75,9 +82,20 @@ def in_own_names(tensors: Tensors, rename: Rename, odd: Iterable[str]) -> str:
     wanted = set(odd)
     present = {ours: key for key in tensors for ours in _alone(rename, {key: tensors[key]})}
     named = {key: present[key] for key in wanted if present.get(key, key) != key}
-    gaps = [key for key in _gaps(tensors) if any(ours != key for ours in _alone(rename, {key: torch.empty(0)}))]
+    lone = [key for key in SINGLE if key not in tensors and wanted & set(_alone(rename, {key: torch.empty(0)}))]
+    gaps = [key for key in dict.fromkeys([*lone, *_gaps(tensors)]) if key not in wanted]
     told = ([f"without {some(gaps)}"] if gaps else []) + ([some(sorted(named.values()))] if named else [])
     return f" (in the file's own names: {'; '.join(told)})" if told else ""
+
+
+def in_file(error: CheckpointError, source: Source | None) -> CheckpointError:
+    """The error with the file's own names of the tensors that it speaks of."""
+    if source is None:
+        return error
+    told = {ours for key in source.tensors for ours in _alone(source.rename, {key: source.tensors[key]})}
+    odd = [key for key in sorted(told) if re.search(rf"(^|[\s(,]){re.escape(key)}([\s,.;]|$)", error.got)]
+    more = in_own_names(source.tensors, source.rename, odd)
+    return CheckpointError(wanted=error.wanted, got=error.got + more, where=error.where, do=error.do)
 
 
 def _alone(rename: Rename, one: Tensors) -> list[str]:
@@ -103,11 +121,10 @@ def _gaps(tensors: Tensors) -> list[str]:
         for number in sorted(alike[place.partition("|")[0]] - found)
     ]
     for key in tensors:
-        stem, _, part = key.rpartition(".")
-        other = {"weight": "bias", "bias": "weight"}.get(part)
-        shaped = tensors[key].ndim == 1 or part == "bias"
-        if other and shaped and f"{stem}.{other}" not in tensors:
-            gaps.append(f"{stem}.{other}")
+        if match := re.fullmatch(r"(.*[._])(weight|bias)", key):
+            other = match[1] + ("bias" if match[2] == "weight" else "weight")
+            if other not in tensors and (match[2] == "bias" or tensors[key].ndim == 1):
+                gaps.append(other)
     return list(dict.fromkeys(gaps))[:SHOWN]
 
 
@@ -118,7 +135,7 @@ def refuse(weights: Tensors, extra: Tensors, path: Path, source: Source | None =
     lacking = ", ".join(f"{key}{hint}" for key, hint in near.items())
     got = f"{len(there)} tensors ({some(there)}), as a ViT lacking {lacking}"
     if source is not None:
-        got += in_own_names(source.tensors, source.rename, there)
+        got += in_own_names(source.tensors, source.rename, near)
     raise CheckpointError(wanted="a net of a kind known here", got=got, where=path, do=DO)
 
 

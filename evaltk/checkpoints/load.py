@@ -225,9 +225,14 @@ def _architecture(found: Converted, path: Path) -> tuple[Arch, dict[str, torch.T
     if net is None:
         diagnose.refuse(found.weights, found.unexpected, path, found.source)
     weights = net.rename(found.weights)
-    arch = unstated.told(net.settle(found.arch, weights, path), found, path)
+    try:
+        read = net.settle(found.arch, weights, path)
+    except CheckpointError as error:
+        raise diagnose.in_file(error, found.source) from error
+    arch = unstated.sized(read, found)
     shapes = net.shapes(arch) | {k: shape for k, shape in net.optional(arch).items() if k in weights}
     diagnose.check(weights, shapes, found.unexpected, path, found.source)
+    unstated.check_stated(arch, found, path)
     return arch, weights
 
 

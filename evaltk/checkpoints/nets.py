@@ -202,9 +202,13 @@ def _dicts(tree: Mapping[str, object], entry: tuple[str, ...]) -> Iterator[tuple
 def _nets(entry: tuple[str, ...], flat: Mapping[str, torch.Tensor]) -> Iterator[Net]:
     """The nets of one dict: all of a layout's marks, or failing that the prefix that has most of one's names."""
     roots = [(prefix, layout) for layout in LAYOUTS for prefix in _roots(flat, layout, len(layout.marks), layout.marks)]
+    near = [(p, lay) for lay in LAYOUTS for p in _roots(flat, lay, 2, (*lay.marks, *lay.more))]
     if not roots:
-        near = [(p, lay) for lay in LAYOUTS for p in _roots(flat, lay, 2, (*lay.marks, *lay.more))]
         roots = near[:1]
+    for prefix, layout in near:
+        # A copy that lacks one of its marks is still the one to be read, and refused for what it lacks.
+        if prefix not in {root for root, _ in roots} and prefix.rpartition(".")[0].rpartition(".")[2] in BRANCHES:
+            roots.append((prefix, layout))
     for prefix, layout in roots:
         inside = {key.removeprefix(prefix): t for key, t in flat.items() if key.startswith(prefix)}
         beside = {key: t for key, t in flat.items() if not key.startswith(prefix)}

@@ -93,11 +93,8 @@ def complete(
     return Completed(arch=arch, mean=mean, std=std, notes=notes)
 
 
-def told(arch: Arch, found: Converted, path: Path) -> Arch:
-    """The architecture of the tensors with the size that the file or its configuration tells, once they agree.
-
-    Raises: CheckpointError: the configuration beside the file states another net.
-    """
+def sized(arch: Arch, found: Converted) -> Arch:
+    """The architecture of the tensors with the size that the file or its configuration tells, where they do not."""
     if found.arch is not None:
         return arch
     net = kind.of(arch.kind)
@@ -106,6 +103,11 @@ def told(arch: Arch, found: Converted, path: Path) -> Arch:
         arch = replace(arch, img_size=size)
         if arch.kind == "swin" and found.img_size is not None:
             arch = replace(arch, details=tuple(sorted((*arch.details, ("fixed", True)))))
+    return arch
+
+
+def check_stated(arch: Arch, found: Converted, path: Path) -> None:
+    """Raises: CheckpointError: the configuration beside the file states another net than the tensors."""
     other = [
         f"{name} {value} (the tensors: {getattr(arch, name)})"
         for name, value in found.stated.items()
@@ -118,7 +120,6 @@ def told(arch: Arch, found: Converted, path: Path) -> Arch:
             where=path,
             do="use the configuration that the weights were saved with",
         )
-    return arch
 
 
 def _check_tensors(arch: Arch, options: ReadOptions, path: Path) -> None:

@@ -97,14 +97,14 @@ class BeitKind(Kind):
 
     def read(self, weights: Weights, path: Path) -> Arch:
         """Sizes of the tensors; the name and epsilon are left open. Raises: CheckpointError: shapes of no such net."""
-        dim, patch = vit_layout.patches(weights["patch_embed.proj.weight"], path)
+        dim, patch = vit_layout.patches(weights, path)
         table = weights.get(SHARED, weights.get(TABLE.format(0)))
         rows, heads = tuple(table.shape) if table is not None and table.ndim == 2 else (0, 0)
         side = (math.isqrt(max(rows - SPECIAL, 0)) + 1) // 2
         if rows != _rows(side) or heads < 1 or dim % heads:
             raise CheckpointError(
                 wanted="a table of relative positions [(2g-1)^2 + 3, heads], the heads dividing the width",
-                got=f"({rows}, {heads}) for a width of {dim}",
+                got=f"relative_position_bias_table ({rows}, {heads}) for patch_embed.proj.weight of width {dim}",
                 where=path,
                 do="name another file",
             )

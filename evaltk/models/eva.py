@@ -41,7 +41,7 @@ class EvaKind(Kind):
 
     def read(self, weights: Weights, path: Path) -> Arch:
         """Sizes of the tensors; heads where the file has periods. Raises: CheckpointError: shapes of no such net."""
-        dim, patch = vit_layout.patches(weights["patch_embed.proj.weight"], path)
+        dim, patch = vit_layout.patches(weights, path)
         reg, periods = weights.get("reg_token"), weights.get(PERIODS)
         fc1, fc2 = weights.get("blocks.0.mlp.fc1.weight"), weights.get("blocks.0.mlp.fc2.weight")
         hidden = fc1.shape[0] if fc1 is not None and fc1.ndim == 2 else 4 * dim

@@ -87,7 +87,7 @@ class ResNet(Kind):
 
     def shapes(self, arch: Arch) -> Shapes:
         """{key: shape}; the same for every padding of the stem."""
-        padded = tuple((k, v) for k, v in arch.details if k != "stem") + (("stem", "cifar"),)
+        padded = (*((k, v) for k, v in arch.details if k != "stem"), ("stem", "cifar"))
         plain = arch.detail("stem", "imagenet") == "imagenet"
         return _shapes(replace(arch, details=arch.details if plain else padded))
 

@@ -41,7 +41,7 @@ class SwinKind(Kind):
 
     def read(self, weights: Weights, path: Path) -> Arch:
         """Sizes, heads and windows. Raises: CheckpointError: shapes of no such net."""
-        base, patch = vit_layout.patches(weights["patch_embed.proj.weight"], path)
+        base, patch = vit_layout.patches(weights, path)
         stages = count(weights, "layers.", limit=8)
         depths = tuple(count(weights, f"layers.{i}.blocks.", limit=1000) for i in range(stages))
         tables = [weights.get(TABLE.format(i, 0)) for i in range(stages)]

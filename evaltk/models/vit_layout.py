@@ -10,7 +10,6 @@ other half), ``stem`` "patch" ("conv": four strided convolutions, moco-v3/vits.p
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -50,7 +49,7 @@ def read(weights: Mapping[str, torch.Tensor], path: Path) -> Arch:
     Raises: CheckpointError: shapes that fit no ViT.
     """
     conv = "patch_embed.proj.weight" not in weights
-    dim, patch = (_stem(weights, path), 2**STEM) if conv else patches(weights["patch_embed.proj.weight"], path)
+    dim, patch = (_stem(weights, path), 2**STEM) if conv else patches(weights, path)
     reg = weights.get("reg_token")
     registers = reg.shape[1] if reg is not None and reg.ndim == 3 else 0
     class_token = "cls_token" in weights
@@ -59,13 +58,14 @@ def read(weights: Mapping[str, torch.Tensor], path: Path) -> Arch:
     fc1, fc2 = weights.get("blocks.0.mlp.fc1.weight"), weights.get("blocks.0.mlp.fc2.weight")
     hidden = fc1.shape[0] if fc1 is not None and fc1.ndim == 2 else 4 * dim
     swiglu = fc2 is not None and fc2.ndim == 2 and 2 * fc2.shape[1] == hidden
+    pre_norm = "norm_pre.weight" in weights
+    # Patches have no bias in nets with a norm behind them (CLIP), queries and keys have one in all nets known.
     details: dict[str, Detail] = {
         "class_token": class_token,
         "dist_token": dist,
         "fc_norm": "fc_norm.weight" in weights,
-        "patch_bias": conv or "patch_embed.proj.bias" in weights,
-        "pre_norm": "norm_pre.weight" in weights,
-        "qkv_bias": any(re.fullmatch(r"blocks\.\d+\.attn\.qkv\.bias", key) for key in weights),
+        "patch_bias": conv or not pre_norm or "patch_embed.proj.bias" in weights,
+        "pre_norm": pre_norm,
         "stem": "conv" if conv else "patch",
         "swiglu": swiglu,
     }
@@ -137,9 +137,17 @@ def _stem(weights: Mapping[str, torch.Tensor], path: Path) -> int:
     return last.shape[0]
 
 
-def patches(weight: torch.Tensor, path: Path) -> tuple[int, int]:
-    """(width, patch) of a patch embedding [D,3,P,P]."""
-    shape = tuple(weight.shape)
+def patches(weights: Mapping[str, torch.Tensor], path: Path) -> tuple[int, int]:
+    """(width, patch) of a patch embedding [D,3,P,P]. Raises: CheckpointError: another shape, or width of its norm."""
+    shape = tuple(weights["patch_embed.proj.weight"].shape)
+    norm = weights.get("blocks.0.norm1.weight", weights.get("patch_embed.norm.weight"))
+    if norm is not None and shape[:1] != tuple(norm.shape):
+        raise CheckpointError(
+            wanted="patches as wide as the norm that they go through",
+            got=f"patch_embed.proj.weight {shape}, norm {tuple(norm.shape)}",
+            where=path,
+            do="save the net's own state_dict",
+        )
     if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or min(shape) < 1:
         raise CheckpointError(
             wanted="a patch embedding of square RGB patches, [D,3,P,P]",

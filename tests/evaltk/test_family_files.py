@@ -89,8 +89,10 @@ def test_the_other_branch(tmp_path: Path) -> None:
         assert close(found.cls, arrays["encoder_pooled_native"])
     for _, arrays, found, _ in tokens("timm_train", tmp_path, branch="state_dict_ema"):
         assert close(found.cls, arrays["ema_cls_native"])
-    for name, other in (("mocov3_vit", "momentum_encoder"), ("mocov2_resnet50", "encoder_k"), ("moby_swin", "encoder_k")):
-        one, two = (evaltk.load_checkpoint(file_of(name), **FILES[name][1] | flags) for flags in ({}, {"branch": other}))
+    copies = {"mocov3_vit": "momentum_encoder", "mocov2_resnet50": "encoder_k", "moby_swin": "encoder_k"}
+    for name, other in copies.items():
+        one = evaltk.load_checkpoint(file_of(name), **FILES[name][1])
+        two = evaltk.load_checkpoint(file_of(name), **FILES[name][1] | {"branch": other})
         assert one.digest != two.digest
         assert two.branch == other
     with pytest.raises(CheckpointError, match="--branch base_encoder or --branch momentum_encoder"):
@@ -132,8 +134,6 @@ def test_swin_takes_whole_windows_alone(tmp_path: Path) -> None:
         with pytest.raises(EvaltkError, match="multiples of 4 px and at least 16"):
             backbone.tokens(torch.zeros(1, 3, side, 32))
 
-
-# -- mutations ----------------------------------------------------------------------------------------------------------
 
 NO_MARK = {("dinov2_reg_pretrain", "register_tokens"), ("dinov2_swiglu_reg_pretrain", "register_tokens")}
 
@@ -195,8 +195,10 @@ def mutate(name: str, folder: Path, number: int) -> None:
 
 def named(key: str, message: str) -> bool:
     """Whether a message names a tensor, by the end of its name in the file."""
-    tail = ".".join(key.split(".")[-2:])
-    return tail in message or key.rpartition(".")[2] in message
+    end = key.rpartition(".")[2]
+    if ".".join(key.split(".")[-2:]) in message or (end.partition("_")[2] and end in message):
+        return True
+    return "last_layer" in key and "prototypes.weight" in message
 
 
 @pytest.mark.parametrize("name", FILES)
