@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -83,7 +84,8 @@ class _Walk:
         self.path = path
         self.done: dict[int, tuple[Any, Any]] = {}  # id of a container -> (it, so that its id stays its own; result)
         self.skipped: list[str] = []
-        self.inside = 0  # of how many objects: only the outermost is named
+        self.inside = 0  # of the attributes of how many objects: only the outermost is named
+        self.around: list[str] = []  # classes of the containers around: a CfgNode in a CfgNode is not named again
 
     def value(self, value: Any, where: str, depth: int) -> Any:
         if isinstance(value, Name | safe_pickle.DType):
@@ -119,6 +121,8 @@ class _Walk:
             for key in list(value):
                 inner = value.pop(key)  # put back at the end, so that the order stays
                 name = self._key(key)
+                if name in value:
+                    raise pickle.UnpicklingError(f"two keys {str(name)[:60]!r}")
                 value[name] = self.value(inner, f"{where}.{name}" if where else str(name), depth + 1)
         elif any(isinstance(v, Name | Thing | tuple) for v in value):
             return [self.value(v, where, depth + 1) for v in value]
@@ -161,14 +165,16 @@ class _Walk:
             return out
         self._skip(name, where)
         self.done[id(thing)] = (thing, out)
-        self.inside += 1
-        try:
-            return self._container(out, where, depth)
-        finally:
-            self.inside -= 1
+        attributes = not (thing.items or thing.elements)
+        self.inside += attributes
+        self.around.append(name)
+        out = self._container(out, where, depth)
+        self.around.pop()
+        self.inside -= attributes
+        return out
 
     def _skip(self, name: str, where: str) -> Skipped:
-        if not self.inside:
+        if not self.inside and name not in self.around:
             self.skipped.append(f"{where}: {name}" if where else name)
         return Skipped(name)
 
@@ -223,18 +229,26 @@ def _is_module(value: object) -> bool:
     return isinstance(state, dict) and all(key in state for key in MODULE)
 
 
+def _has_weights(tree: object, seen: set[int]) -> bool:
+    """Whether matrices lie under names, as in a state dict; an optimizer's lie under numbers."""
+    if not isinstance(tree, dict) or id(tree) in seen or len(seen) > 100_000:
+        return False
+    seen.add(id(tree))
+    named = [value for key, value in tree.items() if isinstance(key, str)]
+    if any(isinstance(value, torch.Tensor) and value.ndim > 1 for value in named):
+        return True
+    return any(_has_weights(value, seen) for value in named)
+
+
 def _refuse_modules(tree: object, path: Path) -> None:
-    """A pickled module at the top, or as an entry of a file that holds no tensors by name elsewhere."""
+    """A pickled module at the top, or as an entry of a file that holds no other net."""
     if _is_module(tree):
         found = tree
     elif isinstance(tree, dict):
-        entries = [tree, *(v for v in tree.values() if isinstance(v, dict))]
-        if any(isinstance(k, str) and isinstance(v, torch.Tensor) for entry in entries for k, v in entry.items()):
-            return
         found = next((v for v in tree.values() if _is_module(v) and _has_tensors(v, 24)), None)
     else:
         return
-    if isinstance(found, Thing):
+    if isinstance(found, Thing) and not _has_weights(tree, set()):
         key = next((f"{k}, " for k, v in tree.items() if v is found), "") if isinstance(tree, dict) else ""
         raise CheckpointError(
             wanted="a state_dict",

@@ -72,7 +72,9 @@ def open_file(path: Path) -> Opened:
             do="delete the file: it is an attack, or was tampered with",
         ) from error
     except DAMAGE as error:
-        raise _damage(path, one_line(error)) from error
+        said = one_line(error)
+        vague = isinstance(error, LookupError | TypeError | AttributeError | ArithmeticError)
+        raise _damage(path, f"a damaged one ({said})" if vague else said) from error
 
 
 def one_line(error: BaseException) -> str:

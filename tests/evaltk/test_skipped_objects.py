@@ -164,6 +164,20 @@ def test_attributes_stay_readable_and_only_the_outer_object_is_named(tmp_path: P
     assert (read["lr"], read["inner"], read["fn"].name) == (0.5, {"a": [1, 2]}, "functools.partial")
 
 
+def test_a_state_dict_of_another_class(tmp_path: Path) -> None:
+    tree = CfgNode(w=torch.ones(2), optimizer=Average(), inner=CfgNode(cfg=Settings()))
+    raw = opened(tree, tmp_path / "net.pth")
+    assert raw.skipped == (f"inner.cfg: {ME}.Settings", f"optimizer: {ME}.Average", f"{ME}.CfgNode")
+    assert [key for key, _ in rawfile.walk(raw.tree)] == ["w"]
+    with pytest.raises(CheckpointError, match=r"dense tensors; got inner\.w, sparse"):
+        opened(CfgNode(inner=CfgNode(w=torch.eye(2).to_sparse())), tmp_path / "sparse.pth")
+
+
+def test_a_class_and_its_name_as_keys(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="two keys"):
+        opened({"c": {Settings: torch.ones(1), f"{ME}.Settings": torch.zeros(1)}}, tmp_path / "net.pth")
+
+
 def test_a_class_that_is_a_key(tmp_path: Path) -> None:
     raw = opened({"w": torch.ones(1), "callbacks": {Settings: {"best": 1}}}, tmp_path / "net.pth")
     assert raw.tree["callbacks"] == {f"{ME}.Settings": {"best": 1}}
@@ -244,18 +258,21 @@ def test_a_file_of_a_big_endian_machine(tmp_path: Path) -> None:
     assert sys.byteorder == "little" and torch.equal(got, torch.tensor([1.0, 2.0]))  # type: ignore[arg-type]
 
 
+STEPS = {"ema": "net", "optimizer": {"state": {0: {"exp_avg": torch.ones(2, 2)}}}, "best": torch.ones(1)}
+
+
 @pytest.mark.parametrize("form", FORMS, ids=str)
-@pytest.mark.parametrize("tree", ["net", {"model": "net", "epoch": 3}, {"ema": "net", "optimizer": {"state": {}}}])
+@pytest.mark.parametrize("tree", ["net", {"model": "net", "epoch": 3}, STEPS])
 def test_a_pickled_module_is_refused_with_the_line_to_run(tree: Any, form: Any, tmp_path: Path) -> None:
     net = torch.nn.Sequential(torch.nn.Linear(2, 2))
-    whole = net if tree == "net" else {k: net if v == "net" else v for k, v in tree.items()}
+    whole = net if isinstance(tree, str) else {k: net if isinstance(v, str) else v for k, v in tree.items()}
     with pytest.raises(CheckpointError, match=r"pickled module of the class torch\.nn\.modules\.container") as caught:
         opened(whole, tmp_path / "net.pth", **form)
     assert 'run: torch.save(model.state_dict(), "net.pth")' in str(caught.value)
 
 
 def test_a_module_beside_the_weights_is_skipped(tmp_path: Path) -> None:
-    tree = {"state_dict": {"w": torch.ones(1)}, "hyper_parameters": {"net": torch.nn.Linear(2, 2)}}
+    tree = {"state_dict": {"w": torch.ones(1, 1)}, "hyper_parameters": {"net": torch.nn.Linear(2, 2)}}
     raw = opened(tree | {"loss": torch.nn.Linear(1, 1)}, tmp_path / "net.pth")
     linear = "torch.nn.modules.linear.Linear"
     assert raw.skipped == (f"hyper_parameters.net: {linear}", f"loss: {linear}")
