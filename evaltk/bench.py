@@ -69,13 +69,13 @@ class ImageOptions:
         resize: shorter side in pixels.
         crop: side of the centre crop in pixels.
         interpolation: filter of the resize.
-        feature: cls (the net's class feature), mean (of patches) or cls+mean, for k-NN, few-shot, linear and transfer.
+        feature: cls, mean (of patches) or cls+mean.
     """
 
     resize: int | None = None
     crop: int | None = None
     interpolation: Literal["bicubic", "bilinear"] | None = None
-    feature: Literal["cls", "mean", "cls+mean"] | None = None
+    feature: Literal["cls", "mean", "cls+mean"] | None = field(default=None, metadata={"metavar": "NAME"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from evaltk.bench import ImageOptions
@@ -42,7 +42,7 @@ class Prepared:
         """The preprocessing of the protocols' plain view."""
         if self.own is not None:
             return self.own
-        given = {f.name: getattr(self.options, f.name) for f in fields(ImageOptions)}
+        given = {name: getattr(self.options, name) for name in ("resize", "crop", "interpolation")}
         return transforms.view("eval", self.side, self.mean, self.std, **given)  # type: ignore[arg-type]
 
 

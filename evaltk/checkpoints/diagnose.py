@@ -82,8 +82,9 @@ def in_own_names(tensors: Tensors, rename: Rename, odd: Iterable[str]) -> str:
     wanted = set(odd)
     present = {ours: key for key in tensors for ours in _alone(rename, {key: tensors[key]})}
     named = {key: present[key] for key in wanted if present.get(key, key) != key}
-    lone = [key for key in SINGLE if key not in tensors and wanted & set(_alone(rename, {key: torch.empty(0)}))]
-    gaps = [key for key in dict.fromkeys([*lone, *_gaps(tensors)]) if key not in wanted]
+    lone = [key for key in (*SINGLE, *_halves(tensors)) if key not in tensors]
+    lone = [key for key in lone if wanted & set(_alone(rename, {key: torch.empty(0)}))]
+    gaps = [key for key in dict.fromkeys([*lone, *_gaps(tensors)]) if key not in wanted][:SHOWN]
     told = ([f"without {some(gaps)}"] if gaps else []) + ([some(sorted(named.values()))] if named else [])
     return f" (in the file's own names: {'; '.join(told)})" if told else ""
 
@@ -107,7 +108,7 @@ def _alone(rename: Rename, one: Tensors) -> list[str]:
 
 
 def _gaps(tensors: Tensors) -> list[str]:
-    """Names that are not there, though the same name is in other blocks, or the other half of a weight and a bias."""
+    """Names that are not there, though the same name is in other blocks."""
     numbers: dict[str, set[str]] = {}
     for key in tensors:
         if match := NUMBERED.search(key):
@@ -115,17 +116,17 @@ def _gaps(tensors: Tensors) -> list[str]:
     alike: dict[str, set[str]] = {}
     for place, found in numbers.items():
         alike.setdefault(place.partition("|")[0], set()).update(found)
-    gaps = [
+    return [
         place.replace("|", number)
         for place, found in numbers.items()
         for number in sorted(alike[place.partition("|")[0]] - found)
     ]
-    for key in tensors:
-        if match := re.fullmatch(r"(.*[._])(weight|bias)", key):
-            other = match[1] + ("bias" if match[2] == "weight" else "weight")
-            if other not in tensors and (match[2] == "bias" or tensors[key].ndim == 1):
-                gaps.append(other)
-    return list(dict.fromkeys(gaps))[:SHOWN]
+
+
+def _halves(tensors: Tensors) -> list[str]:
+    """The other half of every weight and every bias."""
+    found = [re.fullmatch(r"(.*[._])(weight|bias)", key) for key in tensors]
+    return [match[1] + ("bias" if match[2] == "weight" else "weight") for match in found if match]
 
 
 def refuse(weights: Tensors, extra: Tensors, path: Path, source: Source | None = None) -> NoReturn:

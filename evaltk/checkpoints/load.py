@@ -84,7 +84,8 @@ def of_file(raw: RawFile, file: Located, options: ReadOptions, known: Mapping[st
 
     Raises: CheckpointError, SettingsError: as `load_checkpoint`.
     """
-    entry = catalog.pinned(file.sha256)
+    pinned = [catalog.pinned(sha) for sha in file.weights or (file.sha256,)]
+    entry = next((one for one in pinned if one is not None), None)
     name, convert = _claimant(raw, known, options, entry)
     found = convert(raw, options)
     if entry is not None and entry.family == name:
@@ -109,6 +110,7 @@ def of_file(raw: RawFile, file: Located, options: ReadOptions, known: Mapping[st
         family=name,
         catalogued=catalogued,
         skipped=raw.skipped,
+        origin=raw.origin,
     )
     arch = catalog.load()[file.name].arch if file.catalogued else ""
     if arch and checkpoint.arch.name != arch:
@@ -154,7 +156,8 @@ def _particular(found: Converted, entry: catalog.Entry) -> Converted:
 
 
 def _claims(raw: RawFile, known: Mapping[str, Family]) -> list[str]:
-    return [name for name, family in known.items() if family.claims is not None and family.claims(raw)]
+    claims = [name for name, family in known.items() if family.claims is not None and family.claims(raw)]
+    return [name for name in claims if not known[name].generic] or claims
 
 
 def _origin_proof(
@@ -183,6 +186,7 @@ def _finish(
     sha256: str = "",
     catalogued: str = "",
     skipped: tuple[str, ...] = (),
+    origin: str = "",
 ) -> Checkpoint:
     arch, weights = _architecture(found, path)
     weights = {key: _number(key, tensor, path) for key, tensor in weights.items()}
@@ -204,7 +208,7 @@ def _finish(
         std=whole.std,
         sha256=sha256,
         digest=weights_digest(weights, whole.arch),
-        origin=str(path),
+        origin=origin or str(path),
         dropped=found.dropped,
         epoch=found.epoch,
         trained_seed=found.trained_seed,

@@ -17,7 +17,7 @@ class ReadOptions:
     """What a weight file does not contain; None where not given.
 
     Attributes:
-        branch: which copy of the net: teacher, student, encoder_k, ... (default: the one its paper evaluates).
+        branch: which copy of the net (default: its paper's).
         family: read the file as this family's, with the values of its published nets; a published number beside its
             results then stands there on your word.
         num_heads: attention heads.

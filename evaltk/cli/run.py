@@ -76,7 +76,7 @@ class Images(ImageOptions):
     """Image preprocessing, where it is not the protocol's.
 
     Attributes:
-        position: rule for positions of another size: dino, size, size_aa or bilinear (default: the family's).
+        position: rule for other sizes (default: the family's).
         skip_bad_images: unreadable images to leave out per split.
     """
 

@@ -140,20 +140,21 @@ def _stem(weights: Mapping[str, torch.Tensor], path: Path) -> int:
 def patches(weights: Mapping[str, torch.Tensor], path: Path) -> tuple[int, int]:
     """(width, patch) of a patch embedding [D,3,P,P]. Raises: CheckpointError: another shape, or width of its norm."""
     shape = tuple(weights["patch_embed.proj.weight"].shape)
-    norm = weights.get("blocks.0.norm1.weight", weights.get("patch_embed.norm.weight"))
-    if norm is not None and shape[:1] != tuple(norm.shape):
-        raise CheckpointError(
-            wanted="patches as wide as the norm that they go through",
-            got=f"patch_embed.proj.weight {shape}, norm {tuple(norm.shape)}",
-            where=path,
-            do="save the net's own state_dict",
-        )
     if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or min(shape) < 1:
         raise CheckpointError(
             wanted="a patch embedding of square RGB patches, [D,3,P,P]",
             got=f"patch_embed.proj.weight {shape}",
             where=path,
             do="use a ViT for RGB images",
+        )
+    others = ("patch_embed.norm.weight", "blocks.0.norm1.weight", "blocks.1.norm1.weight", "norm_pre.weight")
+    norms = {name: tuple(weights[name].shape) for name in others if name in weights}
+    if norms and shape[:1] not in norms.values():
+        raise CheckpointError(
+            wanted="patches as wide as the norms that they go through",
+            got=f"patch_embed.proj.weight {shape}, " + ", ".join(f"{name} {size}" for name, size in norms.items()),
+            where=path,
+            do="save the net's own state_dict",
         )
     return shape[0], shape[2]
 

@@ -19,8 +19,9 @@ from evaltk.data import limits
 from evaltk.data.options import DataOptions
 from evaltk.errors import SettingsError, nearest
 from evaltk.machine import version
-from evaltk.types import EXTRACTION_VERSION, PositionRule, Precision, digest
+from evaltk.types import EXTRACTION_VERSION, PositionRule, Precision, Result, digest
 
+OF_DINOS_RULE = ("dino", "ibot", "msn", "own", "random", "pixels")  # families
 DRAWS = 2  # version of the weights of `random:` nets; 2: the same bits on every processor
 
 
@@ -71,7 +72,16 @@ class Job:
         if not self.path.exists():
             return False
         found = results.read(self.path)
-        return found.request == digest(self.asked) and found.made.get("stamp") == stamp(self.dataset)
+        same = found.request == digest(self.asked) and found.made.get("stamp") == stamp(self.dataset)
+        return same and not _of_another_rule(found)
+
+
+def _of_another_rule(found: Result) -> bool:
+    """Whether a result is of a time when positions of every net were resized by DINO's rule, and its net has another.
+
+    Results since then say which rule is the net's family's own.
+    """
+    return "position" not in found.checkpoint and found.checkpoint.get("family") not in OF_DINOS_RULE
 
 
 def stamp(dataset: AnyDataset) -> str:
@@ -135,7 +145,8 @@ def jobs_on(
                     "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint},
                     "images": {k: v for k, v in asdict(plan.images).items() if k != "feature" or v is not None},
                     "precision": plan.precision,
-                    "position": plan.position or "the family's",
+                    # The family's rule goes by the name that it had when there was one for all (see `Job.done`).
+                    "position": f"{plan.position}, as asked" if plan.position else "dino",
                     "extraction": EXTRACTION_VERSION,
                     "seed": plan.seed,
                     "skip_bad_images": plan.skip_bad_images,

@@ -197,6 +197,8 @@ def described(name: str, checkpoint: Checkpoint) -> dict[str, Any]:
         "family": checkpoint.family,
         "catalogued": checkpoint.catalogued,
         "branch": checkpoint.branch,
+        "container": checkpoint.container,
+        "position": checkpoint.position,
         "arch": asdict(checkpoint.arch),
         "mean": list(checkpoint.mean),
         "std": list(checkpoint.std),

@@ -443,7 +443,7 @@ def test_ls_checkpoints(capsys: pytest.CaptureFixture[str], folders: list[str]) 
     assert siglip[-2].startswith("hf:google/siglip") and len(siglip) == 4
     code, out, err = said(capsys, "ls", "checkpoints", "nothing_like_it")
     assert (code, out) == (2, "") and "'nothing_like_it'" in err
-    assert len(said(capsys, "ls", "datasets", "cifar")[1].splitlines()) == 5
+    assert len(said(capsys, "ls", "datasets", "cifar")[1].splitlines()) == 6
 
 
 def test_table_forms(tmp_path: Path, folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:

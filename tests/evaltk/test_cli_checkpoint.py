@@ -28,7 +28,7 @@ def test_what_is_told_of_the_golden_file(capsys: pytest.CaptureFixture[str]) -> 
     out = capsys.readouterr().out
     assert "dino, branch teacher, epoch 100" in out
     assert "200 prototypes of dimension 32" in out
-    assert "48 wide, 5 blocks, 3 heads, patch 16, 224 px, eps 1e-06, 187,872 parameters" in out
+    assert "48 wide, 5 blocks, 3 heads, eps 1e-06, gelu, patch 16, 224 px, 187,872 parameters" in out
     teacher = torch.load(DINO, weights_only=False)["teacher"]
     g = teacher["head.last_layer.weight_g"].abs()
     assert f"norms {float(g.min()):.4g} to {float(g.max()):.4g}" in out

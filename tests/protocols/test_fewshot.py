@@ -73,7 +73,9 @@ def a_run(golden: dict[str, np.ndarray], *, lost: tuple[str, ...] = (), seed: in
         named = tuple(ids[i] for i in kept)
         return Features(x=x[kept], y=split.labels[kept], ids=named, key=key, skipped=lacking)
 
-    return fewshot.run(SimpleNamespace(features=features, device="cpu", seed=seed), dataset, chosen)  # type: ignore[arg-type]
+    return fewshot.run(
+        SimpleNamespace(features=features, device="cpu", seed=seed, class_feature=lambda need: need), dataset, chosen
+    )  # type: ignore[arg-type]
 
 
 # What is fitted

@@ -51,7 +51,9 @@ def a_run(
         x, y = stored[split.name]
         return Features(x=x.astype(np.float32), y=y.astype(np.int64), ids=tuple(map(str, range(len(y)))), key=KEY)
 
-    bench = SimpleNamespace(features=features, device="cpu", generator=lambda *names: generator(0, *names))
+    bench = SimpleNamespace(
+        features=features, device="cpu", generator=lambda *names: generator(0, *names), class_feature=lambda need: need
+    )
     return knn.run(bench, dataset, knn.Settings(**settings))
 
 

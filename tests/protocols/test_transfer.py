@@ -58,7 +58,7 @@ def a_run(
             skipped=names,
         )  # fmt: skip
 
-    bench = SimpleNamespace(features=features, device="cpu", seed=0)
+    bench = SimpleNamespace(features=features, device="cpu", seed=0, class_feature=lambda need: need)
     return transfer.run(bench, dataset, transfer.Settings(**{**GRID, **settings}))
 
 

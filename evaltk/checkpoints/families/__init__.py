@@ -25,6 +25,7 @@ class Family:
         convert: (raw, options) -> what the file holds.
         scheme: the word before the colon; goes with `from_name`.
         from_name: (what follows the colon, options) -> what the name stands for.
+        generic: it claims files that nothing identifies, and so yields to any other family that claims one.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Family:
     convert: Callable[[RawFile, ReadOptions], Converted] | None = None
     scheme: str | None = None
     from_name: Callable[[str, ReadOptions], Converted] | None = None
+    generic: bool = False
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():

@@ -88,4 +88,4 @@ def pixels(raw: RawFile, net: Net) -> dict[str, Any]:
     return found
 
 
-FAMILY = Family(name="flat", claims=claims, convert=convert)
+FAMILY = Family(name="flat", claims=claims, convert=convert, generic=True)

@@ -28,7 +28,12 @@ def from_name(rest: str, options: ReadOptions) -> Converted:
         norm_eps=1e-6,
     )
     return Converted(
-        branch="none", weights={}, arch=arch, mean=options.mean or IMAGENET_MEAN, std=options.std or IMAGENET_STD
+        branch="none",
+        weights={},
+        arch=arch,
+        position="dino",
+        mean=options.mean or IMAGENET_MEAN,
+        std=options.std or IMAGENET_STD,
     )
 
 

@@ -67,7 +67,12 @@ def from_name(rest: str, options: ReadOptions) -> Converted:
             where=f"random:{rest}",
             do="e.g. random:vit_small_patch16_224@1",
         )
-    fixed = {"norm_eps": 1e-6, "mean": options.mean or IMAGENET_MEAN, "std": options.std or IMAGENET_STD}
+    fixed = {
+        "position": "dino",
+        "norm_eps": 1e-6,
+        "mean": options.mean or IMAGENET_MEAN,
+        "std": options.std or IMAGENET_STD,
+    }
     arch = parse(name)
     if arch:
         draw = generator(int(seed or 0), "random", arch.name)
