@@ -23,7 +23,7 @@ BESIDE = re.compile(
     r"(\w+_)?(projector|projection_head|prediction_head|predictor|proj|head|heads|classifier|neck|criterion|queue\d*"
     r"|queue_ptr|prototypes?|decoder|target_generator|data_preprocessor|fc|bn|mask_token|logit_scale|logit_bias"
     r"|\w*loss\w*|projector_k|predictor_k|lm_head|pooler|text_projection|visual_projection|positional_embedding"
-    r"|token_embedding|ln_final|transformer|text|text_model|attn_mask|input_resolution|context_length|vocab_size)"
+    r"|token_embedding|ln_final|transformer|text|text_model|visual|attn_mask|input_resolution|context_length|vocab_size)"
     r"(\..*)?"
 )
 LIGHTNING = "pytorch-lightning_version"
@@ -92,11 +92,12 @@ def rest(raw: RawFile, net: Net) -> tuple[dict[str, str], dict[str, torch.Tensor
             assert isinstance(deeper, Mapping)
             node = deeper
     frame = LIGHTNING in raw.tree
+    parent = net.prefix.rstrip(".").rpartition(".")[0]
     for key, tensor in net.beside.items():
         copy = next((n for n in raw.nets if n.entry == net.entry and n is not net and key.startswith(n.prefix)), None)
         if copy is not None and copy.prefix:
             dropped[f"{copy.prefix}*"] = f"the other branch ({copy.branch})"
-        elif BESIDE.fullmatch(key) or (frame and "." in key):
+        elif BESIDE.fullmatch(key.removeprefix(f"{parent}.")) or (frame and "." in key):
             dropped[f"{key.split('.')[0]}.*" if "." in key else key] = OTHER
         else:
             unexpected[key] = tensor

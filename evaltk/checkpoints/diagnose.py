@@ -19,11 +19,24 @@ from evaltk.types import Arch
 Tensors = Mapping[str, torch.Tensor]
 
 NUMBERED = re.compile(r"(?:^|\.)(?:blocks|layers?|resblocks|layer[1-4])\.(\d+)\.")
+NOTHING = torch.empty(0)
+TABLE = "rel_pos_bias.relative_position_bias_table"
+KEYS = {  # by which a kind of net is recognised
+    "ViT": vit_layout.KEYS,
+    "BEiT": (TABLE, "patch_embed.proj.weight", "blocks.0.gamma_1", "blocks.0.attn.q_bias", "blocks.0.attn.qkv.weight"),
+    "ResNet": ("conv1.weight", "layer1.0.conv1.weight", "bn1.weight"),
+    "Swin": (
+        "patch_embed.proj.weight",
+        "layers.0.blocks.0.attn.relative_position_bias_table",
+        "patch_embed.norm.weight",
+    ),
+}
 # Names that no other block and no other half tells of.
 SINGLE = (
     *("embeddings.cls_token", "embeddings.position_embeddings", "embeddings.register_tokens", "class_embedding"),
     *("positional_embedding", "embeddings.class_embedding", "embeddings.position_embedding.weight", "register_tokens"),
     *("storage_tokens", "rope_embed.periods", "embeddings.patch_embeddings.projection.weight"),
+    *("encoder.relative_position_bias.relative_position_bias_table", "embeddings.mask_token"),
     *("embeddings.patch_embedding.weight", "patch_embed.projection.weight", "conv1.weight", "head.probe"),
 )
 SHOWN = 6  # missing names for which the nearest is looked up
@@ -68,7 +81,8 @@ def check(
     }
     got = "; ".join(f"{what} {some(names)}" for what, names in parts.items() if names)
     if source is not None:
-        odd = [*missing, *left, *(key.partition(" ")[0] for key in wrong)]
+        shaped = [key.partition(" ")[0] for key in wrong]  # or their other halves, which they are measured by
+        odd = [*missing, *left, *shaped, *_halves(dict.fromkeys(shaped, NOTHING))]
         got += in_own_names(source.tensors, source.rename, odd)
     raise CheckpointError(wanted=f"exactly the {len(shapes)} tensors of the net", got=got, where=path, do=DO)
 
@@ -80,10 +94,10 @@ def in_own_names(tensors: Tensors, rename: Rename, odd: Iterable[str]) -> str:
     weight without its bias.
     """
     wanted = set(odd)
-    present = {ours: key for key in tensors for ours in _alone(rename, {key: tensors[key]})}
+    present = {ours: key for key in tensors for ours in _alone(rename, {key: tensors[key]}, tensors)}
     named = {key: present[key] for key in wanted if present.get(key, key) != key}
     lone = [key for key in (*SINGLE, *_halves(tensors)) if key not in tensors]
-    lone = [key for key in lone if wanted & set(_alone(rename, {key: torch.empty(0)}))]
+    lone = [key for key in lone if wanted & set(_alone(rename, {key: NOTHING}, tensors))]
     gaps = [key for key in dict.fromkeys([*lone, *_gaps(tensors)]) if key not in wanted][:SHOWN]
     told = ([f"without {some(gaps)}"] if gaps else []) + ([some(sorted(named.values()))] if named else [])
     return f" (in the file's own names: {'; '.join(told)})" if told else ""
@@ -93,18 +107,22 @@ def in_file(error: CheckpointError, source: Source | None) -> CheckpointError:
     """The error with the file's own names of the tensors that it speaks of."""
     if source is None:
         return error
-    told = {ours for key in source.tensors for ours in _alone(source.rename, {key: source.tensors[key]})}
+    told = {
+        ours for key in source.tensors for ours in _alone(source.rename, {key: source.tensors[key]}, source.tensors)
+    }
     odd = [key for key in sorted(told) if re.search(rf"(^|[\s(,]){re.escape(key)}([\s,.;]|$)", error.got)]
-    more = in_own_names(source.tensors, source.rename, odd)
+    more = in_own_names(tensors, rename, odd)
     return CheckpointError(wanted=error.wanted, got=error.got + more, where=error.where, do=error.do)
 
 
-def _alone(rename: Rename, one: Tensors) -> list[str]:
-    """What one tensor is renamed to by itself."""
+def _alone(rename: Rename, one: Tensors, tensors: Tensors) -> list[str]:
+    """What one tensor is renamed to by itself, beside the tables of positions, which some names hang on."""
+    tables = {key: t for key, t in tensors.items() if "position_bias_table" in key and key not in one}
     try:
-        return list(rename(one).weights)
+        with_tables, without = rename({**tables, **one}).weights, rename(tables).weights
     except (CheckpointError, RuntimeError, IndexError):
         return []
+    return [key for key in with_tables if key not in without]
 
 
 def _gaps(tensors: Tensors) -> list[str]:
@@ -132,11 +150,13 @@ def _halves(tensors: Tensors) -> list[str]:
 def refuse(weights: Tensors, extra: Tensors, path: Path, source: Source | None = None) -> NoReturn:
     """Raises: CheckpointError: the tensors of a branch belong to no net that is known; says what a ViT would need."""
     there = [*weights, *extra]
-    near = _near([key for key in vit_layout.KEYS if key not in weights], there)
+    nearest_kind, keys = max(KEYS.items(), key=lambda kind: sum(key in weights for key in kind[1]) / len(kind[1]))
+    near = _near([key for key in keys if key not in weights], there)
     lacking = ", ".join(f"{key}{hint}" for key, hint in near.items())
-    got = f"{len(there)} tensors ({some(there)}), as a ViT lacking {lacking}"
+    got = f"{len(there)} tensors ({some(there)}), as a {nearest_kind} lacking {lacking}"
     if source is not None:
-        got += in_own_names(source.tensors, source.rename, near)
+        apart = [key for key in weights if re.search(r"\.(query|key|value|[qkv]_proj)\.", key)]  # could not be joined
+        got += in_own_names(source.tensors, source.rename, [*near, *apart])
     raise CheckpointError(wanted="a net of a kind known here", got=got, where=path, do=DO)
 
 

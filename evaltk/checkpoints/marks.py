@@ -11,7 +11,7 @@ from evaltk.checkpoints.nets import Net
 from evaltk.checkpoints.rawfile import RawFile
 
 VITS = ("vit", "chunked_vit", "conv_vit")
-HF = ("hf", "hf5", "hf_dinov3", "hf_dinov3_5", "hf_clip", "hf_swin")
+HF = ("hf", "hf5", "hf5_encoder", "hf_dinov3", "hf_dinov3_5", "hf_clip", "hf_swin")
 PLAIN = ("module", "backbone")  # words that say nothing of a training
 
 

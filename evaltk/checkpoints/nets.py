@@ -54,6 +54,11 @@ LAYOUTS = (
         ("layers.0.attention.v_proj.weight", "layers.0.attention.o_proj.weight"),
     ),
     Layout(
+        "hf5_encoder",
+        ("embeddings.patch_embeddings.projection.weight", "encoder.layer.0.attention.q_proj.weight"),
+        ("encoder.layer.0.attention.v_proj.weight", "encoder.layer.0.attention.o_proj.weight"),
+    ),
+    Layout(
         "hf_dinov3",
         ("embeddings.patch_embeddings.weight", "layer.0.attention.q_proj.weight"),
         ("layer.0.attention.v_proj.weight", "layer.0.attention.o_proj.weight"),
@@ -202,17 +207,26 @@ def _dicts(tree: Mapping[str, object], entry: tuple[str, ...]) -> Iterator[tuple
 def _nets(entry: tuple[str, ...], flat: Mapping[str, torch.Tensor]) -> Iterator[Net]:
     """The nets of one dict: all of a layout's marks, or failing that the prefix that has most of one's names."""
     roots = [(prefix, layout) for layout in LAYOUTS for prefix in _roots(flat, layout, len(layout.marks), layout.marks)]
-    near = [(p, lay) for lay in LAYOUTS for p in _roots(flat, lay, 2, (*lay.marks, *lay.more))]
+    near = sorted(_near(flat), key=lambda found: (-found[2], len(found[0])))
     if not roots:
-        roots = near[:1]
-    for prefix, layout in near:
+        roots = [(prefix, layout) for prefix, layout, _ in near[:1]]
+    for prefix, layout, _ in near:
         # A copy that lacks one of its marks is still the one to be read, and refused for what it lacks.
-        if prefix not in {root for root, _ in roots} and prefix.rpartition(".")[0].rpartition(".")[2] in BRANCHES:
+        within = any(prefix.startswith(root) for root, _ in roots)
+        if not within and prefix.rpartition(".")[0].rpartition(".")[2] in BRANCHES:
             roots.append((prefix, layout))
     for prefix, layout in roots:
         inside = {key.removeprefix(prefix): t for key, t in flat.items() if key.startswith(prefix)}
         beside = {key: t for key, t in flat.items() if not key.startswith(prefix)}
         yield Net(layout.name, entry, prefix, inside, beside)
+
+
+def _near(flat: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, Layout, float]]:
+    """(prefix, layout, share of the layout's names under it) of every prefix that has two of them."""
+    for layout in LAYOUTS:
+        names = (*layout.marks, *layout.more)
+        for prefix in _roots(flat, layout, 2, names):
+            yield prefix, layout, sum(prefix + name in flat for name in names) / len(names)
 
 
 def _roots(flat: Mapping[str, torch.Tensor], layout: Layout, least: int, names: tuple[str, ...]) -> list[str]:

@@ -2,7 +2,7 @@
 
 Covers BEiT, BEiT-v2 and data2vec-vision, with one table of offsets for all blocks or one for each. A net of theirs with
 positions instead of tables is a plain ViT. Details: ``shared`` (one table for all blocks), ``fc_norm`` (the final norm
-acts on the mean of patches instead of on tokens).
+acts on the mean of patches instead of on tokens), ``no_norm`` (there is no final norm, as in transformers' data2vec).
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ class RelativeViT(Beit):
         rows = _rows(arch.img_size // arch.patch_size)
         count = 1 if arch.detail("shared") else arch.depth
         self.tables = nn.ParameterList(nn.Parameter(torch.zeros(rows, arch.num_heads)) for _ in range(count))
+        if arch.detail("no_norm"):
+            self.norm = nn.Identity()
         self.arch, self.position = arch, position
 
     def last_blocks(self, images: torch.Tensor, last: int) -> list[torch.Tensor]:
@@ -111,7 +113,8 @@ class BeitKind(Kind):
         fc1 = weights.get("blocks.0.mlp.fc1.weight")
         hidden = fc1.shape[0] if fc1 is not None and fc1.ndim == 2 else 4 * dim
         fc_norm = "fc_norm.weight" in weights
-        details = {"fc_norm": fc_norm, "shared": SHARED in weights}
+        no_norm = not any(key.startswith(("norm.", "fc_norm.")) for key in weights)
+        details = {"fc_norm": fc_norm, "no_norm": no_norm, "shared": SHARED in weights}
         return Arch(
             name="",
             kind=self.name,
@@ -153,9 +156,10 @@ class BeitKind(Kind):
         block |= {} if arch.detail("shared") else {"attn.relative_position_bias_table": (rows, arch.num_heads)}
         shapes |= {f"blocks.{i}.{key}": shape for i in range(arch.depth) for key, shape in block.items()}
         shapes |= {SHARED: (rows, arch.num_heads)} if arch.detail("shared") else {}
-        return shapes | {
-            f"{'fc_norm' if arch.detail('fc_norm') else 'norm'}.{part}": (d,) for part in ("weight", "bias")
-        }
+        if arch.detail("no_norm"):
+            return shapes
+        final = "fc_norm" if arch.detail("fc_norm") else "norm"
+        return shapes | {f"{final}.weight": (d,), f"{final}.bias": (d,)}
 
     def build(self, arch: Arch, weights: Weights, *, position: PositionRule | None) -> nn.Module:
         """The net, its tables set apart."""

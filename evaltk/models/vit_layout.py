@@ -39,8 +39,8 @@ STEM = 4  # strided convolutions of the conv stem, of stride 2 each
 
 def recognises(weights: Mapping[str, torch.Tensor]) -> bool:
     """Whether the keys are a ViT's: positions, patches and a block of plain self-attention."""
-    patches = "patch_embed.proj.weight" in weights or "patch_embed.proj.0.weight" in weights
-    return patches and "pos_embed" in weights and "blocks.0.attn.qkv.weight" in weights
+    there = "patch_embed.proj.weight" in weights or f"patch_embed.proj.{3 * STEM}.weight" in weights
+    return there and "pos_embed" in weights and "blocks.0.attn.qkv.weight" in weights
 
 
 def read(weights: Mapping[str, torch.Tensor], path: Path) -> Arch:
@@ -134,6 +134,7 @@ def _stem(weights: Mapping[str, torch.Tensor], path: Path) -> int:
             where=path,
             do="name another file",
         )
+    _check_width(weights, f"patch_embed.proj.{3 * STEM}.weight", path)
     return last.shape[0]
 
 
@@ -147,16 +148,22 @@ def patches(weights: Mapping[str, torch.Tensor], path: Path) -> tuple[int, int]:
             where=path,
             do="use a ViT for RGB images",
         )
+    _check_width(weights, "patch_embed.proj.weight", path)
+    return shape[0], shape[2]
+
+
+def _check_width(weights: Mapping[str, torch.Tensor], key: str, path: Path) -> None:
+    """Raises: CheckpointError: patches of another width than any norm that they go through."""
+    shape = tuple(weights[key].shape)
     others = ("patch_embed.norm.weight", "blocks.0.norm1.weight", "blocks.1.norm1.weight", "norm_pre.weight")
     norms = {name: tuple(weights[name].shape) for name in others if name in weights}
     if norms and shape[:1] not in norms.values():
         raise CheckpointError(
             wanted="patches as wide as the norms that they go through",
-            got=f"patch_embed.proj.weight {shape}, " + ", ".join(f"{name} {size}" for name, size in norms.items()),
+            got=f"{key} {shape}, " + ", ".join(f"{name} {size}" for name, size in norms.items()),
             where=path,
             do="save the net's own state_dict",
         )
-    return shape[0], shape[2]
 
 
 def _grid(table: torch.Tensor, registers: int, tokens: int, path: Path) -> tuple[int, bool]:

@@ -39,7 +39,7 @@ def convert(raw: RawFile, options: ReadOptions) -> Converted:
         norm_eps=1e-6,
         heads_of_width=HEADS,
         linear=None if tuned else Recipe(tokens="cls+mean", norm=False),
-        need=("cls_token",),
+        need=("cls_token", "fc_norm.weight" if "fc_norm.weight" in net.tensors else "norm.weight"),
         **_pixels(net),
     )
 
@@ -50,10 +50,12 @@ def _tuned(net: nets.Net) -> bool:
 
 def _pixels(net: nets.Net) -> dict[str, Any]:
     """Pixel statistics of the pre-training, {} where the file does not tell which it was."""
+    if any(key.startswith("cls_pt_layers.") for key in net.tensors):
+        return conversion.IMAGENET
     head = net.tensors.get("lm_head.weight")
     if _tuned(net) or head is None or head.ndim != 2 or head.shape[0] == head.shape[1]:
         return {}
-    return conversion.IMAGENET if any(key.startswith("cls_pt_layers.") for key in net.tensors) else conversion.HALF
+    return conversion.HALF
 
 
 FAMILY = Family(name="beit", claims=claims, convert=convert)

@@ -80,6 +80,7 @@ MODELS: dict[str, Model] = {
     ),
     "swin": Model(rename=lambda t: swin_names(hf.swin(t)), position=None, need=(), pixels=conversion.IMAGENET),
 }
+TABLED = ("beit", "data2vec-vision")  # with tables of relative positions, or else with positions as a plain ViT has
 SAME = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
 
 
@@ -117,14 +118,22 @@ def convert(raw: RawFile, options: ReadOptions) -> Converted:
         raw,
         net,
         model.rename,
-        need=model.need,
+        need=_needed(model, net),
         without=model.without,
-        position=model.position,
+        position="size" if "embeddings.position_embeddings" in net.tensors and kind in TABLED else model.position,
         linear=model.linear,
         notes=config.notes,
         stated=config.stated,
         **facts,
     )
+
+
+def _needed(model: Model, net: Net) -> tuple[str, ...]:
+    """What the model needs; registers may be configured to be none."""
+    registers = net.tensors.get(hf.REGISTERS)
+    none = registers is not None and registers.numel() == 0
+    need = tuple(key for key in model.need if not (none and key == "reg_token"))
+    return (*need, "attn_pool.latent") if any(key.startswith("head.") for key in net.tensors) else need
 
 
 def guess(net: Net) -> str:

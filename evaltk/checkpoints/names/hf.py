@@ -24,11 +24,11 @@ NAMES: Rules = (
     (r"^embeddings\.position_embeddings$", "pos_embed"),
     (r"^embeddings\.register_tokens$", "reg_token"),
     (r"^embeddings\.patch_embeddings\.(projection\.)?", "patch_embed.proj."),
-    (r"^encoder\.relative_position_bias\.", "rel_pos_bias."),
+    (r"^(encoder\.relative|shared)_position_bias\.", "rel_pos_bias."),
     (r"^layernorm\.", "norm."),
     (r"^pooler\.layernorm\.", "fc_norm."),
     (r"\.attention\.attention\.relative_position_bias\.", ".attn."),
-    (r"\.attention\.relative_position_bias\.", ".attn."),
+    (r"(\.attention)?\.relative_position_bias\.", ".attn."),
     (r"\.attention\.output\.dense\.", ".attn.proj."),
     (r"\.attention\.(o_proj|out_proj)\.", ".attn.proj."),
     (r"\.attention\.(attention\.)?(query|q_proj)\.", ".attn.query."),
@@ -43,13 +43,23 @@ NAMES: Rules = (
     (r"\.mlp\.(weights_in|up_proj)\.", ".mlp.fc1."),
     (r"\.mlp\.(weights_out|down_proj)\.", ".mlp.fc2."),
 )
+REGISTERS = "embeddings.register_tokens"
 QKV = ("query", "key", "value")
+
+
+def _drop(tensors: Tensors) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Without what no feature uses; a configuration of 0 registers leaves a tensor of none."""
+    kept, dropped = drop(tensors, DROPPED)
+    if REGISTERS in kept and kept[REGISTERS].numel() == 0 and kept[REGISTERS].ndim == 3:
+        del kept[REGISTERS]
+        dropped[REGISTERS] = "no registers"
+    return kept, dropped
 
 
 def vit(tensors: Tensors) -> Renamed:
     """timm's names for a plain ViT, with or without registers, layer scale and gated MLPs."""
-    kept, dropped = drop(tensors, DROPPED)
-    return Renamed(fuse(substitute(kept, NAMES), QKV, "qkv"), dropped)
+    kept, dropped = _drop(tensors)
+    return Renamed(fuse(_gated(substitute(kept, NAMES)), QKV, "qkv"), dropped)
 
 
 def beit(tensors: Tensors) -> Renamed:
@@ -61,12 +71,17 @@ def beit(tensors: Tensors) -> Renamed:
 
 def dinov3(tensors: Tensors) -> Renamed:
     """timm's names for DINOv3; the gate comes first in fc1."""
-    kept, dropped = drop(tensors, DROPPED)
+    kept, dropped = _drop(tensors)
     out = substitute(kept, (*NAMES, (r"\.ls([12])\.gamma$", r".gamma_\1")))
-    if any(".mlp.gate_proj." in key for key in out):
-        out = fuse(out, ("mlp.gate_proj", "mlp.fc1"), "mlp.gated")
-        out = substitute(out, ((r"\.mlp\.gated\.", ".mlp.fc1."),))
-    return Renamed(_split_biases(fuse(out, QKV, "qkv", zeros=("key",))), dropped)
+    return Renamed(_split_biases(fuse(_gated(out), QKV, "qkv", zeros=("key",))), dropped)
+
+
+def _gated(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Both halves of a gated MLP in fc1, the gate first."""
+    if not any(".mlp.gate_proj." in key for key in tensors):
+        return tensors
+    joined = fuse(tensors, ("mlp.gate_proj", "mlp.fc1"), "mlp.gated")
+    return substitute(joined, ((r"\.mlp\.gated\.", ".mlp.fc1."),))
 
 
 def swin(tensors: Tensors) -> Renamed:

@@ -87,7 +87,8 @@ def beit(tensors: Tensors) -> Renamed:
     """timm's names for BEiT. Without tables of offsets it is a plain ViT, whose bias of the key is zero."""
     renamed = rename(tensors)
     out = dict(renamed.weights)
-    if any("relative_position_bias_table" in key for key in out):
+    scaled = any(key.endswith(".gamma_1") for key in out) and "pos_embed" not in out
+    if scaled or any("relative_position_bias_table" in key for key in out):
         return renamed
     out = substitute(out, ((r"\.gamma_([12])$", r".ls\1.gamma"),))
     for key in [key for key in out if key.endswith(".attn.q_bias")]:
