@@ -26,6 +26,7 @@ BESIDE = re.compile(
     r"|token_embedding|ln_final|transformer|text|text_model|visual|attn_mask|input_resolution|context_length|vocab_size)"
     r"(\..*)?"
 )
+TABLE = "rel_pos_bias.relative_position_bias_table"  # of BEiT, where all blocks share it
 LIGHTNING = "pytorch-lightning_version"
 OTHER = "another part of the training"
 
@@ -138,6 +139,11 @@ def container(raw: RawFile, net: Net) -> str:
     if raw.torchscript:
         kind = "a TorchScript archive"
     return f"{kind}, names after {net.prefix!r}" if net.prefix else kind
+
+
+def has_positions(net: Net) -> bool:
+    """Whether a net of BEiT's has a table of relative positions or one of positions."""
+    return any(key.endswith((TABLE.partition(".")[2], "pos_embed", "position_embeddings")) for key in net.tensors)
 
 
 def has_class_head(net: Net) -> bool:

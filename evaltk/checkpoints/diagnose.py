@@ -36,8 +36,8 @@ SINGLE = (
     *("embeddings.cls_token", "embeddings.position_embeddings", "embeddings.register_tokens", "class_embedding"),
     *("positional_embedding", "embeddings.class_embedding", "embeddings.position_embedding.weight", "register_tokens"),
     *("storage_tokens", "rope_embed.periods", "embeddings.patch_embeddings.projection.weight"),
-    *("encoder.relative_position_bias.relative_position_bias_table", "embeddings.mask_token"),
-    *("embeddings.patch_embedding.weight", "patch_embed.projection.weight", "conv1.weight", "head.probe"),
+    *("encoder.relative_position_bias.relative_position_bias_table", "embeddings.patch_embeddings.weight"),
+    *("embeddings.patch_embedding.weight", "patch_embed.projection.weight", "conv1.weight", "0.weight", "head.probe"),
 )
 SHOWN = 6  # missing names for which the nearest is looked up
 DO = "name the right --branch or --family, or save the net's own state_dict"
@@ -107,9 +107,9 @@ def in_file(error: CheckpointError, source: Source | None) -> CheckpointError:
     """The error with the file's own names of the tensors that it speaks of."""
     if source is None:
         return error
-    told = {
-        ours for key in source.tensors for ours in _alone(source.rename, {key: source.tensors[key]}, source.tensors)
-    }
+    tensors, rename = source.tensors, source.rename
+    known = dict.fromkeys(SINGLE, NOTHING) | dict(tensors)
+    told = {ours for key, tensor in known.items() for ours in _alone(rename, {key: tensor}, tensors)}
     odd = [key for key in sorted(told) if re.search(rf"(^|[\s(,]){re.escape(key)}([\s,.;]|$)", error.got)]
     more = in_own_names(tensors, rename, odd)
     return CheckpointError(wanted=error.wanted, got=error.got + more, where=error.where, do=error.do)

@@ -225,7 +225,8 @@ def _finish(
 
 def _architecture(found: Converted, path: Path) -> tuple[Arch, dict[str, torch.Tensor]]:
     """(what the tensors or the file tell of the net, its weights), each tensor there in its shape and no other."""
-    net = kind.of(found.arch.kind) if found.arch else kind.recognise(found.weights)
+    stated = found.arch.kind if found.arch else found.kind
+    net = kind.of(stated) if stated else kind.recognise(found.weights)
     if net is None:
         diagnose.refuse(found.weights, found.unexpected, path, found.source)
     weights = net.rename(found.weights)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import torch
 
 from evaltk.checkpoints import state_dicts
@@ -20,7 +18,7 @@ def owner(raw: RawFile) -> str | None:
 
     The families of DINO, iBOT, MSN and this project's own files look for marks of their own.
     """
-    if state_dicts.own(raw) or not raw.nets:
+    if state_dicts.own(raw) or not raw.nets or "architecture" in raw.config:
         return None
     net = raw.nets[0]
     if net.layout in HF:
@@ -50,7 +48,7 @@ def _vit(raw: RawFile, net: Net) -> str | None:
         return "mocov3"
     if any(key.startswith("decoder_") for key in tensors):
         return "mae"
-    if "dist_token" in tensors or re.search(r"gamma_1\b", " ".join(tensors)):
+    if "dist_token" in tensors or ("pos_embed" in tensors and any(key.endswith(".gamma_1") for key in tensors)):
         return "deit"
     if net.entry != ("model",) or set(net.words[1:]) - set(PLAIN):
         return None

@@ -83,10 +83,11 @@ class Converted:
     Attributes:
         weights: {our key: tensor}; dropped: {key: rule}; unexpected: tensors no rule of the family names.
         arch: given where the file states it in full, else read from the tensors.
+        kind: of the net, where the family has one kind alone whose tensors another's could resemble.
         num_heads, norm_eps, mean, std: fixed by the family, or None where nothing fixes them.
         heads_of_width: {width: heads} of the family's published nets; empty where the width fixes nothing.
         activation: of the MLPs, None where nothing fixes it. stem: of a ResNet, likewise.
-        img_size: the size the net was trained for, where tensors do not tell it.
+        img_size: the size the net was trained for, where tensors do not tell it. pool: as in `Arch`, likewise.
         stated: {field of `Arch`: value} that a configuration beside the file states and the tensors must agree with.
         hint_arch, hint_patch: what the file says of itself (`args.arch`, `args.patch_size`).
         epoch, trained_seed: epochs done and the seed of the training run, where the file states them.
@@ -101,6 +102,7 @@ class Converted:
     dropped: Mapping[str, str] = field(default_factory=dict)
     unexpected: Mapping[str, torch.Tensor] = field(default_factory=dict)
     arch: Arch | None = None
+    kind: str | None = None
     norm_eps: float | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
@@ -115,6 +117,7 @@ class Converted:
     activation: str | None = "gelu"
     stem: str | None = None
     img_size: int | None = None
+    pool: str | None = None
     stated: Mapping[str, object] = field(default_factory=dict)
     position: PositionRule | None = None
     view: EvalView = field(default_factory=EvalView)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from evaltk.checkpoints import conversion
 from evaltk.checkpoints.names.renamed import Rename
@@ -11,8 +15,11 @@ from evaltk.checkpoints.nets import Net
 from evaltk.checkpoints.rawfile import Converted, RawFile
 from evaltk.errors import CheckpointError
 from evaltk.models import kind as kinds
-from evaltk.models.skeleton import on_meta
-from evaltk.types import EvalView, OriginProof
+from evaltk.models.skeleton import undrawn
+from evaltk.seeding import generator
+from evaltk.types import Arch, EvalView, OriginProof
+
+TOLERANCE = 1e-4  # of the rebuilt net's features against timm's own, relative
 
 
 def convert(raw: RawFile, net: Net, rename: Rename) -> Converted:
@@ -20,15 +27,20 @@ def convert(raw: RawFile, net: Net, rename: Rename) -> Converted:
 
     Raises: CheckpointError: an architecture that timm does not have or that is no net known here.
     """
-    model = _skeleton(raw)
     weights = rename(net.tensors).weights
     kind = kinds.recognise(weights)
     pixels = raw.config.get("pretrained_cfg")
     config: Mapping[str, Any] = pixels if isinstance(pixels, Mapping) else {}
     facts: dict[str, Any] = {}
-    if kind is not None and not kind.built_by_name:
-        read = kind.of_model(kind.read(kind.rename(weights), raw.path), model)
-        facts = {"num_heads": read.num_heads, "norm_eps": read.norm_eps, "activation": read.activation}
+    if kind is not None:
+        model, arch = _model(raw), kind.read(kind.rename(weights), raw.path)
+        arch = kind.of_model(arch, model)
+        if not kind.built_by_name:
+            facts = {"num_heads": arch.num_heads, "norm_eps": arch.norm_eps, "activation": arch.activation}
+            facts |= {"pool": arch.pool} | ({} if kind.sized_by_tensors else {"img_size": arch.img_size})
+        with contextlib.suppress(RuntimeError):  # other tensors than timm's: the error is raised when they are checked
+            model.load_state_dict(dict(weights), strict=True)
+            verify(model, arch, weights, raw.path)
     for name in ("mean", "std"):
         said = config.get(name)
         if isinstance(said, list) and len(said) == 3 and all(isinstance(v, int | float) for v in said):
@@ -58,13 +70,35 @@ def view(config: Mapping[str, Any]) -> EvalView:
     )
 
 
-def _skeleton(raw: RawFile) -> Any:
+def verify(model: Any, arch: Arch, weights: Mapping[str, torch.Tensor], where: Path) -> None:
+    """The net as it is rebuilt here gives timm's own features. Raises: CheckpointError: it is a net of another kind.
+
+    Names and shapes do not tell everything: another activation or a blurred pooling has the same tensors.
+    """
+    kind = kinds.of(arch.kind)
+    side = kind.native_side(arch)
+    images = torch.randn(1, 3, side, side, generator=generator(0, "timm", arch.name))
+    with torch.inference_mode():
+        wanted = model.eval().forward_features(images)
+        got = kind.forward_features(kind.build(arch, weights, position=None).eval(), images)
+    if got.shape != wanted.shape or float((got - wanted).abs().max()) > TOLERANCE * float(wanted.abs().max()):
+        raise CheckpointError(
+            wanted="a ViT, ResNet or another net of a kind known here",
+            got=f"{type(model).__name__}, whose features differ from such a net's with the same weights",
+            where=where,
+            do="name another model",
+        )
+
+
+def _model(raw: RawFile) -> Any:
+    """timm's net of the architecture and arguments that the configuration states, without a class head."""
     import timm
 
     name, args = str(raw.config.get("architecture")), raw.config.get("model_args")
     try:
-        with on_meta():
-            return timm.create_model(name, pretrained=False, **(dict(args) if isinstance(args, Mapping) else {}))
+        with undrawn():
+            given = {**args, "num_classes": 0} if isinstance(args, Mapping) else {"num_classes": 0}
+            return timm.create_model(name, pretrained=False, **given)
     except Exception as error:
         raise CheckpointError(
             wanted="an architecture of timm, as config.json names it",

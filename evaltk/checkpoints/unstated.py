@@ -98,6 +98,8 @@ def sized(arch: Arch, found: Converted) -> Arch:
     if found.arch is not None:
         return arch
     net = kind.of(arch.kind)
+    if found.pool is not None:
+        arch = replace(arch, pool=found.pool)
     size = found.img_size if found.img_size is not None else found.stated.get("img_size")
     if not net.sized_by_tensors and isinstance(size, int) and size > 0:
         arch = replace(arch, img_size=size)

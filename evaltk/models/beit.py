@@ -8,6 +8,7 @@ acts on the mean of patches instead of on tokens), ``no_norm`` (there is no fina
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 
 from evaltk.errors import CheckpointError
 from evaltk.models import vit_layout
+from evaltk.models.activations import of_transformer
 from evaltk.models.kind import Kind, Shapes, Weights, check_patches, check_rule, count
 from evaltk.models.skeleton import undrawn
 from evaltk.types import Arch, PositionRule
@@ -161,6 +163,12 @@ class BeitKind(Kind):
         final = "fc_norm" if arch.detail("fc_norm") else "norm"
         return shapes | {f"{final}.weight": (d,), f"{final}.bias": (d,)}
 
+    def of_model(self, arch: Arch, model: Any) -> Arch:
+        """Heads, epsilon, activation and what it pools."""
+        pool = "token" if model.global_pool == "token" else "avg"
+        arch = replace(of_transformer(arch, model, model.blocks[0]), pool=pool)
+        return replace(arch, name=self.name_of(arch))
+
     def build(self, arch: Arch, weights: Weights, *, position: PositionRule | None) -> nn.Module:
         """The net, its tables set apart."""
         with undrawn():
@@ -180,6 +188,11 @@ class BeitKind(Kind):
         trained = arch.img_size // arch.patch_size
         if (side[0] // arch.patch_size, side[1] // arch.patch_size) != (trained, trained):
             check_rule(arch, side, position, ("bilinear",))
+
+    def forward_features(self, net: Any, images: torch.Tensor) -> torch.Tensor:
+        """All tokens of the last block after the final norm."""
+        (x,), _ = self.blocks(net, net.arch, images, last=1, mask=None)
+        return self.norm(net, x)
 
     def num_blocks(self, arch: Arch) -> int:
         """All of them."""

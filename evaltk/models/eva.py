@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ from torch import nn
 
 from evaltk.errors import CheckpointError, SettingsError
 from evaltk.models import vit_layout
-from evaltk.models.activations import activation
+from evaltk.models.activations import activation, of_transformer
 from evaltk.models.kind import Kind, Shapes, Weights, check_patches, count
 from evaltk.models.skeleton import undrawn
 from evaltk.types import Arch, PositionRule
 
 PERIODS = "rope.periods"  # [head width / 4]; DINOv3's files have them, rounded to bfloat16 in the published ones
+MARKS = ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "blocks.0.gamma_1", "reg_token")
 BASE = 100.0
 
 
@@ -35,8 +37,8 @@ class EvaKind(Kind):
     sized_by_tensors = False
 
     def recognises(self, weights: Weights) -> bool:
-        """Layer scale as timm's Eva has it, and no positions of any kind."""
-        there = all(k in weights for k in ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "blocks.0.gamma_1"))
+        """Registers and layer scale as timm's Eva has them, and no positions of any kind."""
+        there = all(key in weights for key in MARKS)
         return there and "pos_embed" not in weights and not any("relative_position" in key for key in weights)
 
     def read(self, weights: Weights, path: Path) -> Arch:
@@ -99,6 +101,13 @@ class EvaKind(Kind):
         """The periods of its rotation."""
         return {PERIODS: (arch.embed_dim // arch.num_heads // 4,)} if arch.num_heads else {PERIODS: ()}
 
+    def of_model(self, arch: Arch, model: Any) -> Arch:
+        """Heads, epsilon, activation, what it pools, and its size."""
+        pool = "token" if model.global_pool == "token" else "avg"
+        size = model.patch_embed.img_size[0]
+        arch = replace(of_transformer(arch, model, model.blocks[0]), pool=pool, img_size=size)
+        return replace(arch, name=self.name_of(arch))
+
     def build(self, arch: Arch, weights: Weights, *, position: PositionRule | None) -> nn.Module:
         """The net, rotated by the file's periods where it has them, else by those of base 100.
 
@@ -136,6 +145,7 @@ class EvaKind(Kind):
         net.load_state_dict(kept, strict=True, assign=True)
         if PERIODS in weights:
             net.rope.periods.copy_(weights[PERIODS])
+        net.arch = arch
         return net  # type: ignore[no-any-return]
 
     def native_side(self, arch: Arch) -> int:
@@ -145,6 +155,11 @@ class EvaKind(Kind):
     def check_images(self, arch: Arch, side: tuple[int, int], position: PositionRule | None) -> None:
         """At least one patch."""
         check_patches(arch, side)
+
+    def forward_features(self, net: Any, images: torch.Tensor) -> torch.Tensor:
+        """All tokens of the last block after the final norm."""
+        (x,), _ = self.blocks(net, net.arch, images, last=1, mask=None)
+        return self.norm(net, x)
 
     def num_blocks(self, arch: Arch) -> int:
         """All of them."""

@@ -11,6 +11,7 @@ for published files is at 224 px (SimMIM 192); transformers settles it for each 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from torch import nn
 
 from evaltk.errors import CheckpointError, SettingsError
 from evaltk.models import vit_layout
+from evaltk.models.activations import of_transformer
 from evaltk.models.kind import Kind, Shapes, Weights, count
 from evaltk.models.skeleton import undrawn
 from evaltk.types import Arch, PositionRule
@@ -108,6 +110,12 @@ class SwinKind(Kind):
             shapes |= {f"layers.{i}.blocks.{j}.{key}": shape for j in range(depth) for key, shape in block.items()}
         return shapes | {f"norm.{part}": (arch.embed_dim,) for part in norm}
 
+    def of_model(self, arch: Arch, model: Any) -> Arch:
+        """Heads, epsilon, activation and its size."""
+        arch = of_transformer(arch, model, model.layers[0].blocks[0])
+        arch = replace(arch, img_size=model.patch_embed.img_size[0])
+        return replace(arch, name=self.name_of(arch))
+
     def build(self, arch: Arch, weights: Weights, *, position: PositionRule | None) -> nn.Module:
         """The net for square images of `Arch.img_size`, and others by `blocks`."""
         base, depths, heads, windows = _sizes(arch)
@@ -169,6 +177,11 @@ class SwinKind(Kind):
                 if done > arch.depth - last:
                     kept.append(x.flatten(1, 2))
         return kept, (x.shape[1], x.shape[2])
+
+    def forward_features(self, net: Any, images: torch.Tensor) -> torch.Tensor:
+        """The last grid after the final norm [B, h, w, D]."""
+        features: torch.Tensor = net.forward_features(images)
+        return features
 
     def prefix(self, arch: Arch) -> int:
         """None: there is no class token."""

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from evaltk.models import vit_layout
-from evaltk.models.activations import QuickGELU, activation
+from evaltk.models.activations import activation, of_transformer
 from evaltk.models.kind import Kind, Shapes, Weights, check_patches, check_rule
 from evaltk.models.skeleton import on_meta
 from evaltk.types import Arch, PositionRule
@@ -227,14 +227,8 @@ class ViTKind(Kind):
 
     def of_model(self, arch: Arch, model: Any) -> Arch:
         """Heads, epsilon, activation, and what it pools."""
-        block = model.blocks[0]
-        norm = model.norm if hasattr(model.norm, "eps") else getattr(model, "fc_norm", model.norm)
-        names = {nn.GELU: "gelu", nn.SiLU: "silu", nn.ReLU: "relu", QuickGELU: "quickgelu"}
-        act = names.get(type(block.mlp.act), arch.activation)
-        if getattr(block.mlp.act, "approximate", "none") == "tanh":
-            act = "gelu_tanh"
         pool = {"token": "token", "map": "map", "avg": "avg"}.get(model.global_pool, arch.pool)
-        arch = replace(arch, num_heads=block.attn.num_heads, norm_eps=norm.eps, activation=act or "gelu", pool=pool)
+        arch = replace(of_transformer(arch, model, model.blocks[0]), pool=pool)
         return replace(arch, name=vit_layout.name_of(arch))
 
     def build(self, arch: Arch, weights: Weights, *, position: PositionRule | None) -> nn.Module:

@@ -59,13 +59,14 @@ def read(weights: Mapping[str, torch.Tensor], path: Path) -> Arch:
     hidden = fc1.shape[0] if fc1 is not None and fc1.ndim == 2 else 4 * dim
     swiglu = fc2 is not None and fc2.ndim == 2 and 2 * fc2.shape[1] == hidden
     pre_norm = "norm_pre.weight" in weights
-    # Patches have no bias in nets with a norm behind them (CLIP), queries and keys have one in all nets known.
+    # Patches have no bias in nets with a norm behind them (CLIP), queries and keys in some of timm's: in no block then.
     details: dict[str, Detail] = {
         "class_token": class_token,
         "dist_token": dist,
         "fc_norm": "fc_norm.weight" in weights,
         "patch_bias": conv or not pre_norm or "patch_embed.proj.bias" in weights,
         "pre_norm": pre_norm,
+        "qkv_bias": _depth(weights) < 2 or any(key.endswith(".attn.qkv.bias") for key in weights),
         "stem": "conv" if conv else "patch",
         "swiglu": swiglu,
     }
@@ -140,6 +141,9 @@ def _stem(weights: Mapping[str, torch.Tensor], path: Path) -> int:
 
 def patches(weights: Mapping[str, torch.Tensor], path: Path) -> tuple[int, int]:
     """(width, patch) of a patch embedding [D,3,P,P]. Raises: CheckpointError: another shape, or width of its norm."""
+    if "patch_embed.proj.weight" not in weights:
+        do = "save the net's own state_dict"
+        raise CheckpointError(wanted="a patch embedding", got="no patch_embed.proj.weight", where=path, do=do)
     shape = tuple(weights["patch_embed.proj.weight"].shape)
     if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or min(shape) < 1:
         raise CheckpointError(

@@ -32,6 +32,7 @@ def convert(raw: RawFile, options: ReadOptions) -> Converted:
     """The net without what was for pre-training."""
     net = nets.choose(raw.nets, options, raw.path)
     tuned = _tuned(net)
+    final = "fc_norm.weight" if "fc_norm.weight" in net.tensors else "norm.weight"
     return conversion.converted(
         raw,
         net,
@@ -39,7 +40,7 @@ def convert(raw: RawFile, options: ReadOptions) -> Converted:
         norm_eps=1e-6,
         heads_of_width=HEADS,
         linear=None if tuned else Recipe(tokens="cls+mean", norm=False),
-        need=("cls_token", "fc_norm.weight" if "fc_norm.weight" in net.tensors else "norm.weight"),
+        need=("cls_token", final, *(() if conversion.has_positions(net) else (conversion.TABLE,))),
         **_pixels(net),
     )
 

@@ -33,6 +33,7 @@ def convert(raw: RawFile, options: ReadOptions) -> Converted:
         raw,
         net,
         vit.dinov3,
+        kind="eva",
         view=EvalView(crop=224),
         linear=Recipe(),
         **facts,

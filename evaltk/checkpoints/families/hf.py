@@ -112,13 +112,13 @@ def convert(raw: RawFile, options: ReadOptions) -> Converted:
     if kind == "siglip_vision_model":
         facts |= {"activation": "gelu_tanh", "norm_eps": 1e-6}
     if kind == "dinov3_vit":
-        facts["norm_eps"] = 1e-5
+        facts |= {"norm_eps": 1e-5, "kind": "eva"}
     facts |= config.facts()
     return conversion.converted(
         raw,
         net,
         model.rename,
-        need=_needed(model, net),
+        need=_needed(model, kind, net),
         without=model.without,
         position="size" if "embeddings.position_embeddings" in net.tensors and kind in TABLED else model.position,
         linear=model.linear,
@@ -128,8 +128,10 @@ def convert(raw: RawFile, options: ReadOptions) -> Converted:
     )
 
 
-def _needed(model: Model, net: Net) -> tuple[str, ...]:
-    """What the model needs; registers may be configured to be none."""
+def _needed(model: Model, kind: str, net: Net) -> tuple[str, ...]:
+    """What the model needs; registers may be configured to be none, and tables to be positions."""
+    if kind in TABLED and not conversion.has_positions(net):
+        return (*model.need, conversion.TABLE)
     registers = net.tensors.get(hf.REGISTERS)
     none = registers is not None and registers.numel() == 0
     need = tuple(key for key in model.need if not (none and key == "reg_token"))

@@ -15,10 +15,7 @@ from evaltk.checkpoints.rawfile import Converted, RawFile
 from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.errors import CheckpointError, SettingsError, nearest
 from evaltk.models import kind as kinds
-from evaltk.seeding import generator
-from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, Arch, OriginProof
-
-TOLERANCE = 1e-4  # of the rebuilt net's features against timm's own, relative
+from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, OriginProof
 
 
 def claims(raw: RawFile) -> bool:
@@ -109,32 +106,12 @@ def from_model(model: Any, name: str) -> Converted:
     where = Path(f"timm:{name}")
     arch = kind.of_model(kind.read(weights, where), model)
     diagnose.check(weights, kind.shapes(arch), {}, where)
-    _verify(model, arch, weights, where)
+    timm_folder.verify(model, arch, weights, where)
     config = model.pretrained_cfg
     mean, std = tuple(config.get("mean", IMAGENET_MEAN)), tuple(config.get("std", IMAGENET_STD))
     # The architecture is stated in full, so that flags cannot contradict the model.
     view = timm_folder.view(config)
     return Converted(weights=weights, branch="backbone", arch=arch, mean=mean, std=std, position="size_aa", view=view)
-
-
-def _verify(model: Any, arch: Arch, weights: dict[str, torch.Tensor], where: Path) -> None:
-    """The net as it is rebuilt here gives timm's own features. Raises: CheckpointError: it is a net of another kind.
-
-    Names and shapes do not tell everything: another activation or a blurred pooling has the same tensors.
-    """
-    kind = kinds.of(arch.kind)
-    side = kind.native_side(arch)
-    images = torch.randn(1, 3, side, side, generator=generator(0, "timm", arch.name))
-    with torch.inference_mode():
-        wanted = model.eval().forward_features(images)
-        got = kind.forward_features(kind.build(arch, weights, position="dino").eval(), images)
-    if got.shape != wanted.shape or float((got - wanted).abs().max()) > TOLERANCE * float(wanted.abs().max()):
-        raise CheckpointError(
-            wanted="a ViT, ResNet or XCiT of the standard kind",
-            got=f"{type(model).__name__}, whose features differ from such a net's with the same weights",
-            where=where,
-            do="name another model",
-        )
 
 
 FAMILY = Family(name="timm", claims=claims, convert=convert, scheme="timm", from_name=from_name)
