@@ -31,11 +31,12 @@ def check(dataset: Dataset, settings: Settings) -> None:
 
 
 def check_checkpoint(checkpoint: Checkpoint) -> None:
-    """Raises: CheckpointError: no ViT."""
-    if checkpoint.arch.kind != "vit":
-        raise CheckpointError(
-            wanted="a ViT to fine-tune", got=checkpoint.arch.name, where=checkpoint.origin, do="leave finetune out"
-        )
+    """Raises: CheckpointError: no ViT, or one whose feature is not its class token."""
+    arch = checkpoint.arch
+    if arch.kind != "vit" or arch.pool != "token":
+        got = arch.name if arch.kind != "vit" else f"{arch.name}, which pools its patches"
+        wanted = "a ViT with a class token to fine-tune"
+        raise CheckpointError(wanted=wanted, got=got, where=checkpoint.origin, do="leave finetune out")
 
 
 def prepare(bench: Bench, dataset: Dataset, settings: Settings) -> None:

@@ -6,8 +6,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 GOLDEN = Path(__file__).parents[1] / "golden" / "families"
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+TOLERANCE = 1e-5  # of the largest value
 HEADS = {"num_heads": 3}
 BARE = HEADS | {"norm_eps": 1e-6} | IMAGENET  # a net that anyone may have trained
 
@@ -92,3 +96,11 @@ def path_of(name: str, folder: Path) -> Path:
     shutil.copy(config, folder / "config.json")
     shutil.copy(file, folder / ("model.safetensors" if file.suffix == ".safetensors" else "pytorch_model.bin"))
     return folder
+
+
+def close(got: torch.Tensor, wanted: np.ndarray) -> bool:
+    """Whether an array is the original's, relative to its largest value."""
+    expected = torch.from_numpy(wanted)
+    return got.shape == expected.shape and float((got - expected).abs().max()) <= TOLERANCE * float(
+        expected.abs().max()
+    )

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from family_files import FILES, GOLDEN, file_of, path_of
+from family_files import FILES, GOLDEN, close, file_of, path_of
 
 import evaltk
 from evaltk.checkpoints import families, locate, rawfile
@@ -26,7 +26,6 @@ from evaltk.cli import inspect
 from evaltk.errors import CheckpointError, EvaltkError
 from evaltk.types import Tokens
 
-TOLERANCE = 1e-5  # of the largest value
 SIZES = ("native", "other", "rect")
 # What of a file's arrays is read off tokens without the final norm: transformers' last_hidden_state of these models.
 UNNORMED = ("hf_beit_ft", "hf_beit_pt", "hf_clip_full", "hf_clip_vision")
@@ -43,13 +42,6 @@ def tokens(name: str, folder: Path, **flags: Any) -> Iterator[tuple[str, np.lib.
         if f"x_{size}" in arrays:
             x = torch.from_numpy(arrays[f"x_{size}"])
             yield size, arrays, backbone.tokens(x)[0], backbone.tokens(x, norm=False)[0]
-
-
-def close(got: torch.Tensor, wanted: np.ndarray) -> bool:
-    expected = torch.from_numpy(wanted)
-    return got.shape == expected.shape and float((got - expected).abs().max()) <= TOLERANCE * float(
-        expected.abs().max()
-    )
 
 
 @pytest.mark.parametrize("name", FILES)
