@@ -38,7 +38,7 @@ class RelativeViT(Beit):
             img_size=arch.img_size,
             patch_size=arch.patch_size,
             num_classes=0,
-            global_pool="avg",
+            global_pool="avg" if arch.detail("fc_norm") else "token",  # which decides where the final norm is
             embed_dim=arch.embed_dim,
             depth=arch.depth,
             num_heads=arch.num_heads,
@@ -46,7 +46,6 @@ class RelativeViT(Beit):
             norm_layer=partial(nn.LayerNorm, eps=arch.norm_eps),
             init_values=1.0 if arch.layer_scale else None,
             use_abs_pos_emb=False,
-            use_fc_norm=bool(arch.detail("fc_norm")),
         )
         rows = _rows(arch.img_size // arch.patch_size)
         count = 1 if arch.detail("shared") else arch.depth

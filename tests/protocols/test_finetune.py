@@ -214,7 +214,7 @@ def test_settings_that_do_not_go_together(tmp_path: Path) -> None:
     Settings(batch=15, group=5, mixup=0, cutmix=0).tuning("digits", arch)
     with pytest.raises(DataError, match="images for one batch of 768"):
         finetune.run(bench(tmp_path), small_digits(), Settings())
-    with pytest.raises(CheckpointError, match="a ViT to fine-tune"):
+    with pytest.raises(CheckpointError, match="a ViT with a class token to fine-tune"):
         finetune.check_checkpoint(load_checkpoint("pixels:8"))
 
 
