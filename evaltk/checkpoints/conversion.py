@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from evaltk.checkpoints import diagnose, state_dicts
 from evaltk.checkpoints.names.renamed import Rename
 from evaltk.checkpoints.nets import NO_NETS, Net
-from evaltk.checkpoints.rawfile import Converted, RawFile, Source, walk
+from evaltk.checkpoints.rawfile import Converted, RawFile, Source, is_bookkeeping, walk
 from evaltk.errors import CheckpointError, some
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, EvalView, OriginProof
 
@@ -50,8 +51,11 @@ def converted(
 
     Raises: CheckpointError: one of them is missing.
     """
+    numbers = {key for key, tensor in net.tensors.items() if "." not in key and is_bookkeeping(key, tensor)}
+    net = replace(net, tensors={key: tensor for key, tensor in net.tensors.items() if key not in numbers})
     renamed = rename(net.tensors)
     dropped, unexpected = rest(raw, net)
+    dropped |= dict.fromkeys((net.prefix + key for key in numbers), "bookkeeping")
     if missing := [key for key in need if key not in renamed.weights]:
         raise CheckpointError(
             wanted="all tensors of a net of this family",
@@ -88,7 +92,13 @@ def rest(raw: RawFile, net: Net) -> tuple[dict[str, str], dict[str, torch.Tensor
         entries = {str(k): v for k, v in node.items() if not isinstance(v, torch.Tensor) and str(k) != step}
         _sort_entries(raw, net, entries, path, dropped, unexpected)
         if step is not None:
-            unexpected |= {".".join((*path, str(k))): t for k, t in node.items() if isinstance(t, torch.Tensor)}
+            for key, tensor in node.items():
+                if isinstance(tensor, torch.Tensor):
+                    name = ".".join((*path, str(key)))
+                    if is_bookkeeping(name, tensor):
+                        dropped[name] = "bookkeeping"
+                    else:
+                        unexpected[name] = tensor
             deeper = next(v for k, v in node.items() if str(k) == step)
             assert isinstance(deeper, Mapping)
             node = deeper
@@ -121,7 +131,7 @@ def _sort_entries(
         found = list(walk(value, name))
         if copies:
             dropped[name] = f"the other branch ({copies[0]})"
-        elif not found:
+        elif not found or all(is_bookkeeping(k, t) for k, t in found):
             dropped[name] = "bookkeeping"
         elif NO_NETS.fullmatch(key) or BESIDE.fullmatch(key):
             dropped[name] = "optimizer state" if "opt" in key else OTHER

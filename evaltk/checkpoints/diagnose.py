@@ -43,6 +43,13 @@ SHOWN = 6  # missing names for which the nearest is looked up
 DO = "name the right --branch or --family, or save the net's own state_dict"
 # Any ViT: only its names are compared.
 NAMES = Arch(name="", patch_size=16, embed_dim=384, depth=1, num_heads=6, mlp_ratio=4.0, img_size=224, norm_eps=1e-6)
+UNSUPPORTED = {  # kinds of nets that are common and not known here
+    "a ConvNeXt": re.compile(r"(dwconv|conv_dw)\.weight|features\.\d+\.\d+\.layer_scale"),
+    "an EfficientNet or MobileNet": re.compile(r"conv_pwl?\.weight|features\.\d+\.\d+\.block\.\d+\.\d+\.weight"),
+    "a VGG or AlexNet": re.compile(r"^(module\.)?features\.\d+\.weight"),
+    "a DenseNet": re.compile(r"denseblock1\.denselayer1\."),
+    "a RegNet": re.compile(r"block1-0\.|trunk_output\."),
+}
 KINDS = 12  # of keys that a description names
 PLACES = 32  # prefixes that are tried
 RESEMBLES = 0.3  # share of a ViT's kinds of key from which on it is worth naming
@@ -185,6 +192,11 @@ def nearest(tree: Mapping[str, object]) -> str:
     shared, place = _best(tree, vit)
     if any(key.endswith("linear.weight") for key, _ in walk(tree)) and not shared:
         return "this is a linear classifier on top of features, not a net: name the net's own file"
+    other = next((name for name, marks in UNSUPPORTED.items() if any(marks.search(key) for key, _ in walk(tree))), None)
+    if other and len(shared) < RESEMBLES * len(vit):
+        return (
+            f"this looks like {other}, which is not read from files: pass the net itself to evaltk.evaluate in Python"
+        )
     if len(shared) < RESEMBLES * len(vit):
         return "nothing in it resembles the nets known here (ViT in DINO's or timm's names, ResNet, XCiT)"
     lacking = sorted(vit - shared)

@@ -18,6 +18,7 @@ from evaltk.errors import CheckpointError, SettingsError, nearest
 from evaltk.models import heads, kind
 from evaltk.types import Arch, Checkpoint, OriginProof, canonical
 
+COUNT = "num_batches_tracked"
 Convert = Callable[[RawFile, ReadOptions], Converted]
 
 
@@ -236,6 +237,8 @@ def _architecture(found: Converted, path: Path) -> tuple[Arch, dict[str, torch.T
         raise diagnose.in_file(error, found.source) from error
     arch = unstated.sized(read, found)
     shapes = net.shapes(arch) | {k: shape for k, shape in net.optional(arch).items() if k in weights}
+    # Absent from files of torch before 0.4.1; no part of evaluation.
+    weights |= {k: torch.zeros((), dtype=torch.long) for k in shapes if k.endswith(COUNT) and k not in weights}
     diagnose.check(weights, shapes, found.unexpected, path, found.source)
     unstated.check_stated(arch, found, path)
     return arch, weights
@@ -243,7 +246,7 @@ def _architecture(found: Converted, path: Path) -> tuple[Arch, dict[str, torch.T
 
 def _number(key: str, tensor: torch.Tensor, path: Path) -> torch.Tensor:
     """The tensor as float32 (BatchNorm's count stays whole). Raises: CheckpointError: no float, or not finite."""
-    if key.endswith("num_batches_tracked"):
+    if key.endswith(COUNT):
         return tensor
     if not tensor.is_floating_point():
         do = "save the net's own float weights"

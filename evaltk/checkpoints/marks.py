@@ -66,6 +66,8 @@ def _vit(raw: RawFile, net: Net) -> str | None:
 
 def _is_dinov2(net: Net) -> bool:
     tensors = net.tensors
+    if any(key.startswith("dino_head.") for key in net.beside):
+        return True
     scaled = any(key.endswith(".ls1.gamma") for key in tensors)
     token = tensors.get("mask_token")
     marked = "register_tokens" in tensors or (token is not None and token.ndim == 2)

@@ -83,6 +83,11 @@ LAYOUTS = (
         ("conv1.weight", "transformer.resblocks.0.ln_1.weight"),
         ("ln_pre.weight", "ln_post.weight", "class_embedding"),
     ),
+    Layout(
+        "tv_vit",
+        ("conv_proj.weight", "encoder.layers.encoder_layer_0.ln_1.weight"),
+        ("class_token", "encoder.pos_embedding", "encoder.ln.weight"),
+    ),
     Layout("mm_vit", ("patch_embed.projection.weight", "layers.0.ln1.weight"), ("layers.0.attn.qkv.weight",)),
 )
 # Of two copies, the one that the original evaluates stands first.

@@ -253,4 +253,10 @@ def rest_rules(tree: Mapping[str, object], rules: Mapping[str, str], taken: Iter
         inner = tree[key]
         deep = inner.items() if isinstance(inner, Mapping) else []
         unknown |= {k: t for k, v in deep if not isinstance(v, torch.Tensor) for k, t in walk(v, f"{key}.{k}")}
-    return dropped, unknown
+    counted = [key for key, tensor in unknown.items() if is_bookkeeping(key, tensor)]
+    return dropped | dict.fromkeys(counted, "bookkeeping"), {k: t for k, t in unknown.items() if k not in counted}
+
+
+def is_bookkeeping(key: str, tensor: torch.Tensor) -> bool:
+    """Whether a tensor outside of a net's names is a number or a state of random draws that a training keeps."""
+    return (tensor.ndim == 0 and not key.endswith("num_batches_tracked")) or "rng_state" in key

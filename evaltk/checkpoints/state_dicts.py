@@ -89,6 +89,7 @@ def split_head(
     flat: Mapping[str, torch.Tensor], kind: str, centre: torch.Tensor | None
 ) -> tuple[dict, HeadWeights | None, dict]:
     """Part a branch into (backbone tensors, projection head, tensors under `head.` that no head has)."""
+    flat = {_current(key): tensor for key, tensor in flat.items()}
     weights = strip({k: t for k, t in flat.items() if not k.startswith("head.")}, "backbone.")
     head: dict[str, torch.Tensor] = {}
     extra: dict[str, torch.Tensor] = {}
@@ -107,6 +108,11 @@ def split_head(
         else:
             extra[key] = tensor
     return weights, HeadWeights(kind=kind, tensors=head, center=centre) if head else None, extra
+
+
+def _current(key: str) -> str:
+    """Today's name of a tensor of the head as DINO's first release called it."""
+    return key.replace("head.projection_head.", HEAD_MLP, 1).replace("head.prototypes.", HEAD_LAST, 1)
 
 
 def weight_norm_name(name: str) -> str:

@@ -69,6 +69,7 @@ def rename_of(net: Net) -> Rename:
         "sequential_resnet": resnet.numbered,
         "resnet": resnet.rename,
         "mm_vit": vit.mmpretrain,
+        "tv_vit": vit.torchvision,
         "xcit": vit.without_class_head,
     }
     return known.get(net.layout, vit.rename)

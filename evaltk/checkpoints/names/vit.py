@@ -105,6 +105,24 @@ def deit(tensors: Tensors) -> Renamed:
     return Renamed(substitute(renamed.weights, ((r"\.gamma_([12])$", r".ls\1.gamma"),)), renamed.dropped)
 
 
+def torchvision(tensors: Tensors) -> Renamed:
+    """timm's names for torchvision's VisionTransformer (torchvision/models/vision_transformer.py)."""
+    block = r"^encoder\.layers\.encoder_layer_(\d+)\."
+    names: Rules = (
+        (r"^class_token$", "cls_token"),
+        (r"^encoder\.pos_embedding$", "pos_embed"),
+        (r"^conv_proj\.", "patch_embed.proj."),
+        (r"^encoder\.ln\.", "norm."),
+        (block + r"ln_([12])\.", r"blocks.\1.norm\2."),
+        (block + r"self_attention\.in_proj_", r"blocks.\1.attn.qkv."),
+        (block + r"self_attention\.out_proj\.", r"blocks.\1.attn.proj."),
+        (block + r"mlp\.(0|linear_1)\.", r"blocks.\1.mlp.fc1."),
+        (block + r"mlp\.(3|linear_2)\.", r"blocks.\1.mlp.fc2."),
+    )
+    kept, dropped = drop(tensors, ((r"heads\..*", "class head"),))
+    return Renamed(substitute(kept, names), dropped)
+
+
 def mmpretrain(tensors: Tensors) -> Renamed:
     """timm's names for MMPretrain's VisionTransformer (mmpretrain/models/backbones/vision_transformer.py).
 
