@@ -28,7 +28,7 @@ NO_NETS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Names by which a net is found: all of `marks`, or, in a file that lacks one, three of `marks` and `more`."""
+    """Names by which a net is found: all of `marks`, or, in a file that lacks one, most of `marks` and `more`."""
 
     name: str
     marks: tuple[str, ...]
@@ -227,11 +227,13 @@ def _nets(entry: tuple[str, ...], flat: Mapping[str, torch.Tensor]) -> Iterator[
 
 
 def _near(flat: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, Layout, float]]:
-    """(prefix, layout, share of the layout's names under it) of every prefix that has two of them."""
+    """(prefix, layout, share of the layout's names under it) of every prefix that has more than half of them."""
     for layout in LAYOUTS:
         names = (*layout.marks, *layout.more)
         for prefix in _roots(flat, layout, 2, names):
-            yield prefix, layout, sum(prefix + name in flat for name in names) / len(names)
+            share = sum(prefix + name in flat for name in names) / len(names)
+            if share > 0.5:
+                yield prefix, layout, share
 
 
 def _roots(flat: Mapping[str, torch.Tensor], layout: Layout, least: int, names: tuple[str, ...]) -> list[str]:
