@@ -45,7 +45,9 @@ DO = "name the right --branch or --family, or save the net's own state_dict"
 NAMES = Arch(name="", patch_size=16, embed_dim=384, depth=1, num_heads=6, mlp_ratio=4.0, img_size=224, norm_eps=1e-6)
 UNSUPPORTED = {  # kinds of nets that are common and not known here
     "a ConvNeXt": re.compile(r"(dwconv|conv_dw)\.weight|features\.\d+\.\d+\.layer_scale"),
-    "an EfficientNet or MobileNet": re.compile(r"conv_pwl?\.weight|features\.\d+\.\d+\.block\.\d+\.\d+\.weight"),
+    "an EfficientNet or MobileNet": re.compile(
+        r"conv_pwl?\.weight|features\.\d+\.conv\.\d|features\.\d+\.\d+\.block\.\d+\.\d+\.weight"
+    ),
     "a VGG or AlexNet": re.compile(r"^(module\.)?features\.\d+\.weight"),
     "a DenseNet": re.compile(r"denseblock1\.denselayer1\."),
     "a RegNet": re.compile(r"block1-0\.|trunk_output\."),
