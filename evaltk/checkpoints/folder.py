@@ -79,6 +79,8 @@ def of(path: Path) -> Source:
         if name in names:
             raise CheckpointError(wanted="PyTorch weights", got=what, where=path, do=do)
     found = [p for p in sorted(path.iterdir()) if WEIGHTS.search(p.name) and p.is_file()]
+    if len(found) == 1 and CONFIG in names:
+        return _beside(path, (found[0],), CONFIG)
     if len(found) == 1 and all(p == found[0] or BESIDE.fullmatch(p.name) for p in path.iterdir()):
         return Source(weights=(found[0],))
     inside = some([repr(name) for name in sorted(names)], 5) or "nothing"

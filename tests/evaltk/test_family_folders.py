@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +128,27 @@ def test_what_the_catalogue_knows_of_a_file_is_used(tmp_path: Path, monkeypatch:
     found = evaltk.load_checkpoint(file_of("openclip_vit"))
     assert known.activation == "quickgelu"
     assert (found.arch.num_heads, found.arch.activation, found.mean) == (3, "quickgelu", (0.1, 0.2, 0.3))
+
+
+def test_folders_of_openclip_state_the_activation(tmp_path: Path) -> None:
+    """open_clip_config.json tells heads, activation and pixels; a contradiction with the tensors is an error."""
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    shutil.copy(file_of("openclip_vit"), folder / "open_clip_pytorch_model.bin")
+    tower = {"width": 24, "layers": 2, "patch_size": 4, "image_size": 16, "head_width": 8}
+    for quick, activation in ((False, "gelu"), (True, "quickgelu")):
+        stated = {"model_cfg": {"embed_dim": 16, "quick_gelu": quick, "vision_cfg": tower}}
+        stated["preprocess_cfg"] = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+        (folder / "open_clip_config.json").write_text(json.dumps(stated))
+        found = evaltk.load_checkpoint(folder)
+        assert (found.arch.num_heads, found.arch.activation, found.std) == (3, activation, (0.25, 0.25, 0.25))
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"vision_cfg": tower | {"layers": 5}}}))
+    with pytest.raises(CheckpointError, match="depth 5"):
+        evaltk.load_checkpoint(folder)
+
+
+def test_a_folder_whose_one_weight_file_has_another_name(tmp_path: Path) -> None:
+    folder = path_of("hf_dinov2", tmp_path / "folder")
+    wanted = evaltk.load_checkpoint(folder).digest
+    (folder / "model.safetensors").rename(folder / "dinov2_small.safetensors")
+    assert evaltk.load_checkpoint(folder).digest == wanted

@@ -8,6 +8,9 @@ Source: CLIP/clip/model.py (heads: build_model), open_clip/transformer.py, open_
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from evaltk.checkpoints import conversion, marks, nets
 from evaltk.checkpoints.families import Family
 from evaltk.checkpoints.names import clip
@@ -31,21 +34,43 @@ def convert(raw: RawFile, options: ReadOptions) -> Converted:
     norm = net.tensors.get("ln_post.weight")
     width = norm.shape[0] if norm is not None and norm.ndim == 1 else 0
     heads = LARGE.get(width, width // HEAD_WIDTH if width % HEAD_WIDTH == 0 else 0)
+    facts: dict[str, Any] = {"mean": MEAN, "std": STD, "activation": None} | stated(raw, width)
     return conversion.converted(
         raw,
         net,
         clip.original,
         norm_eps=1e-5,
-        mean=MEAN,
-        std=STD,
         heads_of_width={width: heads} if heads else {},
         position="size_aa",
         view=EvalView(margin=1.0),
         linear=Recipe(),
         need=("cls_token", "norm_pre.weight", "norm_pre.bias"),
-        activation=None,
         without=("patch_embed.proj.bias",),
+        **facts,
     )
+
+
+def stated(raw: RawFile, width: int) -> dict[str, Any]:
+    """What OpenCLIP's open_clip_config.json states: activation, head width and pixels; {} without one."""
+    model, pixels = raw.config.get("model_cfg"), raw.config.get("preprocess_cfg")
+    if not isinstance(model, Mapping):
+        return {}
+    vision = model.get("vision_cfg")
+    tower: Mapping[str, Any] = vision if isinstance(vision, Mapping) else {}
+    head_width = tower.get("head_width", HEAD_WIDTH)
+    found: dict[str, Any] = {"activation": "quickgelu" if model.get("quick_gelu") is True else "gelu"}
+    if isinstance(head_width, int) and head_width > 0 and width % head_width == 0:
+        found["num_heads"] = width // head_width
+    found["stated"] = {
+        ours: tower[theirs]
+        for ours, theirs in {"embed_dim": "width", "depth": "layers", "patch_size": "patch_size"}.items()
+        if isinstance(tower.get(theirs), int)
+    }
+    for name in ("mean", "std"):
+        said = pixels.get(name) if isinstance(pixels, Mapping) else None
+        if isinstance(said, list) and len(said) == 3 and all(isinstance(v, int | float) and 0 <= v <= 1 for v in said):
+            found[name] = tuple(float(v) for v in said)
+    return found | {"notes": ("activation, heads and pixels as open_clip_config.json states",)}
 
 
 FAMILY = Family(name="clip", claims=claims, convert=convert)
