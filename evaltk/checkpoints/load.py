@@ -237,8 +237,9 @@ def _architecture(found: Converted, path: Path) -> tuple[Arch, dict[str, torch.T
         raise diagnose.in_file(error, found.source) from error
     arch = unstated.sized(read, found)
     shapes = net.shapes(arch) | {k: shape for k, shape in net.optional(arch).items() if k in weights}
-    # Absent from files of torch before 0.4.1; no part of evaluation.
-    weights |= {k: torch.zeros((), dtype=torch.long) for k in shapes if k.endswith(COUNT) and k not in weights}
+    if not any(key.endswith(COUNT) for key in weights):
+        # All of them are absent from files of torch before 0.4.1; they are no part of evaluation.
+        weights |= {key: torch.zeros((), dtype=torch.long) for key in shapes if key.endswith(COUNT)}
     diagnose.check(weights, shapes, found.unexpected, path, found.source)
     unstated.check_stated(arch, found, path)
     return arch, weights

@@ -71,7 +71,7 @@ LAYOUTS = (
     Layout(
         "hf_clip",
         ("embeddings.patch_embedding.weight", "encoder.layers.0.self_attn.q_proj.weight"),
-        ("post_layernorm.weight", "pre_layrnorm.weight", "embeddings.class_embedding"),
+        ("post_layernorm.weight", "embeddings.position_embedding.weight"),
     ),
     Layout(
         "hf_swin",
