@@ -60,7 +60,9 @@ MODELS: dict[str, Model] = {
     ),
     "dinov3_vit": Model(rename=hf.dinov3, position=None, need=("cls_token", "reg_token"), pixels=conversion.IMAGENET),
     "ijepa": Model(rename=hf.vit, position="size", need=(), without=("cls_token",), pixels=conversion.IMAGENET),
-    "beit": Model(rename=hf.beit, position="bilinear", pixels={}, linear=Recipe(tokens="cls+mean", norm=False)),
+    "beit": Model(
+        rename=hf.beit, position="bilinear", pixels=conversion.HALF, linear=Recipe(tokens="cls+mean", norm=False)
+    ),
     "data2vec-vision": Model(
         rename=hf.beit, position="bilinear", pixels={}, linear=Recipe(tokens="cls+mean", norm=False)
     ),
