@@ -13,12 +13,18 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 from PIL import Image
 
+from evaltk.data import decoding
+from evaltk.data.decoding import Reading
 from evaltk.deviations import Deviation
 from evaltk.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's ImageFolder
 SAMPLED = 32  # images a split whose bytes are part of its fingerprint
 TAIL = 65_536  # bytes of each, from its end
+READ = {
+    "as-shown": "images are read as shown: EXIF orientation, transparency on white, sRGB, gray of all depths at 8 bits",
+    "as-reference": "images are read as-reference, as torchvision's ImageFolder does",
+}
 Found = tuple[str, int, int, int]  # a file's path below the root, its class id, its bytes, modified in ns
 
 
@@ -31,7 +37,7 @@ class Split:
         labels: [N] int64. files: N paths under `root`, or None where `pixels` [N, H, W, 3] uint8 holds the images.
         fingerprint: of names, sizes, labels and the bytes of some images (or of all pixels): the same on every machine.
         stamp: of the files' modification times: what makes a local cache forget a file changed in place.
-        empty: files of no bytes.
+        empty: files of no bytes. reading: how files become pixels.
     """
 
     dataset: str
@@ -44,6 +50,7 @@ class Split:
     pixels: np.ndarray | None = None
     stamp: str = ""
     empty: tuple[str, ...] = ()
+    reading: Reading = decoding.REFERENCE
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -70,12 +77,7 @@ class Split:
         if self.pixels is not None:
             return Image.fromarray(self.pixels[index])
         path = (self.root or Path()) / self.image_id(index)
-        try:
-            with path.open("rb") as stream, Image.open(stream) as image:
-                return image.convert("RGB")
-        except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
-            got = "an empty file" if path.exists() and not path.stat().st_size else f"{type(error).__name__}: {error}"
-            raise undecodable(got, path) from error
+        return decoding.rgb(path, self.reading)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -124,14 +126,17 @@ class Dataset:
         return {split.name: len(split) for split in self.splits}
 
 
-def undecodable(got: str, where: object) -> DataError:
-    """The error for an image that cannot be decoded."""
-    return DataError(
-        wanted="an image that can be decoded",
-        got=got,
-        where=where,
-        do="restore the file, or allow some to be left out with --skip-bad-images N",
-    )
+def read_as(split: Split, reading: Reading) -> Split:
+    """The split with its images read so, which its fingerprint says."""
+    text = reading.text()
+    prints = hashlib.sha256(f"{split.fingerprint}\0{text}".encode()).hexdigest() if text else split.fingerprint
+    return replace(split, reading=reading, fingerprint=prints)
+
+
+def own(dataset: Dataset, reading: Reading) -> Dataset:
+    """A dataset of a user's own files, read so; a note says how."""
+    train, test = (read_as(split, reading) for split in (dataset.train, dataset.test))
+    return replace(dataset, train=train, test=test, notes=(*dataset.notes, READ[reading.show]))
 
 
 def from_arrays(dataset: str, name: str, pixels: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Split:

@@ -45,4 +45,4 @@ def load(root: Path, label: str = "imagefolder", options: DataOptions | None = N
     )
 
 
-DATASET = DatasetSpec(name="imagefolder", where=WHERE, load=load, options=("split",), doc=__doc__)
+DATASET = DatasetSpec(name="imagefolder", where=WHERE, load=load, options=("split", "show", "max_pixels"), doc=__doc__)
