@@ -108,7 +108,7 @@ def load(text: str, options: DataOptions | None = None) -> Any:
         if path is not None and spec.takes == "folder" and not path.is_dir():
             raise DataError(wanted=f"the folder of {name}", got="no such folder", where=path, do=spec.where)
         if not spec.options:
-            return spec.load(path, label)
+            return images.noted(spec.load(path, label))
         options = options or DataOptions()
         found = spec.load(path, label, options)
         return images.own(found, options.reading) if "show" in spec.options else found

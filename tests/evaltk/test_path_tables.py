@@ -91,7 +91,7 @@ def test_splits_by_column_by_files_and_by_folder(root: Path) -> None:
     val, test = [("cat/003.png", "cat", "valid")], [("dog/001.png", "dog", "test"), ("dog/002.png", "dog", "test")]
     head = ("path", "label", "split")
     whole = datasets.load(f"csv={write_csv(root / 'all.csv', [*test, *val, *train], head)}")
-    assert whole.sizes == {"train": 4, "test": 2} and whole.notes[:-1] == ("val: 1 images are not used",)
+    assert whole.sizes == {"train": 4, "test": 2} and whole.notes[:1] == ("val: 1 images are not used",)
     without = datasets.load(f"csv={write_csv(root / 'few.csv', [*val, *train], head)}")
     assert without.sizes == {"train": 4, "val": 1} or without.test.name == "val"
     two = [write_csv(root / f"{name}.csv", rows, head) for name, rows in (("a", train), ("b", test))]
