@@ -88,6 +88,7 @@ class Dataset:
     Attributes:
         train: with the official validation images, where there are some; `val`: which of its rows [N] bool they are.
         metric: what its figures are: ``top1``, or ``mean_per_class``, the mean of the classes' recalls.
+        own: whether it is of a user's own files, whose classes have no published order.
     """
 
     KIND: ClassVar[str] = "images"
@@ -99,6 +100,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     val: np.ndarray | None = None
     metric: Literal["top1", "mean_per_class"] = "top1"
+    own: bool = False
 
     def __post_init__(self) -> None:
         if self.train.classes != self.test.classes:
@@ -138,7 +140,7 @@ def own(dataset: Dataset, reading: Reading) -> Dataset:
     """A dataset of a user's own files, read so; notes say how, and what its splits hold."""
     train, test = (read_as(split, reading) for split in dataset.splits)
     notes = (*dataset.notes, *(counts(split) for split in dataset.splits if len(split)), READ[reading.show])
-    return replace(dataset, train=train, test=test, notes=notes)
+    return replace(dataset, train=train, test=test, notes=notes, own=True)
 
 
 def noted(dataset: Any) -> Any:

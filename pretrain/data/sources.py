@@ -141,5 +141,8 @@ def open_source(word: str) -> Source:
             where="data.source",
             do="use one with a training split, folder=DIR or zip=FILE",
         )
+    if not len(dataset.train):
+        got = f"no {dataset.train.name}/ in {dataset.name}"
+        raise DataError(wanted="training images", got=got, where="data.source", do=CHECK_PATH)
     source: Source = dataset.train
     return source
