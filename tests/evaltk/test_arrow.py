@@ -83,6 +83,34 @@ def test_files_by_name_of_both_formats(rows: list[Row], tmp_path: Path) -> None:
     assert alone.sizes == {"train": 2, "test": 2}
 
 
+@pytest.mark.parametrize("form", ["arrow", "parquet"])
+def test_a_test_split_without_labels_beside_val(rows: list[Row], tmp_path: Path, form: str) -> None:
+    from pyarrow import parquet as pq
+
+    info = {"huggingface": json.dumps({"info": {"features": FEATURES}})}
+    (tmp_path / "x").mkdir()
+
+    def write(split: str, mine: list[Row], label: int | None = None) -> None:
+        labels = [n if split != "test" else label for _, n, _ in mine]
+        table = pa.table({"image": encoded(mine), "label": pa.array(labels, pa.int64())}).replace_schema_metadata(info)
+        if form == "arrow":
+            stream(tmp_path / "x" / f"pets-{split}.arrow", table)
+        else:
+            pq.write_table(table, tmp_path / "x" / f"{split}-00000-of-00001.parquet")
+
+    for split, mine in (("train", rows[::2]), ("validation", rows[1::4]), ("test", rows[3::4])):
+        write(split, mine, -1)
+    for label in (-1, None):
+        write("test", rows[3::4], label)
+        found = datasets.load(f"arrow={tmp_path}/x")
+        assert found.sizes == {"train": 4, "val": 2} and found.train.classes == ("cat", "dog")
+        assert found.notes[0] == "test: 2 images without labels are not used"
+    for path in (tmp_path / "x").glob("*valid*"):
+        path.unlink()
+    with pytest.raises(DataError, match="labels in test; got none"):
+        datasets.load(f"arrow={tmp_path}/x")
+
+
 def test_parquet_files_as_the_hub_has_them(rows: list[Row], tmp_path: Path) -> None:
     from pyarrow import parquet as pq
 
