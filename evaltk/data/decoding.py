@@ -115,7 +115,8 @@ def as_rgb(image: Image.Image, show: Show) -> Image.Image:
     deep = depths.is_deep(image)
     if show == "as-reference":
         if deep:  # Pillow clips these at 255: white, or black
-            raise ValueError(f"gray values of mode {image.mode}, which torchvision clips at 255: --show as-shown")
+            got = f"gray values of mode {image.mode}, which torchvision clips at 255"
+            raise ValueError(f"{got}: convert them to 8 bits, or read your own images with --show as-shown")
         return image.convert("RGB")
     image.load()
     turn = TURNS.get(_orientation(image))
