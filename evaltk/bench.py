@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, get_args
 
 from evaltk import deviations
-from evaltk.data import transforms
+from evaltk.data import sanity, transforms
 from evaltk.data.images import Split
 from evaltk.data.transforms import Transform, View
 from evaltk.types import Checkpoint, Deviation, Features, PixelView, Recipe, Score
@@ -137,13 +137,14 @@ class Bench:
             features.extract(self.backbone, split, self.transform(view), recipes, cache=self.cache, how=self.extraction)
 
     def features(self, split: Split, need: Need) -> Features:
-        """Features of a split, extracted now or long ago."""
+        """Features of a split, extracted now or long ago. Raises: DataError: they are the same for all images."""
         from evaltk.features import extraction as features
 
         transform, recipes = self.transform(need.view), (need.recipe,)
         found = features.extract(
             self.backbone, split, transform, recipes, cache=self.cache, how=self.extraction, together=False
         )
+        sanity.check_varied(found[need.recipe].x, f"{split.dataset} {split.name}")
         return found[need.recipe]
 
     def generator(self, *names: object) -> torch.Generator:
@@ -161,6 +162,10 @@ def unreadable(*found: Features) -> tuple[Deviation, ...]:
 def of_all_splits(dataset: AnyDataset, *needs: Need) -> Extracts:
     """The same needs of every split of a dataset."""
     return tuple((split, needs) for split in dataset.splits)
+
+
+def _always(settings: Any) -> bool:
+    return True
 
 
 def _nothing_extracted(bench: Bench, dataset: Any, settings: Any) -> Extracts:
@@ -204,6 +209,8 @@ class Protocol:
             pass for all protocols. An empty `needs` names a split whose images `prepare` or `run` reads by itself.
         prepare: (bench, dataset, settings). Called by every process after the extraction, to share more of the work.
         chooses_feature: whether ``--feature`` decides what it measures; it is refused otherwise.
+        learns: (settings) -> whether it learns classes from training images; then there have to be some, of two classes
+            or more (see `evaltk.data.sanity`).
     """
 
     name: str
@@ -218,6 +225,7 @@ class Protocol:
     extracts: Callable[[Bench, Any, Any], Extracts] = _nothing_extracted
     prepare: Callable[[Bench, Any, Any], None] = nothing_to_prepare
     chooses_feature: bool = False
+    learns: Callable[[Any], bool] = _always
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
@@ -235,7 +243,7 @@ class Protocol:
         unset = [f.name for f in dataclasses.fields(self.settings) if f.default is f.default_factory]
         if unset:  # both are MISSING
             raise TypeError(f"{self.name}: every field of Protocol.settings has a default, not so {', '.join(unset)}")
-        for hook in ("run", "check", "identity", "check_checkpoint", "extracts", "prepare"):
+        for hook in ("run", "check", "identity", "check_checkpoint", "extracts", "prepare", "learns"):
             if not callable(getattr(self, hook)):
                 raise TypeError(f"{self.name}: Protocol.{hook} is a function, not {getattr(self, hook)!r}")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 from evaltk.errors import SettingsError
 
@@ -18,6 +20,14 @@ def check(protocol: str, settings: object, rules: Mapping[str, tuple[bool, str]]
     for name, (wrong, wanted) in rules.items():
         if wrong:
             raise refusal(protocol, name, wanted, getattr(settings, name))
+
+
+def stated(settings: Any) -> dict[str, Any]:
+    """The settings as results have them: those that a later version added (metadata ``later``) only where they are set,
+    so that results of before stay done.
+    """
+    later = {f.name: f.default for f in dataclasses.fields(settings) if f.metadata.get("later")}
+    return {k: v for k, v in dataclasses.asdict(settings).items() if k not in later or v != later[k]}
 
 
 def refusal(protocol: str, name: str, wanted: str, got: object) -> SettingsError:

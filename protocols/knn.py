@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Literal
 
 from evaltk import settings_rules
 from evaltk.bench import Bench, Extracts, Need, Outcome, Protocol, of_all_splits, unreadable
+from evaltk.data import sanity
 from evaltk.data.images import Dataset
-from evaltk.errors import DataError, SettingsError
+from evaltk.errors import SettingsError
 from evaltk.types import DeviationKind, Features, Recipe, Score
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
     """
     bank, queries = (bench.features(split, bench.class_feature(NEED)) for split in (dataset.train, dataset.test))
     _check_k(settings, len(bank.x), dataset)
-    _check_varied(bank, dataset.name)
+    sanity.check_varied(bank.x, f"{dataset.name} {bank.key.split}")
     num_classes = len(dataset.train.classes)
     ranks, predictions = classify(bank, queries, settings, num_classes, bench.device)
     scores = _sweep(dataset, ranks, settings) + _best(dataset, ranks, settings)
@@ -183,17 +184,6 @@ def rank_neighbours(
 def most_right(ranks: Mapping[tuple[int, float], torch.Tensor]) -> tuple[int, float]:
     """The (k, temperature) with the highest top-1; ties go to the smallest k, then the first temperature."""
     return max(ranks, key=lambda at: (int((ranks[at] == 0).sum()), -at[0]))
-
-
-def _check_varied(bank: Features, name: str) -> None:
-    sample = bank.x[:: max(1, len(bank.x) // 2048)]  # of all classes, since images are sorted by class
-    if len(sample) > 1 and abs(sample - sample[:1]).max() <= 1e-6 * abs(sample[:1]).max():
-        raise DataError(
-            wanted="features that differ between images",
-            got="identical features for all images",
-            where=f"{name} {bank.key.split}",
-            do="check the checkpoint: the model has probably collapsed",
-        )
 
 
 def _score(dataset: Dataset, rank: torch.Tensor, metric: str, top: int, **at: object) -> Score:

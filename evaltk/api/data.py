@@ -64,8 +64,9 @@ def any_images(data: Any, options: DataOptions, *, name: str = "images") -> AnyD
         if any(one.is_dir() and not one.name.startswith(".") for one in folder.iterdir()):
             root = folder.resolve()
             classes = images.class_folders(root, get=FOLDERS)
-            return replace(images.from_folder(label, root.name, root.parent, classes, get=FOLDERS), name=WHOLE)
-        return replace(folder_of_images(folder), dataset=label, name=WHOLE)
+            found = images.from_folder(label, root.name, root.parent, classes, get=FOLDERS)
+            return replace(images.read_as(found, options.reading), name=WHOLE)
+        return replace(images.read_as(folder_of_images(folder), options.reading), dataset=label, name=WHOLE)
     if _one_dataset(data):
         return replace(from_torch(data, data, name=_free(name)).train, name=WHOLE)
     return load(data, options, name=name)

@@ -41,6 +41,7 @@ def load(text: str, label: str, options: DataOptions) -> Dataset:
     if len(columns := sorted({table.column for table in everything})) > 1:
         do = "give them apart, or --path-column"
         raise DataError(wanted="images in one column", got=", ".join(columns), where=text, do=do)
+    own.check_alike({role: [table.labels for table in part] for role, part in tables.items()}, text)
     names = {table.names for table in everything}
     if len(names) > 1:
         got, do = "class names that differ between files", "save them with the same features"
@@ -193,8 +194,11 @@ class _Table:
         column, label = _columns(path, table, features, options)
         table.select([column, label]).validate(full=True)  # pyarrow follows offsets blindly
         names = features.get(label, {}).get("names") or ()
-        labels = [_label(value, row, path) for row, value in enumerate(table[label].to_pylist())]
-        if names and (bad := [one for one in set(labels) if not isinstance(one, int) or not 0 <= one < len(names)]):
+        values = table[label].to_pylist()
+        bare = own.bare(values)
+        labels = [own.NONE] * len(values) if bare else [_label(value, row, path) for row, value in enumerate(values)]
+        bad = [one for one in set(labels) if not isinstance(one, int) or not 0 <= one < len(names)]
+        if names and bad and not bare:
             got = f"label {bad[0]}" + (" (no label)" if bad[0] == -1 else "")
             do = "leave out what has no label; test splits on the hub often have none"
             raise DataError(wanted=f"labels 0 to {len(names) - 1}", got=got, where=path, do=do)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Protocol, Self
 import numpy as np
 from PIL import Image
 
-from evaltk.data import images
+from evaltk.data import decoding, images
 from evaltk.data.images import TAIL, Split
 
 
@@ -33,12 +32,7 @@ class EncodedSplit(Split):
     def open(self, index: int) -> Image.Image:
         """The image as RGB. Raises: DataError: it cannot be decoded (it is named)."""
         data = self.encoded(index)
-        try:
-            with Image.open(io.BytesIO(data)) as image:
-                return image.convert("RGB")
-        except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
-            where = f"{self.root}/{self.image_id(index)}"
-            raise images.undecodable(f"{type(error).__name__}: {error}", where) from error
+        return decoding.rgb(data, self.reading, where=f"{self.root}/{self.image_id(index)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -59,9 +53,9 @@ class StoredSplit(EncodedSplit):
         try:
             data = self.reader.read(int(self.rows[index]))
         except (OSError, ValueError) as error:
-            raise images.undecodable(str(error), where) from error
+            raise decoding.undecodable(str(error), where) from error
         if not data:
-            raise images.undecodable("no bytes", where)
+            raise decoding.undecodable("no bytes", where)
         return data
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from evaltk import files
+from evaltk.data import decoding
 from evaltk.errors import DataError
 
 Frame: TypeAlias = "str | Path | Image.Image"
@@ -31,10 +32,9 @@ def open_frame(frame: Frame) -> Image.Image:
     if isinstance(frame, Image.Image):
         return frame.convert("RGB")
     try:
-        with Image.open(frame) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise _undecodable(frame, error) from error
+        return decoding.rgb(Path(frame))
+    except DataError as error:
+        raise _undecodable(frame, error.got) from error
 
 
 def frame_size(frame: Frame) -> tuple[int, int]:
@@ -42,16 +42,16 @@ def frame_size(frame: Frame) -> tuple[int, int]:
     if isinstance(frame, Image.Image):
         return frame.size
     try:
-        with Image.open(frame) as image:
+        with decoding.opened(Path(frame)) as image:
             return image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise _undecodable(frame, error) from error
+        raise _undecodable(frame, f"{type(error).__name__}: {error}") from error
 
 
-def _undecodable(frame: object, error: Exception) -> DataError:
+def _undecodable(frame: object, got: str) -> DataError:
     return DataError(
         wanted="an image that can be decoded",
-        got=f"{type(error).__name__}: {error}"[:200],
+        got=got[:200],
         where=frame,
         do="restore the file",
     )
@@ -96,7 +96,7 @@ def read_ids(path: Path) -> np.ndarray:
     Raises: DataError: no such file, not decodable, colours or 16-bit values instead of ids.
     """
     try:
-        with Image.open(path) as image:
+        with decoding.opened(path) as image:
             mode = image.mode
             if mode in ("P", "L"):
                 return np.array(image, dtype=np.uint8)
@@ -105,7 +105,7 @@ def read_ids(path: Path) -> np.ndarray:
     except FileNotFoundError as error:
         raise DataError(wanted="an index mask", got="no such file", where=path, do="restore the file") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise _undecodable(path, error) from error
+        raise _undecodable(path, f"{type(error).__name__}: {error}") from error
     raise DataError(
         wanted="an index mask (mode P or L), whose pixels are object ids",
         got=f"mode {mode}",

@@ -15,7 +15,8 @@ from PIL import Image, ImageFile
 
 from evaltk import files
 from evaltk.data import revisitop
-from evaltk.data.images import EXTENSIONS, Split
+from evaltk.data.folders import EXTENSIONS, is_hidden
+from evaltk.data.images import Split
 from evaltk.data.revisitop import GroundTruth
 from evaltk.deviations import Deviation, DeviationKind
 from evaltk.errors import DataError
@@ -195,7 +196,8 @@ def _version(root: Path, folder: Path, images: Path, database: Photographs) -> t
 
 
 def _walk(root: Path) -> Iterator[str]:
-    for here, _, names in os.walk(root, followlinks=True):
+    for here, inside, names in os.walk(root, followlinks=True):
+        inside[:] = [name for name in inside if not is_hidden(name)]
         for name in names:
-            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
+            if name.lower().endswith(EXTENSIONS) and not is_hidden(name):
                 yield os.path.relpath(f"{here}{os.sep}{name}", root).replace(os.sep, "/")

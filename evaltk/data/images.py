@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from PIL import Image
 
+from evaltk.data import decoding, folders
+from evaltk.data.decoding import Reading
+from evaltk.data.folders import EXTENSIONS, class_folders
 from evaltk.deviations import Deviation
-from evaltk.errors import DataError
+from evaltk.errors import DataError, some
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's ImageFolder
 SAMPLED = 32  # images a split whose bytes are part of its fingerprint
 TAIL = 65_536  # bytes of each, from its end
+READ = {
+    "as-shown": "images are read as shown: EXIF orientation, transparency on white, sRGB, gray of all depths at 8 bits",
+    "as-reference": "images are read as-reference, as torchvision's ImageFolder does",
+}
 Found = tuple[str, int, int, int]  # a file's path below the root, its class id, its bytes, modified in ns
 
 
@@ -31,7 +36,8 @@ class Split:
         labels: [N] int64. files: N paths under `root`, or None where `pixels` [N, H, W, 3] uint8 holds the images.
         fingerprint: of names, sizes, labels and the bytes of some images (or of all pixels): the same on every machine.
         stamp: of the files' modification times: what makes a local cache forget a file changed in place.
-        empty: files of no bytes.
+        empty: files of no bytes. reading: how files become pixels.
+        left: {kind: files of the folder that are not read}, such as hidden ones and ``.heic``.
     """
 
     dataset: str
@@ -44,6 +50,8 @@ class Split:
     pixels: np.ndarray | None = None
     stamp: str = ""
     empty: tuple[str, ...] = ()
+    reading: Reading = decoding.REFERENCE
+    left: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -70,12 +78,7 @@ class Split:
         if self.pixels is not None:
             return Image.fromarray(self.pixels[index])
         path = (self.root or Path()) / self.image_id(index)
-        try:
-            with path.open("rb") as stream, Image.open(stream) as image:
-                return image.convert("RGB")
-        except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
-            got = "an empty file" if path.exists() and not path.stat().st_size else f"{type(error).__name__}: {error}"
-            raise undecodable(got, path) from error
+        return decoding.rgb(path, self.reading)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -85,6 +88,7 @@ class Dataset:
     Attributes:
         train: with the official validation images, where there are some; `val`: which of its rows [N] bool they are.
         metric: what its figures are: ``top1``, or ``mean_per_class``, the mean of the classes' recalls.
+        own: whether it is of a user's own files, whose classes have no published order.
     """
 
     KIND: ClassVar[str] = "images"
@@ -96,6 +100,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     val: np.ndarray | None = None
     metric: Literal["top1", "mean_per_class"] = "top1"
+    own: bool = False
 
     def __post_init__(self) -> None:
         if self.train.classes != self.test.classes:
@@ -124,14 +129,41 @@ class Dataset:
         return {split.name: len(split) for split in self.splits}
 
 
-def undecodable(got: str, where: object) -> DataError:
-    """The error for an image that cannot be decoded."""
-    return DataError(
-        wanted="an image that can be decoded",
-        got=got,
-        where=where,
-        do="restore the file, or allow some to be left out with --skip-bad-images N",
-    )
+def read_as(split: Split, reading: Reading) -> Split:
+    """The split with its images read so, which its fingerprint says."""
+    text = reading.text()
+    prints = hashlib.sha256(f"{split.fingerprint}\0{text}".encode()).hexdigest() if text else split.fingerprint
+    return replace(split, reading=reading, fingerprint=prints)
+
+
+def own(dataset: Dataset, reading: Reading) -> Dataset:
+    """A dataset of a user's own files, read so; notes say how, and what its splits hold."""
+    train, test = (read_as(split, reading) for split in dataset.splits)
+    notes = (*dataset.notes, *(counts(split) for split in dataset.splits if len(split)), READ[reading.show])
+    return replace(dataset, train=train, test=test, notes=notes, own=True)
+
+
+def noted(dataset: Any) -> Any:
+    """A dataset of any kind; one of images with a note of the files in its folders that are not read."""
+    if not isinstance(dataset, Dataset):
+        return dataset
+    found = tuple(counts(split) for split in dataset.splits if split.left)
+    return replace(dataset, notes=(*dataset.notes, *found)) if found else dataset
+
+
+def counts(split: Split) -> str:
+    """Images and classes of a split, classes without images, and what was left out, in words."""
+    there = set(split.labels.tolist())
+    lacking = [name for number, name in enumerate(split.classes) if number not in there]
+    classes = f"{len(split.classes):,} classes"
+    if lacking:
+        classes = f"{len(there):,} of {classes}, none of {some(lacking, 5)}"
+    return f"{split.name or 'all'}: {len(split):,} images of {classes}{left_out(split)}"
+
+
+def left_out(split: Split) -> str:
+    """``; left out: 3 hidden, 2 .heic``, or ""."""
+    return f"; left out: {folders.told(split.left)}" if split.left else ""
 
 
 def from_arrays(dataset: str, name: str, pixels: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Split:
@@ -145,29 +177,23 @@ def from_arrays(dataset: str, name: str, pixels: np.ndarray, labels: np.ndarray,
     )
 
 
-def class_folders(folder: Path, *, get: str) -> list[str]:
-    """Names of the class folders under `folder`, sorted. Raises: DataError: no such folder, or none inside."""
-    if not folder.is_dir():
-        raise DataError(wanted="a folder of class folders", got="no such folder", where=folder, do=get)
-    try:
-        names = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
-    except OSError as error:
-        raise DataError(wanted="a folder that can be read", got=str(error), where=folder, do=get) from error
-    if not names:
-        files = sum(1 for _ in os.scandir(folder))
-        raise DataError(
-            wanted="class folders (CLASS/IMAGE.jpg)", got=f"none among {files} entries", where=folder, do=get
-        )
-    return names
-
-
-def from_folder(dataset: str, name: str, root: Path, classes: Sequence[str], *, get: str) -> Split:
+def from_folder(
+    dataset: str,
+    name: str,
+    root: Path,
+    classes: Sequence[str],
+    *,
+    get: str,
+    suffixes: Sequence[str] = EXTENSIONS,
+    may_lack: bool = False,
+) -> Split:
     """A split in torchvision's ImageFolder layout, `root/name/CLASS/**/IMAGE`, in ImageFolder's order.
 
     Args:
         name: of the split and its folder; empty for class folders directly under `root`.
         classes: the classes and their order; the folder may lack some of them, but have no others.
-        get: what to do where the layout is wrong.
+        get: what to do where the layout is wrong. suffixes: of the files that are images.
+        may_lack: whether class folders may be empty, as long as some are not.
 
     Raises: DataError: a class that `classes` lacks, an empty class folder, no images.
     """
@@ -177,18 +203,24 @@ def from_folder(dataset: str, name: str, root: Path, classes: Sequence[str], *, 
     _check_known(there, classes, folder)
     number = {c: i for i, c in enumerate(classes)}
     found: list[Found] = []
+    left = folders.beside(folder, suffixes)
+    empty: dict[str, str] = {}
     for cls in there:
-        inside = _walk(folder / cls)
+        inside, others = folders.walk(folder / cls, suffixes)
+        left.update(others)
         if not inside:
-            raise DataError(
-                wanted=f"at least one image ({' '.join(EXTENSIONS)}) a class",
-                got="an empty class folder",
-                where=folder / cls,
-                do="add images, or remove the folder",
-            )
+            empty[cls] = folders.told(others)
         for path, size, modified in inside:
             found.append((f"{before}{cls}/{path}".replace(os.sep, "/"), number[cls], size, modified))
-    return of_files(dataset, name, root, classes, found)
+    if empty and not (may_lack and found):
+        cls, others_told = next(iter(empty.items()))
+        raise DataError(
+            wanted=f"at least one image ({' '.join(suffixes)}) a class",
+            got=f"none, but {others_told}" if others_told else "an empty class folder",
+            where=folder / cls,
+            do="convert these to JPEG or PNG" if others_told else "add images, or remove the folder",
+        )
+    return replace(of_files(dataset, name, root, classes, found), left=dict(left))
 
 
 def of_files(dataset: str, name: str, root: Path, classes: Sequence[str], found: Sequence[Found]) -> Split:
@@ -243,35 +275,3 @@ def _tail(path: Path) -> bytes:
             return stream.read()
     except OSError:
         return b""  # it is named as unreadable when its turn comes
-
-
-def _walk(folder: Path) -> list[tuple[str, int, int]]:
-    """(path below `folder`, bytes, modified in ns) of its images, in torchvision's order: by folder, then by name.
-
-    Raises: DataError: a folder that cannot be read, a link that leads nowhere or back up.
-    """
-    below: list[tuple[str, list[str]]] = []
-    found: list[tuple[str, int, int]] = []
-    try:
-        for here, _, names in os.walk(folder, onerror=_raise, followlinks=True):
-            real = Path(here).resolve()
-            if here != str(folder) and Path(here).parent.resolve().is_relative_to(real):
-                raise OSError(errno.ELOOP, "a link back to a folder above it", here)
-            below.append((here, sorted(n for n in names if n.lower().endswith(EXTENSIONS))))
-        for here, names in sorted(below):
-            for name in names:
-                path = f"{here}{os.sep}{name}"
-                stat = Path(path).stat()
-                found.append((path[len(str(folder)) + 1 :], stat.st_size, stat.st_mtime_ns))
-    except OSError as error:
-        raise DataError(
-            wanted="folders and files that can be read",
-            got=str(error.strerror),
-            where=error.filename or folder,
-            do="restore it, or remove it (is it a broken link?)",
-        ) from error
-    return found
-
-
-def _raise(error: OSError) -> None:
-    raise error

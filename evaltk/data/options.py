@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from evaltk.data.decoding import Reading
     from evaltk.data.shares import Share
 
 
@@ -19,12 +20,17 @@ class DataFlags:
         label_column: csv, arrow: column of the labels; wds: key in .json.
         split_column: csv: column that says train, val or test.
         split: share of each class to test on, where the data have no test split.
+        show: pixels as a viewer shows them (EXIF orientation, transparency on white, more than 8 bits), the default,
+            or as torchvision's ImageFolder reads them.
+        max_pixels: largest image to read (up to 1000000000 pixels; memory: 4 bytes a pixel).
     """
 
     path_column: str | None = field(default=None, metadata={"metavar": "NAME"})
     label_column: str | None = field(default=None, metadata={"metavar": "NAME"})
     split_column: str | None = field(default=None, metadata={"metavar": "NAME"})
     split: float | None = field(default=None, metadata={"metavar": "0.2"})
+    show: Literal["as-shown", "as-reference"] | None = None
+    max_pixels: int | None = field(default=None, metadata={"metavar": "N"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +50,14 @@ class DataOptions(DataFlags):
         from evaltk.data.shares import Share
 
         return None if self.split is None else Share(share=self.split, seed=self.seed)
+
+    @property
+    def reading(self) -> Reading:
+        """How images are read. Raises: SettingsError: a limit of pixels out of range."""
+        from evaltk.data.decoding import MAX_PIXELS, Reading
+
+        limit = MAX_PIXELS if self.max_pixels is None else self.max_pixels
+        return Reading(show=self.show or "as-shown", max_pixels=limit)
 
     def given(self) -> dict[str, str]:
         """{field: the flag} of what was given."""

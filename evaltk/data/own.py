@@ -30,6 +30,7 @@ SPLITS = ("split",)
 NO_SPLIT = "name the train and the test part, or draw one: --split 0.2"
 INTEGER = re.compile(r"[+-]?\d{1,18}(\.0+)?", re.ASCII)  # pandas writes whole numbers as 1.0 once a cell was empty
 Label: TypeAlias = int | str
+NONE: Label = -1  # what stands for a missing label, as on the hub
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +156,7 @@ def assemble(
 
     Raises: DataError: a part is missing or empty, labels that no class has. SettingsError: a share out of range.
     """
+    parts, passed = _with_labels(parts, where)
     share, roles = options.share, tuple(parts)
     if empty := [role for role, part in parts.items() if not part.labels]:
         raise DataError(wanted=f"images in {empty[0]}", got="none", where=where, do="add images, or leave it out")
@@ -174,8 +176,39 @@ def assemble(
         splits[role] = parts[role].split(role, classes, ids)
     if share is not None:
         return shares.drawn(splits[used[0]], share)
-    notes = tuple(f"{r}: {len(parts[r].labels):,} images are not used" for r in roles if r not in used)
+    notes = passed + tuple(f"{r}: {len(parts[r].labels):,} images are not used" for r in roles if r not in used)
     return Dataset(name=label, train=splits["train"], test=splits[str(held)], notes=notes)
+
+
+def _with_labels(parts: Mapping[str, Part], where: object) -> tuple[Mapping[str, Part], tuple[str, ...]]:
+    """(the parts without a test part that has no labels, as competitions have it, where there is val; notes on it).
+
+    Raises: DataError: another part has no labels at all.
+    """
+    bare = [role for role, part in parts.items() if part.labels and set(part.labels) <= {NONE, str(NONE)}]
+    if bare == ["test"] and "val" in parts:
+        count = len(parts["test"].labels)
+        return {r: p for r, p in parts.items() if r != "test"}, (f"test: {count:,} images without labels are not used",)
+    if bare:
+        do = "add them, or give a validation part with labels"
+        raise DataError(wanted=f"labels in {bare[0]}", got="none", where=where, do=do)
+    return parts, ()
+
+
+def bare(labels: Sequence[object]) -> bool:
+    """Whether there are rows, and not one has a label."""
+    return bool(labels) and all(one is None or one in ("", -1) for one in labels)
+
+
+def check_alike(labels: Mapping[str, Sequence[Sequence[object]]], where: object) -> None:
+    """Check that of the files of a split all have labels, or none. Args: labels: of each file, by split.
+
+    Raises: DataError.
+    """
+    for role, files in labels.items():
+        if len({bare(one) for one in files if one}) > 1:
+            got, do = "some without any", "leave those out"
+            raise DataError(wanted=f"labels in each file of {role}", got=got, where=where, do=do)
 
 
 def uniform(labels: Mapping[str, Sequence[Label]], where: object) -> dict[str, Sequence[Label]]:

@@ -159,6 +159,7 @@ def own_dataset(label: str, folder: Path, options: DataOptions) -> Dataset:
     if len({table.column for table in everything}) > 1 or len({table.names for table in everything}) > 1:
         do = "take another copy"
         raise DataError(wanted="the same columns and classes in each file", got="others", where=folder, do=do)
+    own.check_alike({role: [table.labels for table in part] for role, part in tables.items()}, folder)
     for table in everything:
         if odd := [one for one in table.labels if isinstance(one, bool) or not isinstance(one, int | str)]:
             got = f"{odd[0]!r} in {table.name}"
@@ -218,6 +219,7 @@ class _Table:
                 columns = [one for one in columns if image in (None, one)]
                 label = next((one for one in wanted if one in schema.names), None)
                 labels = () if label is None else tuple(file.read(columns=[label])[label].to_pylist())
+                labels = (own.NONE,) * len(labels) if own.bare(labels) else labels
                 rows = tuple(file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups))
                 names = _names_in(schema.metadata or {}, label or "")
         except SettingsError:

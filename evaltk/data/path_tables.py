@@ -9,7 +9,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -189,10 +189,22 @@ def _rows(table: Table, role: str, options: DataOptions) -> Iterator[Row]:
         do = "give this file alone, or take the column out"
         raise DataError(wanted=f"{role} in all of {split!r}", got=got, where=where, do=do)
     folder = _folder(where)
-    cells = zip(table.cells(path), table.cells(label), roles, table.lines, strict=True)
+    cells = zip(table.cells(path), _labels(table, label, roles), roles, table.lines, strict=True)
     for file, value, one, line in cells:
         of = one if role == "all" else role
         yield Row(_located(folder, file), value, of, where, line)
+
+
+def _labels(table: Table, name: str, roles: Sequence[str]) -> list[Label]:
+    """The labels, -1 for the rows of a test split that has none at all. Raises: DataError: empty cells elsewhere."""
+    place = table.columns.index(name)
+    test = [row[place].lower() for row, role in zip(table.rows, roles, strict=True) if role == "test"]
+    if not test or any(cell not in (*MISSING, str(own.NONE)) for cell in test):
+        return list(table.cells(name))
+    kept = [i for i, role in enumerate(roles) if role != "test"]
+    rest = replace(table, rows=tuple(table.rows[i] for i in kept), lines=tuple(table.lines[i] for i in kept))
+    found = iter(rest.cells(name))
+    return [own.NONE if role == "test" else next(found) for role in roles]
 
 
 def _folder(table: Path) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from evaltk.data import images
 from evaltk.data.images import Dataset, Split
 from evaltk.deviations import Deviation, DeviationKind
 from evaltk.errors import DataError, SettingsError, some
@@ -67,11 +68,14 @@ def drawn(whole: Split, share: Share) -> Dataset:
         train=_part(whole, np.flatnonzero(~test), "train", share),
         test=_part(whole, np.flatnonzero(test), "test", share),
         deviations=(Deviation(kind=DeviationKind.OWN_SPLIT, text=text),),
-        notes=(f"not tested, as they have one image only: {some(single)}",) if single else (),
+        notes=(
+            *((f"not tested, as they have one image only: {some(single)}",) if single else ()),
+            *((f"before the draw, {images.counts(whole)}",) if whole.left else ()),
+        ),
     )
 
 
 def _part(whole: Split, rows: np.ndarray, name: str, share: Share) -> Split:
     state = hashlib.sha256(f"{whole.fingerprint}\0{FLAG}\0{share.share!r}\0{share.seed}\0{name}\0".encode())
     state.update(np.ascontiguousarray(rows, dtype="<i8").tobytes())
-    return whole.taken(rows, name=name, fingerprint=state.hexdigest())
+    return replace(whole.taken(rows, name=name, fingerprint=state.hexdigest()), left={})

@@ -14,12 +14,13 @@ from evaltk.seeding import generator
 def hold_out(labels: np.ndarray, share: float, *, seed: int) -> np.ndarray:
     """Numbers of the images held out, rising: `share` of all to the nearest (at least one), each class in proportion.
 
-    A class of few images may have none held out; the last image of a class never is while others are left.
+    A class of few images may have none held out; the last image of a class never is.
 
     Args:
         labels: [N] int64. share: in [0, 1); 0: none.
     """
-    count = min(len(labels) - 1, max(1, round(share * len(labels)))) if share > 0 else 0
+    spare = len(labels) - len(np.unique(labels))
+    count = min(spare, max(1, round(share * len(labels)))) if share > 0 else 0
     order = torch.randperm(len(labels), generator=generator(seed, "probe", "held out")).numpy()
     place = np.empty(len(labels))
     for c in np.unique(labels):

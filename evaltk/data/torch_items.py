@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from evaltk.data import decoding
 from evaltk.errors import DataError, some
 
 WANTED = "an image: PIL, uint8 array [H, W, 3], or tensor [3, H, W], uint8 or float in [0, 1]"
@@ -53,7 +54,10 @@ def _pair(item: Any, place: str) -> tuple[Any, Any]:
 def _rgb(image: Any, place: str) -> tuple[Image.Image, bool]:
     """The image as 8-bit RGB, and whether its values had to be rounded."""
     if isinstance(image, Image.Image):
-        return image.convert("RGB"), False
+        try:
+            return decoding.as_rgb(image, "as-reference"), False
+        except ValueError as error:
+            raise _wrong(str(error), place, "scale it to 8 bits in the dataset") from error
     rounded = False
     if isinstance(image, torch.Tensor):
         pixels = image.detach().cpu()

@@ -16,7 +16,8 @@ import numpy as np
 from evaltk import files, progress
 from evaltk.data import encoded, own
 from evaltk.data.encoded import EncodedSplit
-from evaltk.data.images import EXTENSIONS, Dataset
+from evaltk.data.folders import READABLE
+from evaltk.data.images import Dataset
 from evaltk.data.options import DataOptions
 from evaltk.data.own import Label, Part
 from evaltk.errors import DataError, EvaltkError, StorageError, some
@@ -31,7 +32,7 @@ RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 LIST = re.compile(r"\{([^{}]*,[^{}]*)\}")
 MOST = 100_000  # shards that a pattern may name
 BLOCK = 512
-INDEX_VERSION = 1  # of what is kept of a shard
+INDEX_VERSION = 2  # of what is kept of a shard
 LARGEST = 1 << 20  # bytes of a label's file
 
 
@@ -220,7 +221,7 @@ def _add(samples: dict[str, _Sample], member: tarfile.TarInfo, stream: BinaryIO,
     if found is None:  # such as ._files of macOS, which WebDataset passes over too
         return
     extension = found[2].lower()
-    kind = "image" if f".{extension}" in EXTENSIONS else extension
+    kind = "image" if f".{extension}" in READABLE else extension
     if kind not in ("image", "cls", "json"):
         return
     if not member.isreg() or member.issparse():

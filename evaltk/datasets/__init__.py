@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from evaltk.data import own
+from evaltk.data import images, own
 from evaltk.data.options import DataFlags, DataOptions
 from evaltk.errors import DataError, SettingsError, nearest
 from evaltk.plugins import Registry
@@ -107,7 +107,11 @@ def load(text: str, options: DataOptions | None = None) -> Any:
     try:
         if path is not None and spec.takes == "folder" and not path.is_dir():
             raise DataError(wanted=f"the folder of {name}", got="no such folder", where=path, do=spec.where)
-        return spec.load(path, label, options or DataOptions()) if spec.options else spec.load(path, label)
+        if not spec.options:
+            return images.noted(spec.load(path, label))
+        options = options or DataOptions()
+        found = spec.load(path, label, options)
+        return images.own(found, options.reading) if "show" in spec.options else found
     except OSError as error:  # such as a folder that may not be read
         do = "check the path and the right to read it"
         raise DataError(wanted=f"the files of {name}", got=str(error), where=path, do=do) from error

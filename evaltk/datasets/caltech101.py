@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from evaltk.data import images, listed
+from evaltk.data.folders import is_hidden
 from evaltk.data.images import Dataset
 from evaltk.datasets import DatasetSpec
 from evaltk.deviations import Deviation, DeviationKind
@@ -88,7 +89,7 @@ def own_split(text: str) -> Deviation:
 
 
 def _is_image(name: str) -> bool:
-    return name.lower().endswith(images.EXTENSIONS) and not name.startswith(".")
+    return name.lower().endswith(images.EXTENSIONS) and not is_hidden(name)
 
 
 DATASET = DatasetSpec(name="caltech101", where=WHERE, load=load, doc=__doc__)

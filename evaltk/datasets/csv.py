@@ -20,6 +20,6 @@ DATASET = DatasetSpec(
     where=path_tables.WHERE,
     load=load,
     takes="files",
-    options=("path_column", "label_column", "split_column", "split"),
+    options=("path_column", "label_column", "split_column", "split", "show", "max_pixels"),
     doc=__doc__,
 )

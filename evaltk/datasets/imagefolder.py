@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from evaltk.data import images, own, shares
+from evaltk.data import folders, images, own, shares
 from evaltk.data.images import Dataset
 from evaltk.data.options import DataOptions
 from evaltk.datasets import DatasetSpec
@@ -19,30 +20,60 @@ def load(root: Path, label: str = "imagefolder", options: DataOptions | None = N
     """Learn from train/, report on test/ where there is one, else on val/.
 
     With a share to draw (`DataOptions.split`), `root` holds the class folders, or one of train/, val/ and test/ does.
+    A test/ without any of the classes, as competitions have it, is passed over where there is val/. Without train/, the
+    training split is empty: enough for a published head.
 
     Raises: DataError: another layout. SettingsError: a share out of range.
     """
-    share = options.share if options else None
-    there = [role for role in own.ROLES if (root / role).is_dir()]
-    if share is not None:
+    options = options or DataOptions()
+    suffixes = folders.READABLE if options.reading.show == "as-shown" else folders.EXTENSIONS
+    there = _roles(root)
+    if options.share is not None:
         if len(there) > 1:
-            got = " and ".join(f"{role}/" for role in there)
+            got = " and ".join(f"{name}/" for name in there.values())
             raise DataError(wanted="one folder to split", got=got, where=root, do="leave --split out")
-        name = there[0] if there else ""
+        name = next(iter(there.values()), "")
         classes = images.class_folders(root / name, get=f"{WHERE}, {DRAW}")
-        found = shares.drawn(images.from_folder(label, name, root, classes, get=WHERE), share)
+        whole = images.from_folder(label, name, root, classes, get=WHERE, suffixes=suffixes)
+        found = shares.drawn(whole, options.share)
         note = (f"train and test are drawn from {name}/ alone",) if name else ()
         return replace(found, notes=(*found.notes, *note))
-    held = next((name for name in ("test", "val") if name in there), None)
-    if held is None or "train" not in there:
+    held = [role for role in ("test", "val") if role in there]
+    if not held:
         got = ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "an empty folder"
         raise DataError(wanted="train/ and test/ or val/", got=got, where=root, do=f"{WHERE}, {DRAW}")
-    classes = images.class_folders(root / "train", get=WHERE)
-    return Dataset(
-        name=label,
-        train=images.from_folder(label, "train", root, classes, get=WHERE),
-        test=images.from_folder(label, held, root, classes, get=WHERE),
-    )
+    classes = images.class_folders(root / there.get("train", there[held[-1]]), get=WHERE)
+    notes: tuple[str, ...] = ()
+    if len(held) == 2:
+        val, test = there["val"], there["test"]
+        used = _labelled(root / test, classes) or not _labelled(root / val, classes)
+        passed = f"{val}/ is not used" if used else f"{test}/ is not used: none of its folders is a class of {val}/"
+        notes = (passed,)
+        held = ["test" if used else "val"]
+    splits = {
+        role: images.from_folder(label, there[role], root, classes, get=WHERE, suffixes=suffixes, may_lack=lax)
+        for role, lax in (("train", False), (held[0], True))
+        if role in there
+    }
+    none = images.of_files(label, "train", root, classes, ())
+    return Dataset(name=label, train=splits.get("train", none), test=splits[held[0]], notes=notes)
 
 
-DATASET = DatasetSpec(name="imagefolder", where=WHERE, load=load, options=("split",), doc=__doc__)
+def _roles(root: Path) -> dict[str, str]:
+    """{role: its folder} of those that are there, such as {"train": "training"}. Raises: DataError: two of one role."""
+    found: dict[str, str] = {}
+    for role, names in own.ROLES.items():
+        there = [name for name in names if (root / name).is_dir()]
+        if len(there) > 1:
+            got = " and ".join(f"{name}/" for name in there)
+            raise DataError(wanted=f"one folder of {role} images", got=got, where=root, do="rename or move one")
+        found.update({role: there[0]} if there else {})
+    return found
+
+
+def _labelled(folder: Path, classes: Sequence[str]) -> bool:
+    """Whether it has a folder of some class."""
+    return any((folder / name).is_dir() for name in classes)
+
+
+DATASET = DatasetSpec(name="imagefolder", where=WHERE, load=load, options=("split", "show", "max_pixels"), doc=__doc__)

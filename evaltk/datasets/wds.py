@@ -21,6 +21,6 @@ DATASET = DatasetSpec(
     where=webdataset.WHERE,
     load=load,
     takes="files",
-    options=("label_column", "split"),
+    options=("label_column", "split", "show", "max_pixels"),
     doc=__doc__,
 )

@@ -33,7 +33,7 @@ def check_unreadable(split: Split, unreadable: tuple[str, ...], allowed: int, me
             wanted=f"at most {allowed} unreadable images in {split.dataset} {split.name}",
             got=f"{len(unreadable)}" + (f" ({message})" if message else ""),
             where=(split.root or Path()) / unreadable[0],
-            do="restore the file, or tolerate some with --skip-bad-images N; finished work is kept",
+            do="replace the file if it is damaged, or tolerate some with --skip-bad-images N; finished work is kept",
         )
 
 

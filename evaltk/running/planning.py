@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import protocols
-from evaltk import datasets, plugins, results
+from evaltk import datasets, plugins, results, settings_rules
 from evaltk.bench import AnyDataset, ImageOptions, Protocol
 from evaltk.checkpoints.locate import exists, locate
 from evaltk.checkpoints.read_options import ReadOptions
-from evaltk.data import limits
+from evaltk.data import limits, sanity
 from evaltk.data.options import DataOptions
 from evaltk.errors import SettingsError, nearest
 from evaltk.machine import version
@@ -136,12 +136,13 @@ def jobs_on(
             for protocol, settings in plan.protocols.items():
                 if chosen[protocol].kind != dataset.KIND:
                     continue
+                sanity.check_labels(dataset, learns=chosen[protocol].learns(settings))
                 chosen[protocol].check(dataset, settings)
                 asked = {
                     "checkpoint": identity,
                     "protocol": protocol,
                     "version": chosen[protocol].version,
-                    "settings": asdict(settings),
+                    "settings": settings_rules.stated(settings),
                     "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint},
                     "images": {k: v for k, v in asdict(plan.images).items() if k != "feature" or v is not None},
                     "precision": plan.precision,

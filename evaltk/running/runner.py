@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from evaltk import plugins, results
 from evaltk.bench import Bench, Extracts, Need, nothing_to_prepare
+from evaltk.data import sanity
 from evaltk.errors import CheckpointError
 from evaltk.machine import provenance, resolve_device
 from evaltk.progress import log
 from evaltk.running.planning import Job, Plan, identify, jobs, known_protocol, stamp
-from evaltk.types import Preprocessing, Result, ResultData, digest
+from evaltk.types import Deviation, Preprocessing, Result, ResultData, digest
 
 if TYPE_CHECKING:
     from evaltk.data.images import Split
@@ -80,13 +81,15 @@ def measured(plan: Plan, left: Sequence[Job], bench: Bench) -> Iterator[Result |
     for dataset in {id(job.dataset): job.dataset for job in left}.values():
         here = [job for job in left if job.dataset is dataset]
         started = time.perf_counter()
+        learning = any(known_protocol(job.protocol).learns(job.settings) for job in here)
+        shared = sanity.shared_images(dataset) if learning and distributed.is_main() else ()
         for split, needs in wanted(here, bench):
             bench.prepare(split, needs)
         for job in here:
             known_protocol(job.protocol).prepare(bench, dataset, job.settings)
         extracting = time.perf_counter() - started
         for job in here:
-            result = _run_job(plan, job, bench, extracting) if distributed.is_main() else None
+            result = _run_job(plan, job, bench, extracting, shared) if distributed.is_main() else None
             distributed.barrier()
             yield result
 
@@ -157,7 +160,7 @@ def _check_unchanged(job: Job, loaded: Checkpoint) -> None:
         )
 
 
-def _run_job(plan: Plan, job: Job, bench: Bench, extracting: float) -> Result:
+def _run_job(plan: Plan, job: Job, bench: Bench, extracting: float, shared: tuple[Deviation, ...]) -> Result:
     started = time.perf_counter()
     needs = [need for _, split_needs in extracts_of(job, bench) for need in split_needs]
     outcome = known_protocol(job.protocol).run(bench, job.dataset, job.settings)
@@ -176,8 +179,13 @@ def _run_job(plan: Plan, job: Job, bench: Bench, extracting: float) -> Result:
             overrides={k: v for k, v in asdict(plan.images).items() if v is not None},
             views={n.view: bench.transform(n.view).recorded() for n in needs} | dict(outcome.views),
         ),
-        deviations=(*job.dataset.deviations, *outcome.deviations),
-        notes=(*bench.checkpoint.notes, *job.dataset.notes, *outcome.notes),
+        deviations=tuple(dict.fromkeys((*job.dataset.deviations, *shared, *outcome.deviations))),
+        notes=(
+            *bench.checkpoint.notes,
+            *job.dataset.notes,
+            *outcome.notes,
+            *sanity.chance(job.dataset, outcome.scores),
+        ),
         scores=outcome.scores,
         seed=plan.seed,
         request=digest(job.asked),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import threading
 import zipfile
@@ -14,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from evaltk import datasets
+from evaltk.data import decoding
 from evaltk.data.images import EXTENSIONS
 from evaltk.errors import DataError, SettingsError
 
@@ -54,10 +54,9 @@ class FolderSource:
         """The image as RGB. Raises: DataError: cannot be decoded."""
         path = self.path / self.names[index]
         try:
-            with path.open("rb") as stream, Image.open(stream) as image:
-                return image.convert("RGB")
-        except Exception as error:  # Pillow's decoders raise almost any exception on damaged bytes
-            raise _undecodable(error, path) from error
+            return decoding.rgb(path, decoding.SHOWN)
+        except DataError as error:
+            raise _undecodable(error.got, path) from error
 
 
 class ZipSource:
@@ -91,11 +90,14 @@ class ZipSource:
         """The image as RGB. Raises: DataError: cannot be decoded."""
         if getattr(self._own, "process", None) != os.getpid():
             self._own.archive, self._own.process = zipfile.ZipFile(self.path), os.getpid()
+        where = f"{self.path}:{self.names[index]}"
         try:
-            with Image.open(io.BytesIO(self._own.archive.read(self.names[index]))) as image:
-                return image.convert("RGB")
-        except Exception as error:  # as above
-            raise _undecodable(error, f"{self.path}:{self.names[index]}") from error
+            data = self._own.archive.read(self.names[index])
+            return decoding.rgb(data, decoding.SHOWN, where=where)
+        except DataError as error:
+            raise _undecodable(error.got, where) from error
+        except Exception as error:  # zipfile raises nearly anything on damaged bytes
+            raise _undecodable(f"{type(error).__name__}: {error}", where) from error
 
 
 def _images(names: Any) -> list[str]:
@@ -113,9 +115,8 @@ def _labels(names: Sequence[str]) -> np.ndarray | None:
     return np.array([classes[folder] for folder in folders]) if len(classes) > 1 else None
 
 
-def _undecodable(error: Exception, where: object) -> DataError:
-    got = f"{type(error).__name__}: {error}"[:100]
-    return DataError(wanted="an image that can be decoded", got=got, where=str(where), do=SKIP_OR_RESTORE)
+def _undecodable(got: str, where: object) -> DataError:
+    return DataError(wanted="an image that can be decoded", got=got[:100], where=str(where), do=SKIP_OR_RESTORE)
 
 
 def open_source(word: str) -> Source:
@@ -140,5 +141,8 @@ def open_source(word: str) -> Source:
             where="data.source",
             do="use one with a training split, folder=DIR or zip=FILE",
         )
+    if not len(dataset.train):
+        got = f"no {dataset.train.name}/ in {dataset.name}"
+        raise DataError(wanted="training images", got=got, where="data.source", do=CHECK_PATH)
     source: Source = dataset.train
     return source

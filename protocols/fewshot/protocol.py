@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from evaltk import progress, settings_rules
 from evaltk.bench import Bench, Extracts, Need, Outcome, unreadable
+from evaltk.data import sanity
 from evaltk.data.images import Dataset, Split
 from evaltk.deviations import Deviation, DeviationKind
 from evaltk.errors import DataError, SettingsError
@@ -97,9 +98,7 @@ def need_of(settings: Settings) -> Need:
 
 def check(dataset: Dataset, settings: Settings) -> None:
     """Checks that need no features. Raises: DataError: too few images or classes, lists of another dataset."""
-    if len(dataset.train.classes) < 2:
-        got = f"{len(dataset.train.classes)}"
-        raise DataError(wanted="two classes or more", got=got, where=dataset.name, do="add images of other classes")
+    sanity.check_labels(dataset)
     choose(dataset.train, settings, 0)
 
 
@@ -197,12 +196,7 @@ def fit(
 
 def _check_varied(x: np.ndarray, bank: Features) -> None:
     if abs(x - x[:1]).max() <= 1e-6:
-        raise DataError(
-            wanted="features that differ between images",
-            got="identical features for all images",
-            where=bank.key.split,
-            do="check the checkpoint: the model has probably collapsed",
-        )
+        raise sanity.constant(bank.key.split)
 
 
 def _check_classes(few: Shots, y: np.ndarray, train: Split) -> None:

@@ -1,7 +1,7 @@
 """Linear classification on frozen features, Lin.[C] and Lin.[D]."""
 
 from evaltk.bench import Protocol
-from protocols.linear.protocol import check, extracts, identity, prepare, run
+from protocols.linear.protocol import check, extracts, identity, learns, prepare, run
 from protocols.linear.settings import LRS, PAPER_EPOCHS, Settings, dino_rule
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "dino_rule",
     "extracts",
     "identity",
+    "learns",
     "prepare",
     "run",
 ]
@@ -29,4 +30,5 @@ PROTOCOL = Protocol(
     extracts=extracts,
     prepare=prepare,
     chooses_feature=True,
+    learns=learns,
 )

@@ -10,9 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evaltk import files
 from evaltk.bench import Bench, Extracts, Need, Outcome
+from evaltk.data import sanity
 from evaltk.data.images import Dataset
-from evaltk.errors import CheckpointError, DataError
+from evaltk.errors import CheckpointError
 from evaltk.types import Recipe
 
 if TYPE_CHECKING:
@@ -22,7 +24,9 @@ from protocols.linear.settings import Settings
 
 
 def identity(settings: Settings) -> dict[str, str]:
-    """{"linear_head": sha256 of the head's file} where one is named. Raises: CheckpointError: it cannot be read.
+    """{"linear_head": sha256 of the head's file}, and of the list of its classes, where they are named.
+
+    Raises: CheckpointError: the head cannot be read.
 
     Without torch, so that a finished result is found at once.
     """
@@ -30,26 +34,23 @@ def identity(settings: Settings) -> dict[str, str]:
 
     if settings.head is None:
         return {}
+    classes = Path(settings.classes).expanduser() if settings.classes else None
+    listed = {"linear_classes": files.sha256(classes)} if classes and classes.is_file() else {}
     try:
-        return {"linear_head": locate(settings.head).sha256}
+        return {"linear_head": locate(settings.head).sha256} | listed
     except CheckpointError as error:
         wanted = f"a file with a linear head for --linear.head: {error.wanted}"
         raise CheckpointError(wanted=wanted, got=error.got, where=error.where, do=error.do) from error
 
 
+def learns(settings: Settings) -> bool:
+    """Whether heads are trained here: not so with a published one."""
+    return settings.head is None
+
+
 def check(dataset: Dataset, settings: Settings) -> None:
     """What can be told before any work. Raises: DataError: labels missing, or one class only."""
-    for split in (dataset.train, dataset.test):
-        odd = int(((split.labels < 0) | (split.labels >= len(split.classes))).sum())
-        if odd:
-            raise DataError(
-                wanted=f"a label from 0 to {len(split.classes) - 1} for every image", got=f"{odd} images without",
-                where=f"{dataset.name} {split.name}", do="label them, or leave them out",
-            )  # fmt: skip
-    there = len({*dataset.train.labels.tolist()})
-    if there < 2 and settings.head is None:
-        where, do = f"{dataset.name} {dataset.train.name}", "name another dataset"
-        raise DataError(wanted="at least two classes with images", got=str(there), where=where, do=do)
+    sanity.check_labels(dataset, learns=learns(settings))
 
 
 def extracts(bench: Bench, dataset: Dataset, settings: Settings) -> Extracts:
@@ -96,15 +97,20 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
 
 
 def _head(bench: Bench, dataset: Dataset, settings: Settings) -> tuple[Recipe, LinearHead]:
+    from protocols.linear import class_order
     from protocols.linear import published_head as linear_heads
 
     arch, said = bench.checkpoint.arch, str(settings.head)
     path = Path(said).expanduser()
-    return linear_heads.match(
-        linear_heads.read(path if path.exists() else said),
+    read = linear_heads.read(path if path.exists() else said)
+    recipe, head = linear_heads.match(
+        read,
         settings.recipes(arch, own=bench.checkpoint.linear),
         embed_dim=arch.embed_dim,
         num_classes=len(dataset.test.classes),
         family=bench.checkpoint.family,
         order=settings.head_order,
     )
+    columns, told = class_order.columns(dataset, settings.classes, head.origin)
+    head = replace(head, weight=head.weight[columns], bias=head.bias[columns], notes=(*head.notes, told))
+    return recipe, head

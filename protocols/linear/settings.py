@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from evaltk import settings_rules
@@ -30,6 +30,7 @@ class Settings:
         holdout: share of the training images held out, by class, to choose the learning rate on (0: do not choose).
         fast: train on features extracted once, without augmentation: another protocol, usually lower.
         head: file or catalogue name of a published linear head: it is evaluated, nothing is trained.
+        classes: file of the head's classes, one a line in its order, where their names do not tell it.
         head_order: columns of a head on cls and mean: plain, interleaved, or auto: as the checkpoint's family has them.
     """
 
@@ -42,6 +43,7 @@ class Settings:
     fast: bool = False
     head: str | None = None
     head_order: Literal["auto", "plain", "interleaved"] = "auto"
+    classes: str | None = field(default=None, metadata={"later": True})
 
     def __post_init__(self) -> None:
         rules = {
@@ -52,6 +54,7 @@ class Settings:
             "pool": (self.pool is not None and not (self.pool and {*self.pool} <= {"none", "mean"}), "none or mean"),
             "holdout": (not 0 <= self.holdout <= 0.5, "a share of 0 to 0.5"),
             "fast": (self.fast and self.head is not None, "no --linear.fast: a published head is not trained"),
+            "classes": (self.classes is not None and self.head is None, "a published head beside it (--linear.head)"),
             "head_order": (self.head_order not in ("auto", "plain", "interleaved"), "auto, plain or interleaved"),
         }
         settings_rules.check("linear", self, rules)

@@ -37,6 +37,11 @@ def check_checkpoint(checkpoint: Checkpoint) -> None:
     head_of(checkpoint)
 
 
+def learns(settings: Settings) -> bool:
+    """No: images are counted by component, whatever their class."""
+    return False
+
+
 def duplicate_sets(
     prototypes: np.ndarray, threshold: float, *, method: Reading = "leader", device: str = "cpu"
 ) -> DuplicateSets:

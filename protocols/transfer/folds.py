@@ -58,6 +58,8 @@ def held_out(dataset: Dataset, train: Features) -> tuple[np.ndarray, str]:
         np.random.RandomState(0).shuffle(order)
         mask[order[: math.floor(HELD_OUT * n)]] = False
         description = f"l2 chosen on {int((~mask).sum()):,} randomly held-out training images"
+        if gone := len(set(train.y.tolist()) - set(train.y[mask].tolist())):
+            description += f"; {gone} classes have no image left to learn from meanwhile"
     if mask.all() or not mask.any():
         got = f"{int(mask.sum())} and {int((~mask).sum())}"
         raise DataError(wanted="images to train on and to validate on", got=got, where=where, do="add images")

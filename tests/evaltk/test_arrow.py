@@ -54,7 +54,7 @@ def test_splits_of_a_saved_dict(rows: list[Row], tmp_path: Path) -> None:
         write_saved(root / split, mine, files=1, features=FEATURES)
     (root / "dataset_dict.json").write_text(json.dumps({"splits": list(splits)}))
     found = datasets.load(f"arrow={root}")
-    assert found.sizes == {"train": 5, "test": 2} and found.notes == ("val: 1 images are not used",)
+    assert found.sizes == {"train": 5, "test": 2} and found.notes[:1] == ("val: 1 images are not used",)
     assert found.test.image_id(0) == "test/data-00000-of-00001.arrow#0" and found.test.labels.tolist() == [1, 1]
     pair = datasets.load(f"arrow={root}/train,{root}/test")
     assert pair.train.labels.tolist() == found.train.labels.tolist()
@@ -83,6 +83,34 @@ def test_files_by_name_of_both_formats(rows: list[Row], tmp_path: Path) -> None:
     assert alone.sizes == {"train": 2, "test": 2}
 
 
+@pytest.mark.parametrize("form", ["arrow", "parquet"])
+def test_a_test_split_without_labels_beside_val(rows: list[Row], tmp_path: Path, form: str) -> None:
+    from pyarrow import parquet as pq
+
+    info = {"huggingface": json.dumps({"info": {"features": FEATURES}})}
+    (tmp_path / "x").mkdir()
+
+    def write(split: str, mine: list[Row], label: int | None = None) -> None:
+        labels = [n if split != "test" else label for _, n, _ in mine]
+        table = pa.table({"image": encoded(mine), "label": pa.array(labels, pa.int64())}).replace_schema_metadata(info)
+        if form == "arrow":
+            stream(tmp_path / "x" / f"pets-{split}.arrow", table)
+        else:
+            pq.write_table(table, tmp_path / "x" / f"{split}-00000-of-00001.parquet")
+
+    for split, mine in (("train", rows[::2]), ("validation", rows[1::4]), ("test", rows[3::4])):
+        write(split, mine, -1)
+    for label in (-1, None):
+        write("test", rows[3::4], label)
+        found = datasets.load(f"arrow={tmp_path}/x")
+        assert found.sizes == {"train": 4, "val": 2} and found.train.classes == ("cat", "dog")
+        assert found.notes[0] == "test: 2 images without labels are not used"
+    for path in (tmp_path / "x").glob("*valid*"):
+        path.unlink()
+    with pytest.raises(DataError, match="labels in test; got none"):
+        datasets.load(f"arrow={tmp_path}/x")
+
+
 def test_parquet_files_as_the_hub_has_them(rows: list[Row], tmp_path: Path) -> None:
     from pyarrow import parquet as pq
 
@@ -97,7 +125,7 @@ def test_parquet_files_as_the_hub_has_them(rows: list[Row], tmp_path: Path) -> N
         write(f"hub/data/{split}-00000-of-00001.parquet", mine)
     found = datasets.load(f"arrow={tmp_path}/hub")
     assert found.train.classes == ("cat", "dog") and found.sizes == {"train": 4, "test": 2}
-    assert found.notes == ("val: 2 images are not used",) and not found.deviations
+    assert found.notes[:1] == ("val: 2 images are not used",) and not found.deviations
     with Image.open(rows[4][0]) as image:
         assert found.train.open(2).tobytes() == image.convert("RGB").tobytes() and found.train.labels[2] == 1
     write("one/all.parquet", rows, label="fine_label")

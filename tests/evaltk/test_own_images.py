@@ -207,11 +207,13 @@ def test_one_folder_and_what_the_share_says(image_tree: Build, capsys: pytest.Ca
     with pytest.raises(DataError, match=r"with --split 0\.2"):
         datasets.load(f"imagefolder={root}")
     found = datasets.load(f"pics:imagefolder={root}", DataOptions(split=0.5))
-    assert found.sizes == {"train": 4, "test": 3} and found.notes == ("not tested, as they have one image only: b",)
+    assert found.sizes == {"train": 4, "test": 3} and found.notes[:1] == ("not tested, as they have one image only: b",)
     assert found.train.image_id(0).startswith("a/")
     alone = image_tree({"train/a": 4, "train/b": 4}, name="alone")
     inside = datasets.load(f"imagefolder={alone}", DataOptions(split=0.25))
-    assert inside.sizes == {"train": 6, "test": 2} and inside.notes == ("train and test are drawn from train/ alone",)
+    assert inside.sizes == {"train": 6, "test": 2} and inside.notes[:1] == (
+        "train and test are drawn from train/ alone",
+    )
     both = image_tree({"train/a": 2, "val/a": 2}, name="both")
     with pytest.raises(DataError, match=r"one folder to split; got train/ and val/.*leave --split out"):
         datasets.load(f"imagefolder={both}", DataOptions(split=0.5))

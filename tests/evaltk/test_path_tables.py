@@ -86,12 +86,27 @@ def test_order_of_classes(root: Path, labels: list[str], classes: tuple[str, ...
     assert found.train.classes == classes
 
 
+@pytest.mark.parametrize("label", ["", "NaN", "-1"])
+def test_test_rows_without_labels_beside_val(root: Path, label: str) -> None:
+    train = [("cat/000.png", "cat", "train"), ("dog/000.png", "dog", "train")]
+    val, test = [("cat/003.png", "cat", "val")], [("dog/001.png", label, "test"), ("dog/002.png", label, "test")]
+    head = ("path", "label", "split")
+    found = datasets.load(f"csv={write_csv(root / 'all.csv', [*test, *val, *train], head)}")
+    assert found.sizes == {"train": 2, "val": 1} and found.train.classes == ("cat", "dog")
+    assert found.notes[0] == "test: 2 images without labels are not used"
+    with pytest.raises(DataError, match="labels in test; got none"):
+        datasets.load(f"csv={write_csv(root / 'two.csv', [*test, *train], head)}")
+    half = [*train, *val, ("dog/001.png", "", "test"), ("dog/002.png", "dog", "test")]
+    with pytest.raises(DataError, match=r"1 empty or NaN, the first in line 5"):
+        datasets.load(f"csv={write_csv(root / 'half.csv', half, head)}")
+
+
 def test_splits_by_column_by_files_and_by_folder(root: Path) -> None:
     train = [(f"cat/00{i}.png", "cat", "train") for i in range(3)] + [("dog/000.png", "dog", "Training")]
     val, test = [("cat/003.png", "cat", "valid")], [("dog/001.png", "dog", "test"), ("dog/002.png", "dog", "test")]
     head = ("path", "label", "split")
     whole = datasets.load(f"csv={write_csv(root / 'all.csv', [*test, *val, *train], head)}")
-    assert whole.sizes == {"train": 4, "test": 2} and whole.notes == ("val: 1 images are not used",)
+    assert whole.sizes == {"train": 4, "test": 2} and whole.notes[:1] == ("val: 1 images are not used",)
     without = datasets.load(f"csv={write_csv(root / 'few.csv', [*val, *train], head)}")
     assert without.sizes == {"train": 4, "val": 1} or without.test.name == "val"
     two = [write_csv(root / f"{name}.csv", rows, head) for name, rows in (("a", train), ("b", test))]

@@ -116,7 +116,7 @@ def test_labels_that_will_not_do() -> None:
         DataError, match="a label from 0 to 9 for every image; got 3 images without; where: digits train"
     ):
         linear.check(changed(np.r_[[-1, -1, 10], digits.train.labels[3:]]), linear.Settings())
-    with pytest.raises(DataError, match="at least two classes with images; got 1"):
+    with pytest.raises(DataError, match="training images of two classes or more; got one, 0"):
         linear.check(changed(np.zeros(80, np.int64)), linear.Settings())
 
 
