@@ -28,7 +28,10 @@ def batches(load: Load, indices: list[list[int]], workers: int) -> Iterator[list
     Raises: SettingsError: a decoding process was killed, mostly for lack of memory.
     """
     loader = DataLoader(
-        _Images(load), batch_sampler=indices, num_workers=workers, collate_fn=_as_is,
+        _Images(load),
+        batch_sampler=indices,
+        num_workers=workers,
+        collate_fn=_as_is,
         worker_init_fn=processes.start_worker,
     )
     try:

@@ -462,7 +462,7 @@ def test_a_damaged_entry_is_set_aside_and_made_anew(
     found = extract(backbone, split, transform, (CLS,), cache=tmp_path)[CLS]
     assert np.array_equal(found.x, before) and np.array_equal(found.y, split.labels)
     assert entry.damaged.exists() == (not gone or name != "checksums.json")
-    assert gone or (f"{name}: " in caplog.text or name == "checksums.json") and "made anew" in caplog.text
+    assert gone or ((f"{name}: " in caplog.text or name == "checksums.json") and "made anew" in caplog.text)
     caplog.clear()
     extract(backbone, split, transform, (CLS,), cache=tmp_path)
     assert not caplog.records

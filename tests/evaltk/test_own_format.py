@@ -34,7 +34,9 @@ def converted(checkpoint: Checkpoint, tmp_path: Path, added: dict[str, Any] | No
     if changed:
         statement.pop("crc32", None)
     path = tmp_path / "own.safetensors"
-    save_file(tensors | (added or {}), path, {"evaltk": json.dumps({k: v for k, v in statement.items() if v is not ...})})
+    save_file(
+        tensors | (added or {}), path, {"evaltk": json.dumps({k: v for k, v in statement.items() if v is not ...})}
+    )
     return path
 
 
