@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test portable browser check bench clean
+.PHONY: demo test faults portable browser check bench clean
 
 demo: $(STAMP)
 	$(BIN)/evaltk demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+
+faults: $(STAMP)
+	EVALTK_FAULTS=docs/reliability.md $(BIN)/python -m pytest -m 'faults or not faults' tests/faults
 
 portable: $(STAMP)
 	$(BIN)/python tests/portable.py $(ARGS)

@@ -6,14 +6,16 @@ import errno
 import hashlib
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from evaltk import owned
 from evaltk.errors import StorageError
+
+TRIES = 3  # of a write whose folder vanishes
 
 # errno -> (wanted, got, do) of a StorageError.
 FULL = (
@@ -76,23 +78,41 @@ def _nearest_existing(path: Path) -> Path:
 def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     """Write a file by `fill(stream)`, atomically: `path` has either its old content or all of the new.
 
+    What killed processes left in the folder is removed.
+
     Raises: StorageError: no space or no permission; `path` is then unchanged.
     """
-    make_folder(path.parent)
-    # Truncated, so that the suffix fits even when the name is close to the longest allowed.
-    part = path.with_name(f".{path.name[:32]}.{secrets.token_hex(8)}.part")
-    with storage_errors(path):
+    for tries in range(TRIES):
+        make_folder(path.parent)
         try:
-            # Mode 0o666 less the user's umask; tempfile's would be private.
-            with os.fdopen(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666), "wb") as stream:
-                fill(stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            part.replace(path)
-        except BaseException:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
-            raise
+            with storage_errors(path), temporary(path, fill) as part:
+                part.replace(path)
+            return
+        except FileNotFoundError:  # another run removed the folder meanwhile
+            if tries + 1 == TRIES:
+                raise
+
+
+@contextmanager
+def temporary(path: Path, fill: Callable[[BinaryIO], object]) -> Iterator[Path]:
+    """A new file beside `path`, filled by `fill(stream)` and on the disk; removed afterwards unless it was renamed.
+
+    Raises: OSError.
+    """
+    owned.sweep(path.parent)
+    part = owned.temporary(path)
+    try:
+        # Mode 0o666 less the user's umask; tempfile's would be private.
+        with os.fdopen(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666), "wb") as stream:
+            if not owned.claim(stream.fileno()):
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(part))
+            fill(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+            yield part
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

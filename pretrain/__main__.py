@@ -44,7 +44,7 @@ class Options:
 
 
 def main(argv: list[str]) -> int:
-    """Train. Returns: 0, or 75 if stopped by a signal. Raises: EvaltkError, Diverged."""
+    """Train. Returns: 0, or if stopped by a signal 75, or 130 after Ctrl-C. Raises: EvaltkError."""
     from evaltk.machine import resolve_device
     from pretrain import loop
     from pretrain import recipe as recipes
@@ -61,11 +61,18 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    from evaltk import progress
+    from evaltk import processes, progress
     from evaltk.errors import EvaltkError
 
     try:
-        code = main(progress.configured(sys.argv[1:]))
+        with processes.ended_by_signals():
+            code = main(progress.configured(sys.argv[1:]))
+    except KeyboardInterrupt:
+        progress.log.error("interrupted; the last checkpoint is kept")
+        code = 130
+    except processes.Ended as end:
+        progress.log.error("ended by %s; the last checkpoint is kept", end.name)
+        code = end.exit_code
     except EvaltkError as error:
         progress.log.error("%s", error)
         code = error.exit_code

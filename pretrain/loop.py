@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evaltk import distributed, files, progress
-from evaltk.errors import DataError, SettingsError
+from evaltk import distributed, files, owned, progress
+from evaltk.errors import DataError, EvaltkError, SettingsError
 from evaltk.progress import log
 from evaltk.seeding import derive
 from evaltk.types import Arch
@@ -30,37 +30,36 @@ from pretrain.monitor import Monitor, StepRecord
 from pretrain.recipe import Recipe, Run
 from pretrain.schedules import Rates
 from pretrain.signals import REQUEUE
-from pretrain.state import Position, State, distribute
+from pretrain.state import Diverged, Position, State, distribute, diverged
+
+__all__ = ["REQUEUE", "Diverged", "alone_in", "run", "train", "train_step"]
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Diverged(RuntimeError):
-    """A loss or gradient is not finite: the run stops, the last good checkpoint stays."""
-
-
 def run(recipe: Recipe, *, out: Path, device: str, resume: str = "auto") -> int:
-    """Train to the end of the recipe. Returns: 0, or REQUEUE if stopped by a signal.
+    """Train to the end of the recipe. Returns: 0, or if stopped by a signal REQUEUE, or 130 after Ctrl-C.
 
     Args:
-        out: folder of checkpoints, log and merged settings. resume: ``auto``, ``never`` or a checkpoint's path.
+        out: folder of checkpoints, log and merged settings, in which no other run is under way. resume: ``auto``, ``never`` or a checkpoint's path.
 
     Raises: EvaltkError: unusable settings, data or checkpoint. Diverged: a loss or gradient is not finite.
     """
     method = methods.get(recipe.method.name)
-    with distributed.process_group(device):
+    with distributed.process_group(device), contextlib.ExitStack() as stack:
         source = sources.open_source(recipe.data.source)
         loader.check_order(len(source), recipe.optim.batch, distributed.world_size(), recipe.run.accumulate)
         arch = nets.parse(recipe.net.arch)
         check_view_sizes(recipe.views, arch.patch_size)
+        stack.enter_context(alone_in(out))
         state = init_state(recipe, method, arch, torch.device(device))
-        checkpoint.resume(state, recipe, method, folder=out, source=resume)
+        images = checkpoint.identity(source)
+        checkpoint.resume(state, recipe, method, folder=out, source=resume, images=images)
         monitor = Monitor(recipe, method, arch, source, out=out, device=torch.device(device))
         if distributed.is_main():
-            files.make_folder(out)
             files.write_text(out / "recipe.json", json.dumps(dataclasses.asdict(recipe), indent=1) + "\n")
             monitor.start(state.position.step)
-        saver = checkpoint.Saver(out, recipe, method, arch)
+        saver = checkpoint.Saver(out, recipe, method, arch, images)
         dataset = loader.ViewDataset(
             source,
             recipe.views,
@@ -69,6 +68,30 @@ def run(recipe: Recipe, *, out: Path, device: str, resume: str = "auto") -> int:
             patch_size=arch.patch_size,
         )
         return train(recipe, method, dataset, state, monitor, saver)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """One training at a time works in a folder, whose lock the main process holds; what a killed one left is removed.
+
+    Raises: StorageError, on every process: another training works there, or the folder cannot be written to.
+    """
+    with contextlib.ExitStack() as stack:
+        problem: object = None
+        if distributed.is_main():
+            try:
+                files.make_folder(folder)
+                with files.storage_errors(folder):
+                    do = "wait for it, end it, or choose another --out"
+                    stack.enter_context(owned.lock(folder, "a training", do))
+                    owned.sweep(folder)
+                    (folder / f"{checkpoint.LAST}.new").unlink(missing_ok=True)  # of an earlier version
+            except EvaltkError as error:
+                problem = error
+        problem = distributed.broadcast_object(problem)
+        if isinstance(problem, EvaltkError):
+            raise problem
+        yield
 
 
 def check_view_sizes(views: Views, patch_size: int) -> None:
@@ -124,15 +147,14 @@ def train(
         rank=distributed.rank(),
         world=distributed.world_size(),
     )
-    unreadable: list[str] = []
+    unreadable: set[str] = set()
     with signals.handle_signals() as stop:
         for epoch in range(state.position.epoch, o.epochs):
             for batches in _rest_of_epoch(epoch, dataset, order, state.position.step_in_epoch, r):
                 at = state.position
-                unreadable += _report_unreadable(batches)
-                if len(unreadable) > recipe.data.skip_bad_images:
+                if _too_many(batches, unreadable, recipe.data.skip_bad_images, state.device):
                     saver.save(state)
-                    raise _too_many(unreadable, recipe.data.skip_bad_images)
+                    raise _unreadable(unreadable, recipe.data.skip_bad_images)
                 rates = method.rates(o, at.step, total_steps=order.steps * o.epochs, epoch_steps=order.steps)
                 record = train_step(batches, state, method, recipe, rates, stop=stop.requested)
                 check_finite(record, state, batches, saver.folder / checkpoint.LAST)
@@ -141,7 +163,7 @@ def train(
                 if record.stop:
                     saver.save(state)
                     log.info("checkpoint saved after signal; rerun to resume")
-                    return REQUEUE
+                    return stop.code
                 if saver.due():
                     saver.save(state)
             state.position = Position(epoch=epoch + 1, step=state.position.step)
@@ -255,24 +277,26 @@ def check_finite(record: StepRecord, state: State[Any], batches: Sequence[loader
     named: dict[str, Tensor | None] = dict(state.network.named_parameters())
     named |= {"teacher scores": record.output.teacher} | {f"centre {k}": c for k, c in state.centers.items()}
     first = next((n for n, t in named.items() if t is not None and not bool(torch.isfinite(t).all())), "student scores")
-    raise Diverged(
-        f"step {record.step}: {'a gradient' if loss_finite else 'the loss'} is not finite; "
-        f"first non-finite tensor: {first}; images {', '.join(images[:8])} ...; "
-        f"the last good checkpoint is {last}"
-    )
+    got = f"{'a gradient' if loss_finite else 'the loss'} of step {record.step}, first non-finite tensor: {first}"
+    raise diverged(got, f"images {', '.join(images[:3])} ...", last)
 
 
-def _report_unreadable(batches: Sequence[loader.HostBatch]) -> list[str]:
-    names = [name for b in batches for name in b.bad]
-    for name in names:
-        log.warning("unreadable image replaced by the next: %s", name)
-    return names
+def _too_many(batches: Sequence[loader.HostBatch], seen: set[str], limit: int, device: torch.device) -> bool:
+    """Name unreadable images and add them to `seen`; whether a process has seen more than the limit.
+
+    Every process gets the same answer: one that stopped alone would leave the others waiting for its gradients.
+    """
+    for name in (name for batch in batches for name in batch.bad):
+        if name not in seen:
+            log.warning("unreadable image replaced by the next: %s", name)
+        seen.add(name)
+    return bool(distributed.all_reduce(torch.tensor(float(len(seen)), device=device)) > limit)
 
 
-def _too_many(unreadable: list[str], limit: int) -> DataError:
+def _unreadable(seen: set[str], limit: int) -> DataError:
     return DataError(
         wanted=f"at most {limit} unreadable images",
-        got=str(len(unreadable)),
-        where=unreadable[-1],
-        do="restore it, or --set data.skip_bad_images=N",
+        got=str(len(seen) or "more in other processes"),
+        where=min(seen, default="data.source"),
+        do="restore them, or --set data.skip_bad_images=N",
     )

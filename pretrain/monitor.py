@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 
 from evaltk import distributed, files
 from evaltk.data import transforms
+from evaltk.errors import DataError
 from evaltk.progress import log
 from evaltk.prototypes import duplicates
 from evaltk.seeding import generator
@@ -80,8 +82,11 @@ class Monitor:
     def start(self, step: int) -> None:
         """Open the log, without the lines of steps that will be repeated."""
         path = self.out / LOG
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] < step]
+        lines = path.read_bytes().decode(errors="replace").splitlines() if path.exists() else []
+        steps = [_step(line) for line in lines]
+        if torn := steps.count(None):
+            log.warning("%d damaged lines are taken out of %s", torn, path)
+        kept = [line for line, at in zip(lines, steps, strict=True) if at is not None and at < step]
         files.write_text(path, "".join(f"{line}\n" for line in kept))
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -127,8 +132,7 @@ class Monitor:
         line["alarms"] = alarms(line)
         for alarm in line["alarms"]:
             log.warning("step %d: %s", line["step"], alarm)
-        with (self.out / LOG).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+        _append(self.out / LOG, json.dumps(line) + "\n")
         if self.tensorboard is not None:
             for name, value in line.items():
                 if isinstance(value, int | float) and name not in ("step", "epoch"):
@@ -173,22 +177,53 @@ class Monitor:
         draw = generator(self.recipe.run.seed, "watch")
         subset = torch.randperm(len(self.source), generator=draw)[: self.recipe.run.knn].tolist()
         view = transforms.view("eval", self.arch.img_size, self.recipe.data.mean, self.recipe.data.std)
-        rows = []
+        rows: list[Tensor] = []
+        read: list[int] = []
+        images: list[np.ndarray] = []
         teacher.eval()
         for start in range(0, len(subset), 256):
             part = subset[start : start + 256]
-            pixels = torch.from_numpy(np.stack([view.pixels(self.source.open(i)) for i in part])).to(self.device)
-            rows.append(teacher.tokens(view.normalise(pixels))[:, 0].float())
+            for index in part:
+                with suppress(DataError):  # training counts and names unreadable images
+                    images.append(view.pixels(self.source.open(index)))
+                    read.append(index)
+            if images:
+                pixels = torch.from_numpy(np.stack(images)).to(self.device)
+                rows.append(teacher.tokens(view.normalise(pixels))[:, 0].float())
+                images.clear()
         teacher.train()
         assert self.source.labels is not None
-        labels = torch.as_tensor(self.source.labels[subset], device=self.device)
-        x = F.normalize(torch.cat(rows), dim=1)
+        x = F.normalize(torch.cat(rows or [torch.zeros(0, 1)]), dim=1)
+        if len(x) < 2 or not bool(torch.isfinite(x).all()):  # if it diverges, the next step says so
+            return {}
+        labels = torch.as_tensor(self.source.labels[read], device=self.device)
         spectrum = torch.linalg.svdvals(x - x.mean(0))
         share = spectrum / spectrum.sum()
         return {
             "knn": knn_accuracy(x, labels, queries=len(x) // 4),
             "feature_rank": float(torch.special.entr(share).sum().exp()),  # effective rank (Roy & Vetterli 2007)
         }
+
+
+def _step(line: str) -> int | None:
+    """The step of a line of the log; None: a damaged one, as a full disk or a crash leaves it."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def _append(path: Path, text: str) -> None:
+    """Append a line, all of it or nothing. Raises: StorageError."""
+    with files.storage_errors(path), path.open("ab", buffering=0) as stream:
+        size = stream.seek(0, 2)
+        rest = memoryview(text.encode())
+        try:
+            while rest:
+                rest = rest[stream.write(rest) :]
+        except OSError:
+            stream.truncate(size)
+            raise
 
 
 def knn_accuracy(x: Tensor, labels: Tensor, *, queries: int) -> float:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1, which schedulers send before they end a job: the loop handles them, its workers do not."""
+"""SIGTERM and SIGUSR1, which schedulers send before they end a job, and Ctrl-C: the loop handles them, no worker does."""
 
 from __future__ import annotations
 
@@ -7,17 +7,29 @@ import signal
 from collections.abc import Iterator
 from types import FrameType
 
+from evaltk import processes
+
 REQUEUE = 75  # EX_TEMPFAIL: checkpoint saved after a signal; the same command resumes
-HANDLED = [signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
+INTERRUPTED = 128 + signal.SIGINT  # checkpoint saved after Ctrl-C
+HANDLED = [signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
 
 
 class StopFlag:
-    """`requested` turns true when a signal arrives."""
+    """`requested` turns true when a signal arrives; a second Ctrl-C does not wait for the step to end.
+
+    Attributes:
+        code: with which the process is to exit then.
+    """
 
     requested = False
+    code = REQUEUE
 
     def handler(self, number: int, frame: FrameType | None) -> None:
         """For `signal.signal`."""
+        if number == signal.SIGINT:
+            if self.requested:
+                raise KeyboardInterrupt
+            self.code = INTERRUPTED
         self.requested = True
 
 
@@ -25,6 +37,7 @@ def ignore(worker: int) -> None:
     """Set up a worker: schedulers signal all of a job's processes, and the current step still needs its workers."""
     for number in HANDLED:
         signal.signal(number, signal.SIG_IGN)
+    processes.start_worker()
 
 
 @contextlib.contextmanager

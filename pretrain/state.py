@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -10,8 +11,21 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from evaltk import distributed
+from evaltk.errors import EvaltkError
 from pretrain.centering import RowSums
 from pretrain.nets import Network
+
+
+class Diverged(EvaltkError):
+    """A loss, a gradient or a weight is not finite: the run stops, the last good checkpoint stays."""
+
+
+def diverged(got: str, where: object, last: Path) -> Diverged:
+    """The error; `last`: the newest checkpoint, named where there is one."""
+    kept = f"; the last good checkpoint is {last}" if last.exists() else ""
+    do = f"lower optim.lr or lengthen optim.warmup_epochs{kept}"
+    return Diverged(wanted="a training that stays finite", got=got, where=where, do=do)
+
 
 S = TypeVar("S", bound=Any)  # a method's Settings
 

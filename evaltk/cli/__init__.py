@@ -11,6 +11,7 @@ from pathlib import Path
 from evaltk.errors import EvaltkError, nearest
 
 SYNOPSIS = "usage: evaltk COMMAND [options]      details: evaltk COMMAND --help"
+KEPT = "; finished shards and results are kept: run again to resume"
 FIRST = "first steps: evaltk demo; evaltk run pixels:8 --data digits; evaltk ls datasets"
 
 
@@ -35,7 +36,8 @@ def overview() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a subcommand. Exit codes: 0 done, 2 an error the user can fix (one line on stderr), 1 a bug (traceback)."""
+    """Run a subcommand. Exit codes: 0 done, 2 an error the user can fix (one line on stderr), 1 a bug (traceback),
+    128 + n ended by signal n (one line)."""
     args = sys.argv[1:] if argv is None else argv
     if len(args) == 2 and args[0] == "help":
         args = [args[1], "--help"]
@@ -47,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 
         print(__version__)
         return 0
-    from evaltk import progress
+    from evaltk import processes, progress
 
     # A thread of torch that waits for another spins, by default, and so takes the core that the other one waits for
     # where cores are shared. Asleep it costs some 15 us an operation. Read once, when torch is loaded.
@@ -57,16 +59,20 @@ def main(argv: list[str] | None = None) -> int:
         if name not in commands():
             print(f"evaltk: wanted a command; got {name!r}; do: {nearest(name, commands())}", file=sys.stderr)
             return 2
-        code = int(importlib.import_module(f"evaltk.cli.{name}").main(rest))
-        sys.stdout.flush()  # here, where a reader that has gone is known for what it is
+        with processes.ended_by_signals():
+            code = int(importlib.import_module(f"evaltk.cli.{name}").main(rest))
+            sys.stdout.flush()  # here, where a reader that has gone is known for what it is
         return code
     except EvaltkError as error:
         print(f"evaltk: {error}", file=sys.stderr)
         progress.log.debug("where it was raised:", exc_info=error)
         return error.exit_code
     except KeyboardInterrupt:
-        print("evaltk: interrupted; finished shards and results are kept: run again to resume", file=sys.stderr)
+        print(f"evaltk: interrupted{KEPT}", file=sys.stderr)
         return 130
+    except processes.Ended as end:
+        print(f"evaltk: ended by {end.name}{KEPT}", file=sys.stderr)
+        return end.exit_code
     except BrokenPipeError:
         if not _reader_gone():
             raise

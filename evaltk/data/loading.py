@@ -8,7 +8,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from evaltk import distributed, machine
+from evaltk import distributed, machine, processes
 from evaltk.data.images import Split
 from evaltk.data.transforms import Transform
 from evaltk.errors import DataError, SettingsError
@@ -27,7 +27,13 @@ def batches(load: Load, indices: list[list[int]], workers: int) -> Iterator[list
 
     Raises: SettingsError: a decoding process was killed, mostly for lack of memory.
     """
-    loader = DataLoader(_Images(load), batch_sampler=indices, num_workers=workers, collate_fn=_as_is)
+    loader = DataLoader(
+        _Images(load),
+        batch_sampler=indices,
+        num_workers=workers,
+        collate_fn=_as_is,
+        worker_init_fn=processes.start_worker,
+    )
     try:
         yield from loader
     except RuntimeError as error:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from evaltk import progress
+from evaltk import processes, progress
 from evaltk.data import shares, torch_items
 from evaltk.data.images import SAMPLED, Dataset, Split
 from evaltk.deviations import Deviation, DeviationKind
@@ -151,7 +151,9 @@ def _look(source: Any, where: str, workers: int) -> _Seen:
     if not count:
         raise DataError(wanted="at least one image", got="an empty dataset", where=where, do="check its arguments")
     digests, labels, rounded = [], [], False
-    loader = DataLoader(_Looks(source, where), batch_size=None, num_workers=workers)
+    loader = DataLoader(
+        _Looks(source, where), batch_size=None, num_workers=workers, worker_init_fn=processes.start_worker
+    )
     with progress.bar(f"{where}: fingerprint", count) as advance:
         for found in loader:
             if isinstance(found, DataError):

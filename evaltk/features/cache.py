@@ -2,9 +2,12 @@
 
 Below the cache's root, ``features/<digest>/`` is a finished entry and ``features/<digest>.partial/`` one under way:
 
-- features: ``key.json, x.npy, y.npy, kept.npy``, built from ``plan.json, shard-00000.npz, ...``
-- trainings (`sweep_cache`): ``key.json, trained.npz``, resumed from ``state.pt``
-- masks of a video: ``key.json, masks.npz``
+- features: ``x.npy, y.npy, kept.npy``, built from ``plan.json, shard-00000.npz, ...``
+- trainings (`sweep_cache`): ``trained.npz``, resumed from ``state.pt``
+- masks of a video: ``masks.npz``
+
+In a finished entry lie ``key.json`` and ``checksums.json``, too. A damaged entry is made anew; it itself is kept as
+``features/<digest>.damaged``.
 """
 
 from __future__ import annotations
@@ -12,19 +15,20 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import shutil
-import uuid
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
-from evaltk import files
+from evaltk import checksums, files, owned
 from evaltk.data.images import Split
 from evaltk.errors import DataError, StorageError
+from evaltk.progress import log
 from evaltk.types import FeatureKey, Features, PositionRule, Precision
 
 SHARD = 1024  # images; what a killed run loses at most, per process
@@ -78,20 +82,86 @@ class CacheEntry:
         """Folder of the shards so far."""
         return self.root / "features" / f"{self.key.digest()}.partial"
 
+    @property
+    def damaged(self) -> Path:
+        """Where an entry that was damaged is kept."""
+        return self.root / "features" / f"{self.key.digest()}.damaged"
+
     def done(self) -> bool:
-        """Whether the entry is finished; a finished folder appears at once."""
+        """Whether the entry is finished; a finished folder appears at once. Its files are not looked at."""
         return (self.whole / "key.json").exists()
+
+    def ready(self) -> bool:
+        """Whether the entry is finished and can be used. One that is damaged is named and set aside, to be made anew.
+
+        What a killed run left of it is removed. Raises: StorageError: a damaged entry cannot be moved.
+        """
+        owned.sweep(self.whole.parent)
+        if not self.done():
+            return False
+        try:
+            self.check()
+        except StorageError as error:
+            log.warning("%s; it is made anew, and kept as %s", error, self.damaged)
+            self.set_aside()
+            return False
+        shutil.rmtree(self.partial, ignore_errors=True)
+        return True
+
+    def check(self) -> None:
+        """Compare the files of a finished entry with their checksums. Raises: StorageError: it is damaged."""
+        try:
+            checksums.check_folder(self.whole)
+        except (OSError, ValueError) as error:
+            raise self._damaged(error) from error
+
+    def set_aside(self) -> None:
+        """Move the entry out of the way. Raises: StorageError."""
+        with files.storage_errors(self.whole):
+            shutil.rmtree(self.damaged, ignore_errors=True)
+            with suppress(FileNotFoundError):  # another run was faster
+                self.whole.rename(self.damaged)
 
     def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Finish an entry that is one file of compressed arrays; the partial folder goes. Raises: StorageError."""
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-        files.write(self.whole / name, lambda stream: stream.write(buffer.getbuffer()))
-        files.write_text(self.whole / "key.json", self._key_text())  # last: it marks the entry as finished
+        with self._building() as folder:
+            files.write(folder / name, lambda stream: stream.write(buffer.getbuffer()))
+
+    @contextmanager
+    def _building(self) -> Iterator[Path]:
+        """A folder to be filled with the entry's files; afterwards it is the finished entry, in one rename.
+
+        Where another run has finished the same entry meanwhile, that one stays.
+        """
+        building = owned.temporary(self.whole)
+        files.make_folder(building)
+        descriptor = os.open(building, os.O_RDONLY)
+        try:
+            owned.claim(descriptor)
+            yield building
+            files.write_text(building / "key.json", self._key_text())
+            checksums.list_folder(building)
+            with files.storage_errors(self.whole):
+                self._put(building)
+        finally:
+            os.close(descriptor)
+            shutil.rmtree(building, ignore_errors=True)
         shutil.rmtree(self.partial, ignore_errors=True)
+
+    def _put(self, building: Path) -> None:
+        if self.whole.exists() and not self.done():  # a file of it was deleted
+            self.set_aside()
+        try:
+            building.rename(self.whole)
+        except OSError:
+            if not self.done():
+                raise
 
     def read_arrays(self, name: str, arrays: Sequence[str]) -> dict[str, np.ndarray]:
         """Arrays of a finished entry by name. Raises: StorageError: the entry is damaged."""
+        self.check()
         try:
             with np.load(self.whole / name, allow_pickle=False) as stored:
                 return {array: stored[array] for array in arrays}
@@ -125,13 +195,13 @@ class Entry(CacheEntry):
         path = self.partial / "plan.json"
         if path.exists():
             shutil.rmtree(self.partial, ignore_errors=True)
-        files.write_text(path, json.dumps(wanted))
+        files.write_text(path, checksums.dumps(wanted))
         return wanted
 
     def begun(self, wanted: dict[str, int], *, fixed: bool) -> dict[str, int] | None:
         """The sizes of the shards that `plan` would go on with, None where it would begin anew; changes nothing."""
         try:
-            found = {str(k): int(v) for k, v in json.loads((self.partial / "plan.json").read_text()).items()}
+            found = {str(k): int(v) for k, v in checksums.loads((self.partial / "plan.json").read_text()).items()}
         except (ValueError, TypeError, AttributeError, OSError):
             return None
         good = found.keys() == wanted.keys() and min(found.values()) > 0 and (found == wanted or not fixed)
@@ -141,33 +211,40 @@ class Entry(CacheEntry):
         """Whether shard `number` was written."""
         return self._shard(number).exists()
 
+    def has_sound_shard(self, number: int) -> bool:
+        """Whether shard `number` was written; a damaged one is named and removed, to be made anew."""
+        path = self._shard(number)
+        try:
+            checksums.check_zip(path)
+        except FileNotFoundError:
+            return False
+        except checksums.Damaged as error:
+            log.warning("a damaged shard is made anew: %s; where: %s", error, path)
+            path.unlink(missing_ok=True)
+            return False
+        return True
+
     def write_shard(self, number: int, x: np.ndarray, kept: np.ndarray, span: range) -> None:
         """Write x [n, D] float32 and the indices [n] of the images it is of, out of `span`, whole or not at all."""
         buffer = io.BytesIO()
         x = np.ascontiguousarray(x, dtype=np.float32)
         np.savez(buffer, x=x, kept=kept.astype(np.int64), span=np.asarray([span.start, span.stop]))
-        try:
-            files.write(self._shard(number), lambda stream: stream.write(buffer.getbuffer()))
-        except FileNotFoundError:  # another run has finished the same entry and removed the folder meanwhile
-            files.write(self._shard(number), lambda stream: stream.write(buffer.getbuffer()))
+        files.write(self._shard(number), lambda stream: stream.write(buffer.getbuffer()))
 
     def finish(self, num_shards: int, labels: np.ndarray) -> None:
         """Join the shards into the finished entry, in one rename, and remove them.
 
         Raises: StorageError: no room, or a shard that is damaged or gone. DataError: no image was readable.
         """
-        building = self.root / "features" / f".{self.whole.name}.{uuid.uuid4().hex}"
         try:
             if not self.done():  # another run may have finished the same entry
-                self._build(building, num_shards, labels)
-                building.rename(self.whole)
+                with self._building() as folder:
+                    self._build(folder, num_shards, labels)
         except OSError as error:
             if not self.done():
                 raise StorageError(
                     wanted="the shards of this run", got=str(error), where=self.partial, do="run the same command again"
                 ) from error
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
         shutil.rmtree(self.partial, ignore_errors=True)
 
     def _build(self, building: Path, num_shards: int, labels: np.ndarray) -> None:
@@ -182,10 +259,9 @@ class Entry(CacheEntry):
         files.write(building / "x.npy", lambda stream: self._join(stream, num_shards, (len(kept), width)))
         files.write(building / "kept.npy", lambda stream: np.save(stream, kept))
         files.write(building / "y.npy", lambda stream: np.save(stream, labels[kept]))
-        files.write_text(building / "key.json", self._key_text())
 
     def read(self, split: Split) -> Features:
-        """The finished features, memory-mapped. Raises: StorageError: the entry is damaged."""
+        """The finished features, memory-mapped; `ready` compares checksums. Raises: StorageError: it is damaged."""
         try:
             x = np.load(self.whole / "x.npy", mmap_mode="r")
             y, kept = np.load(self.whole / "y.npy"), np.load(self.whole / "kept.npy")
@@ -206,12 +282,14 @@ class Entry(CacheEntry):
 
     def num_bytes(self, num_images: int, width: int) -> int:
         """Bytes of the finished entry's files with `num_images` images kept and D = `width`."""
-        total = len(self._key_text().encode())
-        for shape, dtype in (((num_images, width), np.float32), ((num_images,), np.int64), ((num_images,), np.int64)):
+        arrays = {"x.npy": ((num_images, width), np.float32)}
+        arrays |= dict.fromkeys(("y.npy", "kept.npy"), ((num_images,), np.int64))
+        sizes = {"key.json": len(self._key_text().encode())}
+        for name, (shape, dtype) in arrays.items():
             header = io.BytesIO()
             np.lib.format.write_array_header_1_0(header, _header(shape, dtype))
-            total += header.tell() + math.prod(shape) * np.dtype(dtype).itemsize
-        return total
+            sizes[name] = header.tell() + math.prod(shape) * np.dtype(dtype).itemsize
+        return sum(sizes.values()) + checksums.list_bytes(sizes)
 
     def _shard(self, number: int) -> Path:
         return self.partial / f"shard-{number:05d}.npz"
@@ -228,7 +306,9 @@ class Entry(CacheEntry):
                         raise ValueError(f"images {first} to {last} where {stop} comes next")
                     kept.append(shard["kept"])
                     width, stop = width or shard["x"].shape[1], last  # a shard of unreadable images has no width
-            except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            except OSError:
+                raise
+            except Exception as error:  # zipfile, zlib and numpy each have errors of their own
                 path.unlink(missing_ok=True)
                 raise StorageError(
                     wanted="a whole shard of features",

@@ -16,7 +16,7 @@ from evaltk import distributed, progress
 from evaltk.data import loading
 from evaltk.data.images import Split
 from evaltk.data.transforms import Transform
-from evaltk.errors import SettingsError
+from evaltk.errors import SettingsError, StorageError
 from evaltk.features import checks
 from evaltk.features.cache import SHARD, Entry, cache_key, splits_key
 from evaltk.types import EXTRACTION_VERSION, Arch, FeatureKey, Features, PositionRule, Precision
@@ -112,12 +112,16 @@ def extract(
     how = how or Extraction()
     checks.check_images(split, how.skip_bad_images)
     entries = {spec: Entry(root=cache, key=key_of(net, split, transform, spec)) for spec in specs}
-    done = [e.done() for e in entries.values()]
+    done = [e.ready() if distributed.is_main() else e.done() for e in entries.values()]
     if together:  # another run may finish an entry between the look of one process and that of the next
         done = list(distributed.broadcast_object(done))  # type: ignore[call-overload]
     missing = {spec: entry for (spec, entry), ready in zip(entries.items(), done, strict=True) if not ready}
     if missing:
         if not together and distributed.world_size() > 1:
+            for entry in missing.values():
+                if entry.damaged.exists():
+                    do = "run the same command again: they are made anew"
+                    raise StorageError(wanted="the features just made", got="damaged ones", where=entry.damaged, do=do)
             raise RuntimeError(f"features {[s.text() for s in missing]} were not prepared: extracts did not name them")
         _fill(_Job(net=net, split=split, transform=transform, how=how), missing)
     return {spec: stored(entry, split, how.skip_bad_images) for spec, entry in entries.items()}
@@ -157,7 +161,7 @@ def _fill(job: _Job[Spec], missing: dict[Spec, Entry]) -> None:
     assert isinstance(plan, dict)
     num_shards = math.ceil(len(split) / plan["shard"])
     mine = range(distributed.rank(), num_shards, distributed.world_size())
-    todo = [n for n in mine if not all(e.has_shard(n) for e in missing.values())]
+    todo = [n for n in mine if not all([e.has_sound_shard(n) for e in missing.values()])]
     total, ready = (sum(len(job.indices(n, plan["shard"])) for n in some) for some in (mine, set(mine) - set(todo)))
     bad: list[tuple[str, str]] = []
     with progress.bar(f"{split.dataset} {split.name}", total, done=ready) as advance:

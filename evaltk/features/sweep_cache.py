@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from evaltk import files
+from evaltk import checksums, files
 from evaltk.checkpoints import torchfile
 from evaltk.errors import CheckpointError, StorageError
 from evaltk.features.cache import CacheEntry
+from evaltk.progress import log
 
 OUTCOME = "trained.npz"
 
@@ -34,13 +35,22 @@ class Store(CacheEntry):
         files.write(self.state, lambda stream: torch.save(dict(tree), stream))
 
     def read_state(self) -> Any:
-        """The tree of an earlier run, None where there is none. Raises: StorageError: it is damaged."""
+        """The tree of an earlier run, None where there is none. A damaged one is named and set aside: begin anew.
+
+        Raises: StorageError: it cannot be read or moved.
+        """
         if not self.state.exists():
             return None
         try:
+            checksums.check_zip(self.state)
             return torchfile.read(self.state)
-        except CheckpointError as error:
-            raise self._damaged_state(error.got) from error
+        except (checksums.Damaged, CheckpointError) as error:
+            kept = self.state.with_name("state.damaged.pt")
+            said = error.got if isinstance(error, CheckpointError) else error
+            log.warning("the state of %s is damaged (%s): it begins anew; kept as %s", self.what, said, kept)
+            with files.storage_errors(kept), suppress(FileNotFoundError):  # another process may have moved it
+                self.state.replace(kept)
+            return None
 
     @contextmanager
     def restoring(self) -> Iterator[None]:

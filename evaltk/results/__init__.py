@@ -2,14 +2,20 @@
 
 from evaltk.results.store import (
     FORMAT,
+    DamagedResult,
+    check_predictions,
     find,
     path_of,
     predictions_path,
     prepare,
     read,
     read_predictions,
+    set_aside,
     slug,
     write,
 )
 
-__all__ = ["FORMAT", "find", "path_of", "predictions_path", "prepare", "read", "read_predictions", "slug", "write"]
+__all__ = [
+    "FORMAT", "DamagedResult", "check_predictions", "find", "path_of", "predictions_path", "prepare", "read", "read_predictions",
+    "set_aside", "slug", "write",
+]  # fmt: skip

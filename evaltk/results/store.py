@@ -7,15 +7,16 @@ import json
 import math
 import os
 import re
-import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from evaltk import files
+from evaltk import checksums, files, owned
 from evaltk.errors import StorageError
 from evaltk.results import format1
 from evaltk.types import (
@@ -31,8 +32,13 @@ from evaltk.types import (
 
 FORMAT = 2  # the formats before it are read too
 LONGEST = 100  # characters of a name that become part of a path
-CACHE_KEY = "key.json"  # of an entry of the feature cache
+CACHE_FILES = ("key.json", "checksums.json", "plan.json")  # of an entry of the feature cache
+BESIDE = "predictions_crc32"  # field of the file: checksums of the predictions beside it
 OURS = re.compile(r"-[0-9a-f]{12}\.json$")
+
+
+class DamagedResult(StorageError):
+    """A result file, or the predictions beside it, that can only be made anew."""
 
 
 def path_of(out: Path, checkpoint: str, protocol: str, dataset: str, request: str) -> Path:
@@ -46,11 +52,21 @@ def slug(name: str) -> str:
 
 
 def prepare(path: Path) -> None:
-    """Make sure, before hours of work, that a result can be written to `path`. Raises: StorageError."""
+    """Make sure, before hours of work, that a result can be written to `path`; a damaged one there is set aside.
+
+    Raises: StorageError.
+    """
     files.make_folder(path.parent)
+    owned.sweep(path.parent)
     if not os.access(path.parent, os.W_OK):
         do = "choose a folder you can write to"
         raise StorageError(wanted="a writable place", got="permission denied", where=path.parent, do=do)
+    if path.exists():
+        try:
+            read(path)
+            check_predictions(path)
+        except DamagedResult:
+            set_aside(path)
 
 
 def write(path: Path, result: Result, predictions: Mapping[str, np.ndarray]) -> None:
@@ -62,25 +78,47 @@ def write(path: Path, result: Result, predictions: Mapping[str, np.ndarray]) -> 
     for score in result.scores:
         if not math.isfinite(score.value):
             raise ValueError(f"{result.protocol}: {score.metric} is {score.value}")
-    text = json.dumps({"format": FORMAT} | asdict(result), indent=1, allow_nan=False) + "\n"
-    beside = predictions_path(path)
-    # All that needs room comes first. Then the old result goes before the new predictions take the place of its own.
-    new_text, new_beside = path.with_name(path.name + ".new"), beside.with_name(beside.name + ".new")
-    try:
-        files.write_text(new_text, text)
+    beside, buffer = predictions_path(path), io.BytesIO()
+    if predictions:
+        np.savez_compressed(buffer, **predictions)  # type: ignore[arg-type]
+    sums = checksums.of_bytes(buffer.getbuffer()) if predictions else None
+    text = checksums.dumps({"format": FORMAT, BESIDE: sums} | asdict(result), indent=1) + "\n"
+    with files.storage_errors(path), _alone(files.make_folder(path.parent)), ExitStack() as stack:
+        # All that needs room comes first.
+        new_text = stack.enter_context(files.temporary(path, lambda stream: stream.write(text.encode())))
         if predictions:
-            buffer = io.BytesIO()
-            np.savez_compressed(buffer, **predictions)  # type: ignore[arg-type]
-            files.write(new_beside, lambda stream: stream.write(buffer.getbuffer()))
-        with files.storage_errors(path):
+            fill = partial(_fill, data=buffer.getbuffer())
+            new_beside = stack.enter_context(files.temporary(beside, fill))
+        # Then the old result goes before the new predictions take the place of its own, unless they are the same.
+        if not _are(beside, sums):
             path.unlink(missing_ok=True)
             beside.unlink(missing_ok=True)
             if predictions:
                 new_beside.replace(beside)
-            new_text.replace(path)
+        new_text.replace(path)
+
+
+def _fill(stream: BinaryIO, data: memoryview) -> None:
+    stream.write(data)
+
+
+def _are(beside: Path, sums: list[int | str] | None) -> bool:
+    """Whether the predictions on disk are those with these checksums; None: whether there are none."""
+    try:
+        return checksums.of_file(beside) == sums
+    except FileNotFoundError:
+        return sums is None
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time puts results into the folder, where the file system has locks."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        owned.wait_for(descriptor)
+        yield
     finally:
-        new_text.unlink(missing_ok=True)
-        new_beside.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def predictions_path(path: Path) -> Path:
@@ -91,16 +129,19 @@ def predictions_path(path: Path) -> Path:
 def read(path: Path) -> Result:
     """A result file, of this format or an earlier one.
 
-    Raises: StorageError: unreadable, damaged, or of a newer format.
+    Raises: DamagedResult: unreadable or damaged. StorageError: of a newer format.
     """
     do = "remove it and run again"
+    kind: type[StorageError] = DamagedResult
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = checksums.loads(path.read_text(encoding="utf-8"))
         version = found.pop("format")
+        found.pop(BESIDE, None)
         if version == format1.FORMAT:
             found = format1.upgraded(found)
         elif version != FORMAT:
-            do = f"install a newer evaltk, or {do}" if isinstance(version, int) and version > FORMAT else do
+            if isinstance(version, int) and version > FORMAT:
+                do, kind = f"install a newer evaltk, or {do}", StorageError
             raise ValueError(f"format {version!r:.20}")
         result = _result(found)
         if not all(math.isfinite(score.value) for score in result.scores):
@@ -108,8 +149,10 @@ def read(path: Path) -> Result:
         if not _sound(result):
             raise ValueError("a field of another kind")
         return result
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise StorageError(
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        if isinstance(error, checksums.Damaged):
+            do += f"; if you edited it, remove its {checksums.FIELD!r}"
+        raise kind(
             wanted=f"a result file of format {FORMAT} or earlier",
             got=f"{type(error).__name__}: {str(error)[:100]}",
             where=path,
@@ -165,12 +208,45 @@ def read_predictions(path: Path, names: Collection[str] | None = None) -> dict[s
     if not beside.exists():
         return {}
     try:
+        check_predictions(path)
         with np.load(beside, allow_pickle=False) as found:
             return {name: found[name] for name in found.files if names is None or name in names}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise StorageError(
-            wanted="the predictions of a result", got=str(error)[:100], where=beside, do="run again with --again"
-        ) from error
+    except StorageError:
+        raise
+    except Exception as error:  # zipfile, zlib and numpy each have errors of their own
+        raise _damaged_predictions(beside, error) from error
+
+
+def check_predictions(path: Path) -> None:
+    """Compare the predictions beside the result file `path` with their checksums, where the result states them.
+
+    Raises: DamagedResult: they are damaged, gone, or of another run.
+    """
+    beside = predictions_path(path)
+    try:
+        wanted = json.loads(path.read_text(encoding="utf-8")).get(BESIDE)
+    except (OSError, ValueError, AttributeError):
+        return  # no result that could be read says anything of them
+    if wanted is not None:
+        try:
+            checksums.check_file(beside, wanted)
+        except (OSError, ValueError) as error:
+            raise _damaged_predictions(beside, error) from error
+
+
+def _damaged_predictions(beside: Path, error: Exception) -> DamagedResult:
+    got, do = str(error)[:100] or type(error).__name__, "run again with --again"
+    return DamagedResult(wanted="the predictions of a result", got=got, where=beside, do=do)
+
+
+def set_aside(path: Path) -> Path:
+    """Move a damaged result, and its predictions, out of the way. Returns: where it is kept. Raises: StorageError."""
+    kept = path.with_name(path.name + ".damaged")
+    with files.storage_errors(path):
+        for old in (path, predictions_path(path)):
+            with suppress(FileNotFoundError):
+                old.replace(old.with_name(old.name + ".damaged"))
+    return kept
 
 
 def find(out: Path, *, skip: Callable[[Path, str], object] | None = None) -> Iterator[tuple[Path, Result]]:
@@ -191,7 +267,7 @@ def find(out: Path, *, skip: Callable[[Path, str], object] | None = None) -> Ite
         )
     for path in sorted(out.rglob("*.json")):
         if not (OURS.search(path.name) or _looks_ours(path)):
-            if skip and path.name != CACHE_KEY and path.is_file():
+            if skip and path.name not in CACHE_FILES and path.is_file():
                 skip(path, "no result of evaltk")
             continue
         try:

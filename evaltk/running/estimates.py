@@ -12,6 +12,7 @@ from evaltk import files
 from evaltk.bench import AnyDataset, Bench, Need
 from evaltk.data.images import Split
 from evaltk.datasets.davis2017 import Sequences
+from evaltk.errors import StorageError
 from evaltk.progress import log
 from evaltk.running.forecast import FeaturesToBe, Forecast, JobToBe, Measured, Pair, Reading, State
 from evaltk.running.planning import Job, Plan, jobs
@@ -158,6 +159,11 @@ def _state(entry: Entry, split: Split, allowed: int, before: _Before) -> State:
     from evaltk.features import extraction as features
 
     if entry.done():
+        try:
+            entry.check()
+        except StorageError as error:  # `run` sets it aside
+            log.warning("%s; `run` makes it anew", error)
+            return "missing"
         features.stored(entry, split, allowed)
         return "cached"
     if entry.key.digest() in before.entries:

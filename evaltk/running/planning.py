@@ -19,6 +19,7 @@ from evaltk.data import limits, sanity
 from evaltk.data.options import DataOptions
 from evaltk.errors import SettingsError, nearest
 from evaltk.machine import version
+from evaltk.progress import log
 from evaltk.types import EXTRACTION_VERSION, PositionRule, Precision, Result, digest
 
 OF_DINOS_RULE = ("dino", "ibot", "msn", "own", "random", "pixels")  # families
@@ -68,10 +69,15 @@ class Job:
     path: Path
 
     def done(self) -> bool:
-        """Whether the result is there, and of the dataset's files as they are now."""
+        """Whether the result is there, undamaged, and of the dataset's files as they are now."""
         if not self.path.exists():
             return False
-        found = results.read(self.path)
+        try:
+            found = results.read(self.path)
+            results.check_predictions(self.path)
+        except results.DamagedResult as error:
+            log.warning("a damaged result is made anew: %s; where: %s", error.got, error.where)
+            return False
         same = found.request == digest(self.asked) and found.made.get("stamp") == stamp(self.dataset)
         return same and not _of_another_rule(found)
 

@@ -45,7 +45,7 @@ def prepare(bench: Bench, dataset: Dataset, settings: Settings) -> None:
     from protocols.finetune import data as finetune_data
 
     job = finetune_data.job(bench, dataset, settings)
-    if not distributed.broadcast_object(job.store.done()):
+    if not distributed.broadcast_object(distributed.is_main() and job.store.ready()):
         finetune_data.train(job)
 
 

@@ -72,7 +72,7 @@ def prepare(bench: Bench, dataset: Dataset, settings: Settings) -> None:
             bench.prepare(split, needed)
         return
     job = data.job(bench, dataset, settings)
-    if not distributed.broadcast_object(job.store.done()):
+    if not distributed.broadcast_object(distributed.is_main() and job.store.ready()):
         data.train(job)
 
 

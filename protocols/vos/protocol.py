@@ -168,7 +168,7 @@ def _masks(bench: Bench, dataset: Sequences, sequence: Video, settings: Settings
     """Path of a sequence's masks, computed unless cached: .npz with `masks`, ids uint8 [T, H, W]."""
     key = _key(bench, dataset, sequence, settings)
     entry = CacheEntry(root=bench.cache, key=key)
-    if not entry.done():
+    if not entry.ready():
         ids = propagate(bench.backbone, sequence.frames, video.read_ids(sequence.masks[0]), settings)
         entry.write_arrays(MASKS, {"masks": ids})
     return entry.whole / MASKS

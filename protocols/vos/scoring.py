@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaltk import files, machine
+from evaltk import files, machine, processes
 from evaltk.data import frames
 from evaltk.errors import DataError
 from evaltk.metrics import segmentation
@@ -89,7 +89,8 @@ def score_all(tasks: Sequence[Task], *, workers: int | None = None) -> list[tupl
     if workers <= 1:
         return [score(task) for task in tasks]
     # Spawn: forked children of a process with threads or a GPU can hang.
-    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=processes.start_worker) as pool:
         return list(pool.map(score, tasks))
 
 

@@ -27,12 +27,16 @@ def original(method: str, tmp_path: Path) -> Checkpoint:
     return evaltk.load_checkpoint(save(TREES[method](), tmp_path / f"{method}.pth"), num_heads=3)
 
 
-def converted(checkpoint: Checkpoint, tmp_path: Path, **changed: Any) -> Path:
+def converted(checkpoint: Checkpoint, tmp_path: Path, added: dict[str, Any] | None = None, **changed: Any) -> Path:
     """A converted file, its statement changed."""
     tensors, metadata = own.pack(checkpoint)
     statement = json.loads(metadata["evaltk"]) | changed
+    if changed:
+        statement.pop("crc32", None)
     path = tmp_path / "own.safetensors"
-    save_file(tensors, path, {"evaltk": json.dumps({k: v for k, v in statement.items() if v is not ...})})
+    save_file(
+        tensors | (added or {}), path, {"evaltk": json.dumps({k: v for k, v in statement.items() if v is not ...})}
+    )
     return path
 
 
@@ -244,6 +248,9 @@ def test_a_tensor_that_a_converted_file_should_not_have(tmp_path: Path) -> None:
         path = tmp_path / "own.safetensors"
         path.unlink(missing_ok=True)
         save_file(tensors | {key: torch.ones(2)}, path, metadata)
+        with pytest.raises(CheckpointError, match=r"another checksum"):
+            evaltk.load_checkpoint(path)
+        path = converted(original("dino", tmp_path), tmp_path, added={key: torch.ones(2)}, tensors_crc32=...)
         with pytest.raises(CheckpointError, match=r"unexpected|left over"):
             evaltk.load_checkpoint(path)
 
@@ -314,6 +321,22 @@ def test_a_training_checkpoint_without_its_config(tmp_path: Path) -> None:
     tree = {k: v for k, v in training("msn").items() if k != "config"}
     with pytest.raises(CheckpointError, match="a damaged one"):
         evaltk.load_checkpoint(save(tree, tmp_path / "net.pth"))
+
+
+@pytest.mark.parametrize("form", ["converted", "training"])
+def test_a_flipped_bit_of_a_weight_is_noticed(form: str, tmp_path: Path) -> None:
+    path = tmp_path / "own.safetensors"
+    if form == "converted":
+        save_file(*own.pack(original("dino", tmp_path))[:1], path, own.pack(original("dino", tmp_path))[1])
+    else:
+        path = save(training("dino"), tmp_path / "net.pth")
+    whole = path.read_bytes()
+    evaltk.load_checkpoint(path)
+    data = bytearray(whole)
+    data[len(data) // 2] ^= 4  # amid the numbers
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"a file as evaltk wrote it.*do: copy it again"):
+        evaltk.load_checkpoint(path)
 
 
 def test_the_golden_file_converts(tmp_path: Path) -> None:

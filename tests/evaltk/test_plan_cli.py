@@ -285,18 +285,20 @@ def test_an_error_is_one_line(folders: list[str], capsys: Any) -> None:
     assert said(capsys, "plan", "pixels:8", "--data", "digits", "--precision", "fp16")[0] == 2
 
 
-def test_damaged_files_are_refused_as_in_a_run(tmp_path: Path, folders: list[str], capsys: Any) -> None:
+def test_damaged_files_are_told_and_stay_where_they_are(tmp_path: Path, folders: list[str], capsys: Any) -> None:
     asked = ["pixels:8", "--data", "digits", *SMALL, *folders]
     assert said(capsys, "run", *asked)[0] == 0
     ((path, _),) = results.find(tmp_path / "runs")
-    whole = path.read_bytes()
     path.write_text("{}")
-    assert said(capsys, "plan", *asked)[::2] == said(capsys, "run", *asked)[::2]
-    path.write_bytes(whole)
     entry = next((tmp_path / "cache" / "features").rglob("y.npy"))
     entry.write_bytes(b"no array")
-    code, _, err = said(capsys, "plan", *asked, "--again")
-    assert (code, err) == said(capsys, "run", *asked, "--again")[::2] and code == 2 and "cache prune" in err
+    before = tree(tmp_path)
+    code, _, err = said(capsys, "plan", *asked)
+    assert code == 0 and tree(tmp_path) == before
+    assert "a damaged result is made anew" in err and "y.npy: 8 bytes of" in err and "`run` makes it anew" in err
+    code, _, err = said(capsys, "run", *asked)
+    assert code == 0 and "a damaged result is made anew" in err and "y.npy: 8 bytes of" in err
+    assert said(capsys, "run", *asked)[2].count("done before") == 1
 
 
 def test_a_catalogued_file_that_changed_stays_where_it_is(tmp_path: Path, folders: list[str], capsys: Any) -> None:

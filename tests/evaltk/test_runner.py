@@ -185,14 +185,36 @@ def test_a_result_of_another_request_is_not_taken_for_ours(tmp_path: Path) -> No
     assert skipped(plan) == [False]
 
 
-def test_a_damaged_result_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["result", "a digit", "predictions"])
+def test_a_damaged_result_is_named_and_made_anew(what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     plan = plan_for(tmp_path)
     ran(plan)
     path = runner.jobs(plan)[0].path
-    path.write_text("{")
-    with pytest.raises(StorageError, match=rf"{path.name}.*remove it and run again"):
+    scores = results.read(path).scores
+    if what == "result":
+        path.write_text("{")
+    elif what == "a digit":
+        value = str(scores[0].value)
+        path.write_text(path.read_text().replace(value, value.replace("0.", "0.1", 1), 1))
+    else:
+        data = bytearray(results.predictions_path(path).read_bytes())
+        data[len(data) // 2] ^= 1
+        results.predictions_path(path).write_bytes(data)
+    assert skipped(plan) == [False]
+    assert "a damaged result is made anew" in caplog.text and path.stem in caplog.text
+    assert results.read(path).scores == scores and results.read_predictions(path)
+    assert path.with_name(path.name + ".damaged").exists()
+    assert skipped(plan) == [True]
+
+
+def test_a_result_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+    plan = plan_for(tmp_path)
+    ran(plan)
+    path = runner.jobs(plan)[0].path
+    path.write_text('{"format": 3}')
+    with pytest.raises(StorageError, match=rf"{path.name}.*install a newer evaltk"):
         ran(plan)
-    assert skipped(dataclasses.replace(plan, again=True)) == [False]
+    assert path.read_text() == '{"format": 3}'
 
 
 @pytest.mark.usefixtures("no_work")

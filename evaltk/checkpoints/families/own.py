@@ -9,9 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import get_args
 
+import torch
+
+from evaltk import checksums
 from evaltk.checkpoints import state_dicts
 from evaltk.checkpoints.families import Family, dino, ibot, msn
 from evaltk.checkpoints.rawfile import Converted, RawFile, tensors
@@ -47,8 +52,13 @@ def convert(raw: RawFile, options: ReadOptions) -> Converted:
     """What the file states of itself. Raises: CheckpointError: a newer format, or a damaged statement."""
     try:
         if "evaltk" in raw.metadata:
-            return _converted_file(raw, json.loads(raw.metadata["evaltk"]))
+            return _converted_file(raw, checksums.loads(raw.metadata["evaltk"]))
+        if zipfile.is_zipfile(raw.path):
+            checksums.check_zip(raw.path)
         return _training_file(raw, options)
+    except checksums.Damaged as error:
+        wanted, do = "a file as evaltk wrote it", "copy it again from its origin, or convert or train again"
+        raise CheckpointError(wanted=wanted, got=f"a damaged one ({error})", where=raw.path, do=do) from error
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             wanted="the statement that evaltk writes into its files",
@@ -86,8 +96,17 @@ def pack(checkpoint: Checkpoint) -> tuple[dict, dict[str, str]]:
         "view": dataclasses.asdict(checkpoint.view),
         "linear": dataclasses.asdict(checkpoint.linear) if checkpoint.linear else None,
         "container": checkpoint.container,
+        "tensors_crc32": _checksum(packed),
     }
-    return packed, {"evaltk": json.dumps(statement, sort_keys=True)}
+    return packed, {"evaltk": checksums.dumps(statement)}
+
+
+def _checksum(flat: Mapping[str, torch.Tensor]) -> int:
+    """CRC-32 of the bytes of all tensors, in the order of their names."""
+    found = 0
+    for name in sorted(flat):
+        found = zlib.crc32(flat[name].contiguous().view(-1).view(torch.uint8).numpy(), found)
+    return found
 
 
 def _check_format(found: object, raw: RawFile) -> None:
@@ -104,6 +123,8 @@ def _check_format(found: object, raw: RawFile) -> None:
 def _converted_file(raw: RawFile, said: Mapping) -> Converted:
     _check_format(said["format"], raw)
     flat = tensors(raw.tree)
+    if said.get("tensors_crc32", found := _checksum(flat)) != found:  # files of earlier versions do not state it
+        raise checksums.Damaged("tensors: another checksum than when they were written")
     kind = said["head"]
     if kind not in (None, *METHODS, "swav"):
         raise ValueError(f"a head of kind {kind!r}")

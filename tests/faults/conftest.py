@@ -1,0 +1,72 @@
+"""Undisturbed runs to compare with, and the table of the faults that were tried."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import harness
+
+BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
+TRIED: pytest.StashKey[Counter[tuple[str, str]]] = pytest.StashKey()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[harness.Server]:
+    """Starts commands in processes of their own."""
+    made = harness.Server()
+    yield made
+    made.close()
+
+
+Whole = Callable[[str], tuple[Path, dict[str, str], int]]
+
+
+@pytest.fixture(scope="session")
+def whole(server: harness.Server, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """`whole(command)`: (folder, products, changes of files) of an undisturbed run, made once."""
+    made: dict[str, tuple[Path, dict[str, str], int]] = {}
+
+    def of(name: str) -> tuple[Path, dict[str, str], int]:
+        if name not in made:
+            folder = tmp_path_factory.mktemp("whole") / "work"
+            ended = server.run(name, folder)
+            assert ended.code == 0, ended.said
+            assert harness.leftovers(folder) == []
+            made[name] = folder, harness.products(folder), ended.changes
+        return made[name]
+
+    return of
+
+
+@pytest.fixture
+def tried(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """`tried(command, fault)` counts a fault that was survived."""
+    counts = request.config.stash.setdefault(TRIED, Counter())
+
+    def count(command: str, fault: str) -> None:
+        counts[command, fault] += 1
+
+    return count
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the table into the file that $EVALTK_FAULTS names, where every test has passed."""
+    target, counts = os.environ.get("EVALTK_FAULTS"), session.config.stash.get(TRIED, None)
+    if not target or not counts or session.testsfailed:
+        return
+    kinds = list(dict.fromkeys(fault for _, fault in counts))
+    rows = [["command", *kinds], ["---"] * (len(kinds) + 1)]
+    for command in dict.fromkeys(command for command, _ in counts):
+        rows.append([command, *(str(counts[command, kind] or "") for kind in kinds)])
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    text = Path(target).read_text(encoding="utf-8")
+    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
+    Path(target).write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")

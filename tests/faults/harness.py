@@ -1,0 +1,164 @@
+"""Real commands in processes of their own, what they leave in their folder, and the ways in which they are broken."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+NET = "random:vit_patch8_dim24_depth1_heads3_img16"
+SMALL = [
+    "net.arch=vit_patch8_dim24_depth1_heads3_img16", "method.num_prototypes=32", "method.hidden=16",
+    "method.bottleneck=8", "views.num_local=1", "optim.batch=300", "optim.epochs=2", "optim.warmup_epochs=1",
+    "run.workers=0", "run.knn=50", "run.log_every=1", "run.monitor_every=2", "run.keep_every=1", "run.save_minutes=0",
+]  # fmt: skip
+TUNING = {"lr": 0.01, "epochs": 2, "batch": 32, "group": 16, "repeats": 1, "warmup-epochs": 0}
+RUN = ["run", NET, "--data", "digits", "--limit", "60", "--out", "runs", "--cache", "cache", "--device", "cpu"]
+COMMANDS = {
+    "run": [*RUN, "--protocols", "knn", "--knn.k", "5", "--batch-size", "30"],
+    "run with decoding processes": [*RUN, "--protocols", "knn", "--knn.k", "5", "--workers", "2", "--batch-size", "8"],
+    "linear": [*RUN, "--protocols", "linear", "--linear.epochs", "2", "--linear.lr", "0.01", "--linear.batch", "32"],
+    "fine-tuning": [
+        *RUN, "--protocols", "finetune", *[f"--finetune.{key}={value}" for key, value in TUNING.items()]
+    ],
+    "pretrain": ["pretrain", "digits_dino_vmf", "--data", "digits", "--device", "cpu", "--out", "net", "--set", *SMALL],
+    "convert": ["convert", NET, "net.safetensors", "--force"],
+    "extract": ["extract", NET, "--data", "digits", "--limit", "60", "--cache", "cache", "--out", "x.npz"],
+}  # fmt: skip
+ENDED = {"SIGTERM": 143, "SIGINT": 130, "SIGKILL": -9}
+TRAINING_ENDED = ENDED | {"SIGTERM": 75}
+VOLATILE = ("images_per_second", "seconds_left")  # of lines of a log
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended, what it said, and how many changes of files it made (-1: it was killed)."""
+
+    code: int
+    said: str
+    changes: int
+
+
+class Server:
+    """Starts commands; see server.py."""
+
+    def __init__(self) -> None:
+        env = dict(os.environ, OMP_NUM_THREADS="1", EVALTK_HOME="/nowhere", PYTHONPATH=os.pathsep.join(sys.path))
+        command = [sys.executable, str(Path(__file__).with_name("server.py"))]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+
+    def _ask(self, **asked: Any) -> int:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps(asked) + "\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def start(self, name: str, folder: Path, *more: str, fault: str = "", at: int = 0) -> tuple[int, Path]:
+        """Start a command in its folder. Returns: (process id, the file with what it says)."""
+        folder.mkdir(parents=True, exist_ok=True)
+        said = folder.with_name(f"{folder.name}.{time.monotonic_ns()}.err")
+        argv = [*COMMANDS[name][:-1], COMMANDS[name][-1], *more]
+        pid = self._ask(
+            argv=argv, folder=str(folder), stderr=str(said), fault=fault, at=at, count=str(said.with_suffix(".count"))
+        )
+        return pid, said
+
+    def wait(self, started: tuple[int, Path]) -> Ended:
+        """Wait for the end of a command, and of every process that it started."""
+        pid, said = started
+        code = self._ask(wait=pid)
+        deadline = time.monotonic() + 10
+        while _alive(pid):
+            if time.monotonic() > deadline:
+                os.killpg(pid, signal.SIGKILL)
+                raise AssertionError(f"a process outlived its command: {said.read_text()[-500:]}")
+            time.sleep(0.02)
+        count = said.with_suffix(".count")
+        return Ended(code, said.read_text(errors="replace"), int(count.read_text()) if count.exists() else -1)
+
+    def run(self, name: str, folder: Path, *more: str, fault: str = "", at: int = 0) -> Ended:
+        """Start a command and wait for it."""
+        return self.wait(self.start(name, folder, *more, fault=fault, at=at))
+
+    def close(self) -> None:
+        """End the server."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def _alive(group: int) -> bool:
+    """Whether a process of the group lives; dead ones that nobody has waited for do not count."""
+    if not Path("/proc/self/stat").exists():
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return False
+        return True
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, of = stat.read_text().rpartition(")")[2].split()[:3]
+            if int(of) == group and state not in "ZX":
+                return True
+    return False
+
+
+def products(folder: Path) -> dict[str, str]:
+    """{file: digest of what a command is to leave}, without what says when and how fast it was made."""
+    found = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and "tensorboard" not in p.parts):
+        name = str(path.relative_to(folder))
+        if "damaged" in name or path.name in ("recipe.json", "checkpoint.before.pth"):
+            continue
+        if path.name == "log.jsonl":
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            content = json.dumps([{k: v for k, v in line.items() if k not in VOLATILE} for line in lines])
+        elif path.parent.parent.name == "runs" and path.suffix == ".json":
+            tree = json.loads(path.read_text())
+            content = json.dumps({k: v for k, v in tree.items() if k not in ("made", "crc32")})
+        else:
+            content = path.read_bytes().hex()
+        found[name] = hashlib.sha256(content.encode()).hexdigest()
+    return found
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Temporary files and folders, locks and unfinished entries."""
+    return [
+        str(p.relative_to(folder)) for p in folder.rglob("*")
+        if p.name.startswith(".") or p.name.endswith((".part", ".partial", ".new"))
+    ]  # fmt: skip
+
+
+def one_line(ended: Ended) -> None:
+    """The last line is the command line's, and there is no traceback."""
+    assert "Traceback" not in ended.said, ended.said[-2000:]
+    assert ended.said.rstrip().splitlines()[-1].startswith("evaltk: "), ended.said[-500:]
+
+
+def spoil(path: Path, how: str, rng: random.Random) -> None:
+    """Flip a bit of a file, cut it, empty it or remove it."""
+    data = bytearray(path.read_bytes())
+    if how == "gone":
+        path.unlink()
+        return
+    if how == "flipped" and data:
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    path.write_bytes({"flipped": data, "cut": data[: rng.randrange(len(data) or 1)], "empty": b""}[how])
+
+
+def copy(source: Path, target: Path) -> Path:
+    """A copy of a folder, in place of whatever was there."""
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target)
+    return target

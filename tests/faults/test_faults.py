@@ -1,0 +1,145 @@
+"""Commands that are killed, ended, starved of disk, fed damaged files or started twice: nothing is lost afterwards.
+
+After each fault the same command is run again. It must give what an undisturbed run gives, to the bit, and leave no
+temporary file and no process. The moments are the changes that a command makes to its files, so that a kill falls
+between any two renames; they are drawn from seeds. `make faults` tries many more than the default tests.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import harness
+import pytest
+from conftest import Whole
+from harness import COMMANDS, ENDED, TRAINING_ENDED, Server
+
+MANY = pytest.mark.faults
+Tried = Callable[[str, str], None]
+
+
+def moments(number: int, many: int) -> list:
+    """Seeds 0, 1, ...: the first `number` of them in the default tests."""
+    return [pytest.param(seed, marks=[] if seed < number else MANY) for seed in range(many)]
+
+
+def named(*default: str) -> list:
+    """Every command, those named here in the default tests."""
+    return [pytest.param(name, marks=[] if name in default else MANY) for name in COMMANDS]
+
+
+def moment(seed: int, changes: int, *what: str) -> int:
+    """A change of files between the first and the last."""
+    return random.Random(f"{seed} {what}").randint(1, changes)
+
+
+def again(server: Server, name: str, folder: Path, wanted: dict[str, str]) -> harness.Ended:
+    """Run a command once more, and compare what is there then with the undisturbed run."""
+    ended = server.run(name, folder)
+    assert ended.code == 0, ended.said
+    assert harness.products(folder) == wanted
+    assert harness.leftovers(folder) == []
+    return ended
+
+
+@pytest.mark.parametrize("seed", moments(2, 12))
+@pytest.mark.parametrize("name", named("run", "pretrain"))
+def test_killed(name: str, seed: int, server: Server, whole: Whole, tried: Tried, tmp_path: Path) -> None:
+    _, wanted, changes = whole(name)
+    for time in range(2):  # the second kill meets what the first has left
+        at = moment(seed, changes, name, str(time))
+        assert server.run(name, tmp_path / "work", fault="SIGKILL", at=at).code in (0, ENDED["SIGKILL"])
+    again(server, name, tmp_path / "work", wanted)
+    tried(name, "SIGKILL, twice")
+
+
+@pytest.mark.parametrize("signal", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("seed", moments(1, 4))
+@pytest.mark.parametrize("name", named("run with decoding processes"))
+def test_ended_by_a_signal(
+    name: str, seed: int, signal: str, server: Server, whole: Whole, tried: Tried, tmp_path: Path
+) -> None:
+    _, wanted, changes = whole(name)
+    ended = server.run(name, tmp_path / "work", fault=signal, at=moment(seed, changes, name, signal))
+    codes = {ENDED[signal], TRAINING_ENDED[signal]} if name == "pretrain" else {ENDED[signal]}
+    assert ended.code in codes | {0}, ended.said  # 0: training was over but for its last line
+    harness.one_line(ended)
+    again(server, name, tmp_path / "work", wanted)
+    tried(name, signal)
+
+
+@pytest.mark.parametrize("seed", moments(1, 8))
+@pytest.mark.parametrize("name", named("run"))
+def test_a_full_disk(name: str, seed: int, server: Server, whole: Whole, tried: Tried, tmp_path: Path) -> None:
+    _, wanted, changes = whole(name)
+    ended = server.run(name, tmp_path / "work", fault="full disk", at=moment(seed, changes, name, "full"))
+    assert ended.code in (0, 2), ended.said
+    harness.one_line(ended)
+    again(server, name, tmp_path / "work", wanted)
+    tried(name, "full disk")
+
+
+@pytest.mark.parametrize("limit", [300, 1500, pytest.param(700, marks=MANY), pytest.param(6000, marks=MANY)])
+@pytest.mark.parametrize("name", named("pretrain"))
+def test_files_that_end_in_the_middle(
+    name: str, limit: int, server: Server, whole: Whole, tried: Tried, tmp_path: Path
+) -> None:
+    """A limit on the size of files stops a write half way, as a full disk does."""
+    _, wanted, _ = whole(name)
+    ended = server.run(name, tmp_path / "work", fault="file size limit", at=limit)
+    assert ended.code in (0, 2), ended.said
+    harness.one_line(ended)
+    again(server, name, tmp_path / "work", wanted)
+    tried(name, "write that ends half way")
+
+
+@pytest.mark.parametrize("how", ["flipped", pytest.param("cut", marks=MANY), "gone", pytest.param("empty", marks=MANY)])
+@pytest.mark.parametrize("stage", ["finished", "killed"])
+@pytest.mark.parametrize("name", [n for n in COMMANDS if n not in ("convert", "run with decoding processes")])
+def test_a_damaged_file(
+    name: str, stage: str, how: str, request: pytest.FixtureRequest, server: Server, whole: Whole, tried: Tried,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """Each kind of file in turn, of a finished and of a killed run; in the default tests, one file of two commands."""
+    many = "faults or" in str(request.config.getoption("-m"))
+    if not many and name not in ("run", "pretrain"):
+        pytest.skip("with -m faults")
+    source, wanted, changes = whole(name)
+    if stage == "killed":
+        source = tmp_path / "source"
+        server.run(name, source, fault="SIGKILL", at=round(0.7 * changes))
+    names = sorted(str(p.relative_to(source)) for p in source.rglob("*") if p.is_file() and "tensorboard" not in p.parts)
+    names = [n for n in names if not n.endswith((".part", ".lock", ".npz.x", "recipe.json")) and n != "x.npz"]
+    rng = random.Random(f"{name} {stage} {how}")
+    for chosen in names if many else rng.sample(names, min(1, len(names))):
+        folder = harness.copy(source, tmp_path / "work")
+        harness.spoil(folder / chosen, how, rng)
+        more = ("--again",) if name in ("run", "linear", "fine-tuning") else ()
+        ended = server.run(name, folder, *more)
+        assert ended.code == 0, f"{chosen}: {ended.said}"
+        found = {n: d for n, d in harness.products(folder).items() if n in wanted}
+        lost = {n for n in wanted if found.get(n) != wanted[n]}
+        # What a finished training left is not made again: a damaged log or epoch file is the user's to see.
+        assert not lost or (name == "pretrain" and lost == {chosen}), f"{chosen}: {lost}"
+        assert harness.leftovers(folder) == [], chosen
+        tried(name, f"file {how}")
+
+
+@pytest.mark.parametrize("number", [2, pytest.param(4, marks=MANY)])
+@pytest.mark.parametrize("seed", moments(1, 4))
+@pytest.mark.parametrize("name", named("run", "pretrain"))
+def test_several_at_once(
+    name: str, seed: int, number: int, server: Server, whole: Whole, tried: Tried, tmp_path: Path
+) -> None:
+    _, wanted, _ = whole(name)
+    all_ended = [server.wait(p) for p in [server.start(name, tmp_path / "work") for _ in range(number)]]
+    codes = sorted(ended.code for ended in all_ended)
+    assert codes[0] == 0 and set(codes) <= ({0, 2} if name == "pretrain" else {0}), [e.said for e in all_ended]
+    assert all("Traceback" not in ended.said for ended in all_ended)
+    assert all(ended.said.count("\n") == 1 and "under way" in ended.said for ended in all_ended if ended.code == 2)
+    assert harness.products(tmp_path / "work") == wanted
+    assert harness.leftovers(tmp_path / "work") == []
+    again(server, name, tmp_path / "work", wanted)
+    tried(name, "two or four at once")
