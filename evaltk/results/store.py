@@ -7,7 +7,6 @@ import json
 import math
 import os
 import re
-import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from evaltk import files
+from evaltk import files, safe_arrays, safe_json
 from evaltk.errors import StorageError
 from evaltk.results import format1
 from evaltk.types import (
@@ -95,7 +94,7 @@ def read(path: Path) -> Result:
     """
     do = "remove it and run again"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = safe_json.read(path)
         version = found.pop("format")
         if version == format1.FORMAT:
             found = format1.upgraded(found)
@@ -165,9 +164,8 @@ def read_predictions(path: Path, names: Collection[str] | None = None) -> dict[s
     if not beside.exists():
         return {}
     try:
-        with np.load(beside, allow_pickle=False) as found:
-            return {name: found[name] for name in found.files if names is None or name in names}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        return safe_arrays.read_npz(beside, names)
+    except (OSError, ValueError) as error:
         raise StorageError(
             wanted="the predictions of a result", got=str(error)[:100], where=beside, do="run again with --again"
         ) from error
@@ -205,7 +203,7 @@ def find(out: Path, *, skip: Callable[[Path, str], object] | None = None) -> Ite
 def _looks_ours(path: Path) -> bool:
     """Whether a file of another name than ours holds a result; the feature cache, for one, keeps JSON of its own."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = safe_json.read(path)
     except (OSError, ValueError):
         return False
     return isinstance(found, dict) and {"format", "protocol", "scores"} <= found.keys()
