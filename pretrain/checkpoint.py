@@ -84,15 +84,48 @@ def resume(state: State[Any], recipe: Recipe, method: Method[Any], *, folder: Pa
         method.unpack(tree, state)
         if "fp16_scaler" in tree:
             state.scaler.load_state_dict(tree["fp16_scaler"])
-        state.position = Position(**tree["progress"])
-    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        state.position = _position(tree["progress"])
+        _check_state(state, method.centers(recipe.method, torch.device("cpu")))
+    except Exception as error:  # torch's loading raises nearly anything for a tree of another form
         raise CheckpointError(
             wanted="a checkpoint of this network",
-            got=str(error).splitlines()[0][:160],
+            got=(str(error).splitlines() or [type(error).__name__])[0][:160],
             where=path,
             do="start afresh with --resume never, or choose another --out",
         ) from error
     log.info("resuming from %s: epoch %d, step %d", path, state.position.epoch, state.position.step)
+
+
+def _position(stored: Any) -> Position:
+    """Raises: ValueError: no position, or one that no run can have."""
+    names = [field.name for field in dataclasses.fields(Position)]
+    if not isinstance(stored, Mapping) or sorted(map(str, stored)) != sorted(names):
+        raise ValueError("a file without the position in the run")
+    if any(type(stored[name]) is not int or stored[name] < 0 for name in names):
+        raise ValueError(f"the position {dict(stored)}")
+    return Position(**stored)
+
+
+def _check_state(state: State[Any], centers: Mapping[str, torch.Tensor]) -> None:
+    """What `load_state_dict` of an optimizer does not check. Raises: ValueError: other shapes, or not finite."""
+    for group in state.optimizer.param_groups:
+        for parameter in group["params"]:
+            kept = state.optimizer.state.get(parameter, {})
+            for name, value in kept.items():
+                fits = isinstance(value, torch.Tensor) and value.shape in (parameter.shape, torch.Size())
+                if not fits or not bool(torch.isfinite(value).all()):
+                    raise ValueError(f"{name} of the optimizer, which does not fit a weight {list(parameter.shape)}")
+            if kept and set(kept) != {"step", "exp_avg", "exp_avg_sq"}:
+                raise ValueError("a state of another optimizer")
+    named = {f"centre {name}": center for name, center in state.centers.items()}
+    for name, center in centers.items():
+        if state.centers[name].shape != center.shape:
+            raise ValueError(f"the centre {name} of shape {list(state.centers[name].shape)}")
+    for net, which in ((state.network, "student"), (state.teacher, "teacher")):
+        named |= {f"{which}.{key}": tensor for key, tensor in net.state_dict().items()}
+    for name, tensor in named.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"NaN or infinity in {name}")
 
 
 def write(folder: Path, tree: Mapping[str, Any], *, keep: str | None = None) -> Path:
@@ -139,9 +172,16 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 
 def check_same(tree: Mapping[str, Any], recipe: Recipe, path: Path) -> None:
     """Raises: CheckpointError: settings differ from the checkpoint's, except those in MAY_DIFFER_ON_RESUME."""
-    then, now = _flat(json.loads(tree["config"])["recipe"]), _flat(json.loads(json.dumps(dataclasses.asdict(recipe))))
+    try:
+        then = _flat(json.loads(tree["config"])["recipe"])
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            wanted="a training checkpoint with its recipe", got="none that can be read", where=path,
+            do="resume from a checkpoint written by pretrain",
+        ) from error  # fmt: skip
+    now = _flat(json.loads(json.dumps(dataclasses.asdict(recipe))))
     fixed = [key for key in now if key not in MAY_DIFFER_ON_RESUME]
-    differ = [f"{key} was {then.get(key)}, is {now[key]}" for key in fixed if then.get(key) != now[key]]
+    differ = [f"{key} was {str(then.get(key))[:40]}, is {now[key]}" for key in fixed if then.get(key) != now[key]]
     if differ:
         raise CheckpointError(
             wanted="a checkpoint of this recipe", got="; ".join(differ[:4]), where=path,

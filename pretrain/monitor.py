@@ -80,8 +80,12 @@ class Monitor:
     def start(self, step: int) -> None:
         """Open the log, without the lines of steps that will be repeated."""
         path = self.out / LOG
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] < step]
+        kept, damaged = _lines_before(path, step)
+        if damaged:
+            aside = path.with_name("log.damaged.jsonl")
+            log.warning("%s: left out %d lines that cannot be read; the old file is %s", path, damaged, aside)
+            with files.storage_errors(aside):
+                path.replace(aside)
         files.write_text(path, "".join(f"{line}\n" for line in kept))
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -189,6 +193,24 @@ class Monitor:
             "knn": knn_accuracy(x, labels, queries=len(x) // 4),
             "feature_rank": float(torch.special.entr(share).sum().exp()),  # effective rank (Roy & Vetterli 2007)
         }
+
+
+def _lines_before(path: Path, step: int) -> tuple[list[str], int]:
+    """(the lines of a log with steps before `step`, number of lines that cannot be read)."""
+    kept, damaged = [], 0
+    # One line after the other: a kill or a full disk leaves a torn one, in which no line break need be.
+    for line in path.read_bytes().split(b"\n") if path.is_file() else []:
+        try:
+            text = line.decode("utf-8")
+            found = json.loads(text)["step"] if text.strip() else step
+        except (ValueError, LookupError, TypeError, RecursionError):
+            damaged += 1
+            continue
+        if type(found) is not int:
+            damaged += 1
+        elif found < step:
+            kept.append(text)
+    return kept, damaged
 
 
 def knn_accuracy(x: Tensor, labels: Tensor, *, queries: int) -> float:

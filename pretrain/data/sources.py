@@ -67,8 +67,9 @@ class ZipSource:
         try:
             with zipfile.ZipFile(path) as archive:
                 self.names: Sequence[str] = _images(archive.namelist())
-        except (OSError, zipfile.BadZipFile) as error:
-            raise DataError(wanted="a zip file of images", got=str(error), where=path, do=CHECK_PATH) from error
+        except Exception as error:  # zipfile raises nearly anything for a damaged directory
+            got = str(error)[:120] or type(error).__name__
+            raise DataError(wanted="a zip file of images", got=got, where=path, do=CHECK_PATH) from error
         if not self.names:
             raise DataError(wanted="images in the zip file", got="none", where=path, do=CHECK_PATH)
         self.path, self.labels = path, _labels(self.names)
@@ -89,9 +90,9 @@ class ZipSource:
 
     def open(self, index: int) -> Image.Image:
         """The image as RGB. Raises: DataError: cannot be decoded."""
-        if getattr(self._own, "process", None) != os.getpid():
-            self._own.archive, self._own.process = zipfile.ZipFile(self.path), os.getpid()
         try:
+            if getattr(self._own, "process", None) != os.getpid():
+                self._own.archive, self._own.process = zipfile.ZipFile(self.path), os.getpid()
             with Image.open(io.BytesIO(self._own.archive.read(self.names[index]))) as image:
                 return image.convert("RGB")
         except Exception as error:  # as above
