@@ -150,9 +150,10 @@ def write(folder: Path, tree: Mapping[str, Any], *, keep: str | None = None) -> 
 def read(path: Path) -> dict[str, Any]:
     """The tree of a training checkpoint. Raises: CheckpointError: not written by pretrain, or damaged."""
     tree = dict(rawfile.read(path).tree)
-    if tree.get("evaltk_format") != FORMAT:
+    version = tree.get("evaltk_format")
+    if type(version) is not int or version != FORMAT:
         raise CheckpointError(
-            wanted=f"a training checkpoint of format {FORMAT}", got=repr(tree.get("evaltk_format")), where=path,
+            wanted=f"a training checkpoint of format {FORMAT}", got=repr(version)[:40], where=path,
             do="resume from a checkpoint written by pretrain",
         )  # fmt: skip
     return tree

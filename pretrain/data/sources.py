@@ -96,7 +96,7 @@ class ZipSource:
             with Image.open(io.BytesIO(self._own.archive.read(self.names[index]))) as image:
                 return image.convert("RGB")
         except Exception as error:  # as above
-            raise _undecodable(error, f"{self.path}:{self.names[index]}") from error
+            raise _undecodable(error, f"{self.path}:{self.names[index][-200:]}") from error
 
 
 def _images(names: Any) -> list[str]:
