@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test portable browser check bench clean
+.PHONY: demo test portable browser fuzz check bench clean
 
 demo: $(STAMP)
 	$(BIN)/evaltk demo
@@ -17,6 +17,9 @@ portable: $(STAMP)
 
 browser: $(STAMP)
 	$(BIN)/python -m pytest -m browser -n 1 tests/reports
+
+fuzz: $(STAMP)
+	$(BIN)/python -m pytest -m fuzz -n auto --maxprocesses 4 tests/fuzz
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -87,6 +87,8 @@ def of_array(rng: random.Random, a: np.ndarray) -> np.ndarray:
         lambda: -a if a.dtype.kind in "if" else a,
         lambda: a.astype(complex) if a.dtype.kind in "iuf" else a,
         lambda: a[None],
+        lambda: np.full(a.shape, "x"),
+        lambda: np.full(a.shape, np.inf),
         lambda: a.astype(">f8") if a.dtype.kind in "iuf" else a,
         lambda: a.astype(bool) if a.dtype.kind in "iuf" else a,
     )

@@ -12,6 +12,7 @@ import contextlib
 import io
 import json
 import logging
+import math
 import os
 import random
 import resource
@@ -155,7 +156,8 @@ def main(argv: Sequence[str]) -> int:
             parser = build(name, folder / name)
             if parser is None:
                 continue
-            told = fuzz(parser, given.count, first=given.first, seed=given.seed, folder=folder / name, watch=watch)
+            count = math.ceil(given.count * parser.share)
+            told = fuzz(parser, count, first=given.first, seed=given.seed, folder=folder / name, watch=watch)
             bad = bad or bool(told["faults"])
             print(json.dumps(told), flush=True)
     return int(bad)
