@@ -16,9 +16,10 @@ from evaltk.checkpoints import rawfile
 from evaltk.errors import CheckpointError, EvaltkError
 from evaltk.progress import log
 from evaltk.types import Arch
+from pretrain import resuming
 from pretrain.method import Method
 from pretrain.recipe import Recipe
-from pretrain.state import Position, State
+from pretrain.state import State
 
 FORMAT = 1
 LAST, BEFORE = "checkpoint.pth", "checkpoint.before.pth"
@@ -84,8 +85,8 @@ def resume(state: State[Any], recipe: Recipe, method: Method[Any], *, folder: Pa
         method.unpack(tree, state)
         if "fp16_scaler" in tree:
             state.scaler.load_state_dict(tree["fp16_scaler"])
-        state.position = _position(tree["progress"])
-        _check_state(state, method.centers(recipe.method, torch.device("cpu")))
+        state.position = resuming.position_in(tree)
+        resuming.check(state, method.centers(recipe.method, torch.device("cpu")))
     except Exception as error:  # torch's loading raises nearly anything for a tree of another form
         raise CheckpointError(
             wanted="a checkpoint of this network",
@@ -94,38 +95,6 @@ def resume(state: State[Any], recipe: Recipe, method: Method[Any], *, folder: Pa
             do="start afresh with --resume never, or choose another --out",
         ) from error
     log.info("resuming from %s: epoch %d, step %d", path, state.position.epoch, state.position.step)
-
-
-def _position(stored: Any) -> Position:
-    """Raises: ValueError: no position, or one that no run can have."""
-    names = [field.name for field in dataclasses.fields(Position)]
-    if not isinstance(stored, Mapping) or sorted(map(str, stored)) != sorted(names):
-        raise ValueError("a file without the position in the run")
-    if any(type(stored[name]) is not int or stored[name] < 0 for name in names):
-        raise ValueError(f"the position {dict(stored)}")
-    return Position(**stored)
-
-
-def _check_state(state: State[Any], centers: Mapping[str, torch.Tensor]) -> None:
-    """What `load_state_dict` of an optimizer does not check. Raises: ValueError: other shapes, or not finite."""
-    for group in state.optimizer.param_groups:
-        for parameter in group["params"]:
-            kept = state.optimizer.state.get(parameter, {})
-            for name, value in kept.items():
-                fits = isinstance(value, torch.Tensor) and value.shape in (parameter.shape, torch.Size())
-                if not fits or not bool(torch.isfinite(value).all()):
-                    raise ValueError(f"{name} of the optimizer, which does not fit a weight {list(parameter.shape)}")
-            if kept and set(kept) != {"step", "exp_avg", "exp_avg_sq"}:
-                raise ValueError("a state of another optimizer")
-    named = {f"centre {name}": center for name, center in state.centers.items()}
-    for name, center in centers.items():
-        if state.centers[name].shape != center.shape:
-            raise ValueError(f"the centre {name} of shape {list(state.centers[name].shape)}")
-    for net, which in ((state.network, "student"), (state.teacher, "teacher")):
-        named |= {f"{which}.{key}": tensor for key, tensor in net.state_dict().items()}
-    for name, tensor in named.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise ValueError(f"NaN or infinity in {name}")
 
 
 def write(folder: Path, tree: Mapping[str, Any], *, keep: str | None = None) -> Path:
@@ -173,14 +142,7 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 
 def check_same(tree: Mapping[str, Any], recipe: Recipe, path: Path) -> None:
     """Raises: CheckpointError: settings differ from the checkpoint's, except those in MAY_DIFFER_ON_RESUME."""
-    try:
-        then = _flat(json.loads(tree["config"])["recipe"])
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise CheckpointError(
-            wanted="a training checkpoint with its recipe", got="none that can be read", where=path,
-            do="resume from a checkpoint written by pretrain",
-        ) from error  # fmt: skip
-    now = _flat(json.loads(json.dumps(dataclasses.asdict(recipe))))
+    then, now = _flat(resuming.recipe_in(tree, path)), _flat(json.loads(json.dumps(dataclasses.asdict(recipe))))
     fixed = [key for key in now if key not in MAY_DIFFER_ON_RESUME]
     differ = [f"{key} was {str(then.get(key))[:40]}, is {now[key]}" for key in fixed if then.get(key) != now[key]]
     if differ:

@@ -80,12 +80,11 @@ class Monitor:
     def start(self, step: int) -> None:
         """Open the log, without the lines of steps that will be repeated."""
         path = self.out / LOG
-        kept, damaged = _lines_before(path, step)
-        if damaged:
-            aside = path.with_name("log.damaged.jsonl")
-            log.warning("%s: left out %d lines that cannot be read; the old file is %s", path, damaged, aside)
-            with files.storage_errors(aside):
-                path.replace(aside)
+        lines = path.read_bytes().decode(errors="replace").splitlines() if path.exists() else []
+        steps = [_step(line) for line in lines]
+        if torn := steps.count(None):
+            log.warning("%d damaged lines are taken out of %s", torn, path)
+        kept = [line for line, at in zip(lines, steps, strict=True) if at is not None and at < step]
         files.write_text(path, "".join(f"{line}\n" for line in kept))
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -195,22 +194,12 @@ class Monitor:
         }
 
 
-def _lines_before(path: Path, step: int) -> tuple[list[str], int]:
-    """(the lines of a log with steps before `step`, number of lines that cannot be read)."""
-    kept, damaged = [], 0
-    # One line after the other: a kill or a full disk leaves a torn one, in which no line break need be.
-    for line in path.read_bytes().split(b"\n") if path.is_file() else []:
-        try:
-            text = line.decode("utf-8")
-            found = json.loads(text)["step"] if text.strip() else step
-        except (ValueError, LookupError, TypeError, RecursionError):
-            damaged += 1
-            continue
-        if type(found) is not int:
-            damaged += 1
-        elif found < step:
-            kept.append(text)
-    return kept, damaged
+def _step(line: str) -> int | None:
+    """The step of a line of the log; None: a damaged one, as a full disk or a crash leaves it."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return None
 
 
 def knn_accuracy(x: Tensor, labels: Tensor, *, queries: int) -> float:

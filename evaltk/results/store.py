@@ -107,7 +107,7 @@ def read(path: Path) -> Result:
         if not _sound(result):
             raise ValueError("a field of another kind")
         return result
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise StorageError(
             wanted=f"a result file of format {FORMAT} or earlier",
             got=f"{type(error).__name__}: {str(error)[:100]}",

@@ -322,7 +322,7 @@ def training_log(name: str, folder: Path) -> Parser:
         path.write_text("\n".join(json.dumps(one) for one in mutation.of_tree(rng, lines)), encoding="utf-8")
 
     def read(path: Path) -> object:
-        return monitor._lines_before(path, 200), training_log.read(path)
+        return [monitor._step(one) for one in path.read_text(errors="replace").splitlines()], training_log.read(path)
 
     deep: Make = lambda rng, path: path.write_bytes(sound + b"[" * 100_000)  # noqa: E731
     return Parser(name=name, make=either(trees, mutated(sound), mutated(sound), deep), read=read, suffix=".jsonl")
@@ -538,7 +538,13 @@ def catalogue(name: str, folder: Path) -> Parser:
     from evaltk.checkpoints import catalog
 
     entry = {"url": "https://host/x.pth", "family": "dino", "arch": "vit_small_patch16_224", "method": "DINO"}
-    lines = ["[checkpoints.a]", *(f'{key} = "{value}"' for key, value in entry.items()), 'title = "T"', 'kind = "backbone"', 'licence = "MIT"']
+    lines = [
+        "[checkpoints.a]",
+        *(f'{key} = "{value}"' for key, value in entry.items()),
+        'title = "T"',
+        'kind = "backbone"',
+        'licence = "MIT"',
+    ]
     sound = "\n".join(lines).encode()
     words = ["0", "-1", "nan", '""', "[]", "{}", '"file:///etc/passwd"', '"https://h/../../x"', '"https://[::1/x"']
     words += ['"https://h:x/x"', "[" * 50_000, "9" * 5000]
