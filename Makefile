@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test faults portable browser check bench clean
+.PHONY: demo test faults fuzz portable browser check bench clean
 
 demo: $(STAMP)
 	$(BIN)/evaltk demo
@@ -20,6 +20,9 @@ portable: $(STAMP)
 
 browser: $(STAMP)
 	$(BIN)/python -m pytest -m browser -n 1 tests/reports
+
+fuzz: $(STAMP)
+	$(BIN)/python -m pytest -m fuzz -n auto --maxprocesses 4 tests/fuzz
 
 check: $(STAMP)
 	$(BIN)/ruff check .

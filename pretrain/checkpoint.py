@@ -20,6 +20,7 @@ from evaltk.checkpoints import rawfile
 from evaltk.errors import CheckpointError, DataError
 from evaltk.progress import log
 from evaltk.types import Arch
+from pretrain import resuming
 from pretrain.data.sources import Source
 from pretrain.method import Method
 from pretrain.recipe import Recipe
@@ -134,11 +135,12 @@ def resume(
         method.unpack(tree, state)
         if "fp16_scaler" in tree:
             state.scaler.load_state_dict(tree["fp16_scaler"])
-        state.position = Position(**tree["progress"])
-    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        state.position = resuming.position_in(tree)
+        resuming.check(state, method.centers(recipe.method, torch.device("cpu")))
+    except Exception as error:  # torch's loading raises nearly anything for a tree of another form
         raise CheckpointError(
             wanted="a checkpoint of this network",
-            got=str(error).splitlines()[0][:160],
+            got=(str(error).splitlines() or [type(error).__name__])[0][:160],
             where=path,
             do="start afresh with --resume never, or choose another --out",
         ) from error
@@ -193,9 +195,10 @@ def read(path: Path) -> dict[str, Any]:
         do = "resume from another checkpoint"
         raise CheckpointError(wanted="a checkpoint as it was written", got=str(error), where=path, do=do) from error
     tree = dict(rawfile.read(path).tree)
-    if tree.get("evaltk_format") != FORMAT:
+    version = tree.get("evaltk_format")
+    if type(version) is not int or version != FORMAT:
         raise CheckpointError(
-            wanted=f"a training checkpoint of format {FORMAT}", got=repr(tree.get("evaltk_format")), where=path,
+            wanted=f"a training checkpoint of format {FORMAT}", got=repr(version)[:40], where=path,
             do="resume from a checkpoint written by pretrain",
         )  # fmt: skip
     return tree
@@ -220,9 +223,9 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 
 def check_same(tree: Mapping[str, Any], recipe: Recipe, path: Path) -> None:
     """Raises: CheckpointError: settings differ from the checkpoint's, except those in MAY_DIFFER_ON_RESUME."""
-    then, now = _flat(json.loads(tree["config"])["recipe"]), _flat(json.loads(json.dumps(dataclasses.asdict(recipe))))
+    then, now = _flat(resuming.recipe_in(tree, path)), _flat(json.loads(json.dumps(dataclasses.asdict(recipe))))
     fixed = [key for key in now if key not in MAY_DIFFER_ON_RESUME]
-    differ = [f"{key} was {then.get(key)}, is {now[key]}" for key in fixed if then.get(key) != now[key]]
+    differ = [f"{key} was {str(then.get(key))[:40]}, is {now[key]}" for key in fixed if then.get(key) != now[key]]
     if differ:
         raise CheckpointError(
             wanted="a checkpoint of this recipe", got="; ".join(differ[:4]), where=path,

@@ -209,7 +209,7 @@ def _step(line: str) -> int | None:
     """The step of a line of the log; None: a damaged one, as a full disk or a crash leaves it."""
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
 
 

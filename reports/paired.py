@@ -85,6 +85,9 @@ def sample(spec: Items | None, score: Score, result: Result, predictions: Predic
         return None
     if any(arrays[key].ndim != 1 or len(arrays[key]) != len(arrays[name]) for key in (name, *beside_it)):
         return None
+    kinds = {arrays[key].dtype.kind.replace("u", "i") for key in ([name, spec.target] if spec.predicted else [name])}
+    if len(kinds) > 1 or not kinds <= {*("iUS" if spec.predicted else "ifb")}:
+        return None
     values = arrays[name] == arrays[spec.target] if spec.predicted else arrays[name].astype(np.float64)
     same = tuple(_digest(arrays[key]) for key in beside_it)
     if spec.within:

@@ -116,8 +116,9 @@ def _read(path: Path) -> dict[str, Entry]:
     do = "correct the file; evaltk/checkpoints/catalog.toml shows the form"
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
-        raise SettingsError(wanted="a catalogue in TOML", got=str(error), where=path, do=do) from error
+    except (OSError, ValueError, RecursionError) as error:  # bad TOML and bad UTF-8 are ValueErrors
+        got = str(error)[:120]
+        raise SettingsError(wanted="a catalogue in TOML", got=got, where=path, do=do) from error
     found = {part: tables.pop(part, {}) for part in ("families", "methods", "checkpoints")}
     if tables or not all(isinstance(p, dict) and all(isinstance(t, dict) for t in p.values()) for p in found.values()):
         got = f"also {', '.join(tables)}" if tables else "something that is no table"

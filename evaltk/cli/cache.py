@@ -80,7 +80,7 @@ def _name(folder: Path) -> str:
 
 def _describe(folder: Path) -> str:
     try:
-        key = json.loads((folder / "key.json").read_text())
+        key = json.loads((folder / "key.json").read_text(encoding="utf-8"))
         return f"{key['split']}, {key['recipe']}, {key['transform']}, {key['precision']}, weights {key['sha256'][:12]}"
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "unfinished"

@@ -36,10 +36,12 @@ def main(argv: list[str]) -> int:
     """Write them and print their paths. Raises: StorageError: no results that have figures, or no room to write."""
     options = _options.parse(Options, argv, "figures", __doc__)
     from evaltk import results
+    from evaltk.progress import log
     from reports.figures import collect, style, training_log
 
     written: list[Path] = []
-    for drawn in collect.of_results(results.find(options.runs), logs=training_log.under(options.runs)):
+    found, logs = results.find(options.runs), training_log.under(options.runs)
+    for drawn in collect.of_results(found, logs=logs, complain=lambda error: log.warning("%s", error)):
         written += style.save(drawn.figure, options.out / drawn.name, options.format, title=drawn.title)
     if not written:
         raise StorageError(

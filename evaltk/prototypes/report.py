@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from evaltk import safe_arrays
 from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.errors import DataError
 from evaltk.prototypes import duplicates, void
@@ -64,16 +65,16 @@ def read_matrix(path: Path, read: ReadOptions | None = None) -> np.ndarray:
 
         return head_of(load(path, read or ReadOptions())).prototypes.numpy()
     try:
-        matrix = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        got = "no such file" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
-        raise DataError(
-            wanted="a matrix saved by numpy.save", got=got[:120], where=path, do="save it with numpy.save(path, W)"
-        ) from error
+        matrix = safe_arrays.read_npy(path)
+    except (OSError, ValueError) as error:
+        missing = isinstance(error, FileNotFoundError)
+        got, do = ("no such file", "check the path") if missing else (str(error), "save it with numpy.save(path, W)")
+        raise DataError(wanted="a matrix saved by numpy.save", got=got[:120], where=path, do=do) from error
     if matrix.ndim != 2 or 0 in matrix.shape or matrix.dtype.kind not in "fiu":
         got = f"{matrix.dtype} {list(matrix.shape)}"
         raise DataError(wanted="prototypes [K, p]", got=got, where=path, do="save one row per prototype")
-    return matrix if matrix.dtype in (np.float32, np.float64) else matrix.astype(np.float32)
+    wide = matrix.dtype.kind == "f" and matrix.dtype.itemsize >= 8
+    return matrix.astype(np.float64 if wide else np.float32, copy=False)
 
 
 def score_matrix(

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from evaltk import checksums, files, owned
+from evaltk import checksums, files, owned, safe_arrays, safe_json
 from evaltk.errors import StorageError
 from evaltk.results import format1
 from evaltk.types import (
@@ -134,7 +134,7 @@ def read(path: Path) -> Result:
     do = "remove it and run again"
     kind: type[StorageError] = DamagedResult
     try:
-        found = checksums.loads(path.read_text(encoding="utf-8"))
+        found = checksums.loads(safe_json.text(path))
         version = found.pop("format")
         found.pop(BESIDE, None)
         if version == format1.FORMAT:
@@ -209,11 +209,10 @@ def read_predictions(path: Path, names: Collection[str] | None = None) -> dict[s
         return {}
     try:
         check_predictions(path)
-        with np.load(beside, allow_pickle=False) as found:
-            return {name: found[name] for name in found.files if names is None or name in names}
+        return safe_arrays.read_npz(beside, names)
     except StorageError:
         raise
-    except Exception as error:  # zipfile, zlib and numpy each have errors of their own
+    except (OSError, ValueError) as error:
         raise _damaged_predictions(beside, error) from error
 
 
@@ -281,7 +280,7 @@ def find(out: Path, *, skip: Callable[[Path, str], object] | None = None) -> Ite
 def _looks_ours(path: Path) -> bool:
     """Whether a file of another name than ours holds a result; the feature cache, for one, keeps JSON of its own."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = safe_json.read(path)
     except (OSError, ValueError):
         return False
     return isinstance(found, dict) and {"format", "protocol", "scores"} <= found.keys()

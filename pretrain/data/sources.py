@@ -66,8 +66,9 @@ class ZipSource:
         try:
             with zipfile.ZipFile(path) as archive:
                 self.names: Sequence[str] = _images(archive.namelist())
-        except (OSError, zipfile.BadZipFile) as error:
-            raise DataError(wanted="a zip file of images", got=str(error), where=path, do=CHECK_PATH) from error
+        except Exception as error:  # zipfile raises nearly anything for a damaged directory
+            got = str(error)[:120] or type(error).__name__
+            raise DataError(wanted="a zip file of images", got=got, where=path, do=CHECK_PATH) from error
         if not self.names:
             raise DataError(wanted="images in the zip file", got="none", where=path, do=CHECK_PATH)
         self.path, self.labels = path, _labels(self.names)
@@ -90,7 +91,7 @@ class ZipSource:
         """The image as RGB. Raises: DataError: cannot be decoded."""
         if getattr(self._own, "process", None) != os.getpid():
             self._own.archive, self._own.process = zipfile.ZipFile(self.path), os.getpid()
-        where = f"{self.path}:{self.names[index]}"
+        where = f"{self.path}:{self.names[index][-200:]}"
         try:
             data = self._own.archive.read(self.names[index])
             return decoding.rgb(data, decoding.SHOWN, where=where)

@@ -212,10 +212,12 @@ class Msn(method.Method[MsnSettings]):
     def rules(self, settings: MsnSettings, views: Views) -> Iterable[method.Rule]:
         """One target view, one anchor whose patches are dropped; kappa is fixed."""
         return [
+            (settings.sharpen > 0 and 0 <= settings.sinkhorn <= 1000, "method.sharpen > 0, sinkhorn from 0 to 1000",
+             (settings.sharpen, settings.sinkhorn)),
             (0 <= settings.patch_drop < 1, "method.patch_drop in [0, 1)", settings.patch_drop),
             (views.num_global == 2, "views.num_global = 2", views.num_global),
             (settings.scoring == "cosine", "method.scoring = cosine (kappa is fixed)", settings.scoring),
-        ]
+        ]  # fmt: skip
 
     def network(self, arch: Arch, settings: MsnSettings, *, drop_path: float) -> nets.Network:
         """A ViT, MSN's projector and prototypes."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from evaltk import datasets, settings_rules
+from evaltk import datasets, safe_arrays, settings_rules
 from evaltk.bench import Bench, Extracts, Outcome
 from evaltk.data.galleries import Gallery, Photographs, folder_of_images
 from evaltk.errors import DataError, SettingsError
@@ -183,8 +183,8 @@ def _mapped(settings: Settings) -> np.ndarray | None:
         return None
     path = Path(settings.distractors).expanduser()
     try:
-        features = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        features = safe_arrays.read_npy(path, mapped=True)
+    except (OSError, ValueError) as error:
         raise DataError(
             wanted="features [M, D] as .npy", got=str(error)[:120], where=path, do="save them with numpy.save"
         ) from error

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaltk import files, machine, processes
+from evaltk import files, machine, processes, safe_arrays
 from evaltk.data import frames
 from evaltk.errors import DataError
 from evaltk.metrics import segmentation
@@ -46,8 +46,7 @@ def score(task: Task) -> tuple[ObjectScores, ...]:
     """
     truth = frames.read_masks(task.truth)
     if isinstance(task.result, Path):
-        with np.load(task.result, allow_pickle=False) as archive:
-            result = archive["masks"]
+        result = safe_arrays.read_npz(task.result)["masks"]
     else:
         result = _result(task, truth)
     if not task.drop_last:  # `evaluate_sequence` drops both ends, so append a frame for it to drop

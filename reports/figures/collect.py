@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from evaltk import results
+from evaltk.errors import StorageError
 from evaltk.types import Result, Score
 from reports.figures import prototypes, scores
 from reports.figures.style import Drawn, shown
@@ -22,16 +23,19 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def of_results(
-    found: Iterable[tuple[Path, Result]], *, logs: Mapping[str, TrainingLog] | None = None
+    found: Iterable[tuple[Path, Result]],
+    *,
+    logs: Mapping[str, TrainingLog] | None = None,
+    complain: Callable[[StorageError], object] | None = None,
 ) -> Iterator[Drawn]:
     """Every figure that these results give, scores first; nothing for protocols that have no figures.
 
     Args:
-        logs: training logs by the name of their run, for trajectories.
+        logs: training logs by the name of their run, for trajectories. complain: as in `of_analyses`.
     """
     known = list(found)
     yield from scores.of_results([result for _, result in known], logs=logs or {})
-    yield from of_analyses(known)
+    yield from of_analyses(known, complain=complain)
 
 
 def of_analyses(
@@ -39,11 +43,15 @@ def of_analyses(
     *,
     read: Callable[[Path], Arrays] = results.read_predictions,
     galleries: bool = True,
+    complain: Callable[[StorageError], object] | None = None,
 ) -> Iterator[Drawn]:
     """Figures of prototypes and precision, by dataset.
 
     Args:
         read: gives the arrays beside a result. galleries: draw the images nearest to prototypes.
+        complain: called for results that lack what a figure shows, which is left out; without it they are errors.
+
+    Raises: StorageError.
     """
     groups: dict[tuple[str, str, str, int], list[tuple[Path, Result]]] = {}
     for path, result in found:
@@ -56,14 +64,36 @@ def of_analyses(
         end = results.slug(short if alone else f"{short}-{fingerprint}")
         labelled = _labelled(members)
         if protocol == "precision":
-            yield from _precision(labelled, end)
+            yield from _whole(_precision(labelled, end), members, complain)
             continue
-        yield from _compared(labelled, end)
+        yield from _whole(_compared(labelled, end), members, complain)
         arrays = {label: read(path) for label, (path, _) in labelled.items()}
         arrays = {label: beside for label, beside in arrays.items() if beside}
         if arrays:
-            threshold = float(str(members[0][1].settings["threshold"]))
-            yield from _prototypes(arrays, threshold, end, galleries)
+            yield from _whole(_prototypes(arrays, members[0][1], end), members, complain)
+        for label, beside in arrays.items():
+            yield from _whole(_one(label, beside, end, galleries), [labelled[label]], complain)
+
+
+def _whole(
+    figures: Iterator[Drawn],
+    members: Sequence[tuple[Path, Result]],
+    complain: Callable[[StorageError], object] | None,
+) -> Sequence[Drawn]:
+    """All of the figures, or none and a complaint: a result may have been edited, or made by another version."""
+    try:
+        return list(figures)
+    except Exception as error:  # fields and arrays that are missing, of other kinds or sizes
+        told = StorageError(
+            wanted="results with the fields and arrays that their figures show",
+            got=f"{type(error).__name__}: {error}"[:100],
+            where=members[0][0] if len(members) == 1 else f"{members[0][0]} and {len(members) - 1} more",
+            do="run again with --again",
+        )
+        if complain is None:
+            raise told from error
+    complain(told)
+    return []
 
 
 def _labelled(members: Sequence[tuple[Path, Result]]) -> dict[str, tuple[Path, Result]]:
@@ -104,7 +134,8 @@ def _compared(members: Mapping[str, tuple[Path, Result]], end: str) -> Iterator[
     yield Drawn(name=f"thresholds-{end}", title="duplicates vs. threshold", figure=prototypes.thresholds(sweeps))
 
 
-def _prototypes(arrays: Mapping[str, Arrays], threshold: float, end: str, galleries: bool) -> Iterator[Drawn]:
+def _prototypes(arrays: Mapping[str, Arrays], first: Result, end: str) -> Iterator[Drawn]:
+    threshold = float(str(first.settings["threshold"]))
     kappas = {label: found["kappa"] for label, found in arrays.items()}
     yield Drawn(name=f"kappa-{end}", title="precision of the prototypes", figure=prototypes.kappa_histogram(kappas))
     sizes = {k: found[key] for k, found in arrays.items() if (key := f"sizes_leader_{threshold:g}") in found}
@@ -113,8 +144,6 @@ def _prototypes(arrays: Mapping[str, Arrays], threshold: float, end: str, galler
         yield Drawn(name=f"set-sizes-{end}", title=title, figure=prototypes.set_sizes(sizes, threshold))
     counts = {label: found["counts"] for label, found in arrays.items()}
     yield Drawn(name=f"usage-{end}", title="prototype usage", figure=prototypes.usage(counts))
-    for label, found in arrays.items():
-        yield from _one(label, found, end, galleries)
 
 
 def _one(label: str, found: Mapping[str, np.ndarray], end: str, galleries: bool) -> Iterator[Drawn]:

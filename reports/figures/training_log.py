@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 LOG = "log.jsonl"
+LARGEST = 1e300  # whole numbers beyond it are no floats; NaN is not below it either
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +61,11 @@ def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
     for line in text.splitlines():
         try:
             found = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(found, dict) and _number(found.get("step")) and _number(found.get("epoch")):
             yield found
 
 
 def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST

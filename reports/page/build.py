@@ -15,14 +15,14 @@ import numpy as np
 from markupsafe import Markup
 
 from evaltk.errors import StorageError, printable
-from evaltk.results import read_predictions
+from evaltk.results import predictions_path, read_predictions
 from evaltk.types import Result
 from reports import comparable, layouts, paired
 from reports.figures import training_log
 from reports.formats import html
 from reports.layouts import Paper
 from reports.page.figures import figures_of_analyses, figures_of_scores
-from reports.page.galleries import GALLERY_ARRAYS, Gallery, build_gallery, bytes_per_gallery
+from reports.page.galleries import GALLERY_ARRAYS, Gallery, build_gallery, bytes_per_gallery, gallery_fault
 from reports.page.provenance import provenance
 from reports.page.verdicts import NO_PUBLISHED, checkpoint_names, compare_with_published
 from reports.published import verdicts
@@ -85,7 +85,7 @@ def build_page(
     checkpoints = len(checkpoint_names(results))
     predictions = paired.beside(found, note) if checkpoints <= TESTED else None
     beside = compare_with_published(results)
-    analyses, not_drawn = figures_of_analyses(found, lambda path: _read(path, note))
+    analyses, not_drawn = figures_of_analyses(found, lambda path: _read(path, note), note)
     figures, more = figures_of_scores(results, training_log.under(runs))
     summary = build_tables(layouts.load("summary"), results, predictions=predictions)
     groups = _groups(results, predictions)
@@ -196,6 +196,10 @@ def _galleries(
     for path, result in mine:
         arrays = _read(path, note, GALLERY_ARRAYS)
         if "gallery_images" in arrays:
+            if fault := gallery_fault(arrays):
+                do = "run again with --again"
+                note(StorageError(wanted="a whole gallery", got=fault, where=predictions_path(path), do=do))
+                continue
             title = f"{names[comparable.identity(result)]} on {result.data.name}"
             made.append((title, build_gallery(title, arrays, bytes_per_gallery(mine))))
     return made

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
+from evaltk.errors import StorageError
 from evaltk.types import Result
 from reports.figures import collect, scores, style
 from reports.figures.style import Drawn
@@ -52,7 +53,9 @@ def figures_of_scores(results: Sequence[Result], logs: Mapping[str, TrainingLog]
 
 
 def figures_of_analyses(
-    found: Sequence[tuple[Path, Result]], read: Callable[[Path], Mapping[str, np.ndarray]]
+    found: Sequence[tuple[Path, Result]],
+    read: Callable[[Path], Mapping[str, np.ndarray]],
+    complain: Callable[[StorageError], object],
 ) -> tuple[list[Shown], int]:
     """(figures of prototypes and precision, number of results omitted beyond the first few of a dataset)."""
     kept: list[tuple[Path, Result]] = []
@@ -63,7 +66,8 @@ def figures_of_analyses(
             number[key] = number.get(key, 0) + 1
             if number[key] <= COMPARED:
                 kept.append((path, result))
-    shown = [inline(d, f"analysis-{n}") for n, d in enumerate(collect.of_analyses(kept, read=read, galleries=False), 1)]
+    drawn = collect.of_analyses(kept, read=read, galleries=False, complain=complain)
+    shown = [inline(d, f"analysis-{n}") for n, d in enumerate(drawn, 1)]
     return shown, sum(number.values()) - len(kept)
 
 

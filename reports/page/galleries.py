@@ -66,6 +66,32 @@ def build_gallery(title: str, arrays: Mapping[str, np.ndarray], share: int) -> G
     return None
 
 
+def gallery_fault(arrays: Mapping[str, np.ndarray]) -> str:
+    """What is wrong with a gallery's arrays: one that is missing or of another kind or size; empty for none."""
+    if missing := [name for name in GALLERY_ARRAYS if name not in arrays]:
+        return f"no {missing[0]}"
+    images, which = arrays["gallery_images"], arrays["gallery_prototype"]
+    if images.ndim != 5 or images.dtype != np.uint8 or images.shape[-1:] != (3,):
+        return f"images {images.dtype} {list(images.shape)}"
+    groups, number = images.shape[:2]
+    shapes = {"gallery_kind": (groups,), "gallery_prototype": (groups,), "gallery_cosine": (groups, number)}
+    if odd := [name for name, shape in shapes.items() if arrays[name].shape != shape]:
+        return f"{odd[0]} {list(arrays[odd[0]].shape)} beside {groups} x {number} images"
+    numeric = ("gallery_prototype", "gallery_cosine", "counts", "kappa", "purity")
+    if odd := [name for name in numeric if arrays[name].dtype.kind not in "iuf"]:
+        return f"{odd[0]} of {arrays[odd[0]].dtype}"
+    if which.dtype.kind not in "iu":
+        return f"gallery_prototype of {which.dtype}"
+    each = [name for name in ("counts", "kappa", "purity") if arrays[name].ndim != 1]
+    least = min((len(arrays[name]) for name in ("counts", "kappa", "purity") if not each), default=0)
+    if each or (which.size and not 0 <= which.min() <= which.max() < least):
+        return f"prototypes up to {which.max(initial=0)} of {least}"
+    finite = ("gallery_cosine", "counts", "kappa")  # a prototype without images has no purity
+    if odd := [name for name in finite if not np.isfinite(arrays[name]).all()]:
+        return f"NaN or infinity in {odd[0]}"
+    return ""
+
+
 def bytes_per_gallery(page: Sequence[object]) -> int:
     """Bytes that each of the page's galleries may take."""
     return min(CHECKPOINT_BYTES, PAGE_BYTES // max(1, len(page)))

@@ -2,35 +2,80 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from evaltk import safe_arrays, safe_json
 from evaltk.errors import DataError
 from reports.table import Cell, Table
 
 
 def read_array(path: Path, name: str) -> np.ndarray:
-    """An array from .npy, .npz (its entry `name`, or its only one) or .json. Raises: DataError."""
+    """An array of numbers from .npy, .npz (its entry `name`, or its only one) or .json. Raises: DataError."""
     try:
-        if path.suffix == ".json":
-            return np.asarray(json.loads(path.read_text(encoding="utf-8")))
-        found = np.load(path, allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            return found
-        with found:
-            names = list(found)
-            return found[name if name in names or len(names) != 1 else names[0]]
-    except (OSError, ValueError, EOFError, KeyError) as error:
-        raise DataError(
-            wanted=f"an array `{name}` as .npy, .npz or .json",
-            got=f"{type(error).__name__}: {error}"[:160],
-            where=path,
-            do="check the path and format",
-        ) from error
+        return _read(path, name)
+    except (OSError, ValueError, OverflowError, MemoryError) as error:
+        got = "no such file" if isinstance(error, FileNotFoundError) else str(error)[:120] or type(error).__name__
+        do = "save it with numpy.save" if path.is_file() else "check the path"
+        raise DataError(wanted=f"an array `{name}` as .npy, .npz or .json", got=got, where=path, do=do) from error
+
+
+def _read(path: Path, name: str) -> np.ndarray:
+    if path.suffix == ".json":
+        found = np.asarray(safe_json.read(path))
+    elif path.suffix == ".npz":
+        arrays = safe_arrays.read_npz(path)
+        if name not in arrays and len(arrays) != 1:
+            raise ValueError(f"arrays called {', '.join(sorted(arrays))}" if arrays else "no arrays")
+        found = arrays[name] if name in arrays else next(iter(arrays.values()))
+    else:
+        found = safe_arrays.read_npy(path)
+    if found.dtype.kind not in "biuf":
+        raise ValueError(f"{found.dtype} instead of numbers")
+    return found
+
+
+def read_features(path: Path) -> np.ndarray:
+    """Features [N, D], float32 or (from wider files) float64, within float32's range, N and D at least 1.
+
+    Raises: DataError.
+    """
+    x = read_array(path, "x")
+    if x.ndim != 2 or x.dtype.kind == "b" or 0 in x.shape:
+        do = "save one row of features per image"
+        raise DataError(wanted="features [N, D]", got=f"{x.dtype} {list(x.shape)}", where=path, do=do)
+    narrow = x.dtype.kind == "f" and x.dtype.itemsize <= 4
+    x = np.ascontiguousarray(x, dtype=np.float32 if narrow else np.float64)
+    bad = np.flatnonzero(~(np.abs(x) <= np.finfo(np.float32).max).all(axis=1))
+    if len(bad):
+        got = f"NaN or infinity in {len(bad)} rows, the first of them {bad[0]}"
+        raise DataError(wanted="finite features", got=got, where=path, do="look at the net that made them")
+    return x
+
+
+def read_labels(path: Path, features: np.ndarray, of: Path) -> np.ndarray:
+    """Class ids [N] int64, one per row of `features`, which are those of the file `of`. Raises: DataError."""
+    y = read_array(path, "y")
+    if y.shape != (len(features),) or y.dtype.kind not in "iu":
+        got = f"{y.dtype} {list(y.shape)}"
+        do = f"save one label per row of {of.name}"
+        raise DataError(wanted=f"integer labels [{len(features)}]", got=got, where=path, do=do)
+    if y.min() < 0 or y.max() > np.iinfo(np.int64).max:
+        got = str(y.min() if y.min() < 0 else y.max())
+        raise DataError(wanted="class ids from 0 to 2^63 - 1", got=got, where=path, do="number classes from 0")
+    return y.astype(np.int64)
+
+
+def numbered(labels: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(ids [C] that occur in either, ascending; `labels` and `others` as places among them).
+
+    Ids may start at 1, have gaps, or be large: only their order matters.
+    """
+    ids = np.union1d(labels, others)
+    return ids, np.searchsorted(ids, labels), np.searchsorted(ids, others)
 
 
 def show(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[float]], notes: Sequence[str] = ()) -> None:

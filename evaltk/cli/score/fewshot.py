@@ -77,15 +77,15 @@ def score(options: Options) -> None:
     if not options.penalty or not all(0 < p < np.inf for p in options.penalty):
         got = str(options.penalty)
         raise SettingsError(wanted="penalties > 0", got=got, where="--penalty", do="--penalty 0.075")
-    num_classes = int(max(y.max(), wanted.max())) + 1
-    if num_classes < 2:
+    ids, y, wanted = _terminal.numbered(y, wanted)
+    if len(ids) < 2:
         do = "add features of other classes"
         raise DataError(wanted="labels of two classes or more", got="a single class", where=options.labels, do=do)
     x, asked = (train, queries) if options.as_given else (fewshot.centred(train), fewshot.centred(queries))
-    splits = [_rows(path, y, num_classes) for path in options.rows] or [_checked(np.arange(len(y)), y, num_classes, "")]
+    splits = [_rows(path, y, ids) for path in options.rows] or [_checked(np.arange(len(y)), y, ids, "")]
     found: dict[float, list[Fit]] = {penalty: [] for penalty in options.penalty}
     for rows in splits:
-        for model in fewshot.fit(x[rows], y[rows], list(found), num_classes):
+        for model in fewshot.fit(x[rows], y[rows], list(found), len(ids)):
             right = int((model.predict(asked).numpy() == wanted).sum())
             fitted = Fit(
                 top1=right / len(wanted),
@@ -133,22 +133,11 @@ def _show(found: dict[float, list[Fit]], n: int) -> None:
 
 
 def _pair(features: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
-    x, y = _terminal.read_array(features, "x"), _terminal.read_array(labels, "y")
-    if x.ndim != 2 or x.dtype.kind != "f" or y.shape != (len(x),) or y.dtype.kind not in "iu" or not len(y):
-        got = f"{x.dtype} {list(x.shape)} and {y.dtype} {list(y.shape)}"
-        raise DataError(
-            wanted="features [N, D] and integer labels [N]", got=got, where=labels, do="extract both with the same net"
-        )
-    if y.min() < 0:
-        raise DataError(wanted="class ids from 0 on", got=str(y.min()), where=labels, do="number classes from 0")
-    bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
-    if len(bad):
-        got = f"NaN or infinity in {len(bad)} rows, the first of them {bad[0]}"
-        raise DataError(wanted="finite features", got=got, where=features, do="look at the net that made them")
-    return x, y.astype(np.int64)
+    x = _terminal.read_features(features)
+    return x, _terminal.read_labels(labels, x, features)
 
 
-def _rows(path: Path, y: np.ndarray, num_classes: int) -> np.ndarray:
+def _rows(path: Path, y: np.ndarray, ids: np.ndarray) -> np.ndarray:
     rows = _terminal.read_array(path, "rows")
     if rows.ndim != 1 or rows.dtype.kind not in "iu" or not len(rows) or rows.min() < 0 or rows.max() >= len(y):
         got = f"{rows.dtype} {list(rows.shape)}" + (f", {rows.min()} to {rows.max()}" if rows.size else "")
@@ -165,13 +154,13 @@ def _rows(path: Path, y: np.ndarray, num_classes: int) -> np.ndarray:
             where=path,
             do="check that it has one valid row number per line",
         )
-    return _checked(rows.astype(np.int64), y, num_classes, path)
+    return _checked(rows.astype(np.int64), y, ids, path)
 
 
-def _checked(rows: np.ndarray, y: np.ndarray, num_classes: int, where: object) -> np.ndarray:
-    lacking = np.setdiff1d(np.arange(num_classes), y[rows])
+def _checked(rows: np.ndarray, y: np.ndarray, ids: np.ndarray, where: object) -> np.ndarray:
+    lacking = ids[np.setdiff1d(np.arange(len(ids)), y[rows])]
     if len(lacking):
-        got = f"none of {len(lacking)}, the first of them {lacking[0]}"
-        wanted = f"rows of all {num_classes} classes"
+        got = f"none of {len(lacking)}, the first of them class {lacking[0]}"
+        wanted = f"rows of all {len(ids)} classes that occur"
         raise DataError(wanted=wanted, got=got, where=where or "--labels", do="add rows, or leave the classes out")
     return rows

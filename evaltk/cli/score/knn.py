@@ -49,22 +49,16 @@ def score(options: Options) -> None:
     """Print top-1 for each k. Raises: DataError: features and labels that do not pair."""
     import torch
 
+    from evaltk import neighbours
     from evaltk.metrics.statistics import wilson_interval
-    from protocols.knn import knn_votes
+    from protocols import knn
 
-    bank, queries = (_terminal.read_array(path, "x") for path in (options.bank, options.queries))
-    labels, wanted = (_terminal.read_array(path, "y") for path in (options.labels, options.query_labels))
-    for x, y, path in ((bank, labels, options.labels), (queries, wanted, options.query_labels)):
-        if x.ndim != 2 or x.shape[1] != bank.shape[1] or y.shape != (len(x),) or y.dtype.kind not in "iu" or not len(y):
-            got = f"{list(x.shape)} and {y.dtype} {list(y.shape)}"
-            raise DataError(
-                wanted="features [N, D] and integer labels [N]",
-                got=got,
-                where=path,
-                do="save features [N, D] with one label per row",
-            )
-        if y.min() < 0:
-            raise DataError(wanted="class ids from 0 on", got=str(y.min()), where=path, do="number classes from 0")
+    bank, queries = (_terminal.read_features(path) for path in (options.bank, options.queries))
+    if queries.shape[1] != bank.shape[1]:
+        do = "extract both with the same net"
+        raise DataError(wanted=f"{bank.shape[1]} features", got=f"{queries.shape[1]}", where=options.queries, do=do)
+    labels = _terminal.read_labels(options.labels, bank, options.bank)
+    wanted = _terminal.read_labels(options.query_labels, queries, options.queries)
     if not options.k or not 1 <= min(options.k) <= max(options.k) <= len(bank):
         raise SettingsError(
             wanted=f"1 <= k <= {len(bank)}",
@@ -72,10 +66,16 @@ def score(options: Options) -> None:
             where="--k",
             do="use k up to the number of bank features",
         )
-    classes = int(max(labels.max(), wanted.max())) + 1
-    tensors = [torch.from_numpy(np.ascontiguousarray(a)) for a in (bank, labels.astype(np.int64), queries)]
-    votes = knn_votes(tensors[0].float(), tensors[1], tensors[2].float(), options.k, options.temperature, classes)
-    right = {k: int((v.argmax(dim=1).numpy() == wanted).sum()) for k, v in votes.items()}
+    if not 0 < options.temperature < np.inf:
+        got = str(options.temperature)
+        raise SettingsError(wanted="a temperature > 0", got=got, where="--temperature", do="--temperature 0.07")
+    ids, labels, wanted = _terminal.numbered(labels, wanted)
+    similarity, index = neighbours.search(*(torch.from_numpy(x).float() for x in (queries, bank)), max(options.k))
+    settings = knn.Settings(k=options.k, temperature=(options.temperature,))
+    _, predicted = knn.rank_neighbours(
+        similarity, torch.from_numpy(labels)[index], torch.from_numpy(wanted), settings, len(ids)
+    )
+    right = {k: int((p.numpy() == wanted).sum()) for (k, _), p in predicted.items()}
     if options.json:
         print(json.dumps({"n": len(wanted), "top1": {k: r / len(wanted) for k, r in right.items()}}))
         return
