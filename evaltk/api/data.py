@@ -9,12 +9,13 @@ from typing import Any
 
 from evaltk import datasets
 from evaltk.bench import AnyDataset
-from evaltk.data import images
+from evaltk.data import folders, images
 from evaltk.data.galleries import folder_of_images
 from evaltk.data.images import Split
 from evaltk.data.options import DataOptions
 from evaltk.data.torch_datasets import from_torch, from_torch_one
 from evaltk.errors import DataError, SettingsError
+from evaltk.progress import log
 
 WHOLE = "all"  # the split of all images where there is one set
 FOLDERS = "expected: FOLDER/CLASS/IMAGE, or FOLDER/train/CLASS/IMAGE and FOLDER/test/CLASS/IMAGE"
@@ -64,9 +65,16 @@ def any_images(data: Any, options: DataOptions, *, name: str = "images") -> AnyD
         if any(one.is_dir() and not one.name.startswith(".") for one in folder.iterdir()):
             root = folder.resolve()
             classes = images.class_folders(root, get=FOLDERS)
-            found = images.from_folder(label, root.name, root.parent, classes, get=FOLDERS)
+            suffixes = folders.suffixes(options.reading.show)
+            found = images.from_folder(label, root.name, root.parent, classes, get=FOLDERS, suffixes=suffixes)
+            if found.left:
+                log.info("%s", images.counts(found))
             return replace(images.read_as(found, options.reading), name=WHOLE)
-        return replace(images.read_as(folder_of_images(folder), options.reading), dataset=label, name=WHOLE)
+        return replace(
+            images.read_as(folder_of_images(folder, suffixes=folders.READABLE), options.reading),
+            dataset=label,
+            name=WHOLE,
+        )
     if _one_dataset(data):
         return replace(from_torch(data, data, name=_free(name)).train, name=WHOLE)
     return load(data, options, name=name)

@@ -124,7 +124,8 @@ GROUPS = {
     "Machine": "machine",
 }
 SETTINGS = "settings of a protocol: evaltk {command} --protocols NAME --help"
-OWN = "your own images: evaltk datasets --help (--split, --path-column,\n    --label-column, --split-column)"
+OWN = """your own images: evaltk datasets --help (--split, --show,
+    --max-pixels, --path-column, --label-column, --split-column)"""
 
 
 def options_type() -> type:

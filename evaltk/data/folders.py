@@ -21,6 +21,11 @@ Left: TypeAlias = Mapping[str, int]  # kind: files that are not read
 Seen = tuple[str, int, int]  # a file's path below the folder, its bytes, modified in ns
 
 
+def suffixes(show: str) -> tuple[str, ...]:
+    """The suffixes of images for a way of reading: torchvision's for ``as-reference``, else all that can be read."""
+    return EXTENSIONS if show == "as-reference" else READABLE
+
+
 def is_hidden(name: str) -> bool:
     """Whether a file or folder is a system's own: ``.cache``, ``._cat.jpg``, ``__MACOSX``."""
     return name.startswith(".") or name in SYSTEM

@@ -134,11 +134,11 @@ def photographs(
     )
 
 
-def folder_of_images(root: Path) -> Photographs:
+def folder_of_images(root: Path, *, suffixes: Sequence[str] = EXTENSIONS) -> Photographs:
     """All images below a folder, in order of their paths. Raises: DataError: none."""
-    names = sorted(_walk(root))
+    names = sorted(_walk(root, suffixes))
     if not names:
-        raise DataError(wanted="a folder of images", got="none", where=root, do=f"images end in {' '.join(EXTENSIONS)}")
+        raise DataError(wanted="a folder of images", got="none", where=root, do=f"images end in {' '.join(suffixes)}")
     return photographs(root.name, "distractors", root, names)
 
 
@@ -195,9 +195,9 @@ def _version(root: Path, folder: Path, images: Path, database: Photographs) -> t
     return kind, f"images: {version}, {about}"
 
 
-def _walk(root: Path) -> Iterator[str]:
+def _walk(root: Path, suffixes: Sequence[str] = EXTENSIONS) -> Iterator[str]:
     for here, inside, names in os.walk(root, followlinks=True):
         inside[:] = [name for name in inside if not is_hidden(name)]
         for name in names:
-            if name.lower().endswith(EXTENSIONS) and not is_hidden(name):
+            if name.lower().endswith(tuple(suffixes)) and not is_hidden(name):
                 yield os.path.relpath(f"{here}{os.sep}{name}", root).replace(os.sep, "/")

@@ -26,7 +26,7 @@ def load(root: Path, label: str = "imagefolder", options: DataOptions | None = N
     Raises: DataError: another layout. SettingsError: a share out of range.
     """
     options = options or DataOptions()
-    suffixes = folders.READABLE if options.reading.show == "as-shown" else folders.EXTENSIONS
+    suffixes = folders.suffixes(options.reading.show)
     there = _roles(root)
     if options.share is not None:
         if len(there) > 1:
