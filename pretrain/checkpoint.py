@@ -76,7 +76,7 @@ def identity(source: Source) -> dict[str, Any]:
 
 
 def check_images(tree: Mapping[str, Any], images: Mapping[str, Any], path: Path) -> None:
-    """Raises: CheckpointError: the checkpoint was trained on other images; earlier versions did not write down which."""
+    """Raises: CheckpointError: it was trained on other images; files of earlier versions do not tell."""
     then = json.loads(tree["config"]).get("images")
     if then is None:
         return
