@@ -80,9 +80,9 @@ def test_a_lock_is_for_one_process_and_goes_with_it(tmp_path: Path) -> None:
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "locked\n"
-    with pytest.raises(StorageError, match=rf"without a training under way; got one by process {process.pid} on "):
-        with owned.lock(tmp_path, "a training", "wait"):
-            pass
+    said = rf"without a training under way; got one by process {process.pid} on "
+    with pytest.raises(StorageError, match=said), owned.lock(tmp_path, "a training", "wait"):
+        pass
     process.kill()
     process.wait()
     assert (tmp_path / owned.LOCK).exists()  # stale
