@@ -1,4 +1,4 @@
-"""What belongs to a process while it lives: temporary files, removed by others once it has died, and a folder's lock."""
+"""What belongs to a process while it lives: temporary files, removed by others once it has died; a folder's lock."""
 
 from __future__ import annotations
 

@@ -77,17 +77,14 @@ def identity(source: Source) -> dict[str, Any]:
 
 
 def check_images(tree: Mapping[str, Any], images: Mapping[str, Any], path: Path) -> None:
-    """Raises: CheckpointError: the checkpoint was trained on other images; earlier versions did not write down which."""
+    """Raises: CheckpointError: it was trained on other images; files of earlier versions do not tell."""
     then = json.loads(tree["config"]).get("images")
     if then is None:
         return
     same = [a == b for a, b in zip(then["digests"], images["digests"], strict=False) if a and b]
     if then["count"] != images["count"] or not all(same):
-        got = (
-            f"{images['count']:,}"
-            if then["count"] != images["count"]
-            else f"others ({same.count(False)} of {len(same)})"
-        )
+        others = f"others ({same.count(False)} of {len(same)} looked at)"
+        got = f"{images['count']:,}" if then["count"] != images["count"] else others
         do = "restore them, choose another --out, or start afresh with --resume never"
         wanted = f"the {then['count']:,} images that the run began with"
         raise CheckpointError(wanted=wanted, got=got, where=path, do=do)

@@ -41,7 +41,8 @@ def run(recipe: Recipe, *, out: Path, device: str, resume: str = "auto") -> int:
     """Train to the end of the recipe. Returns: 0, or if stopped by a signal REQUEUE, or 130 after Ctrl-C.
 
     Args:
-        out: folder of checkpoints, log and merged settings, in which no other run is under way. resume: ``auto``, ``never`` or a checkpoint's path.
+        out: folder of checkpoints, log and merged settings, in which no other run is under way.
+        resume: ``auto``, ``never`` or a checkpoint's path.
 
     Raises: EvaltkError: unusable settings, data or checkpoint. Diverged: a loss or gradient is not finite.
     """

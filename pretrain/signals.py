@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1, which schedulers send before they end a job, and Ctrl-C: the loop handles them, no worker does."""
+"""SIGTERM and SIGUSR1, which schedulers send before they end a job, and Ctrl-C: handled by the loop, not workers."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from evaltk import files, progress
+from evaltk import checksums, files, progress
 from evaltk.data import encoded, own
 from evaltk.data.encoded import EncodedSplit
 from evaltk.data.folders import READABLE
@@ -167,7 +167,7 @@ def _kept(path: Path, key: str | None, indexes: Path | None) -> Shard:
     name = digest([INDEX_VERSION, str(path.resolve()), status.st_size, status.st_mtime_ns, key])
     kept = indexes / f"{name[:40]}.json"
     try:
-        found = json.loads(kept.read_text(encoding="utf-8"))
+        found = checksums.loads(kept.read_text(encoding="utf-8"))
         fields = {field: tuple(found[field]) for field in ("keys", "labels", "offsets", "sizes")}
         if len({len(values) for values in fields.values()}) == 1 and fields["keys"]:
             return Shard(path=path, **fields)
@@ -176,7 +176,7 @@ def _kept(path: Path, key: str | None, indexes: Path | None) -> Shard:
     made = index(path, key)
     fields = {field: getattr(made, field) for field in ("keys", "labels", "offsets", "sizes")}
     with suppress(StorageError):  # a folder that cannot be written to costs time, no more
-        files.write_text(kept, json.dumps(fields))
+        files.write_text(kept, checksums.dumps(fields))
     return made
 
 

@@ -282,7 +282,7 @@ class Entry(CacheEntry):
 
     def num_bytes(self, num_images: int, width: int) -> int:
         """Bytes of the finished entry's files with `num_images` images kept and D = `width`."""
-        arrays = {"x.npy": ((num_images, width), np.float32)}
+        arrays: dict[str, tuple[tuple[int, ...], Any]] = {"x.npy": ((num_images, width), np.float32)}
         arrays |= dict.fromkeys(("y.npy", "kept.npy"), ((num_images,), np.int64))
         sizes = {"key.json": len(self._key_text().encode())}
         for name, (shape, dtype) in arrays.items():

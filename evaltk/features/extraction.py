@@ -161,7 +161,7 @@ def _fill(job: _Job[Spec], missing: dict[Spec, Entry]) -> None:
     assert isinstance(plan, dict)
     num_shards = math.ceil(len(split) / plan["shard"])
     mine = range(distributed.rank(), num_shards, distributed.world_size())
-    todo = [n for n in mine if not all([e.has_sound_shard(n) for e in missing.values()])]
+    todo = [n for n in mine if sum(e.has_sound_shard(n) for e in missing.values()) < len(missing)]  # looks at each
     total, ready = (sum(len(job.indices(n, plan["shard"])) for n in some) for some in (mine, set(mine) - set(todo)))
     bad: list[tuple[str, str]] = []
     with progress.bar(f"{split.dataset} {split.name}", total, done=ready) as advance:

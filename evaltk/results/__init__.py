@@ -16,6 +16,6 @@ from evaltk.results.store import (
 )
 
 __all__ = [
-    "FORMAT", "DamagedResult", "check_predictions", "find", "path_of", "predictions_path", "prepare", "read", "read_predictions",
-    "set_aside", "slug", "write",
+    "FORMAT", "DamagedResult", "check_predictions", "find", "path_of", "predictions_path", "prepare", "read",
+    "read_predictions", "set_aside", "slug", "write",
 ]  # fmt: skip

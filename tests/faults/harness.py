@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 NET = "random:vit_patch8_dim24_depth1_heads3_img16"
 SMALL = [
     "net.arch=vit_patch8_dim24_depth1_heads3_img16", "method.num_prototypes=32", "method.hidden=16",
@@ -126,10 +128,23 @@ def products(folder: Path) -> dict[str, str]:
         elif path.parent.parent.name == "runs" and path.suffix == ".json":
             tree = json.loads(path.read_text())
             content = json.dumps({k: v for k, v in tree.items() if k not in ("made", "crc32")})
+        elif path.suffix == ".pth":
+            content = _plain(torch.load(path, weights_only=True))
         else:
             content = path.read_bytes().hex()
         found[name] = hashlib.sha256(content.encode()).hexdigest()
     return found
+
+
+def _plain(value: Any) -> str:
+    """A tree of tensors as text; the bytes of its file also depend on which objects were the same one."""
+    if isinstance(value, torch.Tensor):
+        return (
+            f"{value.dtype} {list(value.shape)} {value.contiguous().view(-1).view(torch.uint8).numpy().tobytes().hex()}"
+        )
+    if isinstance(value, dict):
+        return "".join(f"{key!r}: {_plain(value[key])}, " for key in sorted(value, key=str))
+    return ", ".join(map(_plain, value)) if isinstance(value, list | tuple) else repr(value)
 
 
 def leftovers(folder: Path) -> list[str]:

@@ -59,7 +59,7 @@ def child(asked: dict) -> int:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+    sys.stdout = sys.stderr = os.fdopen(2, "w", closefd=False)
     os.chdir(asked["folder"])
     breaker = Breaker(asked["folder"], asked["fault"], asked["at"])
     sys.addaudithook(breaker)

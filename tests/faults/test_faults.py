@@ -44,8 +44,8 @@ def again(server: Server, name: str, folder: Path, wanted: dict[str, str]) -> ha
     return ended
 
 
-@pytest.mark.parametrize("seed", moments(2, 12))
-@pytest.mark.parametrize("name", named("run", "pretrain"))
+@pytest.mark.parametrize("seed", moments(1, 12))
+@pytest.mark.parametrize("name", named("run"))
 def test_killed(name: str, seed: int, server: Server, whole: Whole, tried: Tried, tmp_path: Path) -> None:
     _, wanted, changes = whole(name)
     for time in range(2):  # the second kill meets what the first has left
@@ -55,7 +55,7 @@ def test_killed(name: str, seed: int, server: Server, whole: Whole, tried: Tried
     tried(name, "SIGKILL, twice")
 
 
-@pytest.mark.parametrize("signal", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("signal", ["SIGTERM", pytest.param("SIGINT", marks=MANY)])
 @pytest.mark.parametrize("seed", moments(1, 4))
 @pytest.mark.parametrize("name", named("run with decoding processes"))
 def test_ended_by_a_signal(
@@ -70,8 +70,8 @@ def test_ended_by_a_signal(
     tried(name, signal)
 
 
-@pytest.mark.parametrize("seed", moments(1, 8))
-@pytest.mark.parametrize("name", named("run"))
+@pytest.mark.parametrize("seed", moments(0, 8))
+@pytest.mark.parametrize("name", named())
 def test_a_full_disk(name: str, seed: int, server: Server, whole: Whole, tried: Tried, tmp_path: Path) -> None:
     _, wanted, changes = whole(name)
     ended = server.run(name, tmp_path / "work", fault="full disk", at=moment(seed, changes, name, "full"))
@@ -81,8 +81,8 @@ def test_a_full_disk(name: str, seed: int, server: Server, whole: Whole, tried: 
     tried(name, "full disk")
 
 
-@pytest.mark.parametrize("limit", [300, 1500, pytest.param(700, marks=MANY), pytest.param(6000, marks=MANY)])
-@pytest.mark.parametrize("name", named("pretrain"))
+@pytest.mark.parametrize("limit", [300, 700, 1500, 6000])
+@pytest.mark.parametrize("name", named())
 def test_files_that_end_in_the_middle(
     name: str, limit: int, server: Server, whole: Whole, tried: Tried, tmp_path: Path
 ) -> None:
@@ -95,23 +95,23 @@ def test_files_that_end_in_the_middle(
     tried(name, "write that ends half way")
 
 
-@pytest.mark.parametrize("how", ["flipped", pytest.param("cut", marks=MANY), "gone", pytest.param("empty", marks=MANY)])
-@pytest.mark.parametrize("stage", ["finished", "killed"])
-@pytest.mark.parametrize("name", [n for n in COMMANDS if n not in ("convert", "run with decoding processes")])
+@pytest.mark.parametrize("how", ["flipped", *(pytest.param(how, marks=MANY) for how in ("cut", "gone", "empty"))])
+@pytest.mark.parametrize("stage", ["finished", pytest.param("killed", marks=MANY)])
+@pytest.mark.parametrize("name", named("run"))
 def test_a_damaged_file(
     name: str, stage: str, how: str, request: pytest.FixtureRequest, server: Server, whole: Whole, tried: Tried,
     tmp_path: Path,
 ) -> None:  # fmt: skip
-    """Each kind of file in turn, of a finished and of a killed run; in the default tests, one file of two commands."""
-    many = "faults or" in str(request.config.getoption("-m"))
-    if not many and name not in ("run", "pretrain"):
-        pytest.skip("with -m faults")
+    """Each file in turn, of a finished and of a killed run; in the default tests, one of them."""
+    many = "faults" in str(request.config.getoption("-m")).replace("not faults", "")
     source, wanted, changes = whole(name)
     if stage == "killed":
         source = tmp_path / "source"
         server.run(name, source, fault="SIGKILL", at=round(0.7 * changes))
-    names = sorted(str(p.relative_to(source)) for p in source.rglob("*") if p.is_file() and "tensorboard" not in p.parts)
-    names = [n for n in names if not n.endswith((".part", ".lock", ".npz.x", "recipe.json")) and n != "x.npz"]
+    names = sorted(
+        str(p.relative_to(source)) for p in source.rglob("*") if p.is_file() and "tensorboard" not in p.parts
+    )
+    names = [n for n in names if not n.endswith((".part", ".lock", "recipe.json"))]
     rng = random.Random(f"{name} {stage} {how}")
     for chosen in names if many else rng.sample(names, min(1, len(names))):
         folder = harness.copy(source, tmp_path / "work")
@@ -121,15 +121,16 @@ def test_a_damaged_file(
         assert ended.code == 0, f"{chosen}: {ended.said}"
         found = {n: d for n, d in harness.products(folder).items() if n in wanted}
         lost = {n for n in wanted if found.get(n) != wanted[n]}
-        # What a finished training left is not made again: a damaged log or epoch file is the user's to see.
-        assert not lost or (name == "pretrain" and lost == {chosen}), f"{chosen}: {lost}"
+        # An epoch before the last one that a training kept is not trained again: it is the user's to see.
+        kept = name == "pretrain" or (how == "gone" and chosen.endswith("checksums.json"))  # as of an earlier version
+        assert not lost or (kept and lost == {chosen}), f"{chosen}: {lost}"
         assert harness.leftovers(folder) == [], chosen
         tried(name, f"file {how}")
 
 
 @pytest.mark.parametrize("number", [2, pytest.param(4, marks=MANY)])
 @pytest.mark.parametrize("seed", moments(1, 4))
-@pytest.mark.parametrize("name", named("run", "pretrain"))
+@pytest.mark.parametrize("name", named("pretrain"))
 def test_several_at_once(
     name: str, seed: int, number: int, server: Server, whole: Whole, tried: Tried, tmp_path: Path
 ) -> None:

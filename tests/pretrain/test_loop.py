@@ -245,3 +245,49 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> Non
     (tmp_path / "checkpoint.pth").write_bytes((tmp_path / "checkpoint.pth").read_bytes()[:5000])
     loop.run(recipe("run.save_minutes=0"), out=tmp_path, device="cpu")
     assert same(good, weights(tmp_path / "checkpoint.pth"))
+
+
+def test_a_flipped_bit_of_a_checkpoint_is_noticed_and_it_is_set_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop.run(recipe("run.save_minutes=0", "run.keep_every=1"), out=tmp_path, device="cpu")
+    good = weights(tmp_path / "checkpoint.pth")
+    data = bytearray((tmp_path / "checkpoint.pth").read_bytes())
+    data[len(data) // 2] ^= 4
+    (tmp_path / "checkpoint.pth").write_bytes(data)  # a copy under the epoch's name is the same file
+    with pytest.raises(EvaltkError, match=r"a checkpoint as it was written.*checkpoint\.pth"):
+        saving.read(tmp_path / "checkpoint.pth")
+    loop.run(recipe("run.save_minutes=0", "run.keep_every=1"), out=tmp_path, device="cpu")
+    assert "a damaged checkpoint is set aside as checkpoint.damaged.pth" in caplog.text
+    assert (tmp_path / "checkpoint.damaged.pth").read_bytes() == data
+    assert same(good, weights(tmp_path / "checkpoint.pth"))
+    assert same(good, weights(tmp_path / "checkpoint-epoch0002.pth"))
+
+
+def test_a_torn_log_is_mended(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = recipe("optim.epochs=1")
+    loop.run(made, out=tmp_path, device="cpu")
+    log = tmp_path / "log.jsonl"
+    lines = log.read_bytes().splitlines()
+    log.write_bytes(b"\n".join(lines[:-1]) + b'\n{"step": 1\xff' + b"\0" * 20)
+    loop.run(made, out=tmp_path, device="cpu")
+    found = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    assert found == [json.loads(line)["step"] for line in lines]
+    assert f"1 damaged lines are taken out of {log}" in caplog.text
+
+
+def test_a_run_does_not_go_on_with_other_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = recipe("optim.epochs=1")
+    loop.run(made, out=tmp_path, device="cpu")
+    before = saving.identity
+    for change, said in (
+        ({"count": 999}, "got 999"),
+        ({"digests": ["0"] * 8}, "got others"),
+        ({"digests": [None] * 8}, ""),
+    ):
+        monkeypatch.setattr(saving, "identity", lambda source, change=change: before(source) | change)
+        if said:
+            with pytest.raises(EvaltkError, match=f"images that the run began with; {said}"):
+                loop.run(made, out=tmp_path, device="cpu")
+        else:  # images that could not be read tell nothing
+            loop.run(made, out=tmp_path, device="cpu")
