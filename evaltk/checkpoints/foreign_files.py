@@ -25,6 +25,7 @@ IMAGE = "name the weight file; images go to --data"
 STARTS: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer", "run `git lfs pull` to get the file itself"),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file of TensorFlow or Keras", CONVERT_TF),
+    (b"PK\x05\x06", "an empty zip archive", "name the weight file"),
     (b"GGUF", "a GGUF file (quantised weights for llama.cpp)", "name the original, unquantised checkpoint"),
     (b"\x93NUMPY", "one array of numpy (.npy)", SAVE),
     (b"\x1f\x8b", "a gzip archive", UNPACK),
@@ -131,7 +132,7 @@ def _msgpack(start: bytes) -> bool:
 
 
 def _by_text(path: Path, text: bytes, title: str) -> tuple[str, str] | None:
-    if len(text) < 8 or re.search(rb"[^\t\n\r\x20-\x7e]", text[:-4]):
+    if len(text) < 2 or re.search(rb"[^\t\n\r\x20-\x7e]", text[:-4]):
         return None
     if OLD_PICKLE.match(text):
         return "a pickle of an old protocol, which torch.save never wrote", SAVE

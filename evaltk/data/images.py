@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from evaltk.deviations import Deviation
-from evaltk.errors import DataError
+from evaltk.errors import DataError, lookalike
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's ImageFolder
 SAMPLED = 32  # images a split whose bytes are part of its fingerprint
@@ -226,12 +226,13 @@ def stamp(modified: Iterable[int]) -> str:
 
 def _check_known(there: Sequence[str], classes: Sequence[str], folder: Path) -> None:
     unknown = sorted(set(there) - set(classes))
+    alike = lookalike(unknown, classes)
     if unknown:
         raise DataError(
             wanted=f"the {len(classes)} classes of the training split",
-            got=f"{len(unknown)} more: {', '.join(unknown[:5])}",
+            got=alike or f"{len(unknown)} more: {', '.join(unknown[:5])}",
             where=folder,
-            do="remove them, or add them to the training split",
+            do="rename one to the other" if alike else "remove them, or add them to the training split",
         )
 
 
