@@ -52,7 +52,7 @@ def _told(text: str) -> tuple[str, str]:
         named = [word for word in flags if word.startswith("-")]
         what = [line.strip().removesuffix(". (required)") for line in first[1:] if line.startswith(" " * 8)]
         return f"nothing for {', '.join(named) or (what or ['an argument'])[0]}", ""
-    hint = next((line.split()[0] for line in rest if line.strip().startswith("--")), "")
+    hint = next((line.split()[0] for line in rest if re.match(r"\s*--\w", line)), "")
     meant = any(line.startswith("Perhaps you meant") for line in rest)
     got = " ".join(" ".join(first).split()).removesuffix(".")
     near = difflib.get_close_matches(hint, got.split(), n=1, cutoff=0.6) if meant else []
