@@ -132,7 +132,7 @@ def _msgpack(start: bytes) -> bool:
 
 
 def _by_text(path: Path, text: bytes, title: str) -> tuple[str, str] | None:
-    if len(text) < 2 or re.search(rb"[^\t\n\r\x20-\x7e]", text[:-4]):
+    if len(text) < 8 or re.search(rb"[^\t\n\r\x20-\x7e]", text[:-4]):
         return None
     if OLD_PICKLE.match(text):
         return "a pickle of an old protocol, which torch.save never wrote", SAVE
