@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
+import unicodedata
 from collections.abc import Iterable
+
+MORE = " (all with --verbose)"
+SHORT = 60  # characters of what was got that are always shown
 
 
 class EvaltkError(Exception):
@@ -29,9 +34,33 @@ class EvaltkError(Exception):
             parts.append(f"do: {self.do}")
         super().__init__("; ".join(parts))
 
+    def brief(self, limit: int = 290) -> str:
+        """The error in at most `limit` characters where its place allows it: names to choose from are cut, then what
+        was got.
+        """
+        do, got = self.do, self.got
+        head, there, names = do.partition("there are: ")
+        excess = len(str(self)) - limit
+        if excess > 0 and there:
+            names, semicolon, after = names.partition("; ")
+            listed = names.split(", ")
+            kept = listed[: max(3, _fitting(listed, len(names) - excess - len(MORE) - len(" and 1,000 more")))]
+            if len(kept) < len(listed):
+                do = f"{head}{there}{', '.join(kept)} and {len(listed) - len(kept):,} more{MORE}{semicolon}{after}"
+        excess = len(str(type(self)(wanted=self.wanted, got=got, where=self.where, do=do))) - limit
+        if excess > 0 and len(got) > SHORT:
+            got = f"{got[: max(SHORT, len(got) - excess - 4)]} ..."
+        return str(type(self)(wanted=self.wanted, got=got, where=self.where, do=do))
+
     def __reduce__(self) -> tuple[object, ...]:
         # Worker processes return errors by pickle, which does not support keyword-only arguments.
         return (_rebuild, (type(self), self.wanted, self.got, self.where, self.do))
+
+
+def _fitting(names: list[str], room: int) -> int:
+    """How many of the first names fit into so many characters."""
+    ends = itertools.accumulate(len(name) + 2 for name in names)
+    return sum(end <= room for end in ends)
 
 
 def printable(text: str) -> str:
@@ -78,6 +107,28 @@ def nearest(name: str, known: Iterable[str], *, limit: int = 3) -> str:
     if not close:
         return available
     return "did you mean " + " or ".join(repr(c) for c in close) + "? " + available
+
+
+def lookalike(names: Iterable[str], known: Iterable[str]) -> str:
+    """The first of `names` that a known one differs from in its Unicode form or case alone, in words; empty for none.
+
+    >>> lookalike(["Cat"], ["cat", "dog"])
+    "'Cat' differs from 'cat' in case only"
+    """
+    options = {unicodedata.normalize("NFC", name).casefold(): name for name in known}
+    for name in names:
+        folded = unicodedata.normalize("NFC", name).casefold()
+        if (other := options.get(folded)) is not None and other != name:
+            if unicodedata.normalize("NFC", name) != unicodedata.normalize("NFC", other):
+                return f"{name!r} differs from {other!r} in case only"
+            return f"{name!r} ({_form(name)}) differs from {other!r} ({_form(other)}) in its Unicode form only"
+    return ""
+
+
+def _form(name: str) -> str:
+    """The Unicode form of a name: NFC (composed), NFD (decomposed, as a Mac writes names) or mixed."""
+    forms = [form for form in ("NFC", "NFD") if unicodedata.normalize(form, name) == name]
+    return forms[0] if forms else "mixed"
 
 
 def some(items: list[str], limit: int = 6) -> str:

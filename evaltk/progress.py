@@ -45,6 +45,11 @@ def configured(argv: Sequence[str]) -> list[str]:
     return [word for word in argv if word not in (*QUIET, *VERBOSE)]
 
 
+def is_verbose() -> bool:
+    """Whether ``--verbose`` was given."""
+    return log.isEnabledFor(logging.DEBUG)
+
+
 @contextmanager
 def bar(title: str, total: int, *, done: int = 0, unit: str = "images") -> Iterator[Advance]:
     """A bar with the rate and the time left; yields `advance(n)`. Silent with --quiet and where stderr is no terminal.

@@ -10,7 +10,7 @@ import math
 import zipfile
 from collections.abc import Collection
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -35,13 +35,14 @@ def read_npy(path: Path, *, mapped: bool = False) -> np.ndarray:
         dtype, shape, fortran = _header(stream)
         start = stream.tell()
         _check_size(dtype, shape, path.stat().st_size - start)
-        order = "F" if fortran else "C"
-        if mapped and math.prod(shape):
-            return np.memmap(path, dtype=dtype, mode="r", offset=start, shape=shape, order=order)  # type: ignore[call-overload]
-        flat = np.fromfile(stream, dtype=dtype, count=math.prod(shape))
-    if flat.size != math.prod(shape):
+        order: Any = "F" if fortran else "C"
+        count: int = math.prod(shape)
+        if mapped and count:
+            return np.memmap(path, dtype=dtype, mode="r", offset=start, shape=shape, order=order)
+        flat = np.fromfile(stream, dtype=dtype, count=count)
+    if flat.size != count:
         raise DamagedError("a truncated file")
-    return flat.reshape(shape, order=order)  # type: ignore[call-overload]
+    return flat.reshape(shape, order=order)
 
 
 def read_npz(path: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
@@ -61,7 +62,7 @@ def read_npz(path: Path, names: Collection[str] | None = None) -> dict[str, np.n
             if sum(e.file_size for e in wanted.values()) > max(UNPACKED, RATIO * path.stat().st_size):
                 raise DamagedError("arrays that unpack to far more than the file")
             return {name: _member(archive, entry) for name, entry in wanted.items()}
-    except (DamagedError, OSError):
+    except (DamagedError, FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # zipfile, zlib, lzma and struct each have errors of their own for damaged bytes
         raise DamagedError(f"{type(error).__name__}: {error}"[:120]) from error

@@ -17,7 +17,7 @@ from typing import Annotated
 
 import tyro
 
-from evaltk import plugins
+from evaltk import arguments, plugins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
     from pretrain import recipe as recipes
 
     plugins.use(plugins.named_in(argv))
-    options = tyro.cli(Options, args=argv, prog="evaltk pretrain", description=__doc__)
+    options = arguments.parse(Options, argv, "evaltk pretrain", __doc__)
     recipe = recipes.load(options.recipe, options.set)
     if options.data is not None:
         recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, source=options.data))

@@ -128,12 +128,13 @@ def resume(
     path, tree = newest_or_named
     check_same(tree, recipe, path)
     check_images(tree, images, path)
+    settings = resuming.fixed_settings(state.optimizer)
     try:
         method.unpack(tree, state)
         if "fp16_scaler" in tree:
             state.scaler.load_state_dict(tree["fp16_scaler"])
         state.position = resuming.position_in(tree)
-        resuming.check(state, method.centers(recipe.method, torch.device("cpu")))
+        resuming.check(state, method.centers(recipe.method, torch.device("cpu")), settings)
     except Exception as error:  # torch's loading raises nearly anything for a tree of another form
         raise CheckpointError(
             wanted="a checkpoint of this network",

@@ -13,6 +13,7 @@ import torch
 from evaltk.errors import CheckpointError
 from pretrain.state import Position, State
 
+CHANGING = ("params", "lr", "weight_decay")  # of an optimizer's group; every step sets the last two
 MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # that AdamW keeps of a weight
 
 
@@ -40,12 +41,21 @@ def position_in(tree: Mapping[str, Any]) -> Position:
     return Position(**stored)
 
 
-def check(state: State[Any], centers: Mapping[str, torch.Tensor]) -> None:
-    """Check a state that was loaded. `centers`: what they are before the first step.
+def fixed_settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """What no step changes of an optimizer's settings, by group."""
+    return [{k: v for k, v in group.items() if k not in CHANGING} for group in optimizer.param_groups]
 
-    Raises: ValueError: an optimizer of other weights, centres of another size, NaN or infinity anywhere.
+
+def check(state: State[Any], centers: Mapping[str, torch.Tensor], settings: list[dict[str, Any]]) -> None:
+    """Check a state that was loaded.
+
+    Args: centers: what they are before the first step. settings: the `fixed_settings` of the optimizer before.
+
+    Raises: ValueError: an optimizer of other weights or settings, centres of another size, NaN or infinity anywhere.
     """
     named: dict[str, torch.Tensor] = {}
+    if fixed_settings(state.optimizer) != settings:
+        raise ValueError("an optimizer with other settings")
     for group in state.optimizer.param_groups:
         for parameter in group["params"]:
             kept = state.optimizer.state.get(parameter, {})

@@ -52,6 +52,7 @@ UNSUPPORTED = {  # kinds of nets that are common and not known here
     "a DenseNet": re.compile(r"denseblock1\.denselayer1\."),
     "a RegNet": re.compile(r"block1-0\.|trunk_output\."),
 }
+TEACHER = re.compile(r"(^|[._])(teacher|ema|target)", re.I)
 KINDS = 12  # of keys that a description names
 PLACES = 32  # prefixes that are tried
 RESEMBLES = 0.3  # share of a ViT's kinds of key from which on it is worth naming
@@ -192,18 +193,21 @@ def nearest(tree: Mapping[str, object]) -> str:
     """What to do with the tree: the layout it resembles most, and what it lacks of that."""
     vit = {pattern(key) for key in vit_layout.shapes_of(NAMES)}
     shared, place = _best(tree, vit)
-    if any(key.endswith("linear.weight") for key, _ in walk(tree)) and not shared:
+    keys = [key for key, _ in walk(tree)]
+    if not keys:
+        return "save the net with its weights, torch.save(model.state_dict(), 'net.pth'), in the code that trained it"
+    if any(key.endswith("linear.weight") for key in keys) and not shared:
         return "this is a linear classifier on top of features, not a net: name the net's own file"
-    other = next((name for name, marks in UNSUPPORTED.items() if any(marks.search(key) for key, _ in walk(tree))), None)
+    other = next((name for name, marks in UNSUPPORTED.items() if any(marks.search(key) for key in keys)), None)
     if other and len(shared) < RESEMBLES * len(vit):
         return (
             f"this looks like {other}, which is not read from files: pass the net itself to evaltk.evaluate in Python"
         )
     if len(shared) < RESEMBLES * len(vit):
-        return "nothing in it resembles the nets known here (ViT in DINO's or timm's names, ResNet, XCiT)"
+        return f"name a file with a net of a kind known here ({', '.join(KEYS)}, CLIP, XCiT) and all of its tensors"
     lacking = sorted(vit - shared)
     if not lacking:
-        return f"a whole ViT lies under {place!r}: save that dict alone by torch.save"
+        return f"a whole ViT lies under {place!r}: {_alone_by(tree, place)}"
     under = f" under {place!r}" if place else ""
     return (
         f"nearest is a flat ViT in DINO's or timm's names ({len(shared)} of {len(vit)} kinds of key shared{under}; "
@@ -211,10 +215,26 @@ def nearest(tree: Mapping[str, object]) -> str:
     )
 
 
+def _alone_by(tree: Mapping[str, object], place: str) -> str:
+    """How to save what lies under a prefix by itself: as the dict that it is, or without the prefix."""
+    at: object = tree
+    names = place.split(".") if place else []
+    taken = 0
+    while taken < len(names) and isinstance(at, Mapping) and names[taken] in at:
+        at, taken = at[names[taken]], taken + 1
+    of = "".join(f"[{name!r}]" for name in names[:taken])
+    rest = ".".join(names[taken:])
+    if not rest:
+        return f"torch.save(tree{of}, 'net.pth')"
+    cut = f"{{k.removeprefix('{rest}.'): v for k, v in tree{of}.items() if k.startswith('{rest}.')}}"
+    return f"torch.save({cut}, 'net.pth')"
+
+
 def _best(tree: Mapping[str, object], kinds: set[str]) -> tuple[set[str], str]:
     """(the kinds shared, the prefix they share it under) of the prefix that shares most; prefixes end in a dot."""
     keys = [pattern(key) for key, _ in walk(tree)]
     prefixes = {""} | {m.group() for key in keys if (m := re.match(r"(.*\.)?(?=blocks\.N\.|cls_token$)", key))}
     found = {p: kinds & {key.removeprefix(p) for key in keys if key.startswith(p)} for p in sorted(prefixes)[:PLACES]}
-    best = max(found, key=lambda p: len(found[p]))
+    # Of copies that share as much, the one that is customarily evaluated.
+    best = max(found, key=lambda p: (len(found[p]), bool(TEACHER.search(p)), -len(p)))
     return found[best], best.removesuffix(".")

@@ -168,5 +168,6 @@ def read_json(path: Path) -> dict[str, Any]:
             raise ValueError(f"a {type(found).__name__}")
     except (OSError, ValueError, RecursionError) as error:
         got = str(error)[:120] or type(error).__name__
-        raise CheckpointError(wanted="a JSON object", got=got, where=path, do="download it again") from error
+        do = "correct it, or download it again"
+        raise CheckpointError(wanted="a JSON object", got=got, where=path, do=do) from error
     return found

@@ -25,6 +25,7 @@ IMAGE = "name the weight file; images go to --data"
 STARTS: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer", "run `git lfs pull` to get the file itself"),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file of TensorFlow or Keras", CONVERT_TF),
+    (b"PK\x05\x06", "an empty zip archive", "name the weight file"),
     (b"GGUF", "a GGUF file (quantised weights for llama.cpp)", "name the original, unquantised checkpoint"),
     (b"\x93NUMPY", "one array of numpy (.npy)", SAVE),
     (b"\x1f\x8b", "a gzip archive", UNPACK),

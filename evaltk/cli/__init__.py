@@ -8,7 +8,7 @@ import select
 import sys
 from pathlib import Path
 
-from evaltk.errors import EvaltkError, nearest
+from evaltk.errors import CheckpointError, EvaltkError, nearest
 
 SYNOPSIS = "usage: evaltk COMMAND [options]      details: evaltk COMMAND --help"
 KEPT = "; finished shards and results are kept: run again to resume"
@@ -64,7 +64,8 @@ def main(argv: list[str] | None = None) -> int:
             sys.stdout.flush()  # here, where a reader that has gone is known for what it is
         return code
     except EvaltkError as error:
-        print(f"evaltk: {error}", file=sys.stderr)
+        whole = progress.is_verbose() or isinstance(error, CheckpointError)  # which lists tensors
+        print(f"evaltk: {error if whole else error.brief()}", file=sys.stderr)
         progress.log.debug("where it was raised:", exc_info=error)
         return error.exit_code
     except KeyboardInterrupt:

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from evaltk import arguments
+
 Options = TypeVar("Options")
 WIDTH = 80
 COLUMN = 27  # where the text of a flag begins
@@ -31,7 +33,7 @@ def parse(
     *,
     groups: Mapping[str, str] | None = None,
 ) -> Options:
-    """The options that the arguments of ``evaltk command`` stand for; exits with 0 after help, with 2 on a bad flag.
+    """The options that the arguments of ``evaltk command`` stand for; exits with 0 after help.
 
     Args:
         options: a dataclass. Help takes the texts of its flags from ``Attributes:`` in its docstring and in those of
@@ -39,12 +41,12 @@ def parse(
         doc: docstring of the subcommand: what it does, then ``Examples:``.
         groups: {name of a base class: heading of its flags}, in the order of the help; flags of other classes stand
             under ``options``.
+
+    Raises: SettingsError: a flag that is unknown, missing, or has a value of another kind.
     """
     if any(word in HELP for word in argv):
         show(usage(options, command, doc, groups=groups))
-    import tyro
-
-    return tyro.cli(options, args=argv, prog=f"evaltk {command}", description=doc)
+    return arguments.parse(options, argv, f"evaltk {command}", doc)
 
 
 def show(text: str) -> None:

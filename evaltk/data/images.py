@@ -16,7 +16,7 @@ from evaltk.data import decoding, folders
 from evaltk.data.decoding import Reading
 from evaltk.data.folders import EXTENSIONS, class_folders
 from evaltk.deviations import Deviation
-from evaltk.errors import DataError, some
+from evaltk.errors import DataError, lookalike, some
 
 SAMPLED = 32  # images a split whose bytes are part of its fingerprint
 TAIL = 65_536  # bytes of each, from its end
@@ -258,12 +258,13 @@ def stamp(modified: Iterable[int]) -> str:
 
 def _check_known(there: Sequence[str], classes: Sequence[str], folder: Path) -> None:
     unknown = sorted(set(there) - set(classes))
+    alike = lookalike(unknown, classes)
     if unknown:
         raise DataError(
             wanted=f"the {len(classes)} classes of the training split",
-            got=f"{len(unknown)} more: {', '.join(unknown[:5])}",
+            got=alike or f"{len(unknown)} more: {', '.join(unknown[:5])}",
             where=folder,
-            do="remove them, or add them to the training split",
+            do="rename one to the other" if alike else "remove them, or add them to the training split",
         )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from evaltk.data import shares
 from evaltk.data.images import Dataset, Split
 from evaltk.data.options import DataOptions
-from evaltk.errors import DataError, some
+from evaltk.errors import DataError, lookalike, some
 
 ROLES = {
     "train": ("train", "training"),
@@ -248,10 +248,11 @@ def numbering(
 
 def _check_known(labels: Sequence[Label], number: Mapping[Label, int], where: object) -> None:
     unknown = sorted({str(one) for one in set(labels) - number.keys()})
+    alike = lookalike(unknown, map(str, number))
     if unknown:
         raise DataError(
             wanted=f"labels of the {len(number)} classes that can be learnt",
-            got=f"{len(unknown)} others: {some(unknown, 5)}",
+            got=alike or f"{len(unknown)} others: {some(unknown, 5)}",
             where=where,
-            do="add images of them to the training split, or leave these out",
+            do="write both alike" if alike else "add images of them to the training split, or leave these out",
         )

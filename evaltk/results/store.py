@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, fields
@@ -144,7 +145,7 @@ def read(path: Path) -> Result:
                 do, kind = f"install a newer evaltk, or {do}", StorageError
             raise ValueError(f"format {version!r:.20}")
         result = _result(found)
-        if not all(math.isfinite(score.value) for score in result.scores):
+        if not all(_finite(score.value) for score in result.scores):
             raise ValueError("a score that is no finite number")
         if not _sound(result):
             raise ValueError("a field of another kind")
@@ -194,9 +195,14 @@ def _sound(result: Result) -> bool:
     return (
         all(isinstance(part, dict) for part in (*parts, *(s.at for s in result.scores)))
         and all(isinstance(text, str) for text in texts)
-        and all(isinstance(n, int | float) and math.isfinite(n) for n in (result.version, result.seed, *numbers))
+        and all(isinstance(n, int | float) and _finite(n) for n in (result.version, result.seed, *numbers))
         and all(s.interval is None or len(s.interval) == 2 for s in result.scores)
     )
+
+
+def _finite(number: float) -> bool:
+    """Whether it is a number that a float can hold; JSON has whole numbers of any length."""
+    return abs(number) <= sys.float_info.max
 
 
 def read_predictions(path: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:

@@ -55,7 +55,7 @@ class Watch:
     def _hook(self, event: str, args: tuple[object, ...]) -> None:
         if not self.on:
             return
-        if event in ACTS:
+        if event in ACTS and "/sbin/ldconfig" not in args:  # by which ctypes finds libraries at the first import
             self.seen.append(f"{event} {args!r}"[:120])
         writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
         if (writes or event in WRITES) and isinstance(args[0], str | bytes | os.PathLike):

@@ -48,9 +48,9 @@ def from_name(name: str, options: ReadOptions) -> Converted:
 
     base, tagged, _ = name.partition(".")
     if not timm.is_model(base) or (tagged and name not in timm.list_pretrained(f"{base}*")):
-        raise SettingsError(
-            wanted="a timm model", got=repr(name), where="timm:NAME", do=nearest(base, timm.list_models())[:300]
-        )
+        near = nearest(base, timm.list_models()).partition("there are: ")[0]
+        do = f"{near}timm.list_models() and list_pretrained() show the names"
+        raise SettingsError(wanted="a timm model", got=repr(name), where="timm:NAME", do=do)
     try:
         model: Any = timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:

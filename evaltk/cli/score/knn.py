@@ -70,7 +70,8 @@ def score(options: Options) -> None:
         got = str(options.temperature)
         raise SettingsError(wanted="a temperature > 0", got=got, where="--temperature", do="--temperature 0.07")
     ids, labels, wanted = _terminal.numbered(labels, wanted)
-    similarity, index = neighbours.search(*(torch.from_numpy(x).float() for x in (queries, bank)), max(options.k))
+    x, q = torch.from_numpy(bank).float(), torch.from_numpy(queries).float()
+    similarity, index = neighbours.search(q, x, max(options.k))
     settings = knn.Settings(k=options.k, temperature=(options.temperature,))
     _, predicted = knn.rank_neighbours(
         similarity, torch.from_numpy(labels)[index], torch.from_numpy(wanted), settings, len(ids)

@@ -1,0 +1,91 @@
+"""Mistakes on the command line and in settings: exit 2 and one line below 300 characters, more with --verbose."""
+
+from __future__ import annotations
+
+import pytest
+
+from evaltk import cli
+from evaltk.errors import SettingsError, lookalike, nearest
+
+COMMANDS = (
+    "run --nope",
+    "run",
+    "run pixels:8 --data nope",
+    "run pixels:8 --data digits --knn.k x",
+    "plan --x",
+    "inspect",
+    "run pixels:8 --data digits --protocols nope",
+    "run pixels:8 --data digits --knn.k 0",
+    "score nope",
+    "score knn",
+    "score knn --bank /a --labels /b --queries /c --query-labels /d",
+    "score retrieval --ranks /a --gnd /b",
+    "score vos --results /a --davis /b",
+    "score prototypes --matrix /a.npy",
+    "table --runs /nope",
+    "table --layout nope",
+    "table --format nope",
+    "figures --runs /nope",
+    "report --runs /nope",
+    "fetch nope",
+    "convert",
+    "convert /a /b",
+    "extract",
+    "ls nope",
+    "cache nope",
+    "datasets nope",
+    "datasets check imagefolder=/nope",
+    "pretrain nope",
+    "pretrain",
+    "pretrain digits_dino_vmf --set x",
+    "pretrain digits_dino_vmf --set optim.epochs=nan",
+    "demo --nope",
+    "run pixels:8 --data digits --plugin /nope.py",
+    "run pixels:8 --data digits --limit 0",
+    "nope",
+    "run hf:x --data d",
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_one_line_and_exit_2(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(command.split()) == 2
+    out, err = capsys.readouterr()
+    assert not out and len(err.splitlines()) == 1 and len(err) <= 300, err
+    assert "wanted" in err and "do: " in err
+
+
+def test_flags_are_named_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    said = {}
+    for word in ("run --knn.temp 1", "score knn --bank x", "ls nope", "run x --knn.k y"):
+        assert cli.main(word.split()) == 2
+        said[word] = capsys.readouterr().err
+    assert "did you mean --knn.temperature?" in said["run --knn.temp 1"]
+    assert "nothing for --labels, --queries, --query-labels" in said["score knn --bank x"]
+    assert "'nope'" in said["ls nope"] and "checkpoints" in said["ls nope"]
+    assert "--knn.k" in said["run x --knn.k y"] and "'y'" in said["run x --knn.k y"]
+
+
+def test_verbose_tells_all(capsys: pytest.CaptureFixture[str]) -> None:
+    known = [f"name{i:03d}" for i in range(100)]
+    error = SettingsError(wanted="x", got="y", do=f"{nearest('name1', known)}; or another")
+    assert len(error.brief()) <= 290 and error.brief().endswith("(all with --verbose); or another")
+    assert "name000" in error.brief() and "name099" not in error.brief() and "name099" in str(error)
+    long = SettingsError(wanted="x", got="y" * 900, where="/here", do="z")
+    assert len(long.brief()) == 290 and long.brief().endswith("y ...; where: /here; do: z")
+    short = SettingsError(wanted="x", got="y", do="z")
+    assert short.brief() == str(short)
+    for flag, lines in ((["-v"], 3), ([], 1)):
+        assert cli.main(["table", "--layout", "nope", *flag]) == 2
+        err = capsys.readouterr().err
+        assert ("paper/table9" in err) == bool(flag) and len(err.splitlines()) >= lines
+
+
+def test_names_that_look_alike() -> None:
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    assert (
+        lookalike([apart], [composed, "tea"])
+        == f"'{apart}' (NFD) differs from '{composed}' (NFC) in its Unicode form only"
+    )
+    assert lookalike(["milk", "Tea"], ["tea"]) == "'Tea' differs from 'tea' in case only"
+    assert lookalike(["milk"], ["tea"]) == "" and lookalike(["tea"], ["tea"]) == ""
