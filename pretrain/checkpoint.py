@@ -24,7 +24,7 @@ from pretrain import resuming
 from pretrain.data.sources import Source
 from pretrain.method import Method
 from pretrain.recipe import Recipe
-from pretrain.state import Position, State, diverged
+from pretrain.state import State, diverged
 
 FORMAT = 1
 LAST, BEFORE, DAMAGED = "checkpoint.pth", "checkpoint.before.pth", "checkpoint.damaged.pth"
