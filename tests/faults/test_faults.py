@@ -130,7 +130,7 @@ def test_a_damaged_file(
 
 @pytest.mark.parametrize("number", [2, pytest.param(4, marks=MANY)])
 @pytest.mark.parametrize("seed", moments(1, 4))
-@pytest.mark.parametrize("name", named("pretrain"))
+@pytest.mark.parametrize("name", named("run"))
 def test_several_at_once(
     name: str, seed: int, number: int, server: Server, whole: Whole, tried: Tried, tmp_path: Path
 ) -> None:
