@@ -47,10 +47,14 @@ class EvaltkError(Exception):
             kept = listed[: max(3, _fitting(listed, len(names) - excess - len(MORE) - len(" and 1,000 more")))]
             if len(kept) < len(listed):
                 do = f"{head}{there}{', '.join(kept)} and {len(listed) - len(kept):,} more{MORE}{semicolon}{after}"
-        excess = len(str(type(self)(wanted=self.wanted, got=got, where=self.where, do=do))) - limit
-        if excess > 0 and len(got) > SHORT:
-            got = f"{got[: max(SHORT, len(got) - excess - 4)]} ..."
-        return str(type(self)(wanted=self.wanted, got=got, where=self.where, do=do))
+        where = self.where
+        excess = len(str(type(self)(wanted=self.wanted, got=got, where=where, do=do))) - limit
+        if excess > 0 and len(where) > SHORT and "/" in where and " " not in where:
+            where = f"...{where[-max(SHORT, len(where) - excess - 3) :]}"
+        excess = len(str(type(self)(wanted=self.wanted, got=got, where=where, do=do))) - limit
+        if excess > 0 and len(got) > 2 * SHORT:
+            got = f"{got[: max(2 * SHORT, len(got) - excess - 4)]} ..."
+        return str(type(self)(wanted=self.wanted, got=got, where=where, do=do))
 
     def __reduce__(self) -> tuple[object, ...]:
         # Worker processes return errors by pickle, which does not support keyword-only arguments.

@@ -81,6 +81,9 @@ def check_images(tree: Mapping[str, Any], images: Mapping[str, Any], path: Path)
     then = json.loads(tree["config"]).get("images")
     if then is None:
         return
+    if not (isinstance(then, Mapping) and isinstance(then.get("count"), int) and isinstance(then.get("digests"), list)):
+        do = "resume from another checkpoint"
+        raise CheckpointError(wanted="the images that the run began with", got="no list", where=path, do=do)
     same = [a == b for a, b in zip(then["digests"], images["digests"], strict=False) if a and b]
     if then["count"] != images["count"] or not all(same):
         others = f"others ({same.count(False)} of {len(same)} looked at)"

@@ -228,7 +228,7 @@ def test_weights_that_are_no_layout(tmp_path: Path) -> None:
     line = refused(theirs | CLASS_HEAD, tmp_path, "30 tensors", "as a ViT lacking blocks.0.attn.qkv.weight")
     assert "nearest there: blocks.0.attn.out_proj.weight" in line
     refused({"model": vit(), "optimizer": {}}, tmp_path, "the number of attention heads", num_heads=None)
-    refused({"w": torch.ones(2)}, tmp_path, "nothing in it resembles")
+    refused({"w": torch.ones(2)}, tmp_path, "name a file with a net of a kind known here")
     linear = {"module.linear.weight": torch.ones(10, 24), "module.linear.bias": torch.ones(10)}
     refused({"state_dict": linear, "epoch": 1}, tmp_path, "a linear classifier")
 

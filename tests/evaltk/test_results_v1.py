@@ -210,18 +210,23 @@ def test_what_is_missing_is_named(tmp_path: Path, change: Callable[[dict], objec
     assert raised.value.do.startswith("install a newer evaltk") == (tree["format"] == 3)
 
 
-def test_a_damaged_or_newer_result_ends_a_run_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_result_is_made_anew_and_a_newer_one_ends_a_run_with_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     place = tmp_path / "runs" / "pixels-8" / DIGITS.name
     place.parent.mkdir(parents=True)
     command = ["run", "pixels:8", "--data", "digits", "--knn.k", "1", "5", "--knn.choose", "20"]
     command += ["--out", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]
-    for change, got in ((LACKING[0][0], "no made"), (lambda tree: tree.update(format=3), "format 3")):
-        tree = json.loads(DIGITS.read_text())
-        change(tree)
-        place.write_text(json.dumps(tree))
-        assert cli.main(command) == 2
-        out, err = capsys.readouterr()
-        assert not out and got in err and DIGITS.name in err and "do: " in err and err.count("\n") == 1
+    tree = json.loads(DIGITS.read_text())
+    place.write_text(json.dumps(tree | {"format": 3}))
+    assert cli.main(command) == 2
+    out, err = capsys.readouterr()
+    assert not out and "format 3" in err and DIGITS.name in err and "do: " in err and err.count("\n") == 1
+    LACKING[0][0](tree)
+    place.write_text(json.dumps(tree))
+    assert cli.main(command) == 0
+    assert "no made" in capsys.readouterr().err
+    assert results.read(place).scores and place.with_name(place.name + ".damaged").exists()
 
 
 def test_what_older_runs_did_not_say_is_not_recorded(tmp_path: Path) -> None:

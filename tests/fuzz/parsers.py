@@ -300,7 +300,7 @@ def resume(name: str, folder: Path) -> Parser:
 
     def read(path: Path) -> object:
         fresh = init_state(told, method, arch, cpu)
-        checkpoint.resume(fresh, told, method, folder=path.parent, source=str(path))
+        checkpoint.resume(fresh, told, method, folder=path.parent, source=str(path), images={})
         for parameter in fresh.network.parameters():
             parameter.grad = torch.ones_like(parameter)
         fresh.optimizer.param_groups[0]["lr"] = 0.0

@@ -55,6 +55,8 @@ class Watch:
     def _hook(self, event: str, args: tuple[object, ...]) -> None:
         if not self.on:
             return
+        if "torchinductor" in str(args[:1]):
+            return  # torch's own folder of compiled code, made when it is imported
         if event in ACTS and "/sbin/ldconfig" not in args:  # by which ctypes finds libraries at the first import
             self.seen.append(f"{event} {args!r}"[:120])
         writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)

@@ -417,7 +417,7 @@ def test_what_the_command_refuses(
     broken[7, 0] = np.inf
     for changes, words in (
         ({"train": broken}, "the first of them 7"), ({"labels": arrays["labels"][:5]}, "[5]"),
-        ({"labels": arrays["labels"] - 1}, "class ids from 0 on"), ({"queries": golden["test"][:, :5]}, "64 features"),
+        ({"labels": arrays["labels"] - 1}, "class ids from 0 to"), ({"queries": golden["test"][:, :5]}, "64 features"),
         ({"labels": arrays["labels"] * 0, "query-labels": golden["test_labels"] * 0}, "single class"),
         ({"rows": np.arange(61)}, "rows [n] from 0 to 59"), ({"rows": np.zeros(3, int)}, "each row once"),
         ({"rows": np.arange(3)}, "rows of all 10 classes"),
