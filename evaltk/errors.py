@@ -36,10 +36,10 @@ class EvaltkError(Exception):
 
     def brief(self, limit: int = 290) -> str:
         """The error in at most `limit` characters. What is missed least is cut first: names to choose from, the folders
-        of a path, what was got, further advice, and only then the rest.
+        of a path, further advice where that is enough, what was got, and only then the rest.
         """
         short = self
-        for cut in (_fewer_names, _shorter_path, _shorter_got, _first_advice, _shorter_everything):
+        for cut in (_fewer_names, _shorter_path, _enough_advice, _shorter_got, _first_advice, _shorter_everything):
             excess = len(str(short)) - limit
             if excess > 0:
                 short = cut(short, excess)
@@ -78,6 +78,12 @@ def _shorter_got(error: EvaltkError, excess: int) -> EvaltkError:
     if len(error.got) <= 2 * SHORT:
         return error
     return error._with(got=f"{error.got[: max(2 * SHORT, len(error.got) - excess - 4)]} ...")
+
+
+def _enough_advice(error: EvaltkError, excess: int) -> EvaltkError:
+    """`do` without its last clauses, where it fits then."""
+    shorter = _first_advice(error, excess)
+    return shorter if len(str(error)) - len(str(shorter)) >= excess else error
 
 
 def _first_advice(error: EvaltkError, excess: int) -> EvaltkError:

@@ -8,7 +8,7 @@ import select
 import sys
 from pathlib import Path
 
-from evaltk.errors import CheckpointError, EvaltkError, nearest
+from evaltk.errors import EvaltkError, nearest
 
 SYNOPSIS = "usage: evaltk COMMAND [options]      details: evaltk COMMAND --help"
 KEPT = "; finished shards and results are kept: run again to resume"
@@ -64,10 +64,7 @@ def main(argv: list[str] | None = None) -> int:
             sys.stdout.flush()  # here, where a reader that has gone is known for what it is
         return code
     except EvaltkError as error:
-        whole = progress.is_verbose() or isinstance(error, CheckpointError)  # which lists tensors
-        print(f"evaltk: {error if whole else error.brief()}", file=sys.stderr)
-        progress.log.debug("where it was raised:", exc_info=error)
-        return error.exit_code
+        return _told(error)
     except KeyboardInterrupt:
         print(f"evaltk: interrupted{KEPT}", file=sys.stderr)
         return 130
@@ -78,6 +75,21 @@ def main(argv: list[str] | None = None) -> int:
         if not _reader_gone():
             raise
         return 0
+    except OSError as error:  # a file that vanished, or a disk that failed, where nothing else looked for that
+        from evaltk import files
+
+        if (known := files.unforeseen(error)) is None:
+            raise
+        return _told(known.with_traceback(error.__traceback__))
+
+
+def _told(error: EvaltkError) -> int:
+    """Say what went wrong, whole with --verbose. Returns: the exit code."""
+    from evaltk import progress
+
+    print(f"evaltk: {error if progress.is_verbose() else error.brief()}", file=sys.stderr)
+    progress.log.debug("where it was raised:", exc_info=error)
+    return error.exit_code
 
 
 def _reader_gone() -> bool:
