@@ -59,6 +59,12 @@ def cache_key(net: Net, *, dataset: str, split: str, transform: str, recipe: str
     )
 
 
+def _brief(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.strerror}: {Path(error.filename).name}"
+    return str(error)[:120]
+
+
 def splits_key(*splits: Split) -> dict[str, str]:
     """The fields `dataset` and `split` of the key of what is made of these splits, in their order."""
     files_now = "".join(f"{split.fingerprint}{split.stamp}" for split in splits)
@@ -108,10 +114,17 @@ class CacheEntry:
         shutil.rmtree(self.partial, ignore_errors=True)
         return True
 
+    def contents(self) -> set[str]:
+        """Names of files that the finished entry has to have; here, at least one beside those about it."""
+        listed = {path.name for path in self.whole.iterdir()} if self.whole.exists() else set()
+        return listed - {"key.json", checksums.LISTED} or {"any file"}
+
     def check(self) -> None:
         """Compare the files of a finished entry with their checksums. Raises: StorageError: it is damaged."""
         try:
             checksums.check_folder(self.whole)
+            if gone := sorted(name for name in self.contents() if not (self.whole / name).exists()):
+                raise ValueError(f"{', '.join(gone)} missing")
         except (OSError, ValueError) as error:
             raise self._damaged(error) from error
 
@@ -171,7 +184,7 @@ class CacheEntry:
     def _damaged(self, error: Exception) -> StorageError:
         return StorageError(
             wanted="a whole cache entry",
-            got=str(error)[:120],
+            got=_brief(error),
             where=self.whole,
             do=f"remove it (evaltk cache prune {self.whole.name[:12]}) and run again",
         )
@@ -183,6 +196,10 @@ class CacheEntry:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry(CacheEntry):
     """The features of one split."""
+
+    def contents(self) -> set[str]:
+        """The features, their labels and the indices of their images."""
+        return {"x.npy", "y.npy", "kept.npy"}
 
     def plan(self, wanted: dict[str, int], *, fixed: bool) -> dict[str, int]:
         """The batch and shard size this entry was begun with, or `wanted`, which is then kept.

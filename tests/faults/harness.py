@@ -38,7 +38,7 @@ COMMANDS = {
     ],
     "pretrain": ["pretrain", "digits_dino_vmf", "--data", "digits", "--device", "cpu", "--out", "net", "--set", *SMALL],
     "convert": ["convert", NET, "net.safetensors", "--force"],
-    "extract": ["extract", NET, "--data", "digits", "--limit", "60", "--cache", "cache", "--out", "x.npz"],
+    "extract": ["extract", NET, "--data", "digits", "--limit", "60", "--cache", "cache", "--out", "x.npz", "--force"],
     "report": ["report", "--runs", "runs", "--out", "page.html"],
     "fetch": ["fetch", "net", "--catalog", "catalog.toml", "--home", "home"],
 }  # fmt: skip
@@ -64,7 +64,7 @@ class Server:
         command = [sys.executable, str(Path(__file__).with_name("server.py"))]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
         self.site = Site()
-        self.place = tempfile.TemporaryDirectory()  # of results that `report` reads
+        self.place = tempfile.TemporaryDirectory()  # of what commands say, and of results that `report` reads
 
     def _ask(self, **asked: Any) -> int:
         assert self.process.stdin is not None and self.process.stdout is not None
@@ -75,7 +75,7 @@ class Server:
     def start(self, name: str, folder: Path, *more: str, fault: str = "", at: int = 0) -> tuple[int, Path]:
         """Start a command in its folder. Returns: (process id, the file with what it says)."""
         self.prepare(name, folder)
-        said = folder.with_name(f"{folder.name}.{time.monotonic_ns()}.err")
+        said = Path(self.place.name) / f"{time.monotonic_ns()}.err"  # on another disk than one that is full
         argv = [*COMMANDS[name][:-1], COMMANDS[name][-1], *more]
         pid = self._ask(
             argv=argv, folder=str(folder), stderr=str(said), fault=fault, at=at, count=str(said.with_suffix(".count"))
