@@ -72,15 +72,9 @@ class Saver:
         path = self.newest()
         return "" if path is None else f"; the last good checkpoint is {path}"
 
-    def load_newest(self, state: State[Any]) -> bool:
-        """Put the state back to the newest checkpoint; whether there was one. All processes call it.
-
-        Raises: CheckpointError.
-        """
-        if self.newest() is None:
-            return False
+    def load_newest(self, state: State[Any]) -> None:
+        """Put the state back to the newest checkpoint. All processes call it. Raises: CheckpointError."""
         resume(state, self.recipe, self.method, folder=self.folder, source="auto", images=self.images or {})
-        return True
 
 
 def identity(source: Source) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -129,11 +129,15 @@ def diagnose(
 ) -> Finding:
     """What was first on the way from the weights to the gradients, on the first process where something was.
 
+    With the images of every such process.
+
     Args: ids: of this process's images, of which `output` holds the last micro-batch.
     """
     mine = _diagnose(state, parts, output, gradients, tuple(ids))
     found = [one for one in distributed.gather_objects(mine) if isinstance(one, Finding)]
-    return next(iter(found), Finding(what=f"{_number(loss)} in the loss", images=tuple(ids), spoiled=False))
+    if not found:
+        return Finding(what=f"{_number(loss)} in the loss", images=tuple(ids), spoiled=False)
+    return replace(found[0], images=tuple(name for one in found for name in one.images))
 
 
 def _diagnose(

@@ -13,12 +13,13 @@ from pretrain import checkpoint, finite, incidents
 from pretrain.data.loader import HostBatch
 from pretrain.data.sources import Source
 from pretrain.method import Method
-from pretrain.monitor import Monitor, Seen, StepRecord
+from pretrain.monitor import ROLLED_BACK, Monitor, Seen, StepRecord
 from pretrain.recipe import Recipe
 from pretrain.state import Collapsed, Diverged, State, diverged
 from pretrain.watching import Watching
 
 Outcome: TypeAlias = Literal["taken", "skipped", "rolled back"]
+ON_END = 5  # steps skipped in a row after which the nets themselves are past help
 OVERFLOWS = 40  # in a row, with losses scaled: from 2^16 down to 2^-24
 
 
@@ -46,7 +47,7 @@ class Guard:
         empty = [(name, f"{name}: an empty file") for name in self.source.empty]
         state.incidents = incidents.read_again(state.incidents, self.source).with_unreadable(empty)
         self._check_unreadable(state)
-        if self.watching.on_nan == "rollback" and self.saver.newest() is None:
+        if self.watching.on_nan == "rollback" and not self._has_checkpoint():
             self.saver.save(state)
 
     def settle(self, record: StepRecord, state: State[Any], batches: Sequence[HostBatch]) -> Outcome:
@@ -73,9 +74,9 @@ class Guard:
                 self.saver.save(state)
                 self._check_unreadable(state)
         if seen.collapse is not None and self.watching.stop_on_collapse:
-            sign = seen.collapse
-            self.monitor.incident(step, state.position.epoch, "collapsed", sign.text)
-            got, do = f"{sign.text}, in step {step}", f"{sign.do}{self.saver.kept()}"
+            sign, what = seen.collapse, seen.collapse.text.removeprefix("collapse: ")
+            self.monitor.incident(step, state.position.epoch, "collapsed", what)
+            got, do = f"step {step}: {what}", f"{sign.do}{self.saver.kept()}"
             raise Collapsed(wanted="a training that does not collapse", got=got, where=self.monitor.path, do=do)
         if not seen.unfinite:
             return "taken"
@@ -99,6 +100,8 @@ class Guard:
         w, done = self.watching, state.incidents
         self._tell(found, step, state)
         if w.on_nan == "skip" and not found.spoiled:
+            if done.skipped[-ON_END:] == tuple(range(step - ON_END, step)):
+                raise self._diverged(found, step, f"; {ON_END} steps on end were skipped, which does not help")
             if len(done.skipped) < w.limit:
                 state.incidents = replace(done, skipped=(*done.skipped, step))
                 self.monitor.incident(step, state.position.epoch, "skipped", found.what, found.images)
@@ -106,7 +109,7 @@ class Guard:
                     "step %d is skipped (%d of at most %d): %s", step, len(done.skipped) + 1, w.limit, found.what
                 )
                 return "skipped"
-            raise self._diverged(found, step, f"; {w.limit} steps were skipped before it")
+            raise self._diverged(found, step, f"; {w.limit} steps were skipped before")
         if w.on_nan == "rollback":
             if len(done.reorders) < w.limit:
                 return self._roll_back(found, step, state)
@@ -116,15 +119,16 @@ class Guard:
     def _roll_back(self, found: finite.Finding, step: int, state: State[Any]) -> Outcome:
         """Load the newest checkpoint; from there on the images come in another order."""
         reorders = state.incidents.reorders
-        if not self.saver.load_newest(state):
+        if not self._has_checkpoint():
             raise self._diverged(found, step, "; there is no checkpoint to go back to")
+        self.saver.load_newest(state)
         back = state.position.step
         state.incidents = replace(state.incidents, reorders=(*reorders, back))
         self.monitor.rewind(back)
         detail = {"diverged_at": step}
-        self.monitor.incident(back, state.position.epoch, "rolled back", found.what, found.images, **detail)
+        self.monitor.incident(back, state.position.epoch, ROLLED_BACK, found.what, found.images, **detail)
         count, limit = len(reorders) + 1, self.watching.limit
-        log.warning("step %d: %s; back to step %d (%d of at most %d times)", step, found.what, back, count, limit)
+        _warn("step %d: %s; back to step %d (%d of at most %d times)", step, found.what, back, count, limit)
         return "rolled back"
 
     def _diverged(self, found: finite.Finding, step: int, more: str = "") -> Diverged:
@@ -134,7 +138,7 @@ class Guard:
 
     def _tell(self, found: finite.Finding, step: int, state: State[Any]) -> None:
         """Name the images of the step in the log, all of them, before the run ends."""
-        if self.watching.on_nan == "stop":
+        if self.watching.on_nan == "stop":  # else what is done about it is told
             self.monitor.incident(step, state.position.epoch, "diverged", found.what, found.images)
 
     def _count_overflows(self, record: StepRecord) -> None:
@@ -143,6 +147,10 @@ class Guard:
         if self.overflows >= OVERFLOWS:
             what = f"infinite gradients in {self.overflows} steps on end, however small the loss scale"
             raise self._diverged(finite.Finding(what=what, images=(), spoiled=True), record.step)
+
+    def _has_checkpoint(self) -> bool:
+        """The main process looks: by the time another does, there may be one."""
+        return bool(distributed.broadcast_object(self.saver.newest() is not None))
 
     def _too_many(self, state: State[Any]) -> bool:
         return len(state.incidents.unreadable) > self.recipe.data.skip_bad_images
@@ -157,3 +165,8 @@ def gathered(state: State[Any], batches: Sequence[HostBatch]) -> incidents.Incid
     mine = tuple(one for batch in batches for one in batch.bad)
     everyone = distributed.gather_objects(mine)
     return state.incidents.with_unreadable([one for rank in everyone if isinstance(rank, tuple) for one in rank])
+
+
+def _warn(text: str, *values: object) -> None:
+    if distributed.is_main():
+        log.warning(text, *values)

@@ -28,7 +28,7 @@ class Incidents:
     def with_unreadable(self, found: Sequence[Bad]) -> Incidents:
         """With more unreadable images, of which those that are new are named in the log."""
         new = {name: told for name, told in found if name not in self.unreadable}
-        for told in new.values():
+        for told in new.values() if distributed.is_main() else ():
             log.warning("unreadable image replaced by the next: %s", told)
         return replace(self, unreadable=tuple(sorted({*self.unreadable, *new}))) if new else self
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from evaltk import distributed
+from evaltk import distributed, durations
 from evaltk.progress import log
 
 EVERY = 0.2  # seconds between two pictures
@@ -37,7 +37,20 @@ class Line:
     def _picture(self) -> Any:
         from rich.text import Text
 
-        return Text("   ".join(items(self.values, steps=self.steps, epochs=self.epochs)))
+        parts = items(self.values, steps=self.steps, epochs=self.epochs)
+        return Text("\n".join(folded(parts, self._live.console.width)))
+
+
+def folded(parts: list[str], width: int) -> list[str]:
+    """The parts in rows of at most `width` characters."""
+    rows: list[str] = []
+    for part in parts:
+        longer = f"{rows[-1]}   {part}" if rows else part
+        if rows and len(longer) < width:
+            rows[-1] = longer
+        else:
+            rows.append(part)
+    return rows
 
 
 def items(values: Mapping[str, Any], *, steps: int, epochs: int) -> list[str]:
@@ -59,19 +72,8 @@ def items(values: Mapping[str, Any], *, steps: int, epochs: int) -> list[str]:
         known["used"] = round(values["won_share"] * values["num_prototypes"])
     parts += [form.format(known[name]).replace("%", " %") for name, form in shown if known.get(name) is not None]
     if values.get("images_per_second") and values.get("seconds_left") is not None:
-        parts.append(f"{duration(float(values['seconds_left']))} left")
+        parts.append(f"{durations.in_words(float(values['seconds_left']))} left")
     return parts
-
-
-def duration(seconds: float) -> str:
-    """``3 h 12 min``, ``45 s``."""
-    whole = max(0, round(seconds))
-    days, hours, minutes = whole // 86_400, whole % 86_400 // 3600, whole % 3600 // 60
-    if days:
-        return f"{days} d {hours} h"
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min" if minutes >= 2 else f"{whole} s"
 
 
 @contextmanager

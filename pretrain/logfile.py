@@ -15,8 +15,11 @@ from evaltk.progress import log
 LOG = "log.jsonl"
 
 
-def cut(path: Path, step: int) -> list[Mapping[str, Any]]:
+def cut(path: Path, step: int, *, keep: str = "") -> list[Mapping[str, Any]]:
     """Take out the lines of steps from `step` on, which will be repeated, and damaged ones. Returns: those kept.
+
+    Args:
+        keep: an event whose lines stay.
 
     Raises: StorageError.
     """
@@ -25,7 +28,11 @@ def cut(path: Path, step: int) -> list[Mapping[str, Any]]:
     read = [(line, _object(line)) for line in lines]
     if torn := sum(found is None for _, found in read):
         log.warning("%d damaged lines are taken out of %s", torn, path)
-    kept = [(line, found) for line, found in read if found is not None and found["step"] < step]
+    kept = [
+        (line, found)
+        for line, found in read
+        if found and (found["step"] < step or (keep and found.get("event") == keep))
+    ]
     files.write_text(path, "".join(f"{line}\n" for line, _ in kept))
     return [found for _, found in kept]
 

@@ -59,8 +59,8 @@ def run(recipe: Recipe, *, out: Path, device: str, resume: str = "auto", watchin
         monitor = Monitor(recipe, method, arch, source, out=out, device=torch.device(device), watching=watching)
         if distributed.is_main():
             files.write_text(out / "recipe.json", json.dumps(dataclasses.asdict(recipe), indent=1) + "\n")
-            monitor.start(state.position.step)
-            stack.callback(monitor.close)
+        monitor.start(state.position.step)
+        stack.callback(monitor.close)
         saver = checkpoint.Saver(out, recipe, method, arch, images)
         dataset = loader.ViewDataset(
             source,

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from evaltk import distributed
 from evaltk.data import transforms
-from evaltk.errors import DataError
+from evaltk.errors import DataError, EvaltkError
 from evaltk.progress import log
 from evaltk.prototypes import duplicates
 from evaltk.seeding import generator
@@ -36,6 +36,7 @@ from pretrain.watching import Watching
 
 DUPLICATE = 0.9  # cosine above which prototypes are duplicates (paper, Table 4)
 NEIGHBOURS = 20
+ROLLED_BACK = "rolled back"
 SHOWN = (
     "loss", "teacher_entropy", "prototypes_used", "unique_prototypes", "largest_duplicate_set", "kappa_median", "knn",
     "images_per_second",
@@ -121,20 +122,31 @@ class Monitor:
         return self.recipe.optim.epochs * (len(self.source) // self.recipe.optim.batch)
 
     def start(self, step: int) -> None:
-        """Open the log, without the lines of steps that will be repeated. The main process calls it, once."""
-        self.tracker = trackers.begin(self.watching.log, self.out, self.recipe, step)
-        self._cut(step)
+        """Open the log, without the lines of steps that will be repeated. All processes call it, once.
+
+        Raises: SettingsError: what is logged to besides does not start. StorageError. On every process.
+        """
+        problem: object = None
+        if distributed.is_main():
+            try:
+                self.tracker = trackers.begin(self.watching.log, self.out, self.recipe, step)
+                self._cut(step)
+            except EvaltkError as error:
+                problem = error
+        problem = distributed.broadcast_object(problem)
+        if isinstance(problem, EvaltkError):
+            raise problem
 
     def rewind(self, step: int) -> None:
-        """Take the lines of steps from `step` on out of the log, since they will be repeated."""
+        """Take the lines of steps from `step` on out of the log, but for rollbacks, since they will be repeated."""
         self.images, self.since = 0, time.perf_counter()
         self.won.zero_()
         if distributed.is_main():
-            self._cut(step)
+            self._cut(step, keep=ROLLED_BACK)
 
-    def _cut(self, step: int) -> None:
+    def _cut(self, step: int, *, keep: str = "") -> None:
         self.history = collapse.History()
-        for line in logfile.cut(self.path, step):
+        for line in logfile.cut(self.path, step, keep=keep):
             numbers = collapse.numbers(line)
             self.history.add(numbers, collapse.signs(numbers, self.history))
 
@@ -170,7 +182,7 @@ class Monitor:
 
     def _run_so_far(self, state: State[Any]) -> dict[str, int]:
         """Fields of a line that are about the run rather than the step."""
-        so_far = {"steps": self.steps, "time": round(time.time())}
+        so_far = {"steps": self.steps, "epochs": self.recipe.optim.epochs, "time": round(time.time())}
         counts = {"unreadable": state.incidents.unreadable, "skipped": state.incidents.skipped}
         return so_far | {name: len(found) for name, found in counts.items() if found}
 

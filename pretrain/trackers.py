@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -91,7 +92,7 @@ class _Wandb:
         if step and place.exists():
             name = place.read_text(encoding="utf-8").strip()
         else:
-            name = wandb.util.generate_id()
+            name = secrets.token_hex(4)
             files.write_text(place, f"{name}\n")
         self.run = wandb.init(
             project="evaltk",
