@@ -187,7 +187,7 @@ def advice(recipe: Recipe) -> str:
     exact = [] if recipe.run.precision == "fp32" else [f"run.precision=fp32 ({recipe.run.precision})"]
     clip = f"lower optim.clip ({o.clip:g})" if o.clip else "optim.clip=3 (off)"
     rate = [f"lower optim.lr ({o.lr:g})", f"lengthen optim.warmup_epochs ({o.warmup_epochs:g})"]
-    return ", ".join([*low, *rate, *exact, clip][:4])
+    return ", ".join([*low, rate[0], *exact, rate[1], clip][:4])
 
 
 def buffers(*nets: nn.Module) -> list[tuple[Tensor, Tensor]]:

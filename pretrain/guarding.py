@@ -132,7 +132,7 @@ class Guard:
         return "rolled back"
 
     def _diverged(self, found: finite.Finding, step: int, more: str = "") -> Diverged:
-        images = f"images {some(list(found.images), 3)}" if found.images else self.saver.folder
+        images = f"images {some(list(found.images), 2)}" if found.images else self.saver.folder
         got = f"step {step}: {found.what}{more}"
         return diverged(got, images, finite.advice(self.recipe), self.saver.kept())
 

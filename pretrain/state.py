@@ -26,7 +26,7 @@ class Collapsed(EvaltkError):
 
 def diverged(got: str, where: object, do: str, kept: str) -> Diverged:
     """The error. Args: do: what helps. kept: the newest checkpoint in words, empty where there is none."""
-    return Diverged(wanted="a training that stays finite", got=got, where=where, do=f"{do}{kept}")
+    return Diverged(wanted="finite numbers", got=got, where=where, do=f"{do}{kept}")
 
 
 S = TypeVar("S", bound=Any)  # a method's Settings
