@@ -29,10 +29,10 @@ from pretrain.monitor import Monitor, StepRecord
 from pretrain.recipe import Recipe, Run
 from pretrain.schedules import Rates
 from pretrain.signals import REQUEUE
-from pretrain.state import Diverged, Position, State, distribute
+from pretrain.state import Collapsed, Diverged, Position, State, distribute
 from pretrain.watching import Watching
 
-__all__ = ["REQUEUE", "Diverged", "alone_in", "run", "train", "train_step"]
+__all__ = ["REQUEUE", "Collapsed", "Diverged", "alone_in", "run", "train", "train_step"]
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -1,4 +1,4 @@
-"""Watch training runs: their latest numbers, curves and alarms, from their logs.
+"""Watch training runs: latest numbers, curves and alarms.
 
 Examples:
     evaltk watch runs/vmf_s16
@@ -35,9 +35,9 @@ class Options:
 
     Attributes:
         runs: folders that evaltk pretrain --out wrote, or folders of such.
-        every: seconds between two looks.
-        once: look once; so it does where stdout is no terminal, or where no run is under way.
-        html: also write a page with the curves to this file, anew with every look.
+        every: seconds between updates.
+        once: print once and exit, as it also does if stdout is not a terminal or no run is under way.
+        html: also write a page with the curves to this file, at every update.
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = field(metadata={"metavar": "RUN ..."})

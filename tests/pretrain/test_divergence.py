@@ -1,4 +1,4 @@
-"""A step that is not finite: named, skipped or rolled back, and the run goes on the same to the bit wherever it stops."""
+"""A step that is not finite is named, skipped or rolled back; the run resumes to the same bits all the same."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_a_reordered_run_visits_every_image_once() -> None:
     for epoch in range(4):
         one, other = list(plain.epoch(epoch)), list(again.epoch(epoch))
         begun = {0: 5, 1: 2}.get(epoch, 0)
-        assert one[:begun] == other[:begun] and one[begun:] != other[begun:] or begun == 5
+        assert one[:begun] == other[:begun] and (one[begun:] != other[begun:] or begun == 5)
         images = [image for step in other for _, image in step]
         assert len(set(images)) == len(images) == 20
         assert list(again.epoch(epoch, start=3)) == other[3:]

@@ -73,7 +73,17 @@ def test_a_run_says_what_it_found_and_what_it_left_out(
     mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     word = f"folder={mixed}"
-    argv = ["pretrain", "cifar10_dino", "--device", "cpu", "--out", str(tmp_path / "o"), "--set", *SETS, "optim.epochs=1"]
+    argv = [
+        "pretrain",
+        "cifar10_dino",
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path / "o"),
+        "--set",
+        *SETS,
+        "optim.epochs=1",
+    ]
     assert main([*argv, "--data", word]) == 0
     said = capsys.readouterr().err
     assert f"training on 19 images in {word}, 6 classes; left out: 1 .heic, 1 .txt, 5 hidden" in said
@@ -85,17 +95,27 @@ def test_a_run_says_what_it_found_and_what_it_left_out(
     assert "trained on, too" not in said
 
 
-def test_images_of_ones_own_are_named_as_for_evaluation(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_images_of_ones_own_are_named_as_for_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = photos(tmp_path / "d")
-    argv = ["pretrain", "cifar10_dino", "--device", "cpu", "--out", str(tmp_path / "o"), "--set", *SETS, "optim.epochs=1"]
+    argv = [
+        "pretrain",
+        "cifar10_dino",
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path / "o"),
+        "--set",
+        *SETS,
+        "optim.epochs=1",
+    ]
     word = f"mine:imagefolder={root}"
     assert main([*argv, "--data", word, "--split", "0.34", "--show", "as-reference"]) == 0
     assert "training on 8 images" in capsys.readouterr().err
     stored = json.loads((tmp_path / "o" / "recipe.json").read_text())["data"]
     assert (stored["split"], stored["show"], stored["max_pixels"]) == (0.34, "as-reference", None)
-    test = datasets.load(word, DataOptions(split=0.34)).test  # evaluated later, with the same flags: nothing seen before
+    test = datasets.load(
+        word, DataOptions(split=0.34)
+    ).test  # evaluated later, with the same flags: nothing seen before
     trained = sources.open_source(word, DataOptions(split=0.34))
     assert not {test.image_id(i) for i in range(len(test))} & {trained.image_id(i) for i in range(len(trained))}
     assert main([*argv, "--data", word]) == 2  # it cannot be evaluated without a split either
