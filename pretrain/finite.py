@@ -17,6 +17,7 @@ from pretrain.recipe import Recipe
 from pretrain.state import State
 
 LOW_TEMPERATURE = 0.02  # half the lowest that papers use
+LOW_SPREAD = 1e-3  # of pixels in [0, 1]; a gray level is 4e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -179,14 +180,18 @@ def _number(value: float) -> str:
     return "NaN" if math.isnan(value) else "infinity" if math.isinf(value) else f"{value:g}"
 
 
-def advice(recipe: Recipe) -> str:
-    """What helps, with what it is now, the likeliest first."""
+def advice(recipe: Recipe, step: int = 1) -> str:
+    """What helps, with what it is now, the likeliest first. Before the first update no rate can be to blame."""
     m, o = recipe.method, recipe.optim
     temperatures = {"student_temp": m.student_temp, "teacher_temp": m.teacher_temp}
     low = [f"raise method.{key} ({value:g})" for key, value in temperatures.items() if value < LOW_TEMPERATURE]
     exact = [] if recipe.run.precision == "fp32" else [f"run.precision=fp32 ({recipe.run.precision})"]
     clip = f"lower optim.clip ({o.clip:g})" if o.clip else "optim.clip=3 (off)"
     rate = [f"lower optim.lr ({o.lr:g})", f"lengthen optim.warmup_epochs ({o.warmup_epochs:g})"]
+    spread = min(recipe.data.std)
+    low += [f"check data.std ({spread:g})"] if spread < LOW_SPREAD else []
+    if step == 0 and (low or exact):
+        return ", ".join([*low, *exact])
     return ", ".join([*low, rate[0], *exact, rate[1], clip][:4])
 
 

@@ -134,7 +134,7 @@ class Guard:
     def _diverged(self, found: finite.Finding, step: int, more: str = "") -> Diverged:
         images = f"images {some(list(found.images), 2)}" if found.images else self.saver.folder
         got = f"step {step}: {found.what}{more}"
-        return diverged(got, images, finite.advice(self.recipe), self.saver.kept())
+        return diverged(got, images, finite.advice(self.recipe, step), self.saver.kept())
 
     def _tell(self, found: finite.Finding, step: int, state: State[Any]) -> None:
         """Name the images of the step in the log, all of them, before the run ends."""

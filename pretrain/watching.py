@@ -15,9 +15,9 @@ class Watching:
     """Watching a run. None of it is part of the recipe; a run may resume with other values.
 
     Attributes:
-        on_nan: at NaN or infinity: stop; skip the step; or go back to the last checkpoint and take the images in another
-            order.
-        nan_limit: skipped steps (default: 20) or rollbacks (default: 3) in the whole run before it stops.
+        on_nan: at NaN or infinity: stop; skip the step; or go back to the last checkpoint and take the images in
+            another order.
+        nan_limit: skipped steps, or rollbacks, in the whole run before it stops (default: 20, or 3).
         stop_on_collapse: stop once the run has collapsed, instead of only warning.
         log: also log to tensorboard or wandb, which are installed separately.
 

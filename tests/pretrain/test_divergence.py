@@ -86,6 +86,8 @@ def test_advice_is_about_what_is_set() -> None:
     assert "run.precision=fp32 (bf16)" in finite.advice(hot)
     plain = recipe.load("cifar10_dino", ["run.precision=fp32", "optim.clip=0.0"])
     assert finite.advice(plain).endswith("optim.clip=3 (off)")
+    thin = recipe.load("cifar10_dino", ["run.precision=fp32", "data.std=[1e-9, 0.2, 0.2]"])
+    assert finite.advice(thin, step=0) == "check data.std (1e-09)"  # nothing has been trained yet
 
 
 @pytest.mark.parametrize("method", ["dino", "msn"])
@@ -141,7 +143,7 @@ def test_past_nan_a_run_is_the_same_to_the_bit_wherever_it_is_stopped(
     steps = [line["step"] for line in lines(tmp_path / "whole") if "loss" in line]
     assert steps == [step for step in range(9) if step != 4 or mode == "rollback"]
     real = loop.train_step
-    for stop in (4, 5, 7):
+    for stop in (5, 7) if mode == "skip" else (5,):  # after it, and an epoch later
 
         def stopping(*args: Any, at: int = stop, **kw: Any) -> Any:
             record = real(*args, **kw)
@@ -153,8 +155,7 @@ def test_past_nan_a_run_is_the_same_to_the_bit_wherever_it_is_stopped(
         monkeypatch.setattr(loop, "train_step", real)
         codes.append(train(data, out, *sets, on_nan=mode))
         assert codes == [loop.REQUEUE, 0]
-        if mode == "skip" or stop != 4:  # stopped before it, the newest checkpoint is another to go back to
-            assert same(tmp_path / "whole", out)
+        assert same(tmp_path / "whole", out)
     skipped = [line.get("skipped") for line in lines(tmp_path / "whole")]
     assert skipped[-1] == (1 if mode == "skip" else None)
 
