@@ -73,6 +73,15 @@ def broadcast_object(value: object) -> object:
     return box[0]
 
 
+def gather_objects(value: object) -> list[object]:
+    """Every process's `value` by rank, on every process (plain values: numbers, strings, tuples of them)."""
+    if not active():
+        return [value]
+    values: list[object] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 @contextmanager
 def process_group(device: str = "cpu") -> Iterator[None]:
     """Join the process group that torchrun started (a no-op without torchrun); NCCL on GPUs, gloo on CPUs.

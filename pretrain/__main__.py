@@ -18,10 +18,12 @@ from typing import Annotated
 import tyro
 
 from evaltk import arguments, plugins
+from evaltk.data.options import DataFlags
+from pretrain.watching import Watching
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Watching, DataFlags):
     """Pretrain from a recipe.
 
     Attributes:
@@ -52,12 +54,17 @@ def main(argv: list[str]) -> int:
     plugins.use(plugins.named_in(argv))
     options = arguments.parse(Options, argv, "evaltk pretrain", __doc__)
     recipe = recipes.load(options.recipe, options.set)
-    if options.data is not None:
-        recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, source=options.data))
+    said = {field.name: getattr(options, field.name) for field in dataclasses.fields(DataFlags)} | {
+        "source": options.data
+    }
+    given = {name: value for name, value in said.items() if value is not None}
+    recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, **given))
     device = resolve_device(options.device, mps=False)  # sums are float64, which mps does not have
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
-    return loop.run(recipe, out=options.out or Path("runs") / recipe.name, device=device, resume=options.resume)
+    watching = Watching(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Watching)})
+    out = options.out or Path("runs") / recipe.name
+    return loop.run(recipe, out=out, device=device, resume=options.resume, watching=watching)
 
 
 if __name__ == "__main__":

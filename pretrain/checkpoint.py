@@ -20,8 +20,9 @@ from evaltk.checkpoints import rawfile
 from evaltk.errors import CheckpointError, DataError
 from evaltk.progress import log
 from evaltk.types import Arch
-from pretrain import resuming
+from pretrain import finite, resuming
 from pretrain.data.sources import Source
+from pretrain.incidents import of_config
 from pretrain.method import Method
 from pretrain.recipe import Recipe
 from pretrain.state import State, diverged
@@ -52,17 +53,28 @@ class Saver:
     def save(self, state: State[Any], *, keep: str | None = None) -> None:
         """Write a checkpoint; `keep`: also under this name.
 
-        Raises: StorageError: disk full, or folder not writable. Diverged: a weight is not finite.
+        Raises: StorageError: disk full, or folder not writable. Diverged: a value in it is not finite.
         """
-        for net, called in ((state.network, "student"), (state.teacher, "teacher")):  # the same in all processes
-            for name, tensor in net.state_dict().items():
-                if not bool(torch.isfinite(tensor).all()):
-                    got = f"NaN or infinity in the {called}'s {name} after step {state.position.step}"
-                    raise diverged(got, self.folder, self.folder / LAST)
+        if (found := finite.in_state(state)) is not None:  # the same in all processes
+            got = f"{found[1]} in {found[0]} after {state.position.step} steps"
+            raise diverged(got, self.folder, finite.advice(self.recipe), self.kept())
         if distributed.is_main():
             write(self.folder, pack(self.recipe, self.method, self.arch, state, self.images), keep=keep)
         self.last_saved = time.monotonic()
         distributed.barrier()
+
+    def newest(self) -> Path | None:
+        """The newest checkpoint that there is."""
+        return next((self.folder / name for name in (LAST, BEFORE) if (self.folder / name).exists()), None)
+
+    def kept(self) -> str:
+        """The newest checkpoint in words, to follow others; empty where there is none."""
+        path = self.newest()
+        return "" if path is None else f"; the last good checkpoint is {path}"
+
+    def load_newest(self, state: State[Any]) -> None:
+        """Put the state back to the newest checkpoint. All processes call it. Raises: CheckpointError."""
+        resume(state, self.recipe, self.method, folder=self.folder, source="auto", images=self.images or {})
 
 
 def identity(source: Source) -> dict[str, Any]:
@@ -104,6 +116,7 @@ def pack(
         "std": recipe.data.std,
         "recipe": dataclasses.asdict(recipe),
         "images": images,
+        "incidents": dataclasses.asdict(state.incidents),
     }
     tree: dict[str, Any] = {
         "evaltk_format": FORMAT,
@@ -137,6 +150,7 @@ def resume(
         if "fp16_scaler" in tree:
             state.scaler.load_state_dict(tree["fp16_scaler"])
         state.position = resuming.position_in(tree)
+        state.incidents = of_config(json.loads(tree["config"]).get("incidents"))
         resuming.check(state, method.centers(recipe.method, torch.device("cpu")), settings)
     except Exception as error:  # torch's loading raises nearly anything for a tree of another form
         raise CheckpointError(

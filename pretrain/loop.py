@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evaltk import distributed, files, owned, progress
-from evaltk.errors import DataError, EvaltkError, SettingsError
+from evaltk import distributed, files, owned
+from evaltk.errors import EvaltkError, SettingsError
 from evaltk.progress import log
 from evaltk.seeding import derive
 from evaltk.types import Arch
-from pretrain import checkpoint, methods, nets, optim, signals
+from pretrain import checkpoint, finite, guarding, live, methods, nets, optim, signals
 from pretrain.data import loader, sources
 from pretrain.data.views import Views
 from pretrain.method import Method
@@ -30,25 +29,26 @@ from pretrain.monitor import Monitor, StepRecord
 from pretrain.recipe import Recipe, Run
 from pretrain.schedules import Rates
 from pretrain.signals import REQUEUE
-from pretrain.state import Diverged, Position, State, distribute, diverged
+from pretrain.state import Collapsed, Diverged, Position, State, distribute
+from pretrain.watching import Watching
 
-__all__ = ["REQUEUE", "Diverged", "alone_in", "run", "train", "train_step"]
+__all__ = ["REQUEUE", "Collapsed", "Diverged", "alone_in", "run", "train", "train_step"]
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def run(recipe: Recipe, *, out: Path, device: str, resume: str = "auto") -> int:
+def run(recipe: Recipe, *, out: Path, device: str, resume: str = "auto", watching: Watching | None = None) -> int:
     """Train to the end of the recipe. Returns: 0, or if stopped by a signal REQUEUE, or 130 after Ctrl-C.
 
     Args:
         out: folder of checkpoints, log and merged settings, in which no other run is under way.
-        resume: ``auto``, ``never`` or a checkpoint's path.
+        resume: ``auto``, ``never`` or a checkpoint's path. watching: what is done about divergence and collapse.
 
-    Raises: EvaltkError: unusable settings, data or checkpoint. Diverged: a loss or gradient is not finite.
+    Raises: EvaltkError: unusable settings, data or checkpoint. Diverged: something is not finite. Collapsed.
     """
     method = methods.get(recipe.method.name)
     with distributed.process_group(device), contextlib.ExitStack() as stack:
-        source = sources.open_source(recipe.data.source)
+        source = open_images(recipe)
         loader.check_order(len(source), recipe.optim.batch, distributed.world_size(), recipe.run.accumulate)
         arch = nets.parse(recipe.net.arch)
         check_view_sizes(recipe.views, arch.patch_size)
@@ -56,10 +56,11 @@ def run(recipe: Recipe, *, out: Path, device: str, resume: str = "auto") -> int:
         state = init_state(recipe, method, arch, torch.device(device))
         images = checkpoint.identity(source)
         checkpoint.resume(state, recipe, method, folder=out, source=resume, images=images)
-        monitor = Monitor(recipe, method, arch, source, out=out, device=torch.device(device))
+        monitor = Monitor(recipe, method, arch, source, out=out, device=torch.device(device), watching=watching)
         if distributed.is_main():
             files.write_text(out / "recipe.json", json.dumps(dataclasses.asdict(recipe), indent=1) + "\n")
-            monitor.start(state.position.step)
+        monitor.start(state.position.step)
+        stack.callback(monitor.close)
         saver = checkpoint.Saver(out, recipe, method, arch, images)
         dataset = loader.ViewDataset(
             source,
@@ -68,7 +69,19 @@ def run(recipe: Recipe, *, out: Path, device: str, resume: str = "auto") -> int:
             masking=method.masks(recipe.method),
             patch_size=arch.patch_size,
         )
-        return train(recipe, method, dataset, state, monitor, saver)
+        guard = guarding.Guard(recipe, method, monitor.watching, saver, monitor, source)
+        return train(recipe, method, dataset, state, monitor, guard)
+
+
+def open_images(recipe: Recipe) -> sources.Source:
+    """The training images, with a line about how many there are and what was left out. Raises: as `open_source`."""
+    source = sources.open_source(recipe.data.source, recipe.data.options)
+    if distributed.is_main():
+        log.info("training on %s", sources.told(source, recipe.data.source))
+        if tested := sources.held_out(source):
+            folders = " and ".join(f"{name}/" for name in tested)
+            log.warning("images in %s are trained on, too; --data imagefolder=DIR takes those of train/ alone", folders)
+    return source
 
 
 @contextlib.contextmanager
@@ -137,10 +150,10 @@ def train(
     dataset: loader.ViewDataset,
     state: State[Any],
     monitor: Monitor,
-    saver: checkpoint.Saver,
+    guard: guarding.Guard,
 ) -> int:
     """Train the remaining epochs. Returns, raises: as `run`."""
-    o, r = recipe.optim, recipe.run
+    o, r, saver = recipe.optim, recipe.run, guard.saver
     order = loader.Order(
         count=len(dataset.source),
         batch=o.batch,
@@ -148,30 +161,36 @@ def train(
         rank=distributed.rank(),
         world=distributed.world_size(),
     )
-    unreadable: set[str] = set()
-    with signals.handle_signals() as stop:
-        for epoch in range(state.position.epoch, o.epochs):
+    total = order.steps * o.epochs
+    with signals.handle_signals() as stop, live.shown(steps=total, epochs=o.epochs) as monitor.line:
+        guard.begin(state)
+        while state.position.epoch < o.epochs:
+            epoch = state.position.epoch
+            order = dataclasses.replace(order, reorders=state.incidents.reorders)
             for batches in _rest_of_epoch(epoch, dataset, order, state.position.step_in_epoch, r):
                 at = state.position
-                if _too_many(batches, unreadable, recipe.data.skip_bad_images, state.device):
-                    saver.save(state)
-                    raise _unreadable(unreadable, recipe.data.skip_bad_images)
-                rates = method.rates(o, at.step, total_steps=order.steps * o.epochs, epoch_steps=order.steps)
+                rates = method.rates(o, at.step, total_steps=total, epoch_steps=order.steps)
                 record = train_step(batches, state, method, recipe, rates, stop=stop.requested)
-                check_finite(record, state, batches, saver.folder / checkpoint.LAST)
-                monitor.step(record, state)
+                outcome = guard.settle(record, state, batches)
+                if outcome == "taken":
+                    outcome = guard.settle_seen(monitor.step(record, state), at.step, state)
+                if outcome == "rolled back":
+                    break
                 state.position = Position(epoch=epoch, step_in_epoch=at.step_in_epoch + 1, step=at.step + 1)
+                if monitor.line is not None:
+                    monitor.line.at(at.step + 1, epoch)
                 if record.stop:
                     saver.save(state)
                     log.info("checkpoint saved after signal; rerun to resume")
                     return stop.code
-                if saver.due():
-                    saver.save(state)
-            state.position = Position(epoch=epoch + 1, step=state.position.step)
-            keep = f"checkpoint-epoch{epoch + 1:04d}.pth" if (epoch + 1) % r.keep_every == 0 else None
-            if epoch + 1 == o.epochs or keep or saver.due():
-                saver.save(state, keep=keep)
-    monitor.end(state)
+                if saver.due() and guard.save(state) == "rolled back":
+                    break
+            else:
+                state.position = Position(epoch=epoch + 1, step=state.position.step)
+                keep = f"checkpoint-epoch{epoch + 1:04d}.pth" if (epoch + 1) % r.keep_every == 0 else None
+                if epoch + 1 == o.epochs or keep or saver.due():
+                    guard.save(state, keep=keep)
+    guard.settle_seen(monitor.end(state), state.position.step, state)
     return 0
 
 
@@ -182,10 +201,8 @@ def _rest_of_epoch(
     steps = list(order.epoch(epoch, start))
     micro_batches = [part for step in steps for part in _split(step, settings.accumulate)]
     batches = iter(loader.loader(dataset, micro_batches, workers=settings.workers, world=order.world))
-    with progress.bar(f"epoch {epoch}", order.steps, done=order.steps - len(steps), unit="steps") as advance:
-        for _ in steps:
-            yield [next(batches) for _ in range(settings.accumulate)]
-            advance(1)
+    for _ in steps:
+        yield [next(batches) for _ in range(settings.accumulate)]
 
 
 def _split(step: list[tuple[int, int]], parts: int) -> list[list[tuple[int, int]]]:
@@ -211,6 +228,7 @@ def train_step(
     optim.set_rates(state.optimizer, lr=rates.lr, weight_decay=rates.weight_decay)
     torch.manual_seed(derive(recipe.run.seed, "step", step, distributed.rank()))  # drop path draws from it
     loss, parts, state.sums = torch.zeros((), device=device), dict[str, Tensor](), {}
+    before = finite.buffers(state.network, state.teacher)
     for i, host_batch in enumerate(batches):
         batch = loader.to_device(host_batch, recipe.views, device, mean=d.mean, std=d.std)
         with _gradient_exchange(state, last=i == len(batches) - 1):
@@ -221,21 +239,36 @@ def train_step(
         state.sums = dict(output.sums)
         loss = loss + output.loss.detach() / len(batches)
         parts = {name: parts.get(name, 0.0) + value / len(batches) for name, value in output.parts.items()}
-    norms = _update(state, method, recipe.optim, rates.momentum)
     centers = state.centers  # as the loss used them
-    state.centers = method.update_centers(state)
-    # All processes stop at the same step.
-    mean_loss, mean_stop = distributed.all_reduce(torch.stack([loss, loss.new_tensor(float(stop))]), op="mean")
+    gradients = _clip(state, method, recipe.optim)
+    values = [*parts.values(), *centers.values(), *([] if output.teacher is None else [output.teacher])]
+    bad = any(batch.bad for batch in batches)
+    found = finite.verdict(loss, values, gradients.flags(recipe.optim), stop=stop, unreadable=bad)
+    if found.unreadable:
+        state.incidents = guarding.gathered(state, batches)
+    # Losses are scaled so that gradients may overflow now and then; the scaler leaves such steps out by itself.
+    overflowed = state.scaler.is_enabled() and not found.gradients
+    readable = not found.unreadable or len(state.incidents.unreadable) <= d.skip_bad_images
+    taken = found.values and (found.gradients or overflowed) and readable
+    if taken:
+        _update(state, method, recipe.optim, rates.momentum)
+        state.centers = method.update_centers(state)
+    else:
+        finite.restore(before)
+    state.optimizer.zero_grad(set_to_none=True)
     return StepRecord(
         step=step,
         epoch=state.position.epoch,
-        loss=float(mean_loss),
+        loss=found.loss,
         parts=parts,
         rates=rates,
         output=output,
         centers=centers,
-        gradient_norms=norms,
-        stop=bool(mean_stop > 0),
+        gradients=gradients,
+        stop=found.stop,  # all processes stop at the same step
+        taken=taken,
+        unreadable=found.unreadable,
+        overflowed=overflowed,
     )
 
 
@@ -250,54 +283,29 @@ def _autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
 
-def _update(state: State[Any], method: Method[Any], settings: optim.Optim, momentum: float) -> Tensor:
-    """Clip, freeze, step, average. Returns: the gradients' norms before clipping."""
+def _clip(state: State[Any], method: Method[Any], settings: optim.Optim) -> finite.Gradients:
+    """Clip the gradients. Returns: their norms before."""
     if state.scaler.is_enabled():
         state.scaler.unscale_(state.optimizer)
-    clipped = [p for n, p in state.network.named_parameters() if n not in method.unregularized]
-    if all(p.grad is None for p in clipped):
-        return torch.zeros(1)
+    named = [(n, p) for n, p in state.network.named_parameters() if p.grad is not None]
+    clipped = {n: p for n, p in named if n not in method.unregularized}
+    others = {n: p for n, p in named if n in method.unregularized}
+    unclipped = optim.clip_global(others.values(), 0.0) if others else None
+    if not clipped:
+        return finite.Gradients(
+            names=("",), norms=torch.zeros(1, device=state.device), other_names=tuple(others), others=unclipped
+        )
     clip = optim.clip_each if settings.clip_kind == "parameter" else optim.clip_global
-    norms = clip(clipped, settings.clip)
-    if bool(torch.isfinite(norms).all()) or state.scaler.is_enabled():
-        if state.position.epoch < settings.freeze_last_layer:
-            optim.freeze(state.network, method.frozen_at_first)
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        optim.average(state.teacher, state.network, momentum)
-    state.optimizer.zero_grad(set_to_none=True)
-    return norms
+    norms = clip(clipped.values(), settings.clip)
+    return finite.Gradients(names=tuple(clipped), norms=norms, other_names=tuple(others), others=unclipped)
 
 
-def check_finite(record: StepRecord, state: State[Any], batches: Sequence[loader.HostBatch], last: Path) -> None:
-    """Raises: Diverged: the loss is not finite, or a gradient (unless losses are scaled, where that may happen)."""
-    loss_finite = math.isfinite(record.loss)
-    if loss_finite and (state.scaler.is_enabled() or bool(torch.isfinite(record.gradient_norms).all())):
+def _update(state: State[Any], method: Method[Any], settings: optim.Optim, momentum: float) -> None:
+    """Freeze, step, average."""
+    if all(p.grad is None for n, p in state.network.named_parameters() if n not in method.unregularized):
         return
-    images = [name for b in batches for name in b.ids]
-    named: dict[str, Tensor | None] = dict(state.network.named_parameters())
-    named |= {"teacher scores": record.output.teacher} | {f"centre {k}": c for k, c in state.centers.items()}
-    first = next((n for n, t in named.items() if t is not None and not bool(torch.isfinite(t).all())), "student scores")
-    got = f"{'a gradient' if loss_finite else 'the loss'} of step {record.step}, first non-finite tensor: {first}"
-    raise diverged(got, f"images {', '.join(images[:3])} ...", last)
-
-
-def _too_many(batches: Sequence[loader.HostBatch], seen: set[str], limit: int, device: torch.device) -> bool:
-    """Name unreadable images and add them to `seen`; whether a process has seen more than the limit.
-
-    Every process gets the same answer: one that stopped alone would leave the others waiting for its gradients.
-    """
-    for name in (name for batch in batches for name in batch.bad):
-        if name not in seen:
-            log.warning("unreadable image replaced by the next: %s", name)
-        seen.add(name)
-    return bool(distributed.all_reduce(torch.tensor(float(len(seen)), device=device)) > limit)
-
-
-def _unreadable(seen: set[str], limit: int) -> DataError:
-    return DataError(
-        wanted=f"at most {limit} unreadable images",
-        got=str(len(seen) or "more in other processes"),
-        where=min(seen, default="data.source"),
-        do="restore them, or --set data.skip_bad_images=N",
-    )
+    if state.position.epoch < settings.freeze_last_layer:
+        optim.freeze(state.network, method.frozen_at_first)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    optim.average(state.teacher, state.network, momentum)

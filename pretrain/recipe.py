@@ -126,6 +126,8 @@ def _fit(hint: Any, value: Any, where: str) -> Any:
     """`value` as the type a field is annotated with. Raises: SettingsError: it is of another type."""
     if hint is MethodSettings and isinstance(value, Mapping):
         hint = methods.get(str(value.get("name", MethodSettings().name))).settings
+    if types.NoneType in typing.get_args(hint):  # a setting that may be left out
+        (hint,) = (one for one in typing.get_args(hint) if one is not types.NoneType)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise SettingsError(wanted="a table", got=_shown(value), where=where, do=SECTION)
@@ -185,6 +187,7 @@ def _rules_of_training(recipe: Recipe) -> list[Rule]:
         (0 <= recipe.net.drop_path < 1, "net.drop_path in [0, 1)", recipe.net.drop_path),
         (min(recipe.data.std) > 0 and recipe.data.skip_bad_images >= 0, "data.std > 0, skip_bad_images >= 0",
          (*recipe.data.std, recipe.data.skip_bad_images)),
+        (recipe.data.split_seed is None or recipe.data.split_seed >= 0, "data.split_seed >= 0", recipe.data.split_seed),
         (o.epochs >= 1 and o.batch >= 1 and r.accumulate >= 1, "epochs, batch, accumulate >= 1",
          (o.epochs, o.batch, r.accumulate)),
         (0 <= o.warmup_epochs <= o.epochs, "optim.warmup_epochs in [0, optim.epochs]", o.warmup_epochs),

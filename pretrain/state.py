@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -13,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from evaltk import distributed
 from evaltk.errors import EvaltkError
 from pretrain.centering import RowSums
+from pretrain.incidents import Incidents
 from pretrain.nets import Network
 
 
@@ -20,11 +20,13 @@ class Diverged(EvaltkError):
     """A loss, a gradient or a weight is not finite: the run stops, the last good checkpoint stays."""
 
 
-def diverged(got: str, where: object, last: Path) -> Diverged:
-    """The error; `last`: the newest checkpoint, named where there is one."""
-    kept = f"; the last good checkpoint is {last}" if last.exists() else ""
-    do = f"lower optim.lr or lengthen optim.warmup_epochs{kept}"
-    return Diverged(wanted="a training that stays finite", got=got, where=where, do=do)
+class Collapsed(EvaltkError):
+    """The teacher gives every image the same answer: the run stops, if asked to."""
+
+
+def diverged(got: str, where: object, do: str, kept: str) -> Diverged:
+    """The error. Args: do: what helps. kept: the newest checkpoint in words, empty where there is none."""
+    return Diverged(wanted="finite numbers", got=got, where=where, do=f"{do}{kept}")
 
 
 S = TypeVar("S", bound=Any)  # a method's Settings
@@ -45,7 +47,7 @@ class State(Generic[S]):
 
     Attributes:
         student: `network`, or DDP around it. centers: [K] each. sums: per centre, the teacher's scores summed over the
-            micro-batches of the current step so far.
+            micro-batches of the current step so far. incidents: what the run has put up with.
     """
 
     settings: S
@@ -58,6 +60,7 @@ class State(Generic[S]):
     centers: dict[str, Tensor]
     position: Position = field(default_factory=Position)
     sums: dict[str, RowSums] = field(default_factory=dict)
+    incidents: Incidents = field(default_factory=Incidents)
 
     @property
     def device(self) -> torch.device:

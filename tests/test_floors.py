@@ -36,8 +36,9 @@ ONLY = {
     # prototypes.duplicates: duplicates are counted in training as they are evaluated later; checkpoints: how an
     # architecture is spelled, and a training checkpoint is read as any foreign file is.
     "pretrain": "models vmf prototypes.duplicates datasets data seeding distributed types errors files progress "
-    "checkpoints.families.random checkpoints.rawfile cores machine plugins checksums owned processes arguments",
-    "reports": "results types deviations errors files metrics.statistics",
+    "checkpoints.families.random checkpoints.rawfile cores machine plugins checksums owned processes arguments "
+    "durations",
+    "reports": "results types deviations errors files metrics.statistics durations",
 }
 NEVER = {"protocols": ("evaltk.running", "evaltk.cli", "reports", "pretrain")}
 TORCH = ("torch", "torchvision", "timm")

@@ -1,4 +1,4 @@
-"""Draw figures of results as SVG, PDF or PNG.
+"""Draw figures of results and training runs as SVG, PDF or PNG.
 
 Examples:
     evaltk figures --runs runs --out figures
@@ -20,7 +20,7 @@ class Options:
     """Draw figures.
 
     Attributes:
-        runs: results folder (evaltk run --out).
+        runs: folder of results (evaltk run --out) and training runs (evaltk pretrain --out).
         out: folder to write figures to.
         format: svg, pdf, png.
         theory: also draw densities and log-normaliser of the vMF distribution.
@@ -33,19 +33,22 @@ class Options:
 
 
 def main(argv: list[str]) -> int:
-    """Write them and print their paths. Raises: StorageError: no results that have figures, or no room to write."""
+    """Write them and print their paths. Raises: StorageError: nothing that has figures, or no room to write."""
     options = _options.parse(Options, argv, "figures", __doc__)
     from evaltk import results
     from evaltk.progress import log
-    from reports.figures import collect, style, training_log
+    from reports.figures import collect, style, training, training_log
+    from reports.training import logs as training_runs
 
     written: list[Path] = []
     found, logs = results.find(options.runs), training_log.under(options.runs)
     for drawn in collect.of_results(found, logs=logs, complain=lambda error: log.warning("%s", error)):
         written += style.save(drawn.figure, options.out / drawn.name, options.format, title=drawn.title)
+    for drawn in training.of_logs(training_runs.under(options.runs)):
+        written += style.save(drawn.figure, options.out / drawn.name, options.format, title=drawn.title)
     if not written:
         raise StorageError(
-            wanted="results with figures (knn, linear, fewshot, retrieval, vos, prototypes, precision)",
+            wanted="results with figures (knn, linear, fewshot, retrieval, vos, prototypes, precision) or trainings",
             got="none",
             where=options.runs,
             do="evaltk run CKPT --protocols knn prototypes --data ...",

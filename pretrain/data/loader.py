@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,12 +14,13 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from evaltk import machine
+from evaltk.data.options import DataFlags, DataOptions
 from evaltk.errors import DataError, SettingsError
 from evaltk.seeding import generator
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD
 from pretrain import signals
 from pretrain.data import masks, views, views_device
-from pretrain.data.sources import Source
+from pretrain.data.sources import Bad, Source
 from pretrain.data.views import Params, Views
 
 Triple = tuple[float, float, float]
@@ -32,12 +34,28 @@ class Data:
         source: training images, NAME or NAME=PATH as for ``evaltk run --data``, ``folder=DIR`` or ``zip=FILE``.
         skip_bad_images: how many unreadable images may be replaced by another before the run stops.
         mean, std: pixel statistics the views are normalised with.
+        path_column, label_column, split_column, split, show, max_pixels: of your own images, as for ``evaltk run``.
+        split_seed: of the draw of `split`, ``--seed`` of ``evaltk run``; None: 0, as there.
     """
 
     source: str = ""
     skip_bad_images: int = 0
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
+    path_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+    split: float | None = None
+    split_seed: int | None = None
+    show: Literal["as-shown", "as-reference"] | None = None
+    max_pixels: int | None = None
+
+    @property
+    def options(self) -> DataOptions:
+        """What is said of images of the user's own. The draw does not depend on the run's seed."""
+        return DataOptions(
+            **{f.name: getattr(self, f.name) for f in dataclasses.fields(DataFlags)}, seed=self.split_seed or 0
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +64,7 @@ class Order:
 
     Attributes:
         count: images. batch: images per step over all processes. rank, world: this process's share of each batch.
+        reorders: steps of the run from which on what is left of the order is drawn anew, one after the other.
     """
 
     count: int
@@ -53,6 +72,7 @@ class Order:
     seed: int
     rank: int = 0
     world: int = 1
+    reorders: tuple[int, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -61,11 +81,21 @@ class Order:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[list[tuple[int, int]]]:
         """Per step from `start` on, the (epoch, image) pairs of this process's share."""
-        order = torch.randperm(self.count, generator=generator(self.seed, "order", epoch)).tolist()
+        order = self._permutation(epoch).tolist()
         share = self.batch // self.world
         for step in range(start, self.steps):
             first = step * self.batch + self.rank * share
             yield [(epoch, i) for i in order[first : first + share]]
+
+    def _permutation(self, epoch: int) -> Tensor:
+        """Images [count] int64 in the order of an epoch."""
+        order = torch.randperm(self.count, generator=generator(self.seed, "order", epoch))
+        for number, step in enumerate(self.reorders, 1):
+            begun = order[: max(0, step - epoch * self.steps) * self.batch]
+            left = order[len(begun) :]
+            again = torch.randperm(len(left), generator=generator(self.seed, "order", epoch, "again", number))
+            order = torch.cat([begun, left[again]])
+        return order
 
 
 def check_order(count: int, batch: int, world: int, accumulate: int) -> None:
@@ -87,14 +117,14 @@ class Sample:
     """One image as a worker returns it.
 
     Attributes:
-        index, image_id: of the image that was read. bad: ids of unreadable ones before it, which it replaces.
+        index, image_id: of the image that was read. bad: the unreadable ones before it, which it replaces.
         mask: bool [num_global, h, w], or None. views: uint8 [s, s, 3] each, rendered by Pillow; or else
         image: uint8 [H, W, 3] with the `params` of its views, rendered on the device.
     """
 
     index: int
     image_id: str
-    bad: tuple[str, ...]
+    bad: tuple[Bad, ...]
     mask: Tensor | None = None
     views: list[np.ndarray] | None = None
     image: np.ndarray | None = None
@@ -106,13 +136,14 @@ class HostBatch:
     """A batch of `Sample`s on the host.
 
     Attributes:
-        index: [B]. ids, bad: image ids. mask: bool [num_global, B, h, w], or None. views: uint8 [B, 3, s, s] each; or
-        else canvas: uint8 [B, 3, H, W], each image in its upper left corner, with the `params` of its views.
+        index: [B]. ids: of the images. bad: unreadable ones. mask: bool [num_global, B, h, w], or None. views: uint8
+            [B, 3, s, s] each; or else canvas: uint8 [B, 3, H, W], each image in its upper left corner, with the
+            `params` of its views.
     """
 
     index: Tensor
     ids: tuple[str, ...]
-    bad: tuple[str, ...]
+    bad: tuple[Bad, ...]
     mask: Tensor | None = None
     views: list[Tensor] | None = None
     canvas: Tensor | None = None
@@ -158,14 +189,14 @@ class ViewDataset(TorchDataset):
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
-        bad: list[str] = []
+        bad: list[Bad] = []
         for other in range(len(self.source)):
             at = (index + other) % len(self.source)
             try:
                 image = self.source.open(at)
                 break
             except DataError as error:
-                bad.append(error.where)
+                bad.append((self.source.image_id(at), f"{error.where}: {error.got}"))
         else:
             raise DataError(wanted="a readable image", got="none", where="data.source", do="restore the images")
         params = views.draw(self.views, self.seed, epoch, index, *image.size)
@@ -184,7 +215,7 @@ def collate(samples: Sequence[Sample]) -> HostBatch:
     batch = HostBatch(
         index=torch.tensor([s.index for s in samples]),
         ids=tuple(s.image_id for s in samples),
-        bad=tuple(name for s in samples for name in s.bad),
+        bad=tuple(one for s in samples for one in s.bad),
         mask=_stack_masks([s.mask for s in samples if s.mask is not None]),
     )
     rendered = [s.views for s in samples if s.views is not None]

@@ -39,21 +39,22 @@ def under(folder: Path) -> dict[str, TrainingLog]:
 
 def read(path: Path) -> TrainingLog | None:
     """A log; None if it has no loss or only one epoch. Truncated lines are skipped."""
-    lines = list(_lines(path))
+    found = list(lines(path))
     # A step's line has the epoch it belongs to, the last line the epochs done: their ratio is the steps per epoch.
-    per_epoch = min((line["step"] / line["epoch"] for line in lines if line["epoch"] > 0), default=math.inf)
+    per_epoch = min((line["step"] / line["epoch"] for line in found if line["epoch"] > 0), default=math.inf)
     if not 0 < per_epoch < math.inf:
         return None
 
     def curve(name: str) -> tuple[np.ndarray, np.ndarray]:
-        points = [(line["step"] / per_epoch, line[name]) for line in lines if _number(line.get(name))]
+        points = [(line["step"] / per_epoch, line[name]) for line in found if is_number(line.get(name))]
         return np.array([x for x, _ in points]), np.array([y for _, y in points])
 
     (epoch, loss), (knn_epoch, knn) = curve("loss"), curve("knn")
     return TrainingLog(epoch=epoch, loss=loss, knn_epoch=knn_epoch, knn=knn) if len(loss) else None
 
 
-def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
+def lines(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The lines of a log that tell their step and epoch; others are damaged."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -63,9 +64,10 @@ def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
             found = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(found, dict) and _number(found.get("step")) and _number(found.get("epoch")):
+        if isinstance(found, dict) and is_number(found.get("step")) and is_number(found.get("epoch")):
             yield found
 
 
-def _number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether it is a finite number that a float can hold."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST

@@ -112,7 +112,7 @@ def test_a_bad_image_is_replaced_by_the_next(folder: Path) -> None:
     source = sources.open_source(in_folder(folder))
     item = data.ViewDataset(source, settings, seed=0, masking=None, patch_size=8)[0, 3]
     assert item.index == 5
-    assert [Path(name).name for name in item.bad] == ["03.png", "04.png"]
+    assert [Path(name).name for name, _ in item.bad] == ["03.png", "04.png"]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from evaltk import load_checkpoint
 from evaltk.datasets import digits
-from pretrain import loop, methods, monitor, recipe
+from pretrain import collapse, loop, methods, monitor, recipe
 
 LOG_K = math.log(512)
 
@@ -29,7 +29,7 @@ LOG_K = math.log(512)
     ],
 )
 def test_collapse_is_named(line: dict[str, float], said: str | None) -> None:
-    alarms = monitor.alarms({"step": 100, "log_k": LOG_K} | line)
+    alarms = [sign.text for sign in collapse.signs({"step": 100, "log_k": LOG_K} | line)]
     assert (said is None and not alarms) or (len(alarms) == 1 and str(said) in alarms[0])
 
 

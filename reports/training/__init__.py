@@ -1,0 +1,1 @@
+"""Training runs as their logs tell them: read, shown in a terminal and on a page."""
