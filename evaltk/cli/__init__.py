@@ -49,35 +49,45 @@ def main(argv: list[str] | None = None) -> int:
 
         print(__version__)
         return 0
-    from evaltk import processes, progress
+    from evaltk import crew
 
     # A thread of torch that waits for another spins, by default, and so takes the core that the other one waits for
     # where cores are shared. Asleep it costs some 15 us an operation. Read once, when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        name, *rest = progress.configured(args) or ["--help"]
-        if name not in commands():
-            print(f"evaltk: wanted a command; got {name!r}; do: {nearest(name, commands())}", file=sys.stderr)
-            return 2
-        with processes.ended_by_signals():
-            code = int(importlib.import_module(f"evaltk.cli.{name}").main(rest))
-            sys.stdout.flush()  # here, where a reader that has gone is known for what it is
-        return code
-    except EvaltkError as error:
+    return crew.together(lambda: _command(args), said)
+
+
+def _command(args: list[str]) -> int:
+    from evaltk import processes, progress
+
+    name, *rest = progress.configured(args) or ["--help"]
+    if name not in commands():
+        print(f"evaltk: wanted a command; got {name!r}; do: {nearest(name, commands())}", file=sys.stderr)
+        return 2
+    with processes.ended_by_signals():
+        code = int(importlib.import_module(f"evaltk.cli.{name}").main(rest))
+        sys.stdout.flush()  # here, where a reader that has gone is known for what it is
+    return code
+
+
+def said(error: BaseException) -> int:
+    """Print an error on one line. Returns: the exit code. Raises: `error` itself, if it is a bug."""
+    from evaltk import processes, progress
+
+    if isinstance(error, EvaltkError):
         whole = progress.is_verbose() or isinstance(error, CheckpointError)  # which lists tensors
         print(f"evaltk: {error if whole else error.brief()}", file=sys.stderr)
         progress.log.debug("where it was raised:", exc_info=error)
         return error.exit_code
-    except KeyboardInterrupt:
+    if isinstance(error, KeyboardInterrupt):
         print(f"evaltk: interrupted{KEPT}", file=sys.stderr)
         return 130
-    except processes.Ended as end:
-        print(f"evaltk: ended by {end.name}{KEPT}", file=sys.stderr)
-        return end.exit_code
-    except BrokenPipeError:
-        if not _reader_gone():
-            raise
+    if isinstance(error, processes.Ended):
+        print(f"evaltk: ended by {error.name}{error.kept or KEPT}", file=sys.stderr)
+        return error.exit_code
+    if isinstance(error, BrokenPipeError) and _reader_gone():
         return 0
+    raise error
 
 
 def _reader_gone() -> bool:

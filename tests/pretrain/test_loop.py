@@ -130,8 +130,9 @@ def test_killed_at_random_steps_and_resumed_equals_undisturbed_to_the_bit(kills:
         time.sleep(draw.uniform(0, 0.5))  # somewhere in a step or in the writing of a checkpoint
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-        _, tree = saving.newest(parts) or ({}, {})
-        steps.append(tree["progress"]["step"])
+        newest = saving.newest(parts)
+        assert newest is not None
+        steps.append(saving.read(newest)["progress"]["step"])
     done = subprocess.run([*command, "--out", str(parts)], env=ENV, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert steps == sorted(set(steps)) and 0 < steps[-1] < 10 * (2 + kills), steps
