@@ -43,14 +43,15 @@ def current() -> Crew | None:
     return _CREW.get()
 
 
-def together(run: Callable[[], int], say: Callable[[BaseException], int]) -> int:
+def together(run: Callable[[], int], say: Callable[[BaseException], int], *, several: bool = True) -> int:
     """`run()`, or `say(error)` of whichever process fails first; all processes return or end with its exit code.
 
     Args:
         say: prints the error's line and returns its exit code, or raises what is no error of the user's.
+        several: False: a command that is on its own wherever it is started.
     """
     try:
-        place = launchers.place(os.environ)
+        place = launchers.place(os.environ) if several else None
         if place is None or current() is not None:
             return run()
         crew = Crew(place)

@@ -12,6 +12,7 @@ from evaltk.errors import CheckpointError, EvaltkError, nearest
 
 SYNOPSIS = "usage: evaltk COMMAND [options]      details: evaltk COMMAND --help"
 KEPT = "; finished shards and results are kept: run again to resume"
+SEVERAL = ("run", "pretrain")  # commands that torchrun may start in several processes
 FIRST = "first steps: evaltk demo; evaltk run pixels:8 --data digits; evaltk ls datasets"
 
 
@@ -54,7 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     # A thread of torch that waits for another spins, by default, and so takes the core that the other one waits for
     # where cores are shared. Asleep it costs some 15 us an operation. Read once, when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    return crew.together(lambda: _command(args), said)
+    name = next((word for word in args if not word.startswith("-")), "")
+    return crew.together(lambda: _command(args), said, several=name in SEVERAL)
 
 
 def _command(args: list[str]) -> int:

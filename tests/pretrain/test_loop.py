@@ -19,7 +19,7 @@ from evaltk import build_backbone, build_head, load_checkpoint
 from evaltk.cli import main
 from evaltk.errors import EvaltkError
 from pretrain import checkpoint as saving
-from pretrain import loop
+from pretrain import loop, sameness
 from pretrain import recipe as config
 
 TINY = [
@@ -280,13 +280,14 @@ def test_a_torn_log_is_mended(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
 def test_a_run_does_not_go_on_with_other_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = recipe("optim.epochs=1")
     loop.run(made, out=tmp_path, device="cpu")
-    before = saving.identity
+    before = sameness.identity
     for change, said in (
         ({"count": 999}, "got 999"),
         ({"digests": ["0"] * 8}, "got others"),
+        ({"names": "0"}, "got as many with other names"),
         ({"digests": [None] * 8}, ""),
     ):
-        monkeypatch.setattr(saving, "identity", lambda source, change=change: before(source) | change)
+        monkeypatch.setattr(sameness, "identity", lambda source, change=change: before(source) | change)
         if said:
             with pytest.raises(EvaltkError, match=f"images that the run began with; {said}"):
                 loop.run(made, out=tmp_path, device="cpu")
