@@ -182,7 +182,7 @@ def train(
 def _stopped(stop: signals.StopFlag, state: State[Any], saver: checkpoint.Saver) -> int:
     """Write a checkpoint after a signal. Returns: the exit code, on every process that of the one which got it."""
     mine = torch.tensor(float(stop.code if stop.requested else 0), device=state.device)
-    code = int(distributed.all_reduce(mine, op="max"))
+    code = int(distributed.all_reduce(mine, op="max")) or REQUEUE
     saver.save(state, wait=True)
     if distributed.is_main():
         path = saver.folder / checkpoint.LAST

@@ -135,7 +135,7 @@ class Training:
         while process.poll() is None and self.said.read_bytes().count(b": step ") < begun + number:
             time.sleep(0.005)
 
-    def ended(self, process: subprocess.Popen, seconds: float = 60) -> int:
+    def ended(self, process: subprocess.Popen, seconds: float = 600) -> int:
         """The exit code, once every process of the session has ended."""
         deadline = time.monotonic() + seconds
         code = process.wait(seconds)
