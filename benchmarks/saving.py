@@ -1,4 +1,4 @@
-"""What a checkpoint costs the steps of a training: written and checked in the background, against written in between."""
+"""What a checkpoint costs the steps of a training: written in the background, against written in between."""
 
 from __future__ import annotations
 
@@ -62,5 +62,6 @@ def main() -> None:
     plain, background, between, call = (statistics.median(found[key]) for key in found)
     extra, minutes = background - plain, made.run.save_minutes
     print(f"   a checkpoint of {size / 1e6:,.0f} MB; a step takes {plain / STEPS:.2f} s")
-    print(f"   written in between: {between:.2f} s; in the background: {call:.2f} s to copy, {max(extra, 0):.2f} s in all")
-    print(f"   of a checkpoint every {minutes:g} minutes: {100 * max(extra, 0) / (60 * minutes):.3f} % of the steps' time")
+    lost = max(extra, 0)
+    print(f"   written in between: {between:.2f} s; in the background: {call:.2f} s to copy, {lost:.2f} s in all")
+    print(f"   of a checkpoint every {minutes:g} minutes: {100 * lost / (60 * minutes):.3f} % of the steps' time")

@@ -12,6 +12,7 @@ from evaltk.progress import log
 
 FULL = (errno.ENOSPC, errno.EDQUOT)  # what may pass; a limit on a file's size does not
 RETRY = 2.0  # seconds between two tries
+LEAST = 60.0  # seconds that any write may take
 SLOW = 10.0  # seconds of waiting for a write, after which that is said
 
 
@@ -51,7 +52,7 @@ class Writer:
             if waited > SLOW and not said:
                 said = True
                 log.warning("training waits for the disk: %s is not written yet", self.what)
-            if waited > 60 * self.minutes + SLOW:
+            if waited > max(60 * self.minutes, LEAST):
                 raise StorageError(
                     wanted=f"a checkpoint written within {self.minutes:g} minutes", got="a disk that is slower",
                     where=self.what, do="check the disk, or raise run.disk_minutes; checkpoints before it are kept",

@@ -24,6 +24,7 @@ from evaltk.progress import log
 from evaltk.prototypes import duplicates
 from evaltk.seeding import generator
 from evaltk.types import Arch
+from pretrain.background import patiently
 from pretrain.data import sources
 from pretrain.method import LossOutput, Method
 from pretrain.methods import dino
@@ -132,7 +133,8 @@ class Monitor:
         line["alarms"] = alarms(line)
         for alarm in line["alarms"]:
             log.warning("step %d: %s", line["step"], alarm)
-        _append(self.out / LOG, json.dumps(line) + "\n")
+        path, text = self.out / LOG, json.dumps(line) + "\n"
+        patiently(lambda: _append(path, text), self.recipe.run.disk_minutes, str(path))
         if self.tensorboard is not None:
             for name, value in line.items():
                 if isinstance(value, int | float) and name not in ("step", "epoch"):

@@ -190,6 +190,7 @@ def test_a_write_in_the_background(caplog: Any, monkeypatch: pytest.MonkeyPatch)
     import threading
 
     monkeypatch.setattr(background, "SLOW", 0.0)
+    monkeypatch.setattr(background, "LEAST", 0.1)
     gate, done = threading.Event(), []
     writer = background.Writer(0, "it")
     writer.start(lambda: gate.wait(60) and done.append(1))
@@ -198,7 +199,7 @@ def test_a_write_in_the_background(caplog: Any, monkeypatch: pytest.MonkeyPatch)
         writer.start(lambda: done.append(2))
     assert "training waits for the disk" in caplog.text
     gate.set()
-    monkeypatch.setattr(background, "SLOW", 60.0)
+    monkeypatch.setattr(background, "LEAST", 60.0)
     writer.start(lambda: done.append(2))
     writer.wait()
     assert done == [1, 2]
