@@ -52,7 +52,7 @@ def together(run: Callable[[], int], say: Callable[[BaseException], int], *, sev
     """
     try:
         place = launchers.place(os.environ) if several else None
-        if place is None or current() is not None:
+        if place is None or current() is not None or _grouped():
             return run()
         crew = Crew(place)
     except BaseException as error:  # noqa: BLE001 - say raises what it does not know
@@ -66,6 +66,12 @@ def together(run: Callable[[], int], say: Callable[[BaseException], int], *, sev
         return crew.fail(error, say)
     finally:
         _CREW.reset(token)
+
+
+def _grouped() -> bool:
+    """Whether a caller's process group is there already, whose meeting point is in use."""
+    group = sys.modules.get("torch.distributed")
+    return group is not None and group.is_available() and group.is_initialized()
 
 
 def doing(what: str, seconds: float | None = None) -> None:
