@@ -105,6 +105,8 @@ class Agent:
             return
         failures = sorted(error.failures.items(), key=lambda pair: pair[1].timestamp)
         code = next((failure.exitcode for _, failure in failures if failure.exitcode > 0), 0)
+        if self.signal == signal.SIGINT and code == REQUEUE:  # they saw the SIGTERM that was handed on
+            code = self.code(self.signal)
         if not code:
             rank, failure = failures[0]
             if self.signal and -failure.exitcode in (self.signal, signal.SIGTERM):

@@ -38,8 +38,10 @@ class StopFlag:
             self.code = INTERRUPTED if number == signal.SIGINT else REQUEUE
             if not self._stepping:
                 raise processes.Ended(number, exit_code=self.code, kept=NOTHING_NEW)
-        elif number == signal.SIGINT and now - self._since > processes.AGAIN:
-            raise KeyboardInterrupt
+        elif number == signal.SIGINT:
+            if now - self._since > processes.AGAIN:
+                raise KeyboardInterrupt
+            self.name, self.code = "SIGINT", INTERRUPTED  # torchrun's SIGTERM for the same Ctrl-C may come first
 
     @contextlib.contextmanager
     def stepping(self) -> Iterator[None]:

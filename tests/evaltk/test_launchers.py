@@ -107,7 +107,7 @@ def test_which_torchrun_is_ours(argv: list[str], words: list[str] | None) -> Non
     ("signalled", "codes", "wanted"),
     [
         (0, [75, 75], 75), (0, [2], 2), (0, [-9, 2], 2), (0, [-9], 137), (signal.SIGINT, [-signal.SIGTERM], 130),
-        (signal.SIGUSR1, [-signal.SIGUSR1], 75),
+        (signal.SIGUSR1, [-signal.SIGUSR1], 75), (signal.SIGINT, [75, 130], 130),
     ],
 )  # fmt: skip
 def test_torchrun_exits_as_its_processes(
