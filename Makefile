@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test faults fuzz portable browser check bench clean
+.PHONY: demo test faults soak fuzz portable browser check bench clean
 
 demo: $(STAMP)
 	$(BIN)/evaltk demo
@@ -14,6 +14,9 @@ test: $(STAMP)
 
 faults: $(STAMP)
 	EVALTK_FAULTS=docs/reliability.md $(BIN)/python -m pytest -m 'faults or not faults' tests/faults
+
+soak: $(STAMP)
+	$(BIN)/python -m pytest -m soak -s tests/faults/test_soak.py
 
 portable: $(STAMP)
 	$(BIN)/python tests/portable.py $(ARGS)

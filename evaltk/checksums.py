@@ -92,6 +92,16 @@ def check_folder(folder: Path) -> None:
         check_file(folder / name, wanted)
 
 
+def forget(path: Path) -> None:
+    """Have the system read a file from its disk the next time, where it can, not from what it kept in memory."""
+    if hasattr(os, "posix_fadvise"):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+
+
 def check_zip(path: Path) -> None:
     """Compare every entry of a zip archive (npz, torch.save) with its CRC-32. Raises: Damaged, OSError."""
     try:

@@ -11,7 +11,7 @@ from contextvars import ContextVar
 import torch
 import torch.distributed as dist
 
-from evaltk.errors import SettingsError
+from evaltk import crew, launchers
 
 TIMEOUT = datetime.timedelta(hours=12)  # the other processes wait while the main one scores, or for a slow disk
 
@@ -86,23 +86,20 @@ def gather_objects(value: object) -> list[object]:
 def process_group(device: str = "cpu") -> Iterator[None]:
     """Join the process group that torchrun started (a no-op without torchrun); NCCL on GPUs, gloo on CPUs.
 
-    Raises: SettingsError: more processes than GPUs on this machine.
+    After an error the group stays as it is, since taking it down may wait for the others: `crew` ends the process.
+
+    Raises: SettingsError: more processes than GPUs on this machine, or a contradictory environment.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or active():
+    place = launchers.place(os.environ)
+    if place is None or active():
         yield
         return
-    local = int(os.environ.get("LOCAL_RANK", "0"))
     if device.startswith("cuda"):
-        if local >= torch.cuda.device_count():
-            raise SettingsError(
-                wanted=f"a GPU for local process {local}",
-                got=f"{torch.cuda.device_count()} GPUs",
-                where="torchrun --nproc-per-node",
-                do="start at most one process per GPU",
-            )
-        torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=TIMEOUT)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+        torch.cuda.set_device(launchers.device_number(place, torch.cuda.device_count()))
+    backend, mine = "nccl" if device.startswith("cuda") else "gloo", crew.current()
+    if mine is None:
+        dist.init_process_group(backend, timeout=TIMEOUT)
+    else:
+        dist.init_process_group(backend, timeout=TIMEOUT, store=mine.store, rank=place.rank, world_size=place.world)
+    yield
+    dist.destroy_process_group()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import errno
 import hashlib
 import os
@@ -96,6 +97,23 @@ def _host() -> str:
     return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
 
 
+def _lives(owner: str) -> bool:
+    """Whether the process that a lock's text names lives, where the file system has no locks to tell.
+
+    One of another machine is taken for dead, since nothing tells.
+    """
+    named = re.match(r"process ([0-9]+) on (\S+)", owner)
+    if named is None or named[2] != platform.node() or int(named[1]) == os.getpid():
+        return False
+    try:
+        os.kill(int(named[1]), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 @contextmanager
 def lock(folder: Path, what: str, do: str) -> Iterator[None]:
     """Inside, this process alone works in `folder`, which exists. The system frees the lock of a process that dies.
@@ -124,16 +142,18 @@ def _locked(path: Path, what: str, do: str) -> int:
             try:
                 fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited by worker processes
             except OSError as error:
-                if error.errno not in (errno.EACCES, errno.EAGAIN):
-                    return descriptor  # a file system without locks
-                owner = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
-                raise StorageError(
-                    wanted=f"a folder without {what} under way", got=f"one by {owner}", where=path.parent, do=do
-                ) from error
+                owner = os.read(descriptor, 200).decode(errors="replace").strip()
+                locks = error.errno in (errno.EACCES, errno.EAGAIN)
+                if locks or _lives(owner):
+                    raise StorageError(
+                        wanted=f"a folder without {what} under way", got=f"one by {owner or 'another process'}",
+                        where=path.parent, do=do,
+                    ) from error  # fmt: skip
             with suppress(FileNotFoundError):
                 if os.fstat(descriptor).st_ino == path.stat().st_ino:  # not one that its owner has just removed
                     os.ftruncate(descriptor, 0)
-                    os.write(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode())
+                    now = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+                    os.write(descriptor, f"process {os.getpid()} on {platform.node()} since {now}\n".encode())
                     return descriptor
         except BaseException:
             os.close(descriptor)

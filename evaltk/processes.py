@@ -11,27 +11,45 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+_NAMES = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")  # what schedulers send before they end a job
+ENDING = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+STOPPING = (*ENDING, signal.SIGINT)
+REQUEUE = 75  # EX_TEMPFAIL: a training stopped by a signal; the same command resumes
+AGAIN = 1.0  # seconds within which a signal that comes again is the same one: `timeout` sends each twice
 LOOK = 1.0  # seconds between two looks for the parent
 
 
 class Ended(BaseException):
-    """A signal asked the command to end; as KeyboardInterrupt, nothing but the command line catches it."""
+    """A signal asked the command to end; as KeyboardInterrupt, nothing but the command line catches it.
 
-    def __init__(self, number: int) -> None:
+    Args:
+        exit_code: 128 + n by default. kept: what is kept and how to go on, where the command line cannot know.
+    """
+
+    def __init__(self, number: int, *, exit_code: int | None = None, kept: str = "") -> None:
         super().__init__(number)
-        self.name, self.exit_code = signal.Signals(number).name, 128 + number
+        self.name, self.kept = signal.Signals(number).name, kept
+        self.exit_code = 128 + number if exit_code is None else exit_code
 
 
-def _end(number: int, frame: FrameType | None) -> None:
-    for other in ENDING:
-        signal.signal(other, signal.SIG_DFL)  # a second signal ends the process at once
-    raise Ended(number)
+class _Ending:
+    """The handler of `ended_by_signals`."""
+
+    since = 0.0
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if not self.since:
+            self.since = now
+            raise Ended(number)
+        if now - self.since > AGAIN:  # a second signal ends the process at once
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Within the block SIGTERM and SIGHUP raise `Ended`, unless they are ignored (nohup) or handled already.
+    """Within the block the signals in `ENDING` raise `Ended`, unless they are ignored (nohup) or handled already.
 
     Outside the main thread handlers cannot be set: none is.
     """
@@ -39,8 +57,9 @@ def ended_by_signals() -> Iterator[None]:
         yield
         return
     mine = [number for number in ENDING if signal.getsignal(number) is signal.SIG_DFL]
+    handler = _Ending()
     for number in mine:
-        signal.signal(number, _end)
+        signal.signal(number, handler)
     try:
         yield
     finally:

@@ -17,8 +17,10 @@ from typing import Annotated
 
 import tyro
 
-from evaltk import arguments, plugins
+from evaltk import arguments, crew, launchers, plugins, processes, progress
 from evaltk.data.options import DataFlags
+from evaltk.errors import EvaltkError
+from pretrain import signals
 from pretrain.watching import Watching
 
 
@@ -47,40 +49,46 @@ class Options(Watching, DataFlags):
 
 def main(argv: list[str]) -> int:
     """Train. Returns: 0, or if stopped by a signal 75, or 130 after Ctrl-C. Raises: EvaltkError."""
-    from evaltk.machine import resolve_device
-    from pretrain import loop
-    from pretrain import recipe as recipes
+    with signals.handle_signals():  # from here on, so that a signal while torch is imported has the same exit code
+        from evaltk.machine import resolve_device
+        from pretrain import loop
+        from pretrain import recipe as recipes
 
-    plugins.use(plugins.named_in(argv))
-    options = arguments.parse(Options, argv, "evaltk pretrain", __doc__)
-    recipe = recipes.load(options.recipe, options.set)
-    said = {field.name: getattr(options, field.name) for field in dataclasses.fields(DataFlags)} | {
-        "source": options.data
-    }
-    given = {name: value for name, value in said.items() if value is not None}
-    recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, **given))
-    device = resolve_device(options.device, mps=False)  # sums are float64, which mps does not have
-    if device == "cuda" and "LOCAL_RANK" in os.environ:
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-    watching = Watching(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Watching)})
-    out = options.out or Path("runs") / recipe.name
-    return loop.run(recipe, out=out, device=device, resume=options.resume, watching=watching)
+        plugins.use(plugins.named_in(argv))
+        options = arguments.parse(Options, argv, "evaltk pretrain", __doc__)
+        recipe = recipes.load(options.recipe, options.set)
+        told = {field.name: getattr(options, field.name) for field in dataclasses.fields(DataFlags)}
+        given = {name: value for name, value in (told | {"source": options.data}).items() if value is not None}
+        recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, **given))
+        device = own_device(resolve_device(options.device, mps=False))  # sums are float64, which mps does not have
+        watching = Watching(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Watching)})
+        out = options.out or Path("runs") / recipe.name
+        return loop.run(recipe, out=out, device=device, resume=options.resume, watching=watching)
+
+
+def own_device(device: str) -> str:
+    """This process's GPU, where there are several processes; names what is odd in the environment."""
+    import torch
+
+    place, gpus = launchers.place(os.environ), torch.cuda.device_count()
+    for sentence in launchers.odd(os.environ, gpus=gpus) if place is None or place.rank == 0 else ():
+        progress.log.warning("%s", sentence)
+    return f"cuda:{launchers.device_number(place, gpus)}" if device == "cuda" and place is not None else device
+
+
+def said(error: BaseException) -> int:
+    """Say an error on one line. Returns: the exit code. Raises: `error` itself, if it is a bug."""
+    if isinstance(error, EvaltkError):
+        progress.log.error("%s", error)
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        progress.log.error("interrupted; the last checkpoint is kept")
+        return 130
+    if isinstance(error, processes.Ended):
+        progress.log.error("ended by %s%s", error.name, error.kept or "; the last checkpoint is kept")
+        return error.exit_code
+    raise error
 
 
 if __name__ == "__main__":
-    from evaltk import processes, progress
-    from evaltk.errors import EvaltkError
-
-    try:
-        with processes.ended_by_signals():
-            code = main(progress.configured(sys.argv[1:]))
-    except KeyboardInterrupt:
-        progress.log.error("interrupted; the last checkpoint is kept")
-        code = 130
-    except processes.Ended as end:
-        progress.log.error("ended by %s; the last checkpoint is kept", end.name)
-        code = end.exit_code
-    except EvaltkError as error:
-        progress.log.error("%s", error)
-        code = error.exit_code
-    raise SystemExit(code)
+    raise SystemExit(crew.together(lambda: main(progress.configured(sys.argv[1:])), said))

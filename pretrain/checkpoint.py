@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
+import re
 import shutil
 import time
 from collections.abc import Mapping
@@ -12,16 +12,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import torch
 
 from evaltk import checksums, distributed, files, owned
 from evaltk.checkpoints import rawfile
-from evaltk.errors import CheckpointError, DataError
+from evaltk.errors import CheckpointError, StorageError
 from evaltk.progress import log
 from evaltk.types import Arch
-from pretrain import finite, resuming
-from pretrain.data.sources import Source
+from pretrain import finite, resuming, sameness
+from pretrain.background import Writer
 from pretrain.incidents import of_config
 from pretrain.method import Method
 from pretrain.recipe import Recipe
@@ -29,29 +28,32 @@ from pretrain.state import State, diverged
 
 FORMAT = 1
 LAST, BEFORE, DAMAGED = "checkpoint.pth", "checkpoint.before.pth", "checkpoint.damaged.pth"
-LOOKED_AT = 8  # training images whose pixels tell one set from another
-MAY_DIFFER_ON_RESUME = (
-    "name", "run.workers", "run.save_minutes", "run.keep_every", "run.log_every", "run.monitor_every", "run.knn",
-    "run.compile", "data.source", "data.skip_bad_images",
-)  # fmt: skip
+EPOCH = re.compile(r"checkpoint-epoch([0-9]+)\.pth")  # kept ones
 
 
 class Saver:
-    """Writes the checkpoints of one run into a folder; all processes call it, the main one writes."""
+    """Writes the checkpoints of a run in the background; all processes call it, the main one writes."""
 
     def __init__(
         self, folder: Path, recipe: Recipe, method: Method[Any], arch: Arch, images: Mapping[str, Any] | None = None
     ) -> None:
         self.folder, self.recipe, self.method, self.arch, self.images = folder, recipe, method, arch, images
         self.last_saved = time.monotonic()
+        self.writer = Writer(recipe.run.disk_minutes, str(folder / LAST))
 
     def due(self) -> bool:
-        """Whether `run.save_minutes` have passed; the main process decides, since clocks differ."""
-        due = time.monotonic() - self.last_saved > 60 * self.recipe.run.save_minutes
-        return bool(distributed.broadcast_object(due))
+        """Whether `run.save_minutes` have passed and nothing is being written; the main process decides.
 
-    def save(self, state: State[Any], *, keep: str | None = None) -> None:
-        """Write a checkpoint; `keep`: also under this name.
+        Raises: StorageError: the checkpoint before could not be written.
+        """
+        late = time.monotonic() - self.last_saved > 60 * self.recipe.run.save_minutes
+        return bool(distributed.broadcast_object(not self.writer.busy() and late))
+
+    def save(self, state: State[Any], *, keep: str | None = None, wait: bool = False) -> None:
+        """Write a checkpoint of the state as it is now, once the one before is written.
+
+        Args:
+            keep: also under this name. wait: until it is on the disk, on every process.
 
         Raises: StorageError: disk full, or folder not writable. Diverged: a value in it is not finite.
         """
@@ -59,12 +61,19 @@ class Saver:
             got = f"{found[1]} in {found[0]} after {state.position.step} steps"
             raise diverged(got, self.folder, finite.advice(self.recipe), self.kept())
         if distributed.is_main():
-            write(self.folder, pack(self.recipe, self.method, self.arch, state, self.images), keep=keep)
+            self.writer.wait()  # before the copy, so that there is one at a time
+            tree = _copied(pack(self.recipe, self.method, self.arch, state, self.images))
+            last = self.recipe.run.keep_last
+            self.writer.start(lambda: write(self.folder, tree, keep=keep, last=last))
+            if wait:
+                self.writer.wait()
         self.last_saved = time.monotonic()
-        distributed.barrier()
+        if wait:
+            distributed.barrier()
 
     def newest(self) -> Path | None:
-        """The newest checkpoint that there is."""
+        """The newest checkpoint that there is, once none is being written."""
+        self.writer.settle()
         return next((self.folder / name for name in (LAST, BEFORE) if (self.folder / name).exists()), None)
 
     def kept(self) -> str:
@@ -74,35 +83,17 @@ class Saver:
 
     def load_newest(self, state: State[Any]) -> None:
         """Put the state back to the newest checkpoint. All processes call it. Raises: CheckpointError."""
+        self.writer.settle()
         resume(state, self.recipe, self.method, folder=self.folder, source="auto", images=self.images or {})
 
 
-def identity(source: Source) -> dict[str, Any]:
-    """What tells one set of training images from another: their number, and digests of some (None: unreadable)."""
-    digests: list[str | None] = []
-    for index in sorted({round(i * (len(source) - 1) / (LOOKED_AT - 1)) for i in range(LOOKED_AT)}):
-        try:
-            digests.append(hashlib.sha256(np.asarray(source.open(index)).tobytes()).hexdigest()[:16])
-        except DataError:
-            digests.append(None)
-    return {"count": len(source), "digests": digests}
-
-
-def check_images(tree: Mapping[str, Any], images: Mapping[str, Any], path: Path) -> None:
-    """Raises: CheckpointError: it was trained on other images; files of earlier versions do not tell."""
-    then = json.loads(tree["config"]).get("images")
-    if then is None:
-        return
-    if not (isinstance(then, Mapping) and isinstance(then.get("count"), int) and isinstance(then.get("digests"), list)):
-        do = "resume from another checkpoint"
-        raise CheckpointError(wanted="the images that the run began with", got="no list", where=path, do=do)
-    same = [a == b for a, b in zip(then["digests"], images["digests"], strict=False) if a and b]
-    if then["count"] != images["count"] or not all(same):
-        others = f"others ({same.count(False)} of {len(same)} looked at)"
-        got = f"{images['count']:,}" if then["count"] != images["count"] else others
-        do = "restore them, choose another --out, or start afresh with --resume never"
-        wanted = f"the {then['count']:,} images that the run began with"
-        raise CheckpointError(wanted=wanted, got=got, where=path, do=do)
+def _copied(tree: Any) -> Any:
+    """A tree with tensors of its own, on the CPU; the next step changes those of the run."""
+    if isinstance(tree, torch.Tensor):
+        return tree.detach().clone() if tree.device.type == "cpu" else tree.detach().cpu()
+    if isinstance(tree, Mapping):
+        return {key: _copied(value) for key, value in tree.items()}
+    return type(tree)(map(_copied, tree)) if type(tree) in (list, tuple) else tree
 
 
 def pack(
@@ -117,6 +108,7 @@ def pack(
         "recipe": dataclasses.asdict(recipe),
         "images": images,
         "incidents": dataclasses.asdict(state.incidents),
+        "surroundings": sameness.surroundings(state.device),
     }
     tree: dict[str, Any] = {
         "evaltk_format": FORMAT,
@@ -138,12 +130,17 @@ def resume(
     """
     if source == "never":
         return
-    newest_or_named = newest(folder) if source == "auto" else (Path(source), read(Path(source)))
-    if newest_or_named is None:
-        return
-    path, tree = newest_or_named
-    check_same(tree, recipe, path)
-    check_images(tree, images, path)
+    path = Path(source)
+    if source == "auto":
+        # One process looks, since it sets damaged ones aside.
+        there = distributed.broadcast_object(str(newest(folder) or "") if distributed.is_main() else "")
+        if not there:
+            return
+        path = Path(str(there))
+    tree = read(path)
+    sameness.check_recipe(tree, recipe, path)
+    sameness.check_images(tree, images, path)
+    sameness.say_surroundings(tree, state.device)
     settings = resuming.fixed_settings(state.optimizer)
     try:
         method.unpack(tree, state)
@@ -159,28 +156,52 @@ def resume(
             where=path,
             do="start afresh with --resume never, or choose another --out",
         ) from error
-    log.info("resuming from %s: epoch %d, step %d", path, state.position.epoch, state.position.step)
+    if distributed.is_main():
+        log.info("resuming from %s: epoch %d, step %d", path, state.position.epoch, state.position.step)
 
 
-def write(folder: Path, tree: Mapping[str, Any], *, keep: str | None = None) -> Path:
-    """Write the last checkpoint; the one before it stays until the new one is complete. `keep`: also under this name.
+def write(folder: Path, tree: Mapping[str, Any], *, keep: str | None = None, last: int = 2) -> Path:
+    """Write the last checkpoint, read it back and compare; the ones before it stay, `last` in all.
 
     A kill at any moment leaves a last checkpoint that is whole; its epoch's kept one is there before it.
 
-    Raises: StorageError: disk full, or folder not writable; existing checkpoints are untouched.
+    Args:
+        keep: also under this name.
+
+    Raises: StorageError: disk full, folder not writable, or a disk that does not give back what was written;
+        existing checkpoints are untouched.
     """
     files.make_folder(folder)
-    last, before = folder / LAST, folder / BEFORE
+    newest_file = folder / LAST
     with (
         files.storage_errors(folder),
-        files.temporary(last, lambda stream: torch.save(dict(tree), stream)) as new,
+        files.temporary(newest_file, lambda stream: torch.save(dict(tree), stream)) as new,
     ):
+        _check_written(new, newest_file)
         if keep:
             _link(new, folder / keep)
-        if last.exists():
-            _link(last, before)
-        new.replace(last)
-    return last
+        if newest_file.exists():
+            for number in range(last - 2, 0, -1):
+                if before(folder, number).exists():
+                    before(folder, number).replace(before(folder, number + 1))
+            if last > 1:
+                _link(newest_file, before(folder, 1))
+        new.replace(newest_file)
+    return newest_file
+
+
+def before(folder: Path, number: int) -> Path:
+    """The file that was the last checkpoint `number` saves ago."""
+    return folder / (BEFORE if number == 1 else f"checkpoint.before{number}.pth")
+
+
+def _check_written(path: Path, where: Path) -> None:
+    try:
+        checksums.forget(path)
+        checksums.check_zip(path)
+    except checksums.Damaged as error:
+        do = "check the disk; the checkpoints before are kept"
+        raise StorageError(wanted="a disk that keeps what is written", got=str(error), where=where, do=do) from error
 
 
 def _link(path: Path, name: Path) -> None:
@@ -202,13 +223,18 @@ def _copy(path: Path, stream: BinaryIO) -> None:
         shutil.copyfileobj(source, stream, 1 << 20)
 
 
+class DamagedCheckpoint(CheckpointError):
+    """A file that is not as it was written."""
+
+
 def read(path: Path) -> dict[str, Any]:
     """The tree of a training checkpoint. Raises: CheckpointError: not written by pretrain, or damaged."""
     try:
         checksums.check_zip(path)
     except (checksums.Damaged, OSError) as error:
         do = "resume from another checkpoint"
-        raise CheckpointError(wanted="a checkpoint as it was written", got=str(error), where=path, do=do) from error
+        kind = CheckpointError if isinstance(error, OSError) else DamagedCheckpoint
+        raise kind(wanted="a checkpoint as it was written", got=str(error), where=path, do=do) from error
     tree = dict(rawfile.read(path).tree)
     version = tree.get("evaltk_format")
     if type(version) is not int or version != FORMAT:
@@ -219,37 +245,46 @@ def read(path: Path) -> dict[str, Any]:
     return tree
 
 
-def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """(path, tree) of a run's last checkpoint, or of the one before it where that is damaged; None: there is none.
+def newest(folder: Path) -> Path | None:
+    """A run's last checkpoint, or the newest whole one where that is damaged or gone; None: the folder holds no run.
 
-    A damaged one is named and set aside.
+    Damaged ones are named and set aside.
+
+    Raises: CheckpointError: all are damaged: a run is never begun anew where one has been.
     """
-    for name in (LAST, BEFORE):
-        path = folder / name
-        if path.exists():
-            try:
-                return path, read(path)
-            except CheckpointError as error:
-                log.warning("a damaged checkpoint is set aside as %s: %s; where: %s", DAMAGED, error.got, path)
-                with files.storage_errors(path), suppress(FileNotFoundError):  # another process may have moved it
-                    path.replace(folder / DAMAGED)
+    if not folder.is_dir():
+        return None
+    names = [path.name for path in folder.iterdir()]
+    kept = sorted(name for name in names if EPOCH.fullmatch(name))
+    earlier = sorted(name for name in names if name.startswith("checkpoint.before") and name.endswith(".pth"))
+    bad = [name for name in names if name == DAMAGED]
+    if LAST in names and _whole(folder / LAST, bad) is not None:
+        return folder / LAST
+    steps = {folder / name: _whole(folder / name, bad) for name in (*earlier, *reversed(kept))}
+    whole = {path: step for path, step in steps.items() if step is not None}
+    if whole:
+        chosen = max(whole, key=lambda path: whole[path])
+        log.warning("the newest whole checkpoint is taken: %s, of step %d", chosen, whole[chosen])
+        return chosen
+    if bad:
+        raise CheckpointError(
+            wanted="a whole checkpoint to go on from", got=f"damaged ones only ({', '.join(bad[:4])})", where=folder,
+            do="restore one, or start afresh with --resume never or another --out",
+        )  # fmt: skip
     return None
 
 
-def check_same(tree: Mapping[str, Any], recipe: Recipe, path: Path) -> None:
-    """Raises: CheckpointError: settings differ from the checkpoint's, except those in MAY_DIFFER_ON_RESUME."""
-    then, now = _flat(resuming.recipe_in(tree, path)), _flat(json.loads(json.dumps(dataclasses.asdict(recipe))))
-    fixed = [key for key in now if key not in MAY_DIFFER_ON_RESUME]
-    differ = [f"{key} was {str(then.get(key))[:40]}, is {now[key]}" for key in fixed if then.get(key) != now[key]]
-    if differ:
-        raise CheckpointError(
-            wanted="a checkpoint of this recipe", got="; ".join(differ[:4]), where=path,
-            do="resume with the same recipe, choose another --out, or pass --resume never",
-        )  # fmt: skip
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in table.items():
-        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return out
+def _whole(path: Path, bad: list[str]) -> int | None:
+    """The step of a whole checkpoint; None for a damaged one, which is set aside, unless it is a kept one."""
+    try:
+        return resuming.position_in(read(path)).step
+    except (DamagedCheckpoint, ValueError) as error:
+        aside = not EPOCH.fullmatch(path.name)
+        bad.append(DAMAGED if aside else path.name)
+        got = error.got if isinstance(error, DamagedCheckpoint) else str(error)
+        where = f"set aside as {DAMAGED}" if aside else "left out"
+        log.warning("a damaged checkpoint is %s: %s; where: %s", where, got, path)
+        if aside:
+            with files.storage_errors(path), suppress(FileNotFoundError):
+                path.replace(path.with_name(DAMAGED))
+        return None

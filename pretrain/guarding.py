@@ -48,7 +48,7 @@ class Guard:
         state.incidents = incidents.read_again(state.incidents, self.source).with_unreadable(empty)
         self._check_unreadable(state)
         if self.watching.on_nan == "rollback" and not self._has_checkpoint():
-            self.saver.save(state)
+            self.saver.save(state, wait=True)
 
     def settle(self, record: StepRecord, state: State[Any], batches: Sequence[HostBatch]) -> Outcome:
         """What became of a step: ``taken`` as a rule. After ``rolled back`` the state is that of an earlier step.
@@ -57,7 +57,7 @@ class Guard:
             step that is not finite, with ``--on-nan stop`` or beyond the limit.
         """
         if record.unreadable and not record.taken and self._too_many(state):
-            self.saver.save(state)
+            self.saver.save(state, wait=True)
             self._check_unreadable(state)
         if record.taken:
             self._count_overflows(record)
@@ -71,7 +71,7 @@ class Guard:
         if seen.bad:
             state.incidents = state.incidents.with_unreadable(seen.bad)
             if self._too_many(state):
-                self.saver.save(state)
+                self.saver.save(state, wait=True)
                 self._check_unreadable(state)
         if seen.collapse is not None and self.watching.stop_on_collapse:
             sign, what = seen.collapse, seen.collapse.text.removeprefix("collapse: ")
@@ -84,10 +84,10 @@ class Guard:
         what = seen.unfinite if first is None else f"{first[1]} in {first[0]}"
         return self._mend(finite.Finding(what=what, images=seen.images, spoiled=True), step, state)
 
-    def save(self, state: State[Any], *, keep: str | None = None) -> Outcome:
+    def save(self, state: State[Any], *, keep: str | None = None, wait: bool = False) -> Outcome:
         """Write a checkpoint; a state that is not finite is no more saved than a step is taken. Raises: as `settle`."""
         try:
-            self.saver.save(state, keep=keep)
+            self.saver.save(state, keep=keep, wait=wait)
         except Diverged as error:
             if self.watching.on_nan != "rollback":
                 raise

@@ -16,19 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evaltk import distributed, files, owned
+from evaltk import crew, distributed, files, owned
 from evaltk.errors import EvaltkError, SettingsError
+from evaltk.processes import REQUEUE
 from evaltk.progress import log
 from evaltk.seeding import derive
 from evaltk.types import Arch
-from pretrain import checkpoint, finite, guarding, live, methods, nets, optim, signals
+from pretrain import checkpoint, finite, guarding, live, methods, nets, optim, sameness, signals
 from pretrain.data import loader, sources
 from pretrain.data.views import Views
 from pretrain.method import Method
 from pretrain.monitor import Monitor, StepRecord
 from pretrain.recipe import Recipe, Run
 from pretrain.schedules import Rates
-from pretrain.signals import REQUEUE
 from pretrain.state import Collapsed, Diverged, Position, State, distribute
 from pretrain.watching import Watching
 
@@ -54,7 +54,7 @@ def run(recipe: Recipe, *, out: Path, device: str, resume: str = "auto", watchin
         check_view_sizes(recipe.views, arch.patch_size)
         stack.enter_context(alone_in(out))
         state = init_state(recipe, method, arch, torch.device(device))
-        images = checkpoint.identity(source)
+        images = sameness.identity(source)
         checkpoint.resume(state, recipe, method, folder=out, source=resume, images=images)
         monitor = Monitor(recipe, method, arch, source, out=out, device=torch.device(device), watching=watching)
         if distributed.is_main():
@@ -162,16 +162,23 @@ def train(
         world=distributed.world_size(),
     )
     total = order.steps * o.epochs
-    with signals.handle_signals() as stop, live.shown(steps=total, epochs=o.epochs) as monitor.line:
+    crew.doing("starting", 60 * r.patience_minutes)
+    with (
+        signals.handle_signals() as stop,
+        stop.stepping(),
+        live.shown(steps=total, epochs=o.epochs) as monitor.line,
+    ):
         guard.begin(state)
         while state.position.epoch < o.epochs:
             epoch = state.position.epoch
             order = dataclasses.replace(order, reorders=state.incidents.reorders)
             for batches in _rest_of_epoch(epoch, dataset, order, state.position.step_in_epoch, r):
                 at = state.position
+                crew.doing(f"step {at.step}")
                 rates = method.rates(o, at.step, total_steps=total, epoch_steps=order.steps)
                 record = train_step(batches, state, method, recipe, rates, stop=stop.requested)
                 outcome = guard.settle(record, state, batches)
+                crew.doing(f"the log of step {at.step}")
                 if outcome == "taken":
                     outcome = guard.settle_seen(monitor.step(record, state), at.step, state)
                 if outcome == "rolled back":
@@ -179,19 +186,33 @@ def train(
                 state.position = Position(epoch=epoch, step_in_epoch=at.step_in_epoch + 1, step=at.step + 1)
                 if monitor.line is not None:
                     monitor.line.at(at.step + 1, epoch)
+                crew.doing(f"the checkpoint of step {at.step}")
                 if record.stop:
-                    saver.save(state)
-                    log.info("checkpoint saved after signal; rerun to resume")
-                    return stop.code
+                    return _stopped(stop, state, saver)
                 if saver.due() and guard.save(state) == "rolled back":
                     break
+                crew.doing(f"loading the images of step {at.step + 1}")
             else:
                 state.position = Position(epoch=epoch + 1, step=state.position.step)
                 keep = f"checkpoint-epoch{epoch + 1:04d}.pth" if (epoch + 1) % r.keep_every == 0 else None
                 if epoch + 1 == o.epochs or keep or saver.due():
-                    guard.save(state, keep=keep)
+                    guard.save(state, keep=keep, wait=epoch + 1 == o.epochs)
+    crew.doing("the last line of the log")
     guard.settle_seen(monitor.end(state), state.position.step, state)
     return 0
+
+
+def _stopped(stop: signals.StopFlag, state: State[Any], saver: checkpoint.Saver) -> int:
+    """Write a checkpoint after a signal. Returns: the exit code, on every process that of the one which got it."""
+    mine = torch.tensor(float(stop.code if stop.requested else 0), device=state.device)
+    code = int(distributed.all_reduce(mine, op="max")) or REQUEUE
+    saver.save(state, wait=True)
+    if distributed.is_main():
+        path = saver.folder / checkpoint.LAST
+        why = stop.name or "a signal to another process"
+        message = "stopped by %s: the checkpoint of step %d is %s; the same command goes on"
+        log.info(message, why, state.position.step, path)
+    return code
 
 
 def _rest_of_epoch(

@@ -24,6 +24,7 @@ from evaltk.prototypes import duplicates
 from evaltk.seeding import generator
 from evaltk.types import Arch
 from pretrain import collapse, live, logfile, trackers
+from pretrain.background import patiently
 from pretrain.data import sources
 from pretrain.finite import Gradients, word
 from pretrain.method import LossOutput, Method
@@ -219,7 +220,7 @@ class Monitor:
         line["alarms"] = [sign.text for sign in found] + [f"{name} is not finite" for name in logfile.unfinite(line)]
         for sign in found:
             log.warning("step %d: %s; what helps: %s", line["step"], sign.text, sign.do)
-        logfile.append(self.path, line)
+        patiently(lambda: logfile.append(self.path, line), self.recipe.run.disk_minutes, str(self.path))
         values = {name: float(value) for name, value in collapse.numbers(line).items() if name not in ("step", "time")}
         if self.tracker is not None:
             self.tracker.write(line["step"], values)

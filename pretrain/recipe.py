@@ -38,7 +38,9 @@ class Run:
 
     Attributes:
         workers: processes that decode images (-1: one per core). accumulate: micro-batches per step.
-        save_minutes: between checkpoints. keep_every: epochs between checkpoints that are kept.
+        save_minutes: between checkpoints. keep_every: epochs between checkpoints that are kept; keep_last: how many of
+            the others. disk_minutes: how long a full or slow disk is waited for; patience_minutes: how long a process
+            may take for one thing before all are ended.
         log_every: steps between log lines; monitor_every: steps between lines with k-NN and prototype statistics.
         knn: training images used for the k-NN accuracy in the log (0: none).
     """
@@ -50,6 +52,9 @@ class Run:
     compile: bool = False
     save_minutes: float = 20.0
     keep_every: int = 20
+    keep_last: int = 2
+    disk_minutes: float = 10.0
+    patience_minutes: float = 60.0
     log_every: int = 50
     monitor_every: int = 2000
     knn: int = 2000
@@ -198,6 +203,9 @@ def _rules_of_training(recipe: Recipe) -> list[Rule]:
         (0 <= o.momentum <= 1 and 0 <= o.momentum_end <= 1, "optim.momentum in [0, 1]", (o.momentum, o.momentum_end)),
         (min(every) >= 1 and r.save_minutes >= 0, "run.log_every, monitor_every, keep_every >= 1, save_minutes >= 0",
          (*every, r.save_minutes)),
+        (1 <= r.keep_last <= 1000, "run.keep_last from 1 to 1000", r.keep_last),
+        (r.disk_minutes >= 0 and r.patience_minutes > 0, "run.disk_minutes >= 0, patience_minutes > 0",
+         (r.disk_minutes, r.patience_minutes)),
         (r.workers >= -1 and r.knn >= 0, "run.workers >= -1, knn >= 0", (r.workers, r.knn)),
     ]  # fmt: skip
 

@@ -1,51 +1,77 @@
-"""SIGTERM and SIGUSR1, which schedulers send before they end a job, and Ctrl-C: handled by the loop, not workers."""
+"""Signals that schedulers send before they end a job, and Ctrl-C: handled by the loop, not workers.
+
+While steps are taken a signal sets a flag, and the loop writes a checkpoint. Before and after that there is nothing to
+write, and the command ends at once, with the same exit code.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from collections.abc import Iterator
 from types import FrameType
 
 from evaltk import processes
+from evaltk.processes import REQUEUE
 
-REQUEUE = 75  # EX_TEMPFAIL: checkpoint saved after a signal; the same command resumes
 INTERRUPTED = 128 + signal.SIGINT  # checkpoint saved after Ctrl-C
-HANDLED = [signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
+NOTHING_NEW = "; nothing was trained since the last checkpoint: the same command goes on"
 
 
 class StopFlag:
     """`requested` turns true when a signal arrives; a second Ctrl-C does not wait for the step to end.
 
     Attributes:
-        code: with which the process is to exit then.
+        code: with which the process is to exit then. name: of the signal, for the log.
     """
 
-    requested = False
-    code = REQUEUE
+    def __init__(self) -> None:
+        self.requested, self.code, self.name = False, REQUEUE, ""
+        self._stepping, self._since = False, 0.0
 
     def handler(self, number: int, frame: FrameType | None) -> None:
         """For `signal.signal`."""
-        if number == signal.SIGINT:
-            if self.requested:
+        now = time.monotonic()
+        if not self.requested:
+            self.requested, self._since, self.name = True, now, signal.Signals(number).name
+            self.code = INTERRUPTED if number == signal.SIGINT else REQUEUE
+            if not self._stepping:
+                raise processes.Ended(number, exit_code=self.code, kept=NOTHING_NEW)
+        elif number == signal.SIGINT:
+            if now - self._since > processes.AGAIN:
                 raise KeyboardInterrupt
-            self.code = INTERRUPTED
-        self.requested = True
+            self.name, self.code = "SIGINT", INTERRUPTED  # torchrun's SIGTERM for the same Ctrl-C may come first
+
+    @contextlib.contextmanager
+    def stepping(self) -> Iterator[None]:
+        """Inside, a signal waits for the end of the step."""
+        self._stepping = True
+        try:
+            yield
+        finally:
+            self._stepping = False
 
 
 def ignore(worker: int) -> None:
     """Set up a worker: schedulers signal all of a job's processes, and the current step still needs its workers."""
-    for number in HANDLED:
+    for number in processes.STOPPING:
         signal.signal(number, signal.SIG_IGN)
     processes.start_worker()
 
 
 @contextlib.contextmanager
 def handle_signals() -> Iterator[StopFlag]:
-    """Within the block, either signal sets the flag. Outside the main thread handlers cannot be set: none is."""
+    """Within the block, signals set the flag or end the command; those that are ignored (nohup) stay so.
+
+    Outside the main thread handlers cannot be set: none is.
+    """
     flag = StopFlag()
+    previous = {}
     try:
-        previous = {number: signal.signal(number, flag.handler) for number in HANDLED}
+        for number in processes.STOPPING:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                previous[number] = signal.signal(number, flag.handler)
     except ValueError:  # not in the main thread
         yield flag
         return

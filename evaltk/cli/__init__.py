@@ -12,6 +12,7 @@ from evaltk.errors import EvaltkError, nearest
 
 SYNOPSIS = "usage: evaltk COMMAND [options]      details: evaltk COMMAND --help"
 KEPT = "; finished shards and results are kept: run again to resume"
+SEVERAL = ("run", "pretrain")  # commands that torchrun may start in several processes
 FIRST = "first steps: evaltk demo; evaltk run pixels:8 --data digits; evaltk ls datasets"
 
 
@@ -49,47 +50,47 @@ def main(argv: list[str] | None = None) -> int:
 
         print(__version__)
         return 0
-    from evaltk import processes, progress
+    from evaltk import crew
 
     # A thread of torch that waits for another spins, by default, and so takes the core that the other one waits for
     # where cores are shared. Asleep it costs some 15 us an operation. Read once, when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        name, *rest = progress.configured(args) or ["--help"]
-        if name not in commands():
-            print(f"evaltk: wanted a command; got {name!r}; do: {nearest(name, commands())}", file=sys.stderr)
-            return 2
-        with processes.ended_by_signals():
-            code = int(importlib.import_module(f"evaltk.cli.{name}").main(rest))
-            sys.stdout.flush()  # here, where a reader that has gone is known for what it is
-        return code
-    except EvaltkError as error:
-        return _told(error)
-    except KeyboardInterrupt:
+    name = next((word for word in args if not word.startswith("-")), "")
+    return crew.together(lambda: _command(args), said, several=name in SEVERAL)
+
+
+def _command(args: list[str]) -> int:
+    from evaltk import processes, progress
+
+    name, *rest = progress.configured(args) or ["--help"]
+    if name not in commands():
+        print(f"evaltk: wanted a command; got {name!r}; do: {nearest(name, commands())}", file=sys.stderr)
+        return 2
+    with processes.ended_by_signals():
+        code = int(importlib.import_module(f"evaltk.cli.{name}").main(rest))
+        sys.stdout.flush()  # here, where a reader that has gone is known for what it is
+    return code
+
+
+def said(error: BaseException) -> int:
+    """Print an error on one line. Returns: the exit code. Raises: `error` itself, if it is a bug."""
+    from evaltk import files, processes, progress
+
+    if isinstance(error, EvaltkError):
+        print(f"evaltk: {error if progress.is_verbose() else error.brief()}", file=sys.stderr)
+        progress.log.debug("where it was raised:", exc_info=error)
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt):
         print(f"evaltk: interrupted{KEPT}", file=sys.stderr)
         return 130
-    except processes.Ended as end:
-        print(f"evaltk: ended by {end.name}{KEPT}", file=sys.stderr)
-        return end.exit_code
-    except BrokenPipeError:
-        if not _reader_gone():
-            raise
+    if isinstance(error, processes.Ended):
+        print(f"evaltk: ended by {error.name}{error.kept or KEPT}", file=sys.stderr)
+        return error.exit_code
+    if isinstance(error, BrokenPipeError) and _reader_gone():
         return 0
-    except OSError as error:  # a file that vanished, or a disk that failed, where nothing else looked for that
-        from evaltk import files
-
-        if (known := files.unforeseen(error)) is None:
-            raise
-        return _told(known.with_traceback(error.__traceback__))
-
-
-def _told(error: EvaltkError) -> int:
-    """Say what went wrong, whole with --verbose. Returns: the exit code."""
-    from evaltk import progress
-
-    print(f"evaltk: {error if progress.is_verbose() else error.brief()}", file=sys.stderr)
-    progress.log.debug("where it was raised:", exc_info=error)
-    return error.exit_code
+    if isinstance(error, OSError) and (known := files.unforeseen(error)) is not None:
+        return said(known.with_traceback(error.__traceback__))  # a file that vanished, a disk that failed
+    raise error
 
 
 def _reader_gone() -> bool:

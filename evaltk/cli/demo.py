@@ -109,12 +109,12 @@ def _pretrain(recipe: Recipe, out: Path, device: str) -> int:
     from evaltk.machine import resolve_device
     from evaltk.progress import log
     from pretrain import checkpoint as saving
-    from pretrain import loop
+    from pretrain import loop, sameness
 
-    found = saving.newest(out)
-    if found is not None:
-        path, tree = found
-        saving.check_same(tree, recipe, path)
+    path = saving.newest(out)
+    if path is not None:
+        tree = saving.read(path)
+        sameness.check_recipe(tree, recipe, path)
         if tree["epoch"] == recipe.optim.epochs:
             log.info("%s is trained: %s", recipe.name, path)
             return 0

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from evaltk import plugins
+from evaltk import launchers, plugins
 from evaltk.bench import ImageOptions
 from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.cli import _options
@@ -235,7 +235,7 @@ def main(argv: list[str]) -> int:
         if options.json:
             print(json.dumps({"path": str(job.path), "skipped": skipped} | dataclasses.asdict(result)), flush=True)
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if launchers.place(os.environ) is not None:
         from evaltk import distributed
         from evaltk.machine import resolve_device
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from evaltk import plugins, results
+from evaltk import crew, launchers, plugins, results
 from evaltk.bench import Bench, Extracts, Need, nothing_to_prepare
 from evaltk.data import sanity
 from evaltk.errors import CheckpointError
@@ -57,7 +57,7 @@ def _agreed(value: list[bool]) -> list[bool]:
 
 def _several() -> bool:
     """Whether torchrun started more than this process."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return launchers.place(os.environ) is not None
 
 
 def _is_main() -> bool:
@@ -84,8 +84,10 @@ def measured(plan: Plan, left: Sequence[Job], bench: Bench) -> Iterator[Result |
         learning = any(known_protocol(job.protocol).learns(job.settings) for job in here)
         shared = sanity.shared_images(dataset) if learning and distributed.is_main() else ()
         for split, needs in wanted(here, bench):
+            crew.doing(f"features of {split.dataset} {split.name}")
             bench.prepare(split, needs)
         for job in here:
+            crew.doing(f"{job.protocol} on {job.name}")
             known_protocol(job.protocol).prepare(bench, dataset, job.settings)
         extracting = time.perf_counter() - started
         for job in here:

@@ -26,6 +26,7 @@ SMALL = [
     "net.arch=vit_patch8_dim24_depth1_heads3_img16", "method.num_prototypes=32", "method.hidden=16",
     "method.bottleneck=8", "views.num_local=1", "optim.batch=300", "optim.epochs=2", "optim.warmup_epochs=1",
     "run.workers=0", "run.knn=50", "run.log_every=1", "run.monitor_every=2", "run.keep_every=1", "run.save_minutes=0",
+    "run.disk_minutes=0",
 ]  # fmt: skip
 TUNING = {"lr": 0.01, "epochs": 2, "batch": 32, "group": 16, "repeats": 1, "warmup-epochs": 0}
 RUN = ["run", NET, "--data", "digits", "--limit", "60", "--out", "runs", "--cache", "cache", "--device", "cpu"]

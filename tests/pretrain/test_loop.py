@@ -19,7 +19,7 @@ from evaltk import build_backbone, build_head, load_checkpoint
 from evaltk.cli import main
 from evaltk.errors import EvaltkError
 from pretrain import checkpoint as saving
-from pretrain import loop
+from pretrain import loop, sameness
 from pretrain import recipe as config
 
 TINY = [
@@ -130,8 +130,9 @@ def test_killed_at_random_steps_and_resumed_equals_undisturbed_to_the_bit(kills:
         time.sleep(draw.uniform(0, 0.5))  # somewhere in a step or in the writing of a checkpoint
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-        _, tree = saving.newest(parts) or ({}, {})
-        steps.append(tree["progress"]["step"])
+        newest = saving.newest(parts)
+        assert newest is not None
+        steps.append(saving.read(newest)["progress"]["step"])
     done = subprocess.run([*command, "--out", str(parts)], env=ENV, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert steps == sorted(set(steps)) and 0 < steps[-1] < 10 * (2 + kills), steps
@@ -279,13 +280,14 @@ def test_a_torn_log_is_mended(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
 def test_a_run_does_not_go_on_with_other_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = recipe("optim.epochs=1")
     loop.run(made, out=tmp_path, device="cpu")
-    before = saving.identity
+    before = sameness.identity
     for change, said in (
         ({"count": 999}, "got 999"),
         ({"digests": ["0"] * 8}, "got others"),
+        ({"names": "0"}, "got as many with other names"),
         ({"digests": [None] * 8}, ""),
     ):
-        monkeypatch.setattr(saving, "identity", lambda source, change=change: before(source) | change)
+        monkeypatch.setattr(sameness, "identity", lambda source, change=change: before(source) | change)
         if said:
             with pytest.raises(EvaltkError, match=f"images that the run began with; {said}"):
                 loop.run(made, out=tmp_path, device="cpu")
