@@ -18,7 +18,8 @@ from evaltk.data.images import Split
 from evaltk.data.transforms import Transform
 from evaltk.errors import SettingsError, StorageError
 from evaltk.features import checks
-from evaltk.features.cache import SHARD, Entry, cache_key, splits_key
+from evaltk.features.cache import cache_key, splits_key
+from evaltk.features.shards import SHARD, Entry
 from evaltk.types import EXTRACTION_VERSION, Arch, FeatureKey, Features, PositionRule, Precision
 
 # Its number, what was unreadable, the indices kept [n], and x [n, D] for each spec.

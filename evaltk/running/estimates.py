@@ -20,7 +20,7 @@ from evaltk.running.runner import bench_of, extracts_of, wanted
 
 if TYPE_CHECKING:
     from evaltk.data.transforms import Transform
-    from evaltk.features.cache import Entry
+    from evaltk.features.shards import Entry
     from evaltk.running.measuring import Paced
     from evaltk.types import Recipe
 
@@ -117,7 +117,7 @@ def _readings(
 def _reading(bench: Bench, split: Split, transform: Transform, needs: Sequence[Need], before: _Before) -> Reading:
     from evaltk.features import checks
     from evaltk.features import extraction as features
-    from evaltk.features.cache import Entry, outstanding
+    from evaltk.features.shards import Entry, outstanding
 
     how, recipes = bench.extraction, tuple(dict.fromkeys(need.recipe for need in needs))
     checks.check_images(split, how.skip_bad_images)
