@@ -26,6 +26,8 @@ FULL = (
 DENIED = ("a writable folder", "permission denied", "choose a folder you can write to")
 BLOCKED = ("a folder to write into", "", "choose another path")
 BROKEN = ("a disk that can be written", "", "check the disk or choose another folder")
+GONE = ("a file or folder that stays", "", "see what removed or renamed it, then rerun the same command")
+OTHER = ("the operating system to read or write", "", "see what it says, then rerun the same command")
 REASONS = (
     dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), FULL)
     | dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), DENIED)
@@ -47,6 +49,15 @@ def storage_errors(path: Path) -> Iterator[None]:
             raise
         wanted, got, do = reason
         raise StorageError(wanted=wanted, got=got or str(system), where=path, do=do) from error
+
+
+def unforeseen(error: OSError) -> StorageError | None:
+    """What to tell of an error of the operating system that nothing else has caught; None where it names no file."""
+    if error.errno is None or error.filename is None:
+        return None
+    wanted, got, do = GONE if error.errno == errno.ENOENT else REASONS.get(error.errno, OTHER)
+    where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes | os.PathLike) else error.filename
+    return StorageError(wanted=wanted, got=got or os.strerror(error.errno), where=where, do=do)
 
 
 def make_folder(path: Path) -> Path:

@@ -17,7 +17,7 @@ from typing import Annotated
 
 import tyro
 
-from evaltk import arguments, crew, launchers, plugins, processes, progress
+from evaltk import arguments, crew, files, launchers, plugins, processes, progress
 from evaltk.errors import EvaltkError
 from pretrain import signals
 
@@ -82,6 +82,8 @@ def said(error: BaseException) -> int:
     if isinstance(error, processes.Ended):
         progress.log.error("ended by %s%s", error.name, error.kept or "; the last checkpoint is kept")
         return error.exit_code
+    if isinstance(error, OSError) and (known := files.unforeseen(error)) is not None:
+        return said(known)
     raise error
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from evaltk import cli
@@ -66,6 +68,20 @@ def test_flags_are_named_with_the_nearest(capsys: pytest.CaptureFixture[str]) ->
     assert "--knn.k" in said["run x --knn.k y"] and "'y'" in said["run x --knn.k y"]
 
 
+def test_no_error_is_longer_than_it_may_be() -> None:
+    rng = random.Random(0)
+
+    def text(most: int) -> str:
+        words = " ".join("w" * rng.randint(1, 12) for _ in range(rng.randint(1, most)))
+        return words + rng.choice(("", "; a; b", " (x; y)", "; there are: " + ", ".join(map(str, range(most)))))
+
+    for _ in range(3000):
+        where = rng.choice(("", f"/a/{'b' * rng.randint(1, 400)}", text(9)))
+        error = SettingsError(wanted=text(60), got=text(60), where=where, do=rng.choice(("", text(9), text(60))))
+        assert len(error.brief()) <= 290
+        assert len(str(error)) > 290 or error.brief() == str(error)
+
+
 def test_verbose_tells_all(capsys: pytest.CaptureFixture[str]) -> None:
     known = [f"name{i:03d}" for i in range(100)]
     error = SettingsError(wanted="x", got="y", do=f"{nearest('name1', known)}; or another")
@@ -75,6 +91,8 @@ def test_verbose_tells_all(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(long.brief()) == 290 and long.brief().endswith("y ...; where: /here; do: z")
     short = SettingsError(wanted="x", got="y", do="z")
     assert short.brief() == str(short)
+    advice = SettingsError(wanted="x", got="y" * 150, do=f"a; b (c; d); {'e' * 200}; {'f' * 100}")
+    assert advice.brief() == str(advice).partition("; eee")[0] + " (all with --verbose)"
     for flag, lines in ((["-v"], 3), ([], 1)):
         assert cli.main(["table", "--layout", "nope", *flag]) == 2
         err = capsys.readouterr().err

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from site_of_weights import Site
 
 NET = "random:vit_patch8_dim24_depth1_heads3_img16"
 SMALL = [
@@ -38,6 +40,8 @@ COMMANDS = {
     "pretrain": ["pretrain", "digits_dino_vmf", "--data", "digits", "--device", "cpu", "--out", "net", "--set", *SMALL],
     "convert": ["convert", NET, "net.safetensors", "--force"],
     "extract": ["extract", NET, "--data", "digits", "--limit", "60", "--cache", "cache", "--out", "x.npz"],
+    "report": ["report", "--runs", "runs", "--out", "page.html"],
+    "fetch": ["fetch", "net", "--catalog", "catalog.toml", "--home", "home"],
 }  # fmt: skip
 ENDED = {"SIGTERM": 143, "SIGINT": 130, "SIGKILL": -9}
 TRAINING_ENDED = ENDED | {"SIGTERM": 75}
@@ -60,6 +64,8 @@ class Server:
         env = dict(os.environ, OMP_NUM_THREADS="1", EVALTK_HOME="/nowhere", PYTHONPATH=os.pathsep.join(sys.path))
         command = [sys.executable, str(Path(__file__).with_name("server.py"))]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+        self.site = Site()
+        self.place = tempfile.TemporaryDirectory()  # of results that `report` reads
 
     def _ask(self, **asked: Any) -> int:
         assert self.process.stdin is not None and self.process.stdout is not None
@@ -69,13 +75,24 @@ class Server:
 
     def start(self, name: str, folder: Path, *more: str, fault: str = "", at: int = 0) -> tuple[int, Path]:
         """Start a command in its folder. Returns: (process id, the file with what it says)."""
-        folder.mkdir(parents=True, exist_ok=True)
+        self.prepare(name, folder)
         said = folder.with_name(f"{folder.name}.{time.monotonic_ns()}.err")
         argv = [*COMMANDS[name][:-1], COMMANDS[name][-1], *more]
         pid = self._ask(
             argv=argv, folder=str(folder), stderr=str(said), fault=fault, at=at, count=str(said.with_suffix(".count"))
         )
         return pid, said
+
+    def prepare(self, name: str, folder: Path) -> None:
+        """Put into its folder what a command reads and does not make itself."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if name == "fetch" and not (folder / "catalog.toml").exists():
+            (folder / "catalog.toml").write_text(self.site.catalogue())
+        if name == "report" and not (folder / "runs").exists():
+            made = Path(self.place.name) / "work"
+            if not made.exists():
+                assert self.run("run", made).code == 0
+            shutil.copytree(made / "runs", folder / "runs")
 
     def wait(self, started: tuple[int, Path]) -> Ended:
         """Wait for the end of a command, and of every process that it started."""
@@ -99,6 +116,8 @@ class Server:
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait()
+        self.site.close()
+        self.place.cleanup()
 
 
 def _alive(group: int) -> bool:
@@ -127,6 +146,9 @@ def products(folder: Path) -> dict[str, str]:
         if path.name == "log.jsonl":
             lines = [json.loads(line) for line in path.read_text().splitlines()]
             content = json.dumps([{k: v for k, v in line.items() if k not in VOLATILE} for line in lines])
+        elif path.name == "pins.json":
+            pins = json.loads(path.read_text())
+            content = json.dumps({n: {k: v for k, v in pin.items() if k != "date"} for n, pin in pins.items()})
         elif path.parent.parent.name == "runs" and path.suffix == ".json":
             tree = json.loads(path.read_text())
             content = json.dumps({k: v for k, v in tree.items() if k not in ("made", "crc32")})
@@ -153,10 +175,11 @@ def _plain(value: Any) -> str:
 
 
 def leftovers(folder: Path) -> list[str]:
-    """Temporary files and folders, locks and unfinished entries."""
+    """Temporary files and folders, locks and unfinished entries; but for the locks of downloads, which stay."""
     return [
         str(p.relative_to(folder)) for p in folder.rglob("*")
-        if p.name.startswith(".") or p.name.endswith((".part", ".partial", ".new"))
+        if (p.name.startswith(".") and not ("home" in p.parts and p.suffix == ".lock"))
+        or p.name.endswith((".part", ".partial", ".new"))
     ]  # fmt: skip
 
 

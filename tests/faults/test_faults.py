@@ -7,8 +7,11 @@ between any two renames; they are drawn from seeds. `make faults` tries many mor
 
 from __future__ import annotations
 
+import os
 import random
-from collections.abc import Callable
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import harness
@@ -17,6 +20,8 @@ from conftest import Whole
 from harness import COMMANDS, ENDED, TRAINING_ENDED, Server
 
 MANY = pytest.mark.faults
+RUNS = ("run", "run with decoding processes", "linear", "fine-tuning")
+COMPUTING = [name for name in COMMANDS if name not in ("report", "fetch")]  # make again what was damaged
 Tried = Callable[[str, str], None]
 
 
@@ -25,9 +30,9 @@ def moments(number: int, many: int) -> list:
     return [pytest.param(seed, marks=[] if seed < number else MANY) for seed in range(many)]
 
 
-def named(*default: str) -> list:
+def named(*default: str, of: Iterable[str] = COMMANDS) -> list:
     """Every command, those named here in the default tests."""
-    return [pytest.param(name, marks=[] if name in default else MANY) for name in COMMANDS]
+    return [pytest.param(name, marks=[] if name in default else MANY) for name in of]
 
 
 def moment(seed: int, changes: int, *what: str) -> int:
@@ -97,7 +102,7 @@ def test_files_that_end_in_the_middle(
 
 @pytest.mark.parametrize("how", ["flipped", *(pytest.param(how, marks=MANY) for how in ("cut", "gone", "empty"))])
 @pytest.mark.parametrize("stage", ["finished", pytest.param("killed", marks=MANY)])
-@pytest.mark.parametrize("name", named("run"))
+@pytest.mark.parametrize("name", named("run", of=COMPUTING))
 def test_a_damaged_file(
     name: str, stage: str, how: str, request: pytest.FixtureRequest, server: Server, whole: Whole, tried: Tried,
     tmp_path: Path,
@@ -116,7 +121,7 @@ def test_a_damaged_file(
     for chosen in names if many else rng.sample(names, min(1, len(names))):
         folder = harness.copy(source, tmp_path / "work")
         harness.spoil(folder / chosen, how, rng)
-        more = ("--again",) if name in ("run", "linear", "fine-tuning") else ()
+        more = ("--again",) if name in RUNS else ()
         ended = server.run(name, folder, *more)
         assert ended.code == 0, f"{chosen}: {ended.said}"
         found = {n: d for n, d in harness.products(folder).items() if n in wanted}
@@ -144,3 +149,86 @@ def test_several_at_once(
     assert harness.leftovers(tmp_path / "work") == []
     again(server, name, tmp_path / "work", wanted)
     tried(name, "two or four at once")
+
+
+@pytest.mark.parametrize("kib", [8, 60, 400])
+@pytest.mark.parametrize("name", named())
+def test_a_small_disk(name: str, kib: int, server: Server, whole: Whole, tried: Tried, tmp_path: Path) -> None:
+    """A disk of its own with so much room, and then with more."""
+    _, wanted, _ = whole(name)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root can mount a disk")
+    try:
+        server.prepare(name, disk / "work")
+        full = shutil.disk_usage(disk).used // 1024 + kib
+        subprocess.run(["mount", "-o", f"remount,size={full}k", str(disk)], check=True)
+        ended = server.run(name, disk / "work")
+        assert ended.code in (0, 2), ended.said
+        harness.one_line(ended)
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        again(server, name, disk / "work", wanted)
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    tried(name, "small disk")
+
+
+@pytest.mark.parametrize("stage", ["begun", "empty"])
+@pytest.mark.parametrize("name", named("fetch"))
+def test_a_folder_without_the_right_to_write(
+    name: str, stage: str, server: Server, whole: Whole, tried: Tried, tmp_path: Path
+) -> None:
+    _, wanted, changes = whole(name)
+    folder = tmp_path / "work"
+    server.prepare(name, folder)
+    if stage == "begun":
+        server.run(name, folder, fault="SIGKILL", at=round(0.6 * changes))
+    folders = [folder, *(p for p in folder.rglob("*") if p.is_dir())]
+    for one in folders:
+        one.chmod(0o555)
+    ended = server.run(name, folder, fault="read-only")
+    for one in folders:
+        one.chmod(0o755)
+    assert ended.code == 2, ended.said
+    harness.one_line(ended)
+    again(server, name, folder, wanted)
+    tried(name, "read-only folder")
+
+
+@pytest.mark.parametrize("seed", moments(0, 6))
+@pytest.mark.parametrize("name", named())
+def test_a_file_is_deleted_meanwhile(
+    name: str, seed: int, server: Server, whole: Whole, tried: Tried, tmp_path: Path
+) -> None:
+    """One of the files that the command has made so far, or reads."""
+    _, wanted, changes = whole(name)
+    folder = tmp_path / "work"
+    ended = server.run(name, folder, fault="file deleted", at=moment(seed, changes, name, "deleted"))
+    assert ended.code in (0, 2), ended.said
+    harness.one_line(ended)
+    if name == "report":
+        shutil.rmtree(folder / "runs")  # what was deleted may be a result, which is made again by another command
+    ended = server.run(name, folder, *(("--again",) if name in RUNS else ()))
+    assert ended.code == 0, ended.said
+    found = harness.products(folder)
+    lost = {n for n in wanted if found.get(n) != wanted[n]}
+    assert not lost or (name == "pretrain" and len(lost) == 1), lost  # an epoch that was kept is not trained again
+    assert harness.leftovers(folder) == []
+    tried(name, "file deleted meanwhile")
+
+
+@pytest.mark.parametrize("seed", moments(0, 6))
+@pytest.mark.parametrize("name", ["run with decoding processes"])
+def test_a_decoding_process_is_killed(
+    name: str, seed: int, server: Server, whole: Whole, tried: Tried, tmp_path: Path
+) -> None:
+    """As by the system when memory runs out."""
+    _, wanted, changes = whole(name)
+    at = moment(seed, changes, name, "killed")
+    ended = server.run(name, tmp_path / "work", fault="process killed", at=at)
+    assert ended.code in (0, 2), ended.said
+    harness.one_line(ended)
+    again(server, name, tmp_path / "work", wanted)
+    tried(name, "decoding process killed")
