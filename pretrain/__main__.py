@@ -74,7 +74,7 @@ def own_device(device: str) -> str:
 def said(error: BaseException) -> int:
     """Say an error on one line. Returns: the exit code. Raises: `error` itself, if it is a bug."""
     if isinstance(error, EvaltkError):
-        progress.log.error("%s", error)
+        progress.log.error("%s", error if progress.is_verbose() else error.brief())
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):
         progress.log.error("interrupted; the last checkpoint is kept")
