@@ -17,7 +17,7 @@ from typing import Annotated
 
 import tyro
 
-from evaltk import arguments, crew, launchers, plugins, processes, progress
+from evaltk import arguments, crew, files, launchers, plugins, processes, progress
 from evaltk.data.options import DataFlags
 from evaltk.errors import EvaltkError
 from pretrain import signals
@@ -79,7 +79,7 @@ def own_device(device: str) -> str:
 def said(error: BaseException) -> int:
     """Say an error on one line. Returns: the exit code. Raises: `error` itself, if it is a bug."""
     if isinstance(error, EvaltkError):
-        progress.log.error("%s", error)
+        progress.log.error("%s", error if progress.is_verbose() else error.brief())
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):
         progress.log.error("interrupted; the last checkpoint is kept")
@@ -87,6 +87,8 @@ def said(error: BaseException) -> int:
     if isinstance(error, processes.Ended):
         progress.log.error("ended by %s%s", error.name, error.kept or "; the last checkpoint is kept")
         return error.exit_code
+    if isinstance(error, OSError) and (known := files.unforeseen(error)) is not None:
+        return said(known)
     raise error
 
 

@@ -74,12 +74,10 @@ def _command(args: list[str]) -> int:
 
 def said(error: BaseException) -> int:
     """Print an error on one line. Returns: the exit code. Raises: `error` itself, if it is a bug."""
-    from evaltk import files, processes, progress
+    from evaltk import processes
 
     if isinstance(error, EvaltkError):
-        print(f"evaltk: {error if progress.is_verbose() else error.brief()}", file=sys.stderr)
-        progress.log.debug("where it was raised:", exc_info=error)
-        return error.exit_code
+        return _told(error)
     if isinstance(error, KeyboardInterrupt):
         print(f"evaltk: interrupted{KEPT}", file=sys.stderr)
         return 130
@@ -88,9 +86,21 @@ def said(error: BaseException) -> int:
         return error.exit_code
     if isinstance(error, BrokenPipeError) and _reader_gone():
         return 0
-    if isinstance(error, OSError) and (known := files.unforeseen(error)) is not None:
-        return said(known.with_traceback(error.__traceback__))  # a file that vanished, a disk that failed
+    if isinstance(error, OSError):  # a file that vanished, or a disk that failed, where nothing else looked for that
+        from evaltk import files
+
+        if (known := files.unforeseen(error)) is not None:
+            return _told(known.with_traceback(error.__traceback__))
     raise error
+
+
+def _told(error: EvaltkError) -> int:
+    """Say what went wrong, whole with --verbose. Returns: the exit code."""
+    from evaltk import progress
+
+    print(f"evaltk: {error if progress.is_verbose() else error.brief()}", file=sys.stderr)
+    progress.log.debug("where it was raised:", exc_info=error)
+    return error.exit_code
 
 
 def _reader_gone() -> bool:

@@ -152,7 +152,7 @@ def test_a_disk_that_fills_up_while_saving_leaves_the_last_good_checkpoint(
         real(tree, stream)
 
     monkeypatch.setattr(torch, "save", fails_the_third_time)
-    assert train(in_folder(folder), tmp_path / "run", "run.save_minutes=0") == 2
+    assert train(in_folder(folder), tmp_path / "run", "run.save_minutes=0", "run.disk_minutes=0") == 2
     assert "free some space" in capsys.readouterr().err
     monkeypatch.undo()
     tree = torch.load(tmp_path / "run" / "checkpoint.pth", weights_only=True)
