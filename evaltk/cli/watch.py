@@ -40,7 +40,7 @@ class Options:
         html: also write a page with the curves to this file, at every update.
     """
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = field(metadata={"metavar": "RUN ..."})
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = field(default=(), metadata={"metavar": "RUN ..."})
     every: float = 5.0
     once: bool = False
     html: Path | None = None

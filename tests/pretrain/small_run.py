@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from evaltk.progress import log
 from pretrain import loop
 from pretrain import recipe as recipes
 from pretrain.methods import dino
@@ -50,7 +52,9 @@ def photos(folder: Path, each: int = 6) -> Path:
 
 
 def train(folder: Path, out: Path, *sets: str, recipe: str = "cifar10_dino", **watching: Any) -> int:
-    """Train on a folder."""
+    """Train on a folder; `caplog` hears it whatever commands ran before."""
+    log.propagate = True
+    log.setLevel(logging.INFO)
     made = recipes.load(recipe, [*SETS, f"data.source=folder={folder}", *sets])
     return loop.run(made, out=out, device="cpu", watching=Watching(**watching))
 
