@@ -1,0 +1,166 @@
+"""What a training step would cost on a GPU, counted without one: launches, bytes, operations, host synchronisations.
+
+    python -m benchmarks.roofline dino_vmf_vits16 --batch 64 --where device --set net.drop_path=0.1
+
+It is a model, good for finding what dominates and for comparing versions, not a measurement. An eager step is counted:
+nothing is fused. Views are counted as on CUDA, in float16 and with the copies to the device; the step on CPU tensors,
+for a backward pass on CUDA's asks for the driver. Not counted: decoding of images, exchange between GPUs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from benchmarks._roofline_count import Count
+from pretrain import loop, methods, nets, optim
+from pretrain import recipe as recipes
+from pretrain.data import loader
+from pretrain.recipe import Recipe
+from pretrain.state import State
+
+SHAPE = (375, 500)  # the usual size of an ImageNet photograph
+SHOWN = 14
+
+
+class Photographs:
+    """As many images as asked for, all the same."""
+
+    labels = None
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (*SHAPE, 3), dtype=np.uint8))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def open(self, index: int) -> Image.Image:
+        """The image."""
+        return self.image
+
+    def image_id(self, index: int) -> str:
+        """Its name."""
+        return str(index)
+
+
+def host_batch(recipe: Recipe, batch: int) -> loader.HostBatch:
+    """A batch as the loader gives it."""
+    method, arch = methods.get(recipe.method.name), nets.parse(recipe.net.arch)
+    dataset = loader.ViewDataset(
+        Photographs(batch),  # type: ignore[arg-type]
+        recipe.views,
+        seed=0,
+        masking=method.masks(recipe.method),
+        patch_size=arch.patch_size,
+    )
+    return loader.collate([dataset[0, i] for i in range(batch)], recipe.views)
+
+
+def state_of(recipe: Recipe) -> State[Any]:
+    """The state before the first step, with the optimizer a GPU would have."""
+    method = methods.get(recipe.method.name)
+    state = loop.init_state(recipe, method, nets.parse(recipe.net.arch), torch.device("cpu"))
+    groups = optim.groups(state.network, undecayed=method.unregularized)
+    return dataclasses.replace(state, optimizer=torch.optim.AdamW(groups, lr=0.0, fused=True))
+
+
+def fake(value: Any, mode: FakeTensorMode) -> Any:
+    """The value with fake tensors in place of its own."""
+    if isinstance(value, torch.Tensor):
+        return mode.from_tensor(value)
+    if isinstance(value, list | tuple):
+        return type(value)(fake(v, mode) for v in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [f.name for f in dataclasses.fields(value)]
+        return dataclasses.replace(value, **{name: fake(getattr(value, name), mode) for name in names})
+    return value
+
+
+def count_views(recipe: Recipe, batch: int) -> Count:
+    """What the views of a batch cost."""
+    on_host, count = host_batch(recipe, batch), Count()
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with mode:
+        inputs = fake(on_host, mode)
+        with count:
+            loader.to_device(inputs, recipe.views, torch.device("cuda"), mean=recipe.data.mean, std=recipe.data.std)
+    return count
+
+
+def count_step(recipe: Recipe, batch: int) -> Count:
+    """What a whole step costs, views included: the second one, since the first makes AdamW's state."""
+    method, count = methods.get(recipe.method.name), Count()
+    on_host, state = host_batch(recipe, batch), state_of(recipe)
+    rates = method.rates(recipe.optim, 1, total_steps=125_000, epoch_steps=1250)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with mode:
+        inputs = fake(on_host, mode)
+        with Count():
+            loop.train_step([inputs], state, method, recipe, rates, stop=False)
+        with count:
+            loop.train_step([inputs], state, method, recipe, rates, stop=False)
+    return count
+
+
+def told(count: Count, images: int, title: str, *, lines: int = SHOWN) -> dict[str, Any]:
+    """Print a count. Returns: it as plain numbers."""
+    device, host = sum(count.time.values()), count.launches * count.card.host
+    flops = ", ".join(f"{v / images / 1e9:.1f} GFLOP an image in {k}" for k, v in count.flops.items()) or "no products"
+    syncs = sum(count.syncs.values())
+    gigabytes = count.bytes / images / 1e9
+    print(f"== {title}: {count.launches} launches, {gigabytes:.3f} GB an image, {flops}, {syncs} host synchronisations")
+    print(f"   {count.card.name}: device {1e3 * device:.1f} ms, host {1e3 * host:.1f} ms -> "
+          f"at best {images / count.seconds:.0f} images/s")  # fmt: skip
+    for at, seconds in count.time.most_common(lines):
+        share = count.moved[at] / images / 1e9
+        print(f"   {1e3 * seconds:7.2f} ms {count.operators[at]:5d} x {share:6.3f} GB an image  {at[0]}  {at[1]}")
+    for where, number in count.syncs.most_common(lines):
+        print(f"   {number:4d} synchronisations  {where}")
+    for (name, dtype, where), operations in count.products.most_common():
+        if dtype == "float32" and operations / images > 5e7:
+            print(f"   float32 product: {operations / images / 1e9:.2f} GFLOP an image  {name}  {where}")
+    return {
+        "title": title,
+        "launches": count.launches,
+        "gigabytes_an_image": gigabytes,
+        "gflop_an_image": {k: v / images / 1e9 for k, v in count.flops.items()},
+        "synchronisations": dict(count.syncs),
+        "device_ms": 1e3 * device,
+        "host_ms": 1e3 * host,
+        "images_per_second": images / count.seconds,
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Count one recipe's step."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", nargs="?", default="dino_vmf_vits16", help="a bundled recipe or a .toml file")
+    parser.add_argument("--batch", type=int, default=64, help="images a step on one GPU")
+    parser.add_argument("--where", choices=("workers", "device"), default="device", help="where views are made")
+    parser.add_argument("--set", nargs="*", default=[], help="recipe overrides, section.key=value")
+    parser.add_argument("--lines", type=int, default=SHOWN, help="how many lines to name")
+    parser.add_argument("--json", help="write the numbers to this file too")
+    a = parser.parse_args(argv)
+    overrides = (*a.set, f"views.where={a.where}", f"optim.batch={a.batch}", "run.compile=false")
+    recipe = recipes.load(a.recipe, overrides)
+    torch.__future__.set_swap_module_params_on_conversion(False)  # a net of fake parameters cannot be swapped in
+    found = {"views": count_views(recipe, a.batch), "step": count_step(recipe, a.batch)}
+    titles = {"views": f"views by {a.where}", "step": f"step of {a.recipe}, batch {a.batch}, views by {a.where}"}
+    numbers = [told(found[part], a.batch, titles[part], lines=a.lines) for part in titles]
+    if a.json:
+        Path(a.json).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
