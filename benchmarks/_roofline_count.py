@@ -35,7 +35,7 @@ FREE = """
 view reshape _unsafe_view t transpose permute expand slice select unsqueeze squeeze detach alias split chunk unbind
 as_strided diagonal narrow lift_fresh empty empty_like empty_strided new_empty new_empty_strided split_with_sizes unfold
 device is_pinned _has_compatible_shallow_copy_type sym_size prim_layout view_as_real result_type
-""".split()
+""".split()  # noqa: SIM905
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
