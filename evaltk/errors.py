@@ -35,36 +35,69 @@ class EvaltkError(Exception):
         super().__init__("; ".join(parts))
 
     def brief(self, limit: int = 290) -> str:
-        """The error in at most `limit` characters where its place allows it: names to choose from are cut, then what
-        was got.
+        """The error in at most `limit` characters. What is missed least is cut first: names to choose from, the folders
+        of a path, what was got, further advice, and only then the rest.
         """
-        do, got = self.do, self.got
-        head, there, names = do.partition("there are: ")
-        excess = len(str(self)) - limit
-        if excess > 0 and there:
-            names, semicolon, after = names.partition("; ")
-            listed = names.split(", ")
-            kept = listed[: max(3, _fitting(listed, len(names) - excess - len(MORE) - len(" and 1,000 more")))]
-            if len(kept) < len(listed):
-                do = f"{head}{there}{', '.join(kept)} and {len(listed) - len(kept):,} more{MORE}{semicolon}{after}"
-        where = self.where
-        excess = len(str(type(self)(wanted=self.wanted, got=got, where=where, do=do))) - limit
-        if excess > 0 and len(where) > SHORT and "/" in where and " " not in where:
-            where = f"...{where[-max(SHORT, len(where) - excess - 3) :]}"
-        excess = len(str(type(self)(wanted=self.wanted, got=got, where=where, do=do))) - limit
-        if excess > 0 and len(got) > 2 * SHORT:
-            got = f"{got[: max(2 * SHORT, len(got) - excess - 4)]} ..."
-        return str(type(self)(wanted=self.wanted, got=got, where=where, do=do))
+        short = self
+        for cut in (_fewer_names, _shorter_path, _shorter_got, _first_advice, _shorter_everything):
+            excess = len(str(short)) - limit
+            if excess > 0:
+                short = cut(short, excess)
+        return str(short)
+
+    def _with(self, **parts: str) -> EvaltkError:
+        return EvaltkError(**{"wanted": self.wanted, "got": self.got, "where": self.where, "do": self.do} | parts)
 
     def __reduce__(self) -> tuple[object, ...]:
         # Worker processes return errors by pickle, which does not support keyword-only arguments.
         return (_rebuild, (type(self), self.wanted, self.got, self.where, self.do))
 
 
-def _fitting(names: list[str], room: int) -> int:
-    """How many of the first names fit into so many characters."""
-    ends = itertools.accumulate(len(name) + 2 for name in names)
-    return sum(end <= room for end in ends)
+def _fewer_names(error: EvaltkError, excess: int) -> EvaltkError:
+    """The first of the names that `do` gives to choose from, at least three."""
+    head, there, names = error.do.partition("there are: ")
+    names, semicolon, after = names.partition("; ")
+    listed = names.split(", ") if there else []
+    room = len(names) - excess - len(MORE) - len(" and 1,000 more")
+    kept = listed[: max(3, sum(end <= room for end in itertools.accumulate(len(name) + 2 for name in listed)))]
+    if len(kept) == len(listed):
+        return error
+    more = f"{', '.join(kept)} and {len(listed) - len(kept):,} more{MORE}"
+    return error._with(do=f"{head}{there}{more}{semicolon}{after}")
+
+
+def _shorter_path(error: EvaltkError, excess: int) -> EvaltkError:
+    """The end of a long path."""
+    if len(error.where) <= SHORT or "/" not in error.where or " " in error.where:
+        return error
+    return error._with(where=f"...{error.where[-max(SHORT, len(error.where) - excess - 3) :]}")
+
+
+def _shorter_got(error: EvaltkError, excess: int) -> EvaltkError:
+    """The beginning of what was got."""
+    if len(error.got) <= 2 * SHORT:
+        return error
+    return error._with(got=f"{error.got[: max(2 * SHORT, len(error.got) - excess - 4)]} ...")
+
+
+def _first_advice(error: EvaltkError, excess: int) -> EvaltkError:
+    """`do` without its last clauses."""
+    clauses = re.split(r"(; (?![^(]*\)))", error.do.removesuffix(MORE))
+    ends = [len("".join(clauses[:i])) for i in range(1, len(clauses), 2)]
+    room = len(error.do) - excess - len(MORE)
+    fitting = [end for end in ends if end <= room] or ends[:1]
+    return error._with(do=error.do[: fitting[-1]] + MORE) if fitting else error
+
+
+def _shorter_everything(error: EvaltkError, excess: int) -> EvaltkError:
+    """The beginnings of got, of what was wanted, of the place and of the advice, in that order, until it fits."""
+    for part in ("got", "wanted", "where", "do"):
+        text = getattr(error, part)
+        kept = max(SHORT, len(text) - excess - 4)
+        if excess > 0 and kept + 4 < len(text):
+            excess -= len(text) - kept - 4
+            error = error._with(**{part: f"{text[:kept]} ..."})
+    return error
 
 
 def printable(text: str) -> str:

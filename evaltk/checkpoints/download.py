@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Callable
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any
 
 from evaltk import progress
-from evaltk.errors import DownloadError
+from evaltk.checkpoints.redirects import open_url
+from evaltk.errors import DownloadError, StorageError
 from evaltk.files import storage_errors, write_text
 
 TRIES, WAIT_S, TIMEOUT_S = 5, 1.0, 30.0  # tries that get no further; first pause, doubled each time; silence allowed
@@ -67,7 +68,7 @@ def _attempt(url: str, part: Path, title: str, advance: Callable[[int], None]) -
         if state["etag"].startswith('"'):  # not a weak one; the server then sends the whole of a changed file
             headers["If-Range"] = state["etag"]
     try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S)
+        response = open_url(url, headers, TIMEOUT_S)
     except urllib.error.HTTPError as error:
         if error.code != 416 or not held:
             raise
@@ -82,6 +83,7 @@ def _attempt(url: str, part: Path, title: str, advance: Callable[[int], None]) -
         seen["modified"] = response.headers.get("Last-Modified", "")
         head = response.read(512)
         _check_body(response, head, url)
+        _check_room(part, (total or 0) - (held if response.status == 206 else 0), title)
         if response.status == 206:
             changed = any(seen[key] and state[key] and seen[key] != state[key] for key in seen) if held else True
             if changed or first != held:
@@ -117,6 +119,18 @@ def _check_body(response: HTTPResponse, head: bytes, url: str) -> None:
     else:
         return
     raise DownloadError(wanted="weights", got=got, where=url, do=do)
+
+
+def _check_room(part: Path, wanted: int, title: str) -> None:
+    """Refuse what cannot fit, before the disk is full. Raises: StorageError."""
+    free = shutil.disk_usage(part.parent).free
+    if wanted > free:
+        raise StorageError(
+            wanted=f"room for {wanted / 2**20:,.0f} MiB of {title}",
+            got=f"{free / 2**20:,.0f} MiB free",
+            where=part.parent,
+            do="free some space, or choose another folder with --home",
+        )
 
 
 def _append(part: Path, block: bytes, response: HTTPResponse, reports: tuple[Callable[[int], None], ...]) -> None:

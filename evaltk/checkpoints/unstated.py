@@ -197,21 +197,20 @@ def _question(
     if "num_heads" in missing and dim not in STANDARD_HEADS:
         got = f"a net {dim} wide, which is no standard width"
     got += f" ({notes[0]})" if notes else ""
-    do = (
-        f"pass {' '.join(ASKED[name][1] for name in missing)}, as in the code that trained the net; for example, each "
-        f"value to be checked: evaltk inspect {shlex.quote(str(path))} {flags}"
-    )
+    do = [f"pass {' '.join(ASKED[name][1] for name in missing)}, as in the code that trained the net"]
     if "num_heads" in missing and dim == 384:
-        do += "; most nets 384 wide have 6 heads, but MoCo-v3's have 12"
+        do.append("most nets 384 wide have 6 heads, but MoCo-v3's have 12")
     if "activation" in missing:
-        do += "; OpenAI's weights have quickgelu, LAION's and DataComp's gelu"
+        do.append("OpenAI's weights have quickgelu, LAION's and DataComp's gelu")
     if "stem" in missing:
-        do += "; cifar: stride 1, padding 1, no maxpool; cifar-pad2: the same with padding 2, solo-learn's"
+        do.append("cifar: stride 1, padding 1, no maxpool; cifar-pad2: the same with padding 2, solo-learn's")
     if family == "flat":
-        do += "; if DINO's or iBOT's own code trained it, pass --family dino or --family ibot instead"
+        do.append("if DINO's or iBOT's own code trained it, pass --family dino or --family ibot instead")
+    # Last, since a short message leaves out from the end.
+    do.append(f"for example, each value to be checked: evaltk inspect {shlex.quote(str(path))} {flags}")
     names = [ASKED[name][0] for name in missing]
     wanted = ", ".join(names[:-1]) + (" and " if names[1:] else "") + names[-1]
-    return CheckpointError(wanted=f"{wanted}, which tensors do not contain", got=got, where=path, do=do)
+    return CheckpointError(wanted=f"{wanted}, which tensors do not contain", got=got, where=path, do="; ".join(do))
 
 
 def _example_heads(dim: int) -> int:

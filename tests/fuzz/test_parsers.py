@@ -43,15 +43,18 @@ def test_the_runner_sees_faults(tmp_path: Path) -> None:
     script = f"""
 import sys, pathlib, time
 sys.path[:0] = [{str(RUN.parent)!r}]
-import run, parsers
+import making, run, parsers
 from evaltk.errors import EvaltkError
-run.SECONDS = 1
+run.SECONDS, run.WAIT = 1, 2
 def long(path): raise EvaltkError(wanted="x" * 5000, got="y")
+def hangs(path):
+    while True: pass
 def writes(path): pathlib.Path({str(tmp_path / "out")!r}).write_text("x")
-reads = dict(fails=lambda path: 1 // 0, hangs=lambda path: time.sleep(9), long=long, writes=writes, good=len)
+def waits(path): time.sleep(9)
+reads = dict(fails=lambda path: 1 // 0, hangs=hangs, waits=waits, long=long, writes=writes, good=len)
 make = lambda rng, path: path.write_bytes(b"x")
 parsers.PARSERS = {{
-    name: lambda n, folder, read=read: parsers.Parser(name=n, make=make, read=read if n != "good" else str)
+    name: lambda n, folder, read=read: making.Parser(name=n, make=make, read=read if n != "good" else str)
     for name, read in reads.items()
 }}
 sys.exit(run.main(["--count", "1"]))
@@ -59,7 +62,13 @@ sys.exit(run.main(["--count", "1"]))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     faults = {one["parser"]: list(one["faults"]) for one in map(json.loads, done.stdout.splitlines())}
     assert done.returncode == 1, done.stderr
-    kinds = {"fails": "ZeroDivisionError", "hangs": "more than 1 s", "long": "a long error", "writes": "acted"}
+    kinds = {
+        "fails": "ZeroDivisionError",
+        "hangs": "more than 1 s",
+        "waits": "more than 1 s",
+        "long": "a long error",
+        "writes": "acted",
+    }
     assert faults.pop("good") == [] and faults.keys() == kinds.keys()
     assert all(kinds[name] in found[0] for name, found in faults.items()), faults
 
