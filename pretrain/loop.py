@@ -125,7 +125,7 @@ def init_state(recipe: Recipe, method: Method[Any], arch: Arch, device: torch.de
         student=distribute(network),
         network=network,
         teacher=teacher,
-        optimizer=torch.optim.AdamW(optim.groups(network, undecayed=method.unregularized), lr=0.0),
+        optimizer=optim.adamw(optim.groups(network, undecayed=method.unregularized), device),
         scaler=torch.amp.GradScaler(device.type, enabled=recipe.run.precision == "fp16" and device.type == "cuda"),
         centers=method.centers(settings, device),
     )
@@ -221,21 +221,26 @@ def train_step(
         state.sums = dict(output.sums)
         loss = loss + output.loss.detach() / len(batches)
         parts = {name: parts.get(name, 0.0) + value / len(batches) for name, value in output.parts.items()}
-    norms = _update(state, method, recipe.optim, rates.momentum)
+    norms = _clip(state, method, recipe.optim)
+    # One exchange and one read a step, before anything changes; all processes stop at the same step.
+    told = torch.stack([loss, loss.new_full((), float(stop)), (~torch.isfinite(norms).all()).to(loss)])
+    mean_loss, mean_stop, unfinite = distributed.all_reduce(told, op="mean").tolist()
+    if not unfinite or state.scaler.is_enabled():
+        _update(state, method, recipe.optim, rates.momentum)
+    state.optimizer.zero_grad(set_to_none=True)
     centers = state.centers  # as the loss used them
     state.centers = method.update_centers(state)
-    # All processes stop at the same step.
-    mean_loss, mean_stop = distributed.all_reduce(torch.stack([loss, loss.new_tensor(float(stop))]), op="mean")
     return StepRecord(
         step=step,
         epoch=state.position.epoch,
-        loss=float(mean_loss),
+        loss=mean_loss,
         parts=parts,
         rates=rates,
         output=output,
         centers=centers,
         gradient_norms=norms,
-        stop=bool(mean_stop > 0),
+        stop=mean_stop > 0,
+        finite=not unfinite,
     )
 
 
@@ -250,29 +255,32 @@ def _autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
 
-def _update(state: State[Any], method: Method[Any], settings: optim.Optim, momentum: float) -> Tensor:
-    """Clip, freeze, step, average. Returns: the gradients' norms before clipping."""
+def _clip(state: State[Any], method: Method[Any], settings: optim.Optim) -> Tensor:
+    """Clip. Returns: the gradients' norms before clipping."""
     if state.scaler.is_enabled():
         state.scaler.unscale_(state.optimizer)
     clipped = [p for n, p in state.network.named_parameters() if n not in method.unregularized]
     if all(p.grad is None for p in clipped):
-        return torch.zeros(1)
+        return torch.zeros(1, device=state.device)
     clip = optim.clip_each if settings.clip_kind == "parameter" else optim.clip_global
-    norms = clip(clipped, settings.clip)
-    if bool(torch.isfinite(norms).all()) or state.scaler.is_enabled():
-        if state.position.epoch < settings.freeze_last_layer:
-            optim.freeze(state.network, method.frozen_at_first)
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        optim.average(state.teacher, state.network, momentum)
-    state.optimizer.zero_grad(set_to_none=True)
-    return norms
+    return clip(clipped, settings.clip)
+
+
+def _update(state: State[Any], method: Method[Any], settings: optim.Optim, momentum: float) -> None:
+    """Freeze, step, average."""
+    if all(p.grad is None for p in state.network.parameters()):
+        return
+    if state.position.epoch < settings.freeze_last_layer:
+        optim.freeze(state.network, method.frozen_at_first)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    optim.average(state.teacher, state.network, momentum)
 
 
 def check_finite(record: StepRecord, state: State[Any], batches: Sequence[loader.HostBatch], last: Path) -> None:
     """Raises: Diverged: the loss is not finite, or a gradient (unless losses are scaled, where that may happen)."""
     loss_finite = math.isfinite(record.loss)
-    if loss_finite and (state.scaler.is_enabled() or bool(torch.isfinite(record.gradient_norms).all())):
+    if loss_finite and (state.scaler.is_enabled() or record.finite):
         return
     images = [name for b in batches for name in b.ids]
     named: dict[str, Tensor | None] = dict(state.network.named_parameters())
@@ -291,6 +299,8 @@ def _too_many(batches: Sequence[loader.HostBatch], seen: set[str], limit: int, d
         if name not in seen:
             log.warning("unreadable image replaced by the next: %s", name)
         seen.add(name)
+    if not distributed.active():
+        return len(seen) > limit
     return bool(distributed.all_reduce(torch.tensor(float(len(seen)), device=device)) > limit)
 
 

@@ -44,7 +44,7 @@ class StepRecord:
 
     Attributes:
         loss, parts: mean over micro-batches; the loss over processes, too. output: of the last micro-batch. centers: as
-            the loss used them. gradient_norms: per tensor, before clipping. stop: whether a process was asked to stop.
+            the loss used them. gradient_norms: per tensor, before clipping. stop: whether a process was asked to stop. finite: all gradients.
     """
 
     step: int
@@ -56,6 +56,7 @@ class StepRecord:
     centers: Mapping[str, Tensor]
     gradient_norms: Tensor
     stop: bool = False
+    finite: bool = True
 
 
 class Monitor:

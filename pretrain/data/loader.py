@@ -20,6 +20,7 @@ from evaltk.sending import sent
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD
 from pretrain import signals
 from pretrain.data import masks, views, views_device, views_plan
+from pretrain.data.masks import Masked
 from pretrain.data.sources import Source
 from pretrain.data.views import Params, Views
 from pretrain.data.views_plan import Plan
@@ -109,14 +110,16 @@ class HostBatch:
     """A batch of `Sample`s on the host.
 
     Attributes:
-        index: [B]. ids, bad: image ids. mask: bool [num_global, B, h, w], or None. views: uint8 [B, 3, s, s] each; or
-        else canvas: uint8 [B, 3, H, W], each image in its upper left corner, with the `plan` of its views.
+        index: [B]. ids, bad: image ids. mask: bool [num_global, B, h, w], with the patches it masks, or None. views:
+        uint8 [B, 3, s, s] each; or else canvas: uint8 [B, 3, H, W], each image in its upper left corner, with the
+        `plan` of its views.
     """
 
     index: Tensor
     ids: tuple[str, ...]
     bad: tuple[str, ...]
     mask: Tensor | None = None
+    masked: Masked | None = None
     views: list[Tensor] | None = None
     canvas: Tensor | None = None
     plan: Plan | None = None
@@ -126,6 +129,7 @@ class HostBatch:
         return dataclasses.replace(
             self,
             mask=None if self.mask is None else self.mask.pin_memory(),
+            masked=None if self.masked is None else self.masked.pin_memory(),
             views=None if self.views is None else [v.pin_memory() for v in self.views],
             canvas=None if self.canvas is None else self.canvas.pin_memory(),
             plan=None if self.plan is None else self.plan.pin_memory(),
@@ -138,12 +142,13 @@ class Batch:
 
     Attributes:
         views: normalised float32 [B, 3, s, s] each, `num_global` globals first. mask: bool [num_global * B, h, w], True
-            where the student sees no patch; None for methods without masks.
+            where the student sees no patch; masked: those patches. Both None for methods without masks.
     """
 
     views: list[Tensor]
     num_global: int
     mask: Tensor | None = None
+    masked: Masked | None = None
 
 
 class ViewDataset(TorchDataset):
@@ -185,11 +190,13 @@ class ViewDataset(TorchDataset):
 
 def collate(samples: Sequence[Sample], settings: Views) -> HostBatch:
     """Stack samples, and plan how their views are rendered where the device does it."""
+    mask = _stack_masks([s.mask for s in samples if s.mask is not None])
     batch = HostBatch(
         index=torch.tensor([s.index for s in samples]),
         ids=tuple(s.image_id for s in samples),
         bad=tuple(name for s in samples for name in s.bad),
-        mask=_stack_masks([s.mask for s in samples if s.mask is not None]),
+        mask=mask,
+        masked=None if mask is None else masks.masked(mask.flatten(0, 1)),
     )
     rendered = [s.views for s in samples if s.views is not None]
     if rendered:
@@ -238,4 +245,5 @@ def to_device(batch: HostBatch, settings: Views, device: torch.device, *, mean: 
         views=made,
         num_global=settings.num_global,
         mask=None if batch.mask is None else batch.mask.flatten(0, 1).to(device, non_blocking=True),
+        masked=None if batch.masked is None else batch.masked.to(device),
     )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from evaltk.sending import sent
+from pretrain import card
 from pretrain.data.views import SOLARIZE_THRESHOLD, Params, Views
 from pretrain.data.views_plan import SLOTS, Group, Plan, plan
 
@@ -38,7 +39,7 @@ def render_planned(
 
     Views of one size are neighbours in memory.
     """
-    dtype = torch.float16 if canvas.is_cuda else torch.float32
+    dtype = torch.float16 if card.is_card(canvas.device) else torch.float32
     image = canvas.to(dtype)
     pixels = torch.empty(3, len(made.array("i_owner")) * made.tile, dtype=dtype, device=canvas.device)
     parts = _parts(made, len(canvas))

@@ -97,6 +97,6 @@ def ran(words: list[str], out: Path, device: str) -> dict[str, Any]:
         found[name] = json.loads(path.read_text())["scores"]
     for path in sorted((folder / "runs").rglob("*.npz")):
         with np.load(path) as arrays:
-            found[str(path.relative_to(folder))] = {k: arrays[k].tolist() for k in arrays.files}
+            found |= {f"{path.stem} {k}": (arrays[k].shape, arrays[k].tobytes()) for k in arrays.files}
     assert found
     return found

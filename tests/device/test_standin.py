@@ -23,7 +23,6 @@ from pretrain import recipe as recipes
 pytestmark = pytest.mark.device
 On = Callable[[str], Any]
 FAMILIES = GOLDEN / "families"
-SLOW = pytest.mark.slow
 
 
 def test_it_refuses_to_mix_and_counts_what_waits(on: On) -> None:
@@ -54,7 +53,7 @@ PROTOCOLS = {
     "linear": ["--data", "digits", "--limit", "60", "--linear.fast", "--linear.epochs", "2"],
     "linear_images": ["--data", "digits", "--limit", "40", "--linear.epochs", "1", "--linear.lr", "0.1"],
     "fewshot": ["--data", "digits", "--limit", "100"],
-    "transfer": ["--data", "digits", "--limit", "40", "--transfer.strengths", "3", "--transfer.max-iterations", "20"],
+    "transfer": ["--data", "digits", "--limit", "90", "--transfer.strengths", "3", "--transfer.max-iterations", "20"],
     "finetune": [*"--data digits --limit 40 --finetune.epochs 1 --finetune.warmup-epochs 0".split(),
                  *"--finetune.batch 16 --finetune.group 8 --finetune.repeats 1".split()],
 }  # fmt: skip
@@ -66,21 +65,23 @@ def test_a_protocol_on_digits(name: str, on: On, tmp_path: Path) -> None:
     with on("cpu"):
         wanted = ran(words, tmp_path, "cpu")
     with on("standin"):
-        assert ran(words, tmp_path, "standin") == wanted
+        got = ran(words, tmp_path, "standin")
+    assert got.keys() == wanted.keys() and [name for name in got if got[name] != wanted[name]] == []
 
 
-@pytest.mark.parametrize("name", ["vos", "retrieval", "prototypes", "precision", "knn"])
+@pytest.mark.parametrize("name", ["vos", "retrieval", "prototypes", "precision"])
 def test_a_protocol_on_the_golden_net(name: str, on: On, tmp_path: Path) -> None:
     data = {
         "vos": lambda: f"davis2017={video(tmp_path / 'davis')}",
         "retrieval": lambda: f"roxford5k={gallery(tmp_path / 'gallery')}",
     }.get(name, lambda: "digits")()
-    small = {"vos": ["--vos.size", "64"], "retrieval": ["--retrieval.imsize", "64"]}.get(name, ["--limit", "30"])
+    small = {"vos": ["--vos.size", "64"], "retrieval": ["--retrieval.imsize", "64"]}.get(name, ["--limit", "30"] if name == "prototypes" else ["--limit", "200"])
     words = [*DINO, "--protocols", name, "--data", data, *small]
     with on("cpu"):
         wanted = ran(words, tmp_path, "cpu")
     with on("standin"):
-        assert ran(words, tmp_path, "standin") == wanted
+        got = ran(words, tmp_path, "standin")
+    assert got.keys() == wanted.keys() and [name for name in got if got[name] != wanted[name]] == []
 
 
 def test_prototypes_of_a_matrix(on: On, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
