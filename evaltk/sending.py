@@ -1,8 +1,8 @@
-"""Small values to a device without waiting for it: a blocking copy would wait for all that it has still to do."""
+"""To a device and back without waiting for it: a blocking copy would wait for all that it has still to do."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,3 +19,38 @@ def to_device(x: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and x.device.type == "cpu" and torch.cuda.is_available():
         x = x.pin_memory()
     return x.to(device, non_blocking=True)
+
+
+class Sender:
+    """Sends large tensors beside the computation: on CUDA by a second stream, so that a copy waits for nothing."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def send(self, x: Tensor) -> Tensor:
+        """x on the device; work that is queued from now on waits for it."""
+        if self.stream is None:
+            return x.to(self.device, non_blocking=True)
+        with torch.cuda.stream(self.stream):
+            there = x.pin_memory().to(self.device, non_blocking=True)
+        now = torch.cuda.current_stream(self.device)
+        now.wait_stream(self.stream)
+        there.record_stream(now)  # its memory is not given away before that work is done
+        return there
+
+
+def read_back(x: Tensor) -> Callable[[], Tensor]:
+    """Begin to copy x to the host; what is returned waits for the copy and gives it."""
+    if x.device.type != "cuda":
+        return x.cpu
+    there = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
+    there.copy_(x, non_blocking=True)
+    done = torch.cuda.Event()
+    done.record(torch.cuda.current_stream(x.device))
+
+    def wait() -> Tensor:
+        done.synchronize()
+        return there
+
+    return wait

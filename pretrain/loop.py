@@ -22,7 +22,7 @@ from evaltk.errors import DataError, EvaltkError, SettingsError
 from evaltk.progress import log
 from evaltk.seeding import derive
 from evaltk.types import Arch
-from pretrain import checkpoint, methods, nets, optim, signals
+from pretrain import card, checkpoint, compiling, methods, nets, optim, signals
 from pretrain.data import loader, sources
 from pretrain.data.views import Views
 from pretrain.method import Method
@@ -33,8 +33,6 @@ from pretrain.signals import REQUEUE
 from pretrain.state import Diverged, Position, State, distribute, diverged
 
 __all__ = ["REQUEUE", "Diverged", "alone_in", "run", "train", "train_step"]
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def run(recipe: Recipe, *, out: Path, device: str, resume: str = "auto") -> int:
@@ -116,9 +114,8 @@ def init_state(recipe: Recipe, method: Method[Any], arch: Arch, device: torch.de
         seed=recipe.run.seed,
     )
     network, teacher = network.to(device), teacher.to(device)
-    if recipe.run.compile:
-        for block in (*network.backbone.blocks, *teacher.backbone.blocks):
-            block.compile()
+    if recipe.run.compile and card.is_card(device):
+        compiling.compile_blocks([network.backbone, teacher.backbone], recipe.run.precision)
     return State(
         settings=settings,
         seed=recipe.run.seed,
@@ -214,7 +211,7 @@ def train_step(
     for i, host_batch in enumerate(batches):
         batch = loader.to_device(host_batch, recipe.views, device, mean=d.mean, std=d.std)
         with _gradient_exchange(state, last=i == len(batches) - 1):
-            with _autocast(device, recipe.run.precision):
+            with card.autocast(device, recipe.run.precision):
                 output = method.loss(batch, state)
             # Backward also if the loss is not finite: the other processes wait for this one's gradients.
             state.scaler.scale(output.loss / len(batches)).backward()
@@ -248,11 +245,6 @@ def _gradient_exchange(state: State[Any], *, last: bool) -> contextlib.AbstractC
     """DDP exchanges gradients in the backward pass of a step's last micro-batch alone."""
     no_sync = getattr(state.student, "no_sync", contextlib.nullcontext)
     return contextlib.nullcontext() if last else no_sync()
-
-
-def _autocast(device: torch.device, precision: str) -> torch.autocast:
-    dtype = DTYPES.get(precision)
-    return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
 
 def _clip(state: State[Any], method: Method[Any], settings: optim.Optim) -> Tensor:

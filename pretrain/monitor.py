@@ -44,7 +44,8 @@ class StepRecord:
 
     Attributes:
         loss, parts: mean over micro-batches; the loss over processes, too. output: of the last micro-batch. centers: as
-            the loss used them. gradient_norms: per tensor, before clipping. stop: whether a process was asked to stop. finite: all gradients.
+            the loss used them. gradient_norms: per tensor, before clipping. finite: whether all are. stop: whether a
+            process was asked to stop.
     """
 
     step: int

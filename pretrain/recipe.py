@@ -40,6 +40,7 @@ class Run:
         workers: processes that decode images (-1: one per core). accumulate: micro-batches per step.
         save_minutes: between checkpoints. keep_every: epochs between checkpoints that are kept.
         log_every: steps between log lines; monitor_every: steps between lines with k-NN and prototype statistics.
+        compile: fuse the blocks' operations by torch.compile, on CUDA alone; where that fails, a note says so.
         knn: training images used for the k-NN accuracy in the log (0: none).
     """
 
@@ -47,7 +48,7 @@ class Run:
     seed: int = 0
     workers: int = -1
     accumulate: int = 1
-    compile: bool = False
+    compile: bool = True
     save_minutes: float = 20.0
     keep_every: int = 20
     log_every: int = 50

@@ -36,9 +36,7 @@ class Masked:
 
     def to(self, device: torch.device) -> Masked:
         """The same on the device."""
-        return Masked(
-            rows=self.rows.to(device, non_blocking=True), weights=self.weights.to(device, non_blocking=True)
-        )
+        return Masked(rows=self.rows.to(device, non_blocking=True), weights=self.weights.to(device, non_blocking=True))
 
 
 def masked(mask: Tensor) -> Masked:

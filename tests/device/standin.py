@@ -1,4 +1,4 @@
-"""A stand-in for a GPU: a device of torch's whose memory is the host's, but whose tensors refuse to mix with the host's.
+"""A stand-in for a GPU: a device whose memory is the host's, but whose tensors refuse to mix with the host's.
 
 What runs on it has no device confused, and every time the host waits for the device is counted, with its line. It
 computes with the CPU's kernels, so results can be compared to the bit. It knows no streams, no page-locked memory and
@@ -24,9 +24,10 @@ THERE = hasattr(backend_registration, "_setup_privateuseone_for_python_backend")
 ROOT = Path(__file__).parents[2]
 OURS = tuple(str(ROOT / package) for package in ("evaltk", "pretrain", "protocols"))
 # The host waits for a number, or for a shape.
-READS = frozenset("_local_scalar_dense is_nonzero equal nonzero masked_select _unique2 unique_consecutive bincount".split())
+READS = ("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2", "unique_consecutive",
+         "bincount")  # fmt: skip
 # Operators that take indices from either side, as CUDA's do; numbers in tensors without dimensions mix everywhere.
-MIXING = frozenset("copy_ _to_copy to index index_put index_put_ _index_put_impl_ _copy_from".split())
+MIXING = ("copy_", "_to_copy", "to", "index", "index_put", "index_put_", "_index_put_impl_", "_copy_from")
 
 
 class MixedDevices(RuntimeError):
