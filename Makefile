@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test faults fuzz portable browser check bench clean
+.PHONY: demo test gpu device faults fuzz portable browser check bench clean
 
 demo: $(STAMP)
 	$(BIN)/evaltk demo
@@ -14,6 +14,12 @@ test: $(STAMP)
 
 faults: $(STAMP)
 	EVALTK_FAULTS=docs/reliability.md $(BIN)/python -m pytest -m 'faults or not faults' tests/faults
+
+gpu: $(STAMP)
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
+
+device: $(STAMP)
+	$(BIN)/python -m pytest -m device -n auto --maxprocesses 4 tests/device
 
 portable: $(STAMP)
 	$(BIN)/python tests/portable.py $(ARGS)

@@ -12,7 +12,7 @@ import time
 
 import benchmarks
 
-NOT_TIMED = ("numbers", "roofline")  # they write down what comes out, and what would be launched
+NOT_TIMED = ("numbers", "roofline", "gpu")  # what comes out, what would be launched, what needs a card
 
 
 def main(names: list[str]) -> int:
