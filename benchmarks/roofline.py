@@ -3,30 +3,33 @@
     python -m benchmarks.roofline dino_vmf_vits16 --batch 64 --where device --set net.drop_path=0.1
 
 It is a model, good for finding what dominates and for comparing versions, not a measurement. An eager step is counted:
-nothing is fused. Views are counted as on CUDA, in float16 and with the copies to the device; the step on CPU tensors,
-for a backward pass on CUDA's asks for the driver. Not counted: decoding of images, exchange between GPUs.
+nothing is fused. Views are counted with the copies to the device; the step on CPU tensors, since a backward pass on
+CUDA's asks for the driver. Not counted: decoding of images, exchange between GPUs.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from timm.layers import drop
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks._roofline_count import Count
-from pretrain import loop, methods, nets, optim
+from evaltk.models import vit
+from pretrain import card, loop, methods, nets
 from pretrain import recipe as recipes
 from pretrain.data import loader
 from pretrain.recipe import Recipe
-from pretrain.state import State
 
 SHAPE = (375, 500)  # the usual size of an ImageNet photograph
 SHOWN = 14
@@ -66,12 +69,16 @@ def host_batch(recipe: Recipe, batch: int) -> loader.HostBatch:
     return loader.collate([dataset[0, i] for i in range(batch)], recipe.views)
 
 
-def state_of(recipe: Recipe) -> State[Any]:
-    """The state before the first step, with the optimizer a GPU would have."""
-    method = methods.get(recipe.method.name)
-    state = loop.init_state(recipe, method, nets.parse(recipe.net.arch), torch.device("cpu"))
-    groups = optim.groups(state.network, undecayed=method.unregularized)
-    return dataclasses.replace(state, optimizer=torch.optim.AdamW(groups, lr=0.0, fused=True))
+@contextlib.contextmanager
+def as_on_a_card() -> Iterator[None]:
+    """Inside, CPU tensors are treated as CUDA's are: fused AdamW, views in float16, timm's own stochastic depth."""
+    before, forward = card.is_card, vit.DropPath.forward
+    card.is_card = lambda device: True
+    vit.DropPath.forward = drop.DropPath.forward  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        card.is_card, vit.DropPath.forward = before, forward  # type: ignore[method-assign]
 
 
 def fake(value: Any, mode: FakeTensorMode) -> Any:
@@ -90,25 +97,37 @@ def count_views(recipe: Recipe, batch: int) -> Count:
     """What the views of a batch cost."""
     on_host, count = host_batch(recipe, batch), Count()
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode:
+    with mode, as_on_a_card():
         inputs = fake(on_host, mode)
         with count:
-            loader.to_device(inputs, recipe.views, torch.device("cuda"), mean=recipe.data.mean, std=recipe.data.std)
+            loader.to_device(inputs, recipe.views, copied_to(), mean=recipe.data.mean, std=recipe.data.std)
     return count
+
+
+def copied_to() -> torch.device:
+    """CUDA, which fake tensors have without a GPU, so that copies are counted; not in the oldest versions of torch."""
+    try:
+        torch.empty(1).to("cuda")
+    except (RuntimeError, AssertionError):
+        return torch.device("cpu")
+    return torch.device("cuda")
 
 
 def count_step(recipe: Recipe, batch: int) -> Count:
     """What a whole step costs, views included: the second one, since the first makes AdamW's state."""
     method, count = methods.get(recipe.method.name), Count()
-    on_host, state = host_batch(recipe, batch), state_of(recipe)
+    recipe = dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, compile=False))
     rates = method.rates(recipe.optim, 1, total_steps=125_000, epoch_steps=1250)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode:
-        inputs = fake(on_host, mode)
-        with Count():
-            loop.train_step([inputs], state, method, recipe, rates, stop=False)
-        with count:
-            loop.train_step([inputs], state, method, recipe, rates, stop=False)
+    with as_on_a_card():
+        on_host = host_batch(recipe, batch)
+        state = loop.init_state(recipe, method, nets.parse(recipe.net.arch), torch.device("cpu"))
+        with mode:
+            inputs = fake(on_host, mode)
+            with Count():
+                loop.train_step([inputs], state, method, recipe, rates, stop=False)
+            with count:
+                loop.train_step([inputs], state, method, recipe, rates, stop=False)
     return count
 
 
@@ -151,7 +170,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--lines", type=int, default=SHOWN, help="how many lines to name")
     parser.add_argument("--json", help="write the numbers to this file too")
     a = parser.parse_args(argv)
-    overrides = (*a.set, f"views.where={a.where}", f"optim.batch={a.batch}", "run.compile=false")
+    overrides = (*a.set, f"views.where={a.where}", f"optim.batch={a.batch}")
     recipe = recipes.load(a.recipe, overrides)
     torch.__future__.set_swap_module_params_on_conversion(False)  # a net of fake parameters cannot be swapped in
     found = {"views": count_views(recipe, a.batch), "step": count_step(recipe, a.batch)}

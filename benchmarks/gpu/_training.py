@@ -124,7 +124,6 @@ def from_disk(clock: Clock) -> dict[str, Any]:
         steps = Steps(recipe, clock.device)
         seconds = clock.seconds(lambda: steps(next(batches)), least=6.0, warm=8)
         decoding = clock.seconds(lambda: next(batches), least=3.0)
-        del batches
     return {
         "images_per_second": batch / seconds,
         "decoding_alone_images_per_second": batch / decoding,
