@@ -77,12 +77,19 @@ def broadcast_object(value: object) -> object:
 def process_group(device: str = "cpu") -> Iterator[None]:
     """Join the process group that torchrun started (a no-op without torchrun); NCCL on GPUs, gloo on CPUs.
 
-    Raises: SettingsError: more processes than GPUs on this machine.
+    Raises: SettingsError: more processes than GPUs on this machine, or one GPU named for all of them.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or active():
         yield
         return
     local = int(os.environ.get("LOCAL_RANK", "0"))
+    if device.startswith("cuda:") and device != f"cuda:{local}":
+        raise SettingsError(
+            wanted="a GPU for each process",
+            got=f"{device} for local process {local} too",
+            where="--device",
+            do="--device cuda: each process takes its own",
+        )
     if device.startswith("cuda"):
         if local >= torch.cuda.device_count():
             raise SettingsError(

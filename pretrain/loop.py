@@ -45,6 +45,7 @@ def run(recipe: Recipe, *, out: Path, device: str, resume: str = "auto") -> int:
     Raises: EvaltkError: unusable settings, data or checkpoint. Diverged: a loss or gradient is not finite.
     """
     method = methods.get(recipe.method.name)
+    card.check_precision(torch.device(device), recipe.run.precision)
     with distributed.process_group(device), contextlib.ExitStack() as stack:
         source = sources.open_source(recipe.data.source)
         loader.check_order(len(source), recipe.optim.batch, distributed.world_size(), recipe.run.accumulate)
@@ -154,7 +155,8 @@ def train(
                     saver.save(state)
                     raise _unreadable(unreadable, recipe.data.skip_bad_images)
                 rates = method.rates(o, at.step, total_steps=order.steps * o.epochs, epoch_steps=order.steps)
-                record = train_step(batches, state, method, recipe, rates, stop=stop.requested)
+                with card.enough_memory(state.device, o.batch, r.accumulate):
+                    record = train_step(batches, state, method, recipe, rates, stop=stop.requested)
                 check_finite(record, state, batches, saver.folder / checkpoint.LAST)
                 monitor.step(record, state)
                 state.position = Position(epoch=epoch, step_in_epoch=at.step_in_epoch + 1, step=at.step + 1)
