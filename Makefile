@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test faults soak fuzz portable browser check bench clean
+.PHONY: demo test gpu device faults soak fuzz portable browser check bench clean
 
 demo: $(STAMP)
 	$(BIN)/evaltk demo
@@ -17,6 +17,12 @@ faults: $(STAMP)
 
 soak: $(STAMP)
 	$(BIN)/python -m pytest -m soak -s tests/faults/test_soak.py
+
+gpu: $(STAMP)
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
+
+device: $(STAMP)
+	$(BIN)/python -m pytest -m device -n auto --maxprocesses 4 tests/device
 
 portable: $(STAMP)
 	$(BIN)/python tests/portable.py $(ARGS)

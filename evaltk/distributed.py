@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from evaltk import crew, launchers
+from evaltk.errors import SettingsError
 
 TIMEOUT = datetime.timedelta(hours=12)  # the other processes wait while the main one scores, or for a slow disk
 
@@ -88,14 +89,23 @@ def process_group(device: str = "cpu") -> Iterator[None]:
 
     After an error the group stays as it is, since taking it down may wait for the others: `crew` ends the process.
 
-    Raises: SettingsError: more processes than GPUs on this machine, or a contradictory environment.
+    Raises: SettingsError: more processes than GPUs on this machine, one GPU named for all of them, or a contradictory
+        environment.
     """
     place = launchers.place(os.environ)
     if place is None or active():
         yield
         return
+    own = launchers.device_number(place, torch.cuda.device_count()) if device.startswith("cuda") else 0
+    if device.startswith("cuda:") and device != f"cuda:{own}":
+        raise SettingsError(
+            wanted="a GPU for each process",
+            got=f"{device} for local process {place.local} too",
+            where="--device",
+            do="--device cuda: each process takes its own",
+        )
     if device.startswith("cuda"):
-        torch.cuda.set_device(launchers.device_number(place, torch.cuda.device_count()))
+        torch.cuda.set_device(own)
     backend, mine = "nccl" if device.startswith("cuda") else "gloo", crew.current()
     if mine is None:
         dist.init_process_group(backend, timeout=TIMEOUT)

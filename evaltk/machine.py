@@ -19,7 +19,7 @@ def resolve_device(device: str, *, mps: bool = True) -> str:
 
     Args:
         device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``.
-        mps: whether ``auto`` may choose it; False for what computes in float64 there, which mps does not have.
+        mps: whether it will do; False for what computes in float64 there, which mps does not have.
 
     Raises: SettingsError: another name, or a device that this machine does not have.
     """
@@ -35,11 +35,32 @@ def resolve_device(device: str, *, mps: bool = True) -> str:
     if kind == "cuda" and int(number or 0) >= num_gpus:
         got = f"{device!r} on a machine with {num_gpus} GPU{'' if num_gpus == 1 else 's'}"
         do = f"--device cuda:{num_gpus - 1}, or --device auto" if num_gpus else "--device auto, or --device cpu"
+        if not num_gpus:
+            got, do = f"{got} ({_without_cuda()})", f"see nvidia-smi, or {do}"
         raise SettingsError(wanted="a CUDA GPU that torch can use", got=got, where="--device", do=do)
     if kind == "mps" and not torch.backends.mps.is_available():
         do = "--device auto, or --device cpu"
         raise SettingsError(wanted="mps, the GPU of a Mac", got="a machine without", where="--device", do=do)
+    if kind == "mps" and not mps:
+        do = "--device cpu, or --device auto"
+        raise SettingsError(wanted="a device with float64", got="mps, which has none", where="--device", do=do)
     return device
+
+
+def _without_cuda() -> str:
+    """Why torch can use no GPU: itself, the environment, or in the driver's own words."""
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA"
+    if visible is not None and visible.strip() in ("", "-1"):
+        return f"CUDA_VISIBLE_DEVICES={visible!r} hides all GPUs"
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:  # e.g. a driver that is older than torch's CUDA
+        return " ".join(str(error).split())[:80]
+    return "torch sees none"
 
 
 def provenance(device: str, seconds: Mapping[str, float]) -> dict[str, Any]:

@@ -140,7 +140,7 @@ def batch_center(sums: RowSums, *, eps: float | None = None) -> Tensor:
         peak = distributed.all_reduce(sums.peak, op="max")
         total = total * torch.exp((sums.peak - peak).double())
     # One exchange for the sums and their number of rows.
-    packed = distributed.all_reduce(torch.cat([total, total.new_tensor([float(sums.rows)])]), op="sum")
+    packed = distributed.all_reduce(torch.cat([total, total.new_full((1,), float(sums.rows))]), op="sum")
     mean = packed[:-1] / packed[-1]
     if sums.kind == "logit":
         return mean

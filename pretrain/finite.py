@@ -58,7 +58,7 @@ def verdict(
     loss: Tensor, values: Sequence[Tensor | float], gradients: Sequence[Tensor], *, stop: bool, unreadable: bool
 ) -> Verdict:
     """One exchange between processes and one read from the device, whatever the number of tensors."""
-    told = loss.new_tensor([float(stop), float(unreadable)])
+    told = torch.stack([loss.new_full((), float(stop)), loss.new_full((), float(unreadable))])
     tensors = [loss, *(torch.as_tensor(value, device=loss.device) for value in values)]
     flags = torch.stack([_spoiled(tensors), _spoiled(gradients)]).to(loss)
     mean = distributed.all_reduce(torch.cat([loss.reshape(1), told, flags]), op="mean").tolist()

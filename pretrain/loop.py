@@ -22,7 +22,7 @@ from evaltk.processes import REQUEUE
 from evaltk.progress import log
 from evaltk.seeding import derive
 from evaltk.types import Arch
-from pretrain import checkpoint, finite, guarding, live, methods, nets, optim, sameness, signals
+from pretrain import card, checkpoint, compiling, finite, guarding, live, methods, nets, optim, sameness, signals
 from pretrain.data import loader, sources
 from pretrain.data.views import Views
 from pretrain.method import Method
@@ -33,8 +33,6 @@ from pretrain.state import Collapsed, Diverged, Position, State, distribute
 from pretrain.watching import Watching
 
 __all__ = ["REQUEUE", "Collapsed", "Diverged", "alone_in", "run", "train", "train_step"]
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def run(recipe: Recipe, *, out: Path, device: str, resume: str = "auto", watching: Watching | None = None) -> int:
@@ -47,6 +45,7 @@ def run(recipe: Recipe, *, out: Path, device: str, resume: str = "auto", watchin
     Raises: EvaltkError: unusable settings, data or checkpoint. Diverged: something is not finite. Collapsed.
     """
     method = methods.get(recipe.method.name)
+    card.check_precision(torch.device(device), recipe.run.precision)
     with distributed.process_group(device), contextlib.ExitStack() as stack:
         source = open_images(recipe)
         loader.check_order(len(source), recipe.optim.batch, distributed.world_size(), recipe.run.accumulate)
@@ -129,16 +128,15 @@ def init_state(recipe: Recipe, method: Method[Any], arch: Arch, device: torch.de
         seed=recipe.run.seed,
     )
     network, teacher = network.to(device), teacher.to(device)
-    if recipe.run.compile:
-        for block in (*network.backbone.blocks, *teacher.backbone.blocks):
-            block.compile()
+    if recipe.run.compile and card.is_card(device):
+        compiling.compile_blocks([network.backbone, teacher.backbone], recipe.run.precision)
     return State(
         settings=settings,
         seed=recipe.run.seed,
         student=distribute(network),
         network=network,
         teacher=teacher,
-        optimizer=torch.optim.AdamW(optim.groups(network, undecayed=method.unregularized), lr=0.0),
+        optimizer=optim.adamw(optim.groups(network, undecayed=method.unregularized), device),
         scaler=torch.amp.GradScaler(device.type, enabled=recipe.run.precision == "fp16" and device.type == "cuda"),
         centers=method.centers(settings, device),
     )
@@ -176,7 +174,8 @@ def train(
                 at = state.position
                 crew.doing(f"step {at.step}")
                 rates = method.rates(o, at.step, total_steps=total, epoch_steps=order.steps)
-                record = train_step(batches, state, method, recipe, rates, stop=stop.requested)
+                with card.enough_memory(state.device, o.batch, r.accumulate):
+                    record = train_step(batches, state, method, recipe, rates, stop=stop.requested)
                 outcome = guard.settle(record, state, batches)
                 crew.doing(f"the log of step {at.step}")
                 if outcome == "taken":
@@ -253,7 +252,7 @@ def train_step(
     for i, host_batch in enumerate(batches):
         batch = loader.to_device(host_batch, recipe.views, device, mean=d.mean, std=d.std)
         with _gradient_exchange(state, last=i == len(batches) - 1):
-            with _autocast(device, recipe.run.precision):
+            with card.autocast(device, recipe.run.precision):
                 output = method.loss(batch, state)
             # Backward also if the loss is not finite: the other processes wait for this one's gradients.
             state.scaler.scale(output.loss / len(batches)).backward()
@@ -297,11 +296,6 @@ def _gradient_exchange(state: State[Any], *, last: bool) -> contextlib.AbstractC
     """DDP exchanges gradients in the backward pass of a step's last micro-batch alone."""
     no_sync = getattr(state.student, "no_sync", contextlib.nullcontext)
     return contextlib.nullcontext() if last else no_sync()
-
-
-def _autocast(device: torch.device, precision: str) -> torch.autocast:
-    dtype = DTYPES.get(precision)
-    return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
 
 def _clip(state: State[Any], method: Method[Any], settings: optim.Optim) -> finite.Gradients:

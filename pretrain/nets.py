@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -118,14 +118,14 @@ class Network(nn.Module):
         *,
         mask: Tensor | None = None,
         keep: Tensor | None = None,
-        patches: Tensor | None = None,
+        patches: Tensor | Literal["all"] | None = None,
     ) -> dict[str, Tensor]:
         """Head outputs of the views, in their order.
 
         Args:
             views: [B, 3, s, s] each; neighbours of one size are joined. mask: bool, of the first group's images.
-            keep: patches of the first group that are not dropped. patches: bool [n, N], which of the first group's
-                patches to send through the head.
+            keep: patches of the first group that are not dropped. patches: which of the first group's n * N patches to
+                send through the head, int64 [M], or all.
 
         Returns: ``cls`` [V * B, p] (unit, except MSN) and, with `patches`, ``patch`` [M, p].
         """
@@ -134,7 +134,9 @@ class Network(nn.Module):
             x = self.tokens(group, mask if first == 0 else None, keep if first == 0 else None)
             classes.append(x[:, 0])
             if first == 0 and patches is not None:
-                patch = x[:, 1:][patches]
+                patch = x[:, 1:].flatten(0, 1)
+                if isinstance(patches, Tensor):
+                    patch = patch.index_select(0, patches)
         cls = torch.cat(classes)
         if patch is None:
             return {"cls": self.head.embed(cls)}

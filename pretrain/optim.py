@@ -12,6 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from pretrain import card
+
 CLIP_EPS = 1e-6
 
 
@@ -57,6 +59,11 @@ def groups(student: nn.Module, *, undecayed: Collection[str] = ()) -> list[dict[
         plain = name.endswith(".bias") or parameter.ndim == 1 or name in undecayed
         (without if plain else with_decay).append(parameter)
     return [{"params": with_decay}, {"params": without, "weight_decay": 0.0}]
+
+
+def adamw(groups: list[dict[str, Any]], device: torch.device) -> torch.optim.AdamW:
+    """AdamW, one fused kernel for all tensors where the device has it; elsewhere torch's own choice."""
+    return torch.optim.AdamW(groups, lr=0.0, fused=True if card.is_card(device) else None)
 
 
 def set_rates(optimizer: torch.optim.Optimizer, *, lr: float, weight_decay: float) -> None:

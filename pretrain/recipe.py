@@ -42,6 +42,7 @@ class Run:
             the others. disk_minutes: how long a full or slow disk is waited for; patience_minutes: how long a process
             may take for one thing before all are ended.
         log_every: steps between log lines; monitor_every: steps between lines with k-NN and prototype statistics.
+        compile: fuse the blocks' operations by torch.compile, on CUDA alone; where that fails, a note says so.
         knn: training images used for the k-NN accuracy in the log (0: none).
     """
 
@@ -49,7 +50,7 @@ class Run:
     seed: int = 0
     workers: int = -1
     accumulate: int = 1
-    compile: bool = False
+    compile: bool = True
     save_minutes: float = 20.0
     keep_every: int = 20
     keep_last: int = 2

@@ -36,7 +36,7 @@ ONLY = {
     # prototypes.duplicates: duplicates are counted in training as they are evaluated later; checkpoints: how an
     # architecture is spelled, and a training checkpoint is read as any foreign file is.
     "pretrain": "models vmf prototypes.duplicates datasets data seeding distributed types errors files progress "
-    "checkpoints.families.random checkpoints.rawfile cores machine plugins checksums owned processes arguments "
+    "checkpoints.families.random checkpoints.rawfile cores machine plugins checksums owned processes arguments sending "
     "crew durations launchers",
     "reports": "results types deviations errors files metrics.statistics durations",
 }

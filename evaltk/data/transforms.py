@@ -87,8 +87,10 @@ class Transform:
         """uint8 [B, crop, crop, 3] -> float32 [B, 3, crop, crop], the same bits as ToTensor and Normalize give."""
         import torch
 
+        from evaltk.sending import sent
+
         x = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-        mean, std = (torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (self.mean, self.std))
+        mean, std = sent([self.mean, self.std], x.device).view(2, 1, 3, 1, 1)
         return x.sub_(mean).div_(std)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,8 +21,10 @@ from evaltk.errors import SettingsError, StorageError
 from evaltk.features import checks
 from evaltk.features.cache import cache_key, splits_key
 from evaltk.features.shards import SHARD, Entry
+from evaltk.sending import Sender, read_back
 from evaltk.types import EXTRACTION_VERSION, Arch, FeatureKey, Features, PositionRule, Precision
 
+Back = Callable[[], list[torch.Tensor]]
 # Its number, what was unreadable, the indices kept [n], and x [n, D] for each spec.
 Shard = tuple[int, list[tuple[int, str]], np.ndarray, list[np.ndarray]]
 
@@ -192,6 +195,10 @@ def _forward(
     chunks: list[list[np.ndarray]] = [[] for _ in specs]
     kept: list[int] = []
     unreadable: list[tuple[int, str]] = []
+    sender = Sender(job.net.device)
+    # On a GPU a batch is read back once the next is under way.
+    ahead = 1 if job.net.device.type == "cuda" else 0
+    waiting: deque[tuple[list[int], Back]] = deque()
     load = partial(loading.pixels, job.split, job.transform)
     workers = loading.num_workers_for(job.split, job.how.workers)
     for position, batch in enumerate(loading.batches(load, batches, workers)):
@@ -200,29 +207,45 @@ def _forward(
         if good:
             numbers = [i for i, _ in good]
             pixels = np.stack([p for _, p in good])
-            for chunk, x in zip(chunks, forward(job.net, job.transform, pixels, specs), strict=True):
+            waiting.append((numbers, back(forward(job.net, job.transform, pixels, specs, sender))))
+        complete = position + 1 == len(batches) or owner[position + 1] != owner[position]
+        while len(waiting) > (0 if complete else ahead):
+            numbers, read = waiting.popleft()
+            for chunk, x in zip(chunks, read(), strict=True):
                 chunk.append(finite(x, job.split, numbers))
             kept += numbers
         advance(len(batch))
-        if position + 1 == len(batches) or owner[position + 1] != owner[position]:
+        if complete:
             rows = [np.concatenate(c) if c else np.zeros((0, 0), np.float32) for c in chunks]
             yield owner[position], unreadable, np.asarray(kept, dtype=np.int64), rows
             chunks, kept, unreadable = [[] for _ in specs], [], []
 
 
 def forward(
-    net: FeatureNet[Spec], transform: Transform, pixels: np.ndarray, specs: tuple[Spec, ...]
+    net: FeatureNet[Spec],
+    transform: Transform,
+    pixels: np.ndarray,
+    specs: tuple[Spec, ...],
+    sender: Sender | None = None,
 ) -> list[torch.Tensor]:
     """[B, D] for each spec, from pixels uint8 [B, h, w, 3]. Raises: SettingsError: out of GPU memory."""
     with checks.enough_memory(net.device, len(pixels)):
-        x = torch.from_numpy(pixels).to(net.device, non_blocking=True)
+        x = (sender or Sender(net.device)).send(torch.from_numpy(pixels))
         return net.features(transform.normalise(x), specs)
+
+
+def back(features: list[torch.Tensor]) -> Back:
+    """Begin to read features [B, D] each back, all with one copy; what is returned waits for it."""
+    if features[0].device.type == "cpu":
+        return lambda: features
+    wait, widths = read_back(torch.cat(features, dim=1)), [x.shape[1] for x in features]
+    return lambda: list(wait().split(widths, dim=1))
 
 
 def finite(x: torch.Tensor, split: Split, indices: Sequence[int]) -> np.ndarray:
     """x [B, D] on the host, of the images `indices`. Raises: DataError: a value that is not finite (it is named)."""
     checks.check_finite(x, lambda row: f"{split.dataset} {split.name}, image {split.image_id(indices[row])}")
-    return x.cpu().numpy()
+    return x.cpu().contiguous().numpy()
 
 
 def auto_batch(net: FeatureNet[Any]) -> int:

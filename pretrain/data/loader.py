@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -17,11 +18,14 @@ from evaltk import machine
 from evaltk.data.options import DataFlags, DataOptions
 from evaltk.errors import DataError, SettingsError
 from evaltk.seeding import generator
+from evaltk.sending import sent
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD
 from pretrain import signals
-from pretrain.data import masks, views, views_device
+from pretrain.data import masks, views, views_device, views_plan
+from pretrain.data.masks import Masked
 from pretrain.data.sources import Bad, Source
 from pretrain.data.views import Params, Views
+from pretrain.data.views_plan import Plan
 
 Triple = tuple[float, float, float]
 
@@ -136,26 +140,29 @@ class HostBatch:
     """A batch of `Sample`s on the host.
 
     Attributes:
-        index: [B]. ids: of the images. bad: unreadable ones. mask: bool [num_global, B, h, w], or None. views: uint8
-            [B, 3, s, s] each; or else canvas: uint8 [B, 3, H, W], each image in its upper left corner, with the
-            `params` of its views.
+        index: [B]. ids: of the images. bad: unreadable ones. mask: bool [num_global, B, h, w], with the patches it
+            masks, or None. views: uint8 [B, 3, s, s] each; or else canvas: uint8 [B, 3, H, W], each image in its upper
+            left corner, with the `plan` of its views.
     """
 
     index: Tensor
     ids: tuple[str, ...]
     bad: tuple[Bad, ...]
     mask: Tensor | None = None
+    masked: Masked | None = None
     views: list[Tensor] | None = None
     canvas: Tensor | None = None
-    params: Params | None = None
+    plan: Plan | None = None
 
     def pin_memory(self) -> HostBatch:
         """The same in page-locked memory; called by DataLoader."""
         return dataclasses.replace(
             self,
             mask=None if self.mask is None else self.mask.pin_memory(),
+            masked=None if self.masked is None else self.masked.pin_memory(),
             views=None if self.views is None else [v.pin_memory() for v in self.views],
             canvas=None if self.canvas is None else self.canvas.pin_memory(),
+            plan=None if self.plan is None else self.plan.pin_memory(),
         )
 
 
@@ -165,12 +172,13 @@ class Batch:
 
     Attributes:
         views: normalised float32 [B, 3, s, s] each, `num_global` globals first. mask: bool [num_global * B, h, w], True
-            where the student sees no patch; None for methods without masks.
+            where the student sees no patch; masked: those patches. Both None for methods without masks.
     """
 
     views: list[Tensor]
     num_global: int
     mask: Tensor | None = None
+    masked: Masked | None = None
 
 
 class ViewDataset(TorchDataset):
@@ -210,13 +218,15 @@ class ViewDataset(TorchDataset):
         return dataclasses.replace(sample, image=np.asarray(image), params=params)
 
 
-def collate(samples: Sequence[Sample]) -> HostBatch:
-    """Stack samples."""
+def collate(samples: Sequence[Sample], settings: Views) -> HostBatch:
+    """Stack samples, and plan how their views are rendered where the device does it."""
+    mask = _stack_masks([s.mask for s in samples if s.mask is not None])
     batch = HostBatch(
         index=torch.tensor([s.index for s in samples]),
         ids=tuple(s.image_id for s in samples),
         bad=tuple(one for s in samples for one in s.bad),
-        mask=_stack_masks([s.mask for s in samples if s.mask is not None]),
+        mask=mask,
+        masked=None if mask is None else masks.masked(mask.flatten(0, 1)),
     )
     rendered = [s.views for s in samples if s.views is not None]
     if rendered:
@@ -229,7 +239,7 @@ def collate(samples: Sequence[Sample]) -> HostBatch:
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
         row[:, : pixels.shape[1], : pixels.shape[2]] = pixels
     params = views.stack([s.params for s in samples if s.params is not None])
-    return dataclasses.replace(batch, canvas=canvas, params=params)
+    return dataclasses.replace(batch, canvas=canvas, plan=views_plan.plan(params, settings, height, width))
 
 
 def _stack_masks(per_image: list[Tensor]) -> Tensor | None:
@@ -244,7 +254,7 @@ def loader(dataset: ViewDataset, batches: list[list[tuple[int, int]]], *, worker
         dataset,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=functools.partial(collate, settings=dataset.views),
         worker_init_fn=signals.ignore,
         generator=torch.Generator(),  # workers' seeds must not be drawn from the stream that drop path draws from
         pin_memory=torch.cuda.is_available(),
@@ -254,14 +264,16 @@ def loader(dataset: ViewDataset, batches: list[list[tuple[int, int]]], *, worker
 def to_device(batch: HostBatch, settings: Views, device: torch.device, *, mean: Triple, std: Triple) -> Batch:
     """The batch on the device, its views rendered if they are not yet, and normalised."""
     if batch.views is not None:
-        rendered = [v.to(device, non_blocking=True).float().div_(255) for v in batch.views]
+        m, s = sent([mean, std], device).view(2, 1, 3, 1, 1)
+        made = [v.to(device, non_blocking=True).float().div_(255).sub_(m).div_(s) for v in batch.views]
     else:
         assert batch.canvas is not None
-        assert batch.params is not None
-        rendered = views_device.render(batch.canvas.to(device, non_blocking=True), batch.params, settings)
-    m, s = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (mean, std))
+        assert batch.plan is not None
+        canvas = batch.canvas.to(device, non_blocking=True)
+        made = views_device.render_planned(canvas, batch.plan.to(device), mean=mean, std=std, views=settings)
     return Batch(
-        views=[v.sub_(m).div_(s) for v in rendered],
+        views=made,
         num_global=settings.num_global,
-        mask=None if batch.mask is None else batch.mask.flatten(0, 1).to(device),
+        mask=None if batch.mask is None else batch.mask.flatten(0, 1).to(device, non_blocking=True),
+        masked=None if batch.masked is None else batch.masked.to(device),
     )

@@ -18,6 +18,35 @@ from evaltk.errors import SettingsError
 _ATTEMPTS = 10  # tries to place one more block before giving up
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Masked:
+    """The masked patches of I images, as a device takes them without being asked how many there are.
+
+    Attributes:
+        rows: int64 [M], positions among all I * N patches, in order. weights: float64 [M], 1 / (I x masked patches of
+            the image), so that their sum over rows is a mean over images of means over patches.
+    """
+
+    rows: Tensor
+    weights: Tensor
+
+    def pin_memory(self) -> Masked:
+        """The same in page-locked memory."""
+        return Masked(rows=self.rows.pin_memory(), weights=self.weights.pin_memory())
+
+    def to(self, device: torch.device) -> Masked:
+        """The same on the device."""
+        return Masked(rows=self.rows.to(device, non_blocking=True), weights=self.weights.to(device, non_blocking=True))
+
+
+def masked(mask: Tensor) -> Masked:
+    """The masked patches of a bool mask [I, ...]."""
+    flat = mask.flatten(1)
+    count = flat.sum(dim=1)
+    per_image = 1.0 / (count.clamp(min=1).double() * len(flat))
+    return Masked(rows=flat.flatten().nonzero().flatten(), weights=per_image.repeat_interleave(count))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """How much is masked, and in blocks of what shape.

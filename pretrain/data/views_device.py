@@ -1,18 +1,24 @@
-"""Multi-crop on the device: the parameters of `views`, applied to batches of images by matrix products.
+"""Multi-crop on the device: the parameters of `views`, applied to a batch in a fixed number of passes.
 
-Resizing and blurring are separable, so each is one weight matrix per side and image: out = Y image X^T. Colours are
-float32 after the resize, where Pillow rounds to 8 bits after each step; results differ by a few levels at most.
+Resizing and blurring are separable, so each is one weight matrix per side and view, and a batched product. Colours are
+changed on all views at once, in each view's own order. Nothing is read back: shapes follow from the plan, which is made
+where images are decoded (`views_plan`). Values are 0 to 255, float16 on a GPU (11 bits) and float32 elsewhere; they are
+rounded to 8 bits after resizing, where Pillow rounds after each step, so results differ by a few levels.
 """
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
-from pretrain.data.views import SOLARIZE_THRESHOLD, Params, Views, sizes
+from evaltk.sending import sent
+from pretrain import card
+from pretrain.data.views import SOLARIZE_THRESHOLD, Params, Views
+from pretrain.data.views_plan import SLOTS, Group, Plan, plan
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, Pillow's "L"
-SUPPORT = {"bicubic": 2.0, "bilinear": 1.0}
+SMALLEST_SPREAD = 2.0**-7  # of a colour's channels in levels, below which it has no hue
 
 
 def render(canvas: Tensor, params: Params, views: Views) -> list[Tensor]:
@@ -22,134 +28,162 @@ def render(canvas: Tensor, params: Params, views: Views) -> list[Tensor]:
         canvas: uint8 [B, 3, H, W], each image in its upper left corner.
         params: of B images, [B, V, ...].
     """
-    device = canvas.device
-    image = canvas.float().div_(255)
-    out = []
-    for v, size in enumerate(sizes(views)):
-        p = {name: getattr(params, name)[:, v].to(device) for name in Params.__slots__}
-        top, left, height, width = p["box"].float().unbind(1)
-        y = resize_weights(top, height, size, image.shape[2], views.interpolation)
-        x = resize_weights(left, width, size, image.shape[3], views.interpolation)
-        x = torch.where(p["flip"][:, None, None], x.flip(1), x)
-        # Pillow clips and rounds to 8 bits after each pass, rows first; without that, edges overshoot.
-        view = _as_bytes(y.unsqueeze(1) @ _as_bytes(image @ x.unsqueeze(1).transpose(2, 3)))
-        view = _jitter(view, p)
-        view = torch.where(_column(p["gray"]), _luma(view).expand_as(view), view)
-        blur = blur_weights(p["radius"].float(), size)
-        identity = torch.eye(size, device=device).expand_as(blur)
-        weights = torch.where(p["blur"][:, None, None], blur, identity)
-        if bool(params.blur[:, v].any()):
-            view = _both_sides(view, weights, weights)
-        flipped = torch.where(view >= SOLARIZE_THRESHOLD / 255, 1 - view, view)
-        out.append(torch.where(_column(p["solarize"]), flipped, view))
+    made = plan(params, views, *canvas.shape[-2:]).to(canvas.device)
+    return render_planned(canvas, made, views, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+
+def render_planned(
+    canvas: Tensor, made: Plan, views: Views, *, mean: tuple[float, ...], std: tuple[float, ...]
+) -> list[Tensor]:
+    """As `render`, from a plan on the canvas's device, less the mean and divided by std.
+
+    Views of one size are neighbours in memory.
+    """
+    dtype = torch.float16 if card.is_card(canvas.device) else torch.float32
+    image = canvas.to(dtype)
+    pixels = torch.empty(3, len(made.array("i_owner")) * made.tile, dtype=dtype, device=canvas.device)
+    parts = _parts(made, len(canvas))
+    for first in range(0, len(canvas), made.images):
+        _resize(image[first : first + made.images], first, made, pixels, parts, views.interpolation)
+    _clip_to_bytes(pixels)
+    pixels = _colours(pixels, made)
+    shift, scale = sent([[255 * m for m in mean], [255 * d for d in std]], canvas.device).view(2, 3, 1, 1)
+    out: list[Tensor] = []
+    for at, (group, (start, stop)) in enumerate(zip(made.groups, parts, strict=True)):
+        part = pixels[:, start:stop].view(3, -1, group.size, group.size)  # [3, v * B, size, size]
+        _blur(part, made, at)
+        _solarize(part, made, at)
+        normal = torch.empty(part.shape[1], 3, group.size, group.size, device=canvas.device)
+        out += torch.sub(part.transpose(0, 1), shift, out=normal).div_(scale).chunk(group.views)
     return out
 
 
-def _column(flags: Tensor) -> Tensor:
-    return flags.view(-1, 1, 1, 1)
+def _parts(made: Plan, count: int) -> list[tuple[int, int]]:
+    """Where each group's pixels begin and end."""
+    ends = [0]
+    for group in made.groups:
+        ends.append(ends[-1] + group.views * count * group.size**2)
+    return list(itertools.pairwise(ends))
 
 
-def _as_bytes(x: Tensor) -> Tensor:
-    return x.clamp(0, 1).mul_(255).round_().div_(255)
+def _clip_to_bytes(x: Tensor) -> Tensor:
+    return x.clamp_(0, 255).round_()
 
 
-def _both_sides(image: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """Y [B, h, H] image [B, 3, H, W] X^T [B, W, w] -> [B, 3, h, w]."""
-    return y.unsqueeze(1) @ image @ x.unsqueeze(1).transpose(2, 3)
+def _resize(
+    image: Tensor, first: int, made: Plan, pixels: Tensor, parts: list[tuple[int, int]], interpolation: str
+) -> None:
+    """Crop, flip and resize images [b, 3, H, W], which are those from `first` on, into `pixels`: columns, then rows."""
+    count, _, height, width = image.shape
+    weights = resize_weights(made, first, count, interpolation, image.dtype)
+    for group, (start, stop) in zip(made.groups, parts, strict=True):
+        v, s = group.views, group.size
+        x = _block(weights, group.columns, made.images, group, width)[:count]
+        y = _block(weights, group.rows, made.images, group, height)[:count]
+        # [b, v s, W] @ [b, W, 3 H]; Pillow clips and rounds to 8 bits between the passes, else edges overshoot.
+        narrow = _clip_to_bytes(x.view(count, v * s, width) @ image.view(count, 3 * height, width).transpose(1, 2))
+        both = narrow.view(count * v, s * 3, height) @ y.view(count * v, s, height).transpose(1, 2)  # [b v, x 3, y]
+        target = pixels[:, start:stop].view(3, v, -1, s, s)[:, :, first : first + count]  # [3, v, b, y, x]
+        target.copy_(both.view(count, v, s, 3, s).permute(3, 1, 0, 4, 2))
 
 
-def resize_weights(start: Tensor, length: Tensor, size: int, full: int, interpolation: str) -> Tensor:
-    """Weights [B, size, full] that resize pixels start .. start + length to `size`, antialiased as Pillow does.
+def _block(weights: Tensor, start: int, images: int, group: Group, full: int) -> Tensor:
+    """Weights [images, v, size, full] of one side."""
+    shape = (images, group.views, group.size, full)
+    return weights[start : start + images * group.views * group.size * full].view(shape)
 
-    Args:
-        start, length: [B], in pixels; taps outside the box are left out, as for an image cropped first.
-        full: pixels along this side of the canvas.
 
-    Source: Pillow's Resample.c: a = -0.5 for bicubic, support times the scale where it shrinks.
+def resize_weights(made: Plan, first: int, count: int, interpolation: str, dtype: torch.dtype) -> Tensor:
+    """All weights of `count` images from `first` on, as laid out in the plan: antialiased as Pillow's.
+
+    Source: Pillow's Resample.c: a = -0.5 for bicubic.
     """
-    scale = (length / size).view(-1, 1, 1)
-    wide = scale.clamp(min=1)
-    centre = start.view(-1, 1, 1) + (torch.arange(size, device=start.device).view(1, -1, 1) + 0.5) * scale
-    tap = torch.arange(full, device=start.device).view(1, 1, -1) + 0.5
-    distance = (tap - centre).abs() / wide
-    w = _cubic(distance) if interpolation == "bicubic" else (1 - distance).clamp(min=0)
-    inside = (tap > start.view(-1, 1, 1)) & (tap < (start + length).view(-1, 1, 1))
-    # Pillow keeps the taps between round(centre - support) and round(centre + support).
-    support = SUPPORT[interpolation] * wide
-    inside = inside & (tap > torch.floor(centre - support + 0.5)) & (tap < torch.floor(centre + support + 0.5))
-    w = w * inside
-    return w / w.sum(dim=2, keepdim=True)
+    own = slice(first, first + count)
+    centre, narrow, last = (made.array(name)[own, :, None] for name in ("centre", "narrow", "last"))  # [b, p, 1]
+    tap = torch.arange(made.taps, device=centre.device)
+    distance = (tap - centre).mul_(narrow).abs_()
+    inside = tap <= last
+    w = _cubic(distance) if interpolation == "bicubic" else (1 - distance).clamp_(min=0)
+    w.mul_(inside)
+    w.div_(w.sum(dim=2, keepdim=True))
+    weights = torch.zeros(made.cells + 1, dtype=dtype, device=centre.device)
+    # Taps beyond the last would spill into the next row: they go to a cell of their own.
+    cell = torch.where(inside, made.array("i_cell")[own, :, None] + tap, made.cells)
+    return weights.scatter_(0, cell.flatten(), w.to(dtype).flatten())[: made.cells]
 
 
 def _cubic(d: Tensor) -> Tensor:
     a = -0.5
-    near = ((a + 2) * d - (a + 3)) * d * d + 1
-    far = (((d - 5) * d + 8) * d - 4) * a
-    return torch.where(d < 1, near, torch.where(d < 2, far, torch.zeros_like(d)))
+    near = ((a + 2) * d).sub_(a + 3).mul_(d).mul_(d).add_(1)
+    far = (a * d).sub_(5 * a).mul_(d).add_(8 * a).mul_(d).sub_(4 * a)
+    return torch.where(d < 1, near, far).mul_(d < 2)
 
 
-def blur_weights(radius: Tensor, size: int) -> Tensor:
-    """Gaussian weights [B, size, size] of standard deviation `radius` [B] pixels; edge pixels are replicated."""
-    reach = 3 * int(radius.max().ceil()) + 1
-    offset = torch.arange(-reach, reach + 1, device=radius.device)
-    kernel = torch.exp(-0.5 * (offset / radius.view(-1, 1)) ** 2)
-    kernel = kernel / kernel.sum(dim=1, keepdim=True)  # [B, taps]
-    row = torch.arange(size, device=radius.device)
-    column = (row.view(-1, 1) + offset).clamp(0, size - 1)  # [size, taps]
-    weights = torch.zeros(len(radius), size, size, device=radius.device)
-    return weights.scatter_add_(
-        2, column.expand(len(radius), -1, -1), kernel.unsqueeze(1).expand(-1, size, -1).contiguous()
-    )
+def _colours(pixels: Tensor, made: Plan) -> Tensor:
+    """Jitter and gray of all views; pixels [3, n], in the plan's tiles."""
+    tiles = pixels.view(3, -1, made.tile).index_select(1, made.array("i_sorted"))  # [3, T, tile]
+    owner = made.array("i_owner")
+    table, shares, luma = (made.array(name).to(pixels.dtype) for name in ("table", "shares", "luma"))
+    table = table.index_select(0, owner)  # [T, columns]
+    means, levels = pixels.new_empty(len(owner)), pixels.new_empty(len(made.array("i_members")))
+    for slot in range(SLOTS):
+        if slot == SLOTS // 2 and made.jittered:
+            turn = table[: made.jittered, 2 * SLOTS : 2 * SLOTS + 3].T.unsqueeze(2)  # [3, T', 1]
+            _turn_hue(tiles[:, : made.jittered], turn)
+        start, stop, row, last_row = made.slots[slot]
+        if start == stop:
+            continue
+        part, mine = tiles[:, start:stop], table[start:stop]
+        gray = _luma(part, luma)
+        torch.mean(gray, 1, out=means[start:stop])
+        members = means[made.array("i_members")[row:last_row]].unsqueeze(1)  # [rows, 1, m]
+        torch.bmm(members, shares[slot, row:last_row].unsqueeze(2), out=levels[row:last_row].view(-1, 1, 1))
+        level = levels.index_select(0, owner[start:stop]).unsqueeze(1)
+        # Brightness goes towards 0, contrast towards the mean luma, saturation towards the pixel's own.
+        towards = torch.addcmul(level, gray, mine[:, 2 * slot + 1, None])
+        torch.lerp(towards, part, mine[:, 2 * slot, None], out=part).clamp_(0, 255)
+    torch.lerp(_luma(tiles, luma), tiles, table[:, 2 * SLOTS + 3, None], out=tiles)
+    return tiles.index_select(1, made.array("i_back")).view(3, -1)
 
 
-def _luma(view: Tensor) -> Tensor:
-    weights = torch.tensor(LUMA, device=view.device).view(1, 3, 1, 1)
-    return (view * weights).sum(dim=1, keepdim=True)
+def _luma(tiles: Tensor, weights: Tensor) -> Tensor:
+    """[T, tile] of tiles [3, T, tile]; weights [1, 3]."""
+    return (weights @ tiles.reshape(3, -1)).view(tiles.shape[1:])
 
 
-def _jitter(view: Tensor, p: dict[str, Tensor]) -> Tensor:
-    """Brightness, contrast, saturation and hue, in each image's own order."""
-    for slot in range(4):
-        which = p["order"][:, slot]
-        factor = p["factors"].float().gather(1, which[:, None])
-        for op, adjust in enumerate((_brightness, _contrast, _saturation, _hue)):
-            rows = (p["jitter"] & (which == op)).nonzero().flatten()
-            if len(rows):
-                view = view.index_copy(0, rows, adjust(view[rows], factor[rows].view(-1, 1, 1, 1)).clamp_(0, 1))
-    return view
+def _turn_hue(tiles: Tensor, offsets: Tensor) -> None:
+    """Rotate hues in place: tiles [3, T, tile], offsets [3, T, 1] = (5, 3, 1) + 6 x shift, in sixths of a turn.
 
-
-def _brightness(view: Tensor, factor: Tensor) -> Tensor:
-    return view * factor
-
-
-def _contrast(view: Tensor, factor: Tensor) -> Tensor:
-    mean = _luma(view).mean(dim=(1, 2, 3), keepdim=True)
-    return mean + (view - mean) * factor
-
-
-def _saturation(view: Tensor, factor: Tensor) -> Tensor:
-    gray = _luma(view)
-    return gray + (view - gray) * factor
-
-
-def _hue(view: Tensor, shift: Tensor) -> Tensor:
-    """Rotate the hue by `shift` of a full turn, in [-0.5, 0.5]."""
-    r, g, b = view.unbind(1)
-    high, low = view.amax(dim=1), view.amin(dim=1)
+    A channel is V - (V - min) clamp(min(k, 4 - k), 0, 1) with k = its offset plus the hue, modulo 6.
+    """
+    red, green, blue = tiles.unbind(0)
+    high, low = tiles.amax(dim=0), tiles.amin(dim=0)
     spread = high - low
-    safe = spread.clamp(min=1e-12)
-    rc, gc, bc = (high - r) / safe, (high - g) / safe, (high - b) / safe
-    hue = torch.where(r == high, bc - gc, torch.where(g == high, 2 + rc - bc, 4 + gc - rc)) / 6
-    hue = torch.where(spread == 0, torch.zeros_like(hue), hue) + shift[:, 0]
-    sector = (hue - hue.floor()) * 6
-    sector_index = sector.floor()
-    part, saturation = sector - sector_index, spread / high.clamp(min=1e-12)
-    p, q, t = high * (1 - saturation), high * (1 - saturation * part), high * (1 - saturation * (1 - part))
-    pick = sector_index.long().remainder(6).unsqueeze(1)
+    safe = spread.clamp(min=SMALLEST_SPREAD)
+    other = torch.where(
+        green == high, torch.sub(blue, red).add_(safe, alpha=2), torch.sub(red, green).add_(safe, alpha=4)
+    )
+    hue = torch.where(red == high, green - blue, other).div_(safe)
+    k = (hue + offsets).remainder_(6)
+    torch.addcmul(high, spread, torch.minimum(k, 4 - k).clamp_(0, 1), value=-1, out=tiles)
 
-    def channel(*six: Tensor) -> Tensor:
-        return torch.stack(six, dim=1).gather(1, pick)
 
-    v = high
-    return torch.cat([channel(v, q, p, p, t, v), channel(t, v, v, q, p, p), channel(p, p, t, v, v, q)], dim=1)
+def _blur(part: Tensor, made: Plan, at: int) -> None:
+    """Blur, in place, those of part [3, rows, s, s] that are blurred; edge pixels are replicated."""
+    if not made.has(f"i_blurred{at}"):
+        return
+    rows, size = made.array(f"i_blurred{at}"), part.shape[-1]
+    kernels = made.array(f"kernels{at}").to(part.dtype)
+    weights = kernels.index_select(1, made.array(f"i_toeplitz{at}").flatten()).view(-1, size, size)
+    chosen = part.permute(1, 2, 0, 3).index_select(0, rows).contiguous()  # [n, s, 3, s]
+    chosen = torch.bmm(chosen.view(-1, size * 3, size), weights.transpose(1, 2))
+    chosen = torch.bmm(weights, chosen.view(-1, size, 3 * size))
+    part.permute(1, 2, 0, 3).index_copy_(0, rows, chosen.view(-1, size, 3, size))
+
+
+def _solarize(part: Tensor, made: Plan, at: int) -> None:
+    """Invert, in place, what is bright in those of part [3, rows, s, s] that are solarized."""
+    if made.has(f"i_solarized{at}"):
+        rows = made.array(f"i_solarized{at}")
+        chosen = part.index_select(1, rows)
+        part.index_copy_(1, rows, torch.where(chosen >= SOLARIZE_THRESHOLD, 255 - chosen, chosen))

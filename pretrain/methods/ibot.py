@@ -19,6 +19,7 @@ from evaltk.models.vit import ViT
 from evaltk.types import Arch
 from pretrain import centering, method, nets, prototypes
 from pretrain.data.loader import Batch
+from pretrain.data.masks import Masked, masked
 from pretrain.data.masks import Settings as MaskSettings
 from pretrain.data.views import Views
 from pretrain.methods import dino
@@ -80,7 +81,7 @@ def loss(
     teacher_cls: Tensor,
     student_patch: Tensor,
     teacher_patch: Tensor,
-    mask: Tensor,
+    mask: Tensor | Masked,
     center: Tensor,
     patch_center: Tensor,
     *,
@@ -96,7 +97,8 @@ def loss(
             [M, K'] in the order of `mask`.
         teacher_patch: patch scores of the unmasked globals, in either of the same two layouts.
         mask: bool, True where the student's patch was masked; [num_globals, B, ...] or [num_globals * B, ...], with N
-            patches per image.
+            patches per image. Or the masked patches, which spares asking the device how many there are; then scores
+            are [M, K'].
         center, patch_center: the two centres [K], [K'], as they were before this batch.
         settings: temperatures and weights; None for the defaults.
         overwrite: let the backward pass write its gradients over the student's scores (see `dino.loss`).
@@ -117,7 +119,7 @@ def loss(
     patch = patch_loss(
         student_patch,
         teacher_patch,
-        mask.reshape(teacher_cls.shape[0], -1),
+        mask.reshape(teacher_cls.shape[0], -1) if isinstance(mask, Tensor) else mask,
         patch_center,
         student_temperature=settings.student_temperature,
         teacher_temperature=settings.teacher_patch_temperature,
@@ -129,7 +131,7 @@ def loss(
 def patch_loss(
     student: Tensor,
     teacher: Tensor,
-    mask: Tensor,
+    mask: Tensor | Masked,
     center: Tensor,
     *,
     student_temperature: float = 0.1,
@@ -144,7 +146,7 @@ def patch_loss(
     Args:
         student: [I, N, K] for I images (of all views) of N patches, or the masked patches alone [M, K].
         teacher: the same patches, unmasked, [I, N, K] or [M, K]; no gradient flows into them.
-        mask: bool [I, N].
+        mask: bool [I, N], or the masked patches, whose scores alone are given.
         center: the patch centre [K] (or [1, 1, K]).
         student_temperature, teacher_temperature: what the scores are still to be divided by, > 0.
         chunk_elements: how many scores may exist as float32 log-probabilities at a time.
@@ -153,20 +155,15 @@ def patch_loss(
     Returns: the loss, scalar; 0, with a gradient of 0, if nothing is masked.
     Raises: SettingsError: a temperature <= 0, or K < 2. ValueError: shapes that do not match the mask.
     """
-    if mask.ndim != 2 or mask.dtype != torch.bool:
-        raise ValueError(f"wanted a bool mask [images, patches], got {mask.dtype} {tuple(mask.shape)}")
-    student_rows, teacher_rows = _masked_rows(student, mask, "student"), _masked_rows(teacher, mask, "teacher")
-    targets = dino.teacher_probabilities(teacher_rows, center, temperature=teacher_temperature)
-    targets.mul_(_row_weights(mask).to(targets.dtype).unsqueeze(1))
+    if isinstance(mask, Tensor):
+        if mask.ndim != 2 or mask.dtype != torch.bool:
+            raise ValueError(f"wanted a bool mask [images, patches], got {mask.dtype} {tuple(mask.shape)}")
+        student, teacher = _masked_rows(student, mask, "student"), _masked_rows(teacher, mask, "teacher")
+        mask = masked(mask)
+    targets = dino.teacher_probabilities(teacher, center, temperature=teacher_temperature)
+    targets.mul_(mask.weights.to(targets.dtype).unsqueeze(1))
     blocks = targets.split(max(1, chunk_elements // targets.shape[1]))
-    return dino.soft_cross_entropy(student_rows, blocks, temperature=student_temperature, overwrite=overwrite)
-
-
-def _row_weights(mask: Tensor) -> Tensor:
-    """1 / (images x masked patches of the image) for each masked patch [M], float64."""
-    count = mask.sum(dim=1)
-    per_image = 1.0 / (count.clamp(min=1).double() * mask.shape[0])
-    return per_image.repeat_interleave(count)
+    return dino.soft_cross_entropy(student, blocks, temperature=student_temperature, overwrite=overwrite)
 
 
 def _masked_rows(scores: Tensor, mask: Tensor, who: str) -> Tensor:
@@ -219,27 +216,28 @@ class Ibot(method.Method[IbotSettings]):
 
     def loss(self, batch: Batch, state: State[IbotSettings]) -> method.LossOutput:
         """DINO's loss on [CLS], and the same between the student's masked patches and the teacher's unmasked ones."""
-        m, mask = state.settings, batch.mask  # [2 B, h, w]
+        m, mask, hidden = state.settings, batch.mask, batch.masked  # [2 B, h, w]
         assert mask is not None
+        assert hidden is not None
         student_temps, teacher_temps = dino.temperatures(m, state.position.epoch)
         head, teacher_head = state.network.head, state.teacher.head
         with torch.no_grad():
-            seen = state.teacher(batch.views[: batch.num_global], patches=torch.ones_like(mask).flatten(1))
+            seen = state.teacher(batch.views[: batch.num_global], patches="all")
             teacher_cls = teacher_head.scores(seen["cls"], teacher_temps.scores)
-            teacher_patch = teacher_head.patch_scores(seen["patch"][mask.flatten()], teacher_temps.scores)
+            teacher_patch = teacher_head.patch_scores(seen["patch"].index_select(0, hidden.rows), teacher_temps.scores)
             patch_sums = state.sums.get("patch")
             for y in seen["patch"].split(PATCH_CHUNK):
                 scores = teacher_head.patch_scores(y, teacher_temps.scores)
                 patch_sums = centering.accumulate(scores, kind=m.centering, previous=patch_sums)
         assert patch_sums is not None
         cls_sums = centering.accumulate(teacher_cls, kind=m.centering, previous=state.sums.get("cls"))
-        outputs = state.student(batch.views, mask=mask, patches=mask.flatten(1))
+        outputs = state.student(batch.views, mask=mask, patches=hidden.rows)
         result = loss(
             head.scores(outputs["cls"], student_temps.scores),
             teacher_cls,
             head.patch_scores(outputs["patch"], student_temps.scores),
             teacher_patch,
-            mask.flatten(1),
+            hidden,
             state.centers["cls"],
             state.centers["patch"],
             settings=Settings(

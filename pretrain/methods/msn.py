@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from evaltk import distributed
 from evaltk.models.vit import ViT
 from evaltk.seeding import generator
+from evaltk.sending import to_device
 from evaltk.types import Arch
 from pretrain import method, nets, prototypes, schedules
 from pretrain.data.loader import Batch
@@ -237,7 +238,7 @@ class Msn(method.Method[MsnSettings]):
         keep = order[: int((1 - m.patch_drop) * h * w)].sort().values
         with torch.no_grad():
             targets = state.teacher(batch.views[:1])["cls"]
-        anchors = state.student(batch.views[1:], keep=keep.to(batch.views[1].device))["cls"]
+        anchors = state.student(batch.views[1:], keep=to_device(keep, batch.views[1].device))["cls"]
         result = loss(
             anchors,
             targets,

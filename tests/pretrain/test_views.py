@@ -12,7 +12,7 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as TF
 
 from pretrain.data import loader as data
-from pretrain.data import views, views_device
+from pretrain.data import views, views_device, views_plan
 from pretrain.data.views import Views
 
 WIDTH, HEIGHT = 200, 150
@@ -96,8 +96,8 @@ def test_device_crops_are_pillows_to_rounding(interpolation: str) -> None:
     for epoch in range(4):
         p = views.draw(settings, 0, epoch, 0, WIDTH, HEIGHT)
         for a, b in zip(views.render(photograph(), p, settings), on_device(photograph(), p, settings), strict=True):
-            # Pillow rounds to 8 bits after each of its two passes.
-            assert np.abs(a - b).max() < 1.6 and np.abs(a - b).mean() < 0.4
+            # Pillow rounds to 8 bits after each of its two passes; a tie may go the other way in both.
+            assert np.abs(a - b).max() < 2.1 and np.abs(a - b).mean() < 0.1 and (np.abs(a - b) > 1.6).mean() < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -127,6 +127,37 @@ def test_solarized_where_both_agree_on_the_side_of_the_threshold() -> None:
     for a, b, plain in pairs:
         clear = np.abs(plain.astype(float) - 127.5) > 2
         assert np.abs(a - b)[clear].max() < 1.6
+
+
+def batch_of(settings: Views, count: int) -> tuple[torch.Tensor, views.Params]:
+    images = [photograph(i).resize((WIDTH - 7 * i, HEIGHT - 5 * i)) for i in range(count)]
+    canvas = torch.zeros(count, 3, HEIGHT, WIDTH, dtype=torch.uint8)
+    for row, image in zip(canvas, images, strict=True):
+        row[:, : image.size[1], : image.size[0]] = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
+    return canvas, views.stack([views.draw(settings, 0, 0, i, *image.size) for i, image in enumerate(images)])
+
+
+@pytest.mark.parametrize("at_a_time", [1, 2, 5])
+def test_a_batch_gives_each_image_what_it_gets_alone(at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Views(num_local=4, global_size=48, local_size=32, solarize=(0.5, 0.5, 0.5), gray_prob=0.5)
+    canvas, params = batch_of(settings, 5)
+    positions = 2 * 48 + 4 * 32
+    monkeypatch.setattr(views_plan, "CELLS", at_a_time * positions * (HEIGHT + WIDTH))
+    together = views_device.render(canvas, params, settings)
+    for i in range(5):
+        own = views.Params(**{name: getattr(params, name)[i : i + 1] for name in views.Params.__slots__})
+        for whole, alone in zip(together, views_device.render(canvas[i : i + 1], own, settings), strict=True):
+            # Sums are taken in another order, so a tie may be rounded to the other level.
+            assert float((255 * (whole[i] - alone[0])).abs().max()) < 2
+            assert float((255 * (whole[i] - alone[0])).abs().mean()) < 0.01
+
+
+def test_views_on_the_device_are_few_launches_without_a_question_to_it() -> None:
+    from benchmarks import roofline
+
+    made = roofline.recipes.load("dino_vmf_vits16", ["views.where=device", "optim.batch=16"])
+    count = roofline.count_views(made, 16)
+    assert not count.syncs and count.launches <= 150 and count.bytes / 16 < 0.12e9
 
 
 def test_every_image_of_an_epoch_once_and_shares_are_disjoint() -> None:

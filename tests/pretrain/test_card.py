@@ -1,0 +1,75 @@
+"""What a user can get wrong about GPUs: one line each, with what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from evaltk import distributed, machine
+from evaltk.errors import SettingsError
+from pretrain import card, loop
+from pretrain import recipe as recipes
+
+
+def told(caught: pytest.ExceptionInfo[SettingsError]) -> str:
+    text = str(caught.value)
+    assert len(text) < 300 and "\n" not in text
+    return text
+
+
+def test_a_card_too_old_for_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
+    with pytest.raises(SettingsError) as caught:
+        card.check_precision(torch.device("cuda"), "bf16")
+    assert "V100" in told(caught) and "run.precision=fp16" in told(caught)
+    card.check_precision(torch.device("cuda"), "fp16")
+    card.check_precision(torch.device("cpu"), "bf16")
+
+
+def test_out_of_memory_names_the_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any, **rest: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore lines")
+
+    monkeypatch.setattr(loop, "train_step", full)
+    made = recipes.load("digits_dino_vmf", ["optim.batch=64", "run.workers=0"])
+    with pytest.raises(SettingsError) as caught:
+        loop.run(made, out=tmp_path, device="cpu")
+    assert "64 images" in told(caught) and "run.accumulate=2" in told(caught)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_why_there_is_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.2")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(SettingsError) as caught:
+        machine.resolve_device("cuda")
+    assert "CUDA_VISIBLE_DEVICES='' hides all GPUs" in told(caught)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+
+    def old() -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040).\nPlease update")
+
+    monkeypatch.setattr(torch.cuda, "init", old)
+    with pytest.raises(SettingsError) as caught:
+        machine.resolve_device("cuda:0")
+    assert "driver on your system is too old" in told(caught)
+
+
+def test_one_card_for_two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(SettingsError) as caught, distributed.process_group("cuda:0"):
+        pass
+    assert "--device cuda" in told(caught)
+
+
+def test_mps_has_no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert machine.resolve_device("mps") == "mps"
+    with pytest.raises(SettingsError) as caught:
+        machine.resolve_device("mps", mps=False)
+    assert "float64" in told(caught)
