@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 NAME = "standin"
-THERE = hasattr(backend_registration, "_setup_privateuseone_for_python_backend")  # torch >= 2.10
+THERE = hasattr(backend_registration, "_setup_privateuseone_for_python_backend")
 ROOT = Path(__file__).parents[2]
 OURS = tuple(str(ROOT / package) for package in ("evaltk", "pretrain", "protocols"))
 # The host waits for a number, or for a shape.
