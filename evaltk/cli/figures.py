@@ -37,11 +37,13 @@ def main(argv: list[str]) -> int:
     options = _options.parse(Options, argv, "figures", __doc__)
     from evaltk import results
     from evaltk.progress import log
-    from reports.figures import collect, style, training_log
+    from reports.figures import collect, course, style, training_log
 
     written: list[Path] = []
     found, logs = results.find(options.runs), training_log.under(options.runs)
     for drawn in collect.of_results(found, logs=logs, complain=lambda error: log.warning("%s", error)):
+        written += style.save(drawn.figure, options.out / drawn.name, options.format, title=drawn.title)
+    for drawn in course.of_logs(training_log.courses_under(options.runs)):
         written += style.save(drawn.figure, options.out / drawn.name, options.format, title=drawn.title)
     if not written:
         raise StorageError(
