@@ -108,7 +108,7 @@ def _plans(recipes: Sequence[Recipe], options: Options) -> tuple[Plan, Plan]:
         again=options.again,
         device=options.device,
     )
-    of_heads = {name: settings[name] for name in options.protocols if name == "prototypes"}
+    of_heads: dict[str, Any] = {name: settings[name] for name in options.protocols if name == "prototypes"}
     return plan, dataclasses.replace(plan, checkpoints=trained, protocols=of_heads)
 
 

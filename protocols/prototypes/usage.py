@@ -12,7 +12,8 @@ from evaltk.data.images import Dataset
 from evaltk.metrics.clustering import Agreement, agreement, perplexity
 from evaltk.metrics.statistics import spearman_permutation
 from evaltk.models.heads import Head
-from evaltk.prototypes import mixture, mixture_fit, void
+from evaltk.prototypes import constant, mixture, mixture_fit, sharing, void
+from evaltk.prototypes.constant import Constant
 from evaltk.prototypes.duplicates import DuplicateSets
 from evaltk.prototypes.graph import Directions
 from evaltk.prototypes.head import formulation
@@ -47,8 +48,11 @@ def use_by_images(
     verdict = void.find_void(
         unit, sets, own.counts, own.data_mean, threshold=settings.void_cosine, share=settings.void_share
     )
-    scores += _void_scores(dataset, verdict, mixtures[0].at() | {"threshold": settings.threshold}, len(features.x))
+    n = len(features.x)
+    scores += _void_scores(dataset, verdict, mixtures[0].at() | {"threshold": settings.threshold}, n)
+    scores += _constant(dataset, constant.of_winners(head, features.x, mixtures[0], used[0]), mixtures[0].at(), n)
     arrays = _arrays(used[0], agreements[0], own, mixtures[0], unit) | _large_sets(verdict)
+    arrays |= _shared_by_images(verdict, used[0], features, unit, sets)
     arrays["void"] = (sets.owner == (-1 if verdict.about is None else verdict.about.owner)) & (verdict.kind == "void")
     if settings.gallery:
         arrays |= prototype_gallery.gallery(dataset.train, features, head, own, arrays, sets, settings)
@@ -88,6 +92,7 @@ def _shared(dataset: Dataset, mixture: Mixture, use: Use, agreement: Agreement) 
         "used_count": used,
         "dead_count": num - used,
         "perplexity_count": perplexity(use.responsibility),
+        "effective_share": perplexity(use.responsibility) / num,
         "purity": agreement.purity,
         "nmi": agreement.nmi,
         "label_entropy_nats": agreement.label_entropy,
@@ -152,6 +157,30 @@ def _large_sets(verdict: Verdict) -> dict[str, np.ndarray]:
         "set_cosine": np.array([s.cosine for s in verdict.sets], dtype="float32"),
         "set_random_percentile": np.array([s.random_percentile for s in verdict.sets], dtype="float32"),
         "set_prototype_percentile": np.array([s.prototype_percentile for s in verdict.sets], dtype="float32"),
+    }
+
+
+def _constant(dataset: Dataset, found: Constant | None, at: dict[str, object], n: int) -> list[Score]:
+    """The part of log C_p in the winning scores; nothing for scores without it."""
+    if found is None:
+        return []
+    values = {"constant_share": found.share, "constant_decides_share": found.decides}
+    return [_score(dataset, metric, value, n, at) for metric, value in values.items()]
+
+
+def _shared_by_images(
+    verdict: Verdict, use: Use, features: Features, unit: np.ndarray, sets: DuplicateSets
+) -> dict[str, np.ndarray]:
+    """Images of large sets by class, prototypes by class, and the map of similarities."""
+    leaders = [s.owner for s in verdict.sets]
+    used, effective = sharing.class_use(use.assigned, features.y)
+    similarity, rows = sharing.similarity_map(unit, sets.owner)
+    return {
+        "set_classes": sharing.set_classes(sets.owner, leaders, use.assigned, features.y).astype("int32"),
+        "class_prototypes": used.astype("int32"),
+        "class_effective": effective.astype("float32"),
+        "similarity": similarity,
+        "similarity_rows": rows.astype("int32"),
     }
 
 

@@ -60,7 +60,7 @@ def course(path: Path) -> Course | None:
     if len(counted) < 2:
         return None
     step, unique, largest = (np.array([line[key] for line in counted]) for key in ("step", *keys))
-    log_k = counted[-1].get("log_k")
+    log_k: Any = counted[-1].get("log_k")
     num = round(math.exp(log_k)) if _number(log_k) and 0 <= log_k < 64 else 0
     return Course(step=step, unique=unique, largest=largest, num=num)
 

@@ -235,7 +235,7 @@ def test_tables(outcome: Outcome, tmp_path: Path) -> None:
     assert own.columns[0] == "threshold=0.5"
     cells = dict(zip(own.columns, own.rows[0][1], strict=True))
     assert cells["void (%)"].value == pytest.approx(0.6)
-    assert any("point away from the data" in note for note in own.legend)
+    assert any("cosine of at most -0.9 with the data mean" in note for note in own.legend)
 
 
 def test_scores_are_the_same_for_small_blocks(
