@@ -29,7 +29,8 @@ RULES = """Seeds pair the cells: those of one seed see the same images and views
 same weights where shapes agree. Intervals are 95 % intervals of the mean by Student's t over seeds. A claim is **seen \
 at this scale** where the interval of its paired difference is above 0, **contradicted** where it is below, and \
 **cannot be told** otherwise; **not seen**: what should be there is there in no seed. Diverged trainings are counted; \
-they have no accuracy. With three seeds an interval is 4.3 standard errors wide on each side: only large differences are told."""
+they have no accuracy. With three seeds an interval reaches 4.3 standard errors to each side: it tells large \
+differences alone."""
 
 
 def write(results: Path, docs: Path) -> list[Path]:

@@ -13,10 +13,19 @@ def score(metric: str, value: float, n: int = 1000, interval: tuple[float, float
 
 def result(*scores: Score) -> Result:
     return Result(
-        checkpoint={"name": "net"}, protocol="any", version=1, settings={},
-        data=ResultData(name="digits", fingerprint="0"), preprocessing=Preprocessing(precision="fp32", position="dino"), origin_proof=OriginProof.LAYOUT, notes=(),
-        scores=scores, seed=0, request="a", made={},
-    )  # fmt: skip
+        checkpoint={"name": "net"},
+        protocol="any",
+        version=1,
+        settings={},
+        data=ResultData(name="digits", fingerprint="0"),
+        preprocessing=Preprocessing(precision="fp32", position="dino"),
+        origin_proof=OriginProof.LAYOUT,
+        notes=(),
+        scores=scores,
+        seed=0,
+        request="a",
+        made={},
+    )
 
 
 def subject(name: str, unique: float, void: float, used: float, knn: float, *, kind: str = "void") -> Subject:
