@@ -30,7 +30,7 @@ same weights where shapes agree. Intervals are 95 % intervals of the mean by Stu
 at this scale** where the interval of its paired difference is above 0, **contradicted** where it is below, and \
 **cannot be told** otherwise; **not seen**: what should be there is there in no seed. Diverged trainings are counted; \
 they have no accuracy. With three seeds an interval reaches 4.3 standard errors to each side: it tells large \
-differences alone."""
+differences alone; with fewer there is none."""
 
 
 def write(results: Path, docs: Path) -> list[Path]:

@@ -13,13 +13,14 @@ from reports.table import Cell
 
 SEEN, NOT_SEEN, CONTRADICTED, UNTOLD = "seen at this scale", "not seen", "contradicted", "cannot be told"
 Verdict = Literal["seen at this scale", "not seen", "contradicted", "cannot be told"]
+FEWEST = 3  # seeds that have an interval: with two it is 12.7 standard errors wide to each side
 Found = Mapping[str, Any]  # a cell's result
 Measure = Callable[[Found], "float | None"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mean:
-    """Mean of n values; interval: 95 %, by Student's t over seeds; None below two values."""
+    """Mean of n values; interval: 95 %, by Student's t over seeds; None below `FEWEST` values."""
 
     value: float
     interval: tuple[float, float] | None
@@ -32,8 +33,8 @@ def mean(values: Sequence[float]) -> Mean | None:
     if not len(kept):
         return None
     m = float(kept.mean())
-    if len(kept) < 2:
-        return Mean(value=m, interval=None, n=1)
+    if len(kept) < FEWEST:
+        return Mean(value=m, interval=None, n=len(kept))
     half = float(stats.t.ppf(0.975, len(kept) - 1) * kept.std(ddof=1) / np.sqrt(len(kept)))
     return Mean(value=m, interval=(m - half, m + half), n=len(kept))
 
@@ -76,7 +77,7 @@ def reason(difference: Mean | None, unit: str, digits: int = 1) -> str:
     scale = 100 if unit == "points" else 1
     value = f"{scale * difference.value:+.{digits}f} {unit}"
     if difference.interval is None:
-        return f"{value} with one seed, which has no interval"
+        return f"{value} over {difference.n} seed{'s' if difference.n > 1 else ''}, too few for an interval"
     low, high = (scale * end for end in difference.interval)
     return f"{value} (95 % interval {low:+.{digits}f} to {high:+.{digits}f}, {difference.n} seeds, paired)"
 

@@ -34,8 +34,11 @@ class Options(ReadOptions):
         data: the images, as for evaltk run.
         plugin: your own datasets or families.
         temperature: tau of the scores (0.07, the final teacher temperature of the published runs).
-        out: folder of the results, which are kept. cache: cache folder (default: $EVALTK_HOME, ~/.cache/evaltk).
-        seed: of random draws. limit: smoke test on N images. device: auto (cuda, else mps, else cpu) or one of them.
+        out: folder of the results, which are kept.
+        cache: cache folder (default: $EVALTK_HOME, ~/.cache/evaltk).
+        seed: seed of all random draws.
+        limit: smoke test on N images per split, class-balanced.
+        device: auto (cuda, else mps, else cpu) or cpu, mps, cuda, cuda:N.
         json: print one JSON object instead of tables.
     """
 

@@ -161,9 +161,11 @@ def test_means_and_pairs_over_seeds() -> None:
     assert seeds.mean([]) is None and seeds.mean([0.1]).interval is None  # type: ignore[union-attr]
     dino = seeds.where(CELLS, scoring="cosine", centering="logit")
     vmf = seeds.where(CELLS, scoring="vmf", centering="probability")
-    gain = seeds.paired(dino[1:], vmf, lambda f: f["knn"])
-    assert gain is not None and gain.n == 2 and gain.value == pytest.approx(0.1)
+    gain = seeds.paired(dino, vmf, lambda f: f["knn"] + 0.001 * f["seed"])
+    assert gain is not None and gain.n == 3 and gain.value == pytest.approx(0.1)
     assert seeds.verdict(gain) == seeds.SEEN
+    fewer = seeds.paired(dino[1:], vmf, lambda f: f["knn"])
+    assert fewer is not None and fewer.n == 2 and seeds.verdict(fewer) == seeds.UNTOLD
     assert seeds.verdict(seeds.paired(vmf, dino, lambda f: f["knn"])) == seeds.CONTRADICTED
     assert seeds.verdict(seeds.Mean(value=0.1, interval=(-0.1, 0.3), n=3)) == seeds.UNTOLD
     assert seeds.verdict(None) == seeds.verdict(seeds.Mean(value=0.1, interval=None, n=1)) == seeds.UNTOLD
@@ -180,7 +182,7 @@ def test_claims_say_what_the_cells_say() -> None:
     assert by_key["b"].verdict.startswith("DINO's void set: not seen.")
     lost = [c | {"diverged": "the loss", "knn": None, "course": []} if c["seed"] == 3 else c for c in CELLS]
     told = {claim.key: claim for claim in claims.all_claims(lost, [])}["a"]
-    assert "6 diverged" in told.ran and "2 seeds, paired" in told.verdict
+    assert "6 diverged" in told.ran and "+10.0 points over 2 seeds, too few for an interval" in told.verdict
 
 
 def test_the_page_is_made_of_result_files_alone(tmp_path: Path) -> None:
