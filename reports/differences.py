@@ -19,6 +19,7 @@ ROWS = (
     ("sets of at least 1 %", "large_sets_count", "count", 0),
     ("unused among these (% of prototypes)", "large_unused_share", "%", 2),
     ("void set (%)", "void_share", "%", 2),
+    ("all void sets (%)", "void_sets_share", "%", 2),
     ("cosine of the set with the data mean", "void_cosine", "count", 4),
     ("its percentile among random directions", "void_random_percentile", "%", 2),
     ("its percentile among other prototypes", "void_prototype_percentile", "%", 2),

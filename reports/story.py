@@ -61,7 +61,7 @@ def _void(dino: Subject, vmf: Subject) -> str:
     shares = []
     told = []
     for subject in (dino, vmf):
-        share, cosine = subject.score("prototypes", "void_share"), subject.score("prototypes", "void_cosine")
+        share, cosine = subject.score("prototypes", "void_sets_share"), subject.score("prototypes", "void_cosine")
         if share is None or cosine is None:
             return "Void set: not measured."
         shares.append(share.value)

@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
         return code
     plan, heads = _plans(recipes, options)
     shown: list[tuple[Path, Result]] = []
-    for part in (heads, plan):
+    for part in (part for part in (heads, plan) if part.protocols):
         runner.run(part, report=lambda job, result, skipped: shown.append((job.path, result)))
     print_tables(shown)
     drawn = _figures(shown, options.out)

@@ -54,12 +54,14 @@ class Verdict:
         words: the verdict with its evidence, one sentence.
         about: the set that the verdict is on; None without a set.
         sets: all sets of at least `VOID_SHARE` of the prototypes, the largest first; empty for weights alone.
+        void: those of them that are void; leaders may split one cloud of prototypes into several.
     """
 
     kind: Kind
     words: str
     about: Evidence | None
     sets: tuple[Evidence, ...] = ()
+    void: tuple[Evidence, ...] = ()
 
     def listed(self, share: float = VOID_SHARE) -> str:
         """All large sets in one sentence, the largest first."""
@@ -112,7 +114,10 @@ def find_void(
     about = evidence(at)
     kind: Kind = "void" if len(void) else "unused" if about.images == 0 else "used"
     words = _words(kind, about, len(unit), int(counts.sum()), threshold, share)
-    return Verdict(kind=kind, words=words, about=about, sets=tuple(evidence(int(n)) for n in np.flatnonzero(enough)))
+    if len(void) > 1:
+        words += f"; {len(void)} such sets, {_percent(int(sizes[void].sum()), len(unit))} of the prototypes in all"
+    large, empty = (tuple(evidence(int(n)) for n in at) for at in (np.flatnonzero(enough), void))
+    return Verdict(kind=kind, words=words, about=about, sets=large, void=empty)
 
 
 def random_percentile(cosine: float, dim: int) -> float:

@@ -53,7 +53,7 @@ def use_by_images(
     scores += _constant(dataset, constant.of_winners(head, features.x, mixtures[0], used[0]), mixtures[0].at(), n)
     arrays = _arrays(used[0], agreements[0], own, mixtures[0], unit) | _large_sets(verdict)
     arrays |= _shared_by_images(verdict, used[0], features, unit, sets)
-    arrays["void"] = (sets.owner == (-1 if verdict.about is None else verdict.about.owner)) & (verdict.kind == "void")
+    arrays["void"] = np.isin(sets.owner, [e.owner for e in verdict.void])
     if settings.gallery:
         arrays |= prototype_gallery.gallery(dataset.train, features, head, own, arrays, sets, settings)
     return Outcome(
@@ -136,6 +136,7 @@ def _void_scores(dataset: Dataset, verdict: Verdict, at: dict[str, object], n: i
     e, at = verdict.about, at | {"set": verdict.kind}
     values = {
         "void_share": e.share if e is not None and verdict.kind == "void" else 0.0,
+        "void_sets_share": sum(one.share for one in verdict.void),
         "void_cosine": 0.0 if e is None else e.cosine,
         "void_images_count": 0 if e is None else e.images,
     }

@@ -105,6 +105,17 @@ def test_a_void_set_is_found_behind_a_larger_used_one() -> None:
     )
 
 
+def test_several_void_sets_are_added_up() -> None:
+    """Leaders may split one cloud: here two directions of cosines -0.95 and -0.96 with the mean."""
+    mean = np.eye(4)[0]
+    sides = [np.array([c, s * np.sqrt(1 - c * c), 0, 0]) for c, s in ((-0.95, 1), (-0.96, -1))]
+    unit = np.concatenate([np.eye(4)[1:], np.tile(sides[0], (6, 1)), np.tile(sides[1], (5, 1))])
+    found = void.find_void(unit, duplicate_sets(unit, 0.9), np.r_[np.full(3, 4), np.zeros(11)], mean)
+    assert found.kind == "void" and [e.size for e in found.void] == [6, 5]
+    assert found.words.startswith("void set: 42.9 % of the prototypes (6 of 14)")
+    assert found.words.endswith("; 2 such sets, 78.6 % of the prototypes in all")
+
+
 def test_all_different() -> None:
     unit = np.eye(4)
     found = void.find_void(unit, duplicate_sets(unit, 0.9), np.ones(4), DATA_MEAN)

@@ -32,7 +32,7 @@ def subject(name: str, unique: float, void: float, used: float, knn: float, *, k
     heads = result(
         score("unique_at_0.9_count", unique, 1024),
         score("largest_share", 0.5),
-        score("void_share", void),
+        score("void_sets_share", void),
         score("void_cosine", -0.97, set=kind),
         score("used_share", used),
     )
