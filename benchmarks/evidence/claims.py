@@ -107,7 +107,7 @@ def _duplicates(found: Sequence[Found]) -> Claim:
         for c in CENTRINGS:
             mine = where(cells, scoring=scoring, centering=c)
             void = [v for f in mine if (v := _final("void_share")(f)) is not None]
-            counted = Cell(value=float(sum(v > 0 for v in void)), unit="count", digits=0, note=f"of {len(void)} seeds")
+            counted = Cell(value=float(sum(v > 0 for v in void)), unit="count", digits=0, note=f"of {len(void)}")
             rows.append(
                 (
                     f"{scoring}, {c}",
@@ -125,7 +125,11 @@ def _duplicates(found: Sequence[Found]) -> Claim:
     tables += _sweeps(found)
     gain = paired(dino, vmf, _final("unique_share"))
     shares = [v for f in dino if (v := _final("void_share")(f)) is not None]
-    there = f"{seeds.SEEN} in {sum(v > 0 for v in shares)} of {len(shares)} seeds" if any(shares) else seeds.NOT_SEEN
+    there = (
+        f"{seeds.SEEN} in {sum(v > 0 for v in shares)} of {len(shares)} seeds"
+        if any(shares)
+        else f"{seeds.NOT_SEEN} ({len(shares)} seeds)"
+    )
     there = there if shares else f"{seeds.UNTOLD}: not run"
     drawn = figures.course(cells)
     return Claim(

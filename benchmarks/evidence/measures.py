@@ -25,7 +25,7 @@ K = 20  # neighbours of the k-NN that cells are compared by: DINO's default
 BINS = 4
 KEPT = re.compile(r"checkpoint-epoch(\d+)\.pth")
 PROTOTYPE_SCORES = (
-    "unique_share", "largest_share", "void_cosine", "void_share", "void_sets_share", "void_images_count", "void_random_percentile",
+    "unique_share", "largest_share", "void_cosine", "void_share", "void_images_count", "void_random_percentile",
     "large_unused_share", "used_share", "perplexity_count", "purity",
 )  # fmt: skip
 

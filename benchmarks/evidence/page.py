@@ -115,7 +115,8 @@ def _trials(results: Path) -> list[tuple[str, str, str]]:
             one = json.loads(line)
             what = one.get("what") or f"{one['suite']}: {one['cell']} ({one['identity']})"
             outcome = one.get("outcome") or ("diverged" if one["diverged"] else "finished")
-            told.append((what, outcome, f"{one['seconds']['cpu']:.0f}"))
+            cpu = (one.get("seconds") or {}).get("cpu")
+            told.append((what, outcome, "not measured" if cpu is None else f"{cpu:.0f}"))
     return told
 
 

@@ -179,7 +179,7 @@ def test_claims_say_what_the_cells_say() -> None:
     turned = [c | {"knn": 1 - c["knn"], "course": [c["course"][0] | {"void_share": 0.0}]} for c in CELLS]
     by_key = {claim.key: claim for claim in claims.all_claims(turned, [])}
     assert "DINO-vMF over DINO (cosine, logit): contradicted: -10.0 points" in by_key["a"].verdict
-    assert by_key["b"].verdict.startswith("DINO's void set: not seen.")
+    assert by_key["b"].verdict.startswith("DINO's void set: not seen (3 seeds).")
     lost = [c | {"diverged": "the loss", "knn": None, "course": []} if c["seed"] == 3 else c for c in CELLS]
     told = {claim.key: claim for claim in claims.all_claims(lost, [])}["a"]
     assert "6 diverged" in told.ran and "+10.0 points over 2 seeds, too few for an interval" in told.verdict
