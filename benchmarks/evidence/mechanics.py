@@ -12,7 +12,6 @@ from benchmarks.evidence.claims import Claim, finite, ran_words
 from benchmarks.evidence.seeds import Found, Mean, cell, over, paired, where
 from reports.table import Cell, Table
 
-
 DEAR = 1.05  # ratio of times from which the constant is not called cheap
 
 
