@@ -97,8 +97,8 @@ def cost(measured: Sequence[dict[str, Any]]) -> Claim:
         ran=repeats,
         tables=(table,) if measured else (),
         verdict=(
-            f"{told}: ratios of medians {', '.join(f'{r:.3f}' for r in ratios)}; the intervals of the mean paired ratio "
-            f"reach up to {highest:.3f}, and are to stay below {DEAR:g}. A whole step has the nets besides."
+            f"{told}: ratios of medians {', '.join(f'{r:.3f}' for r in ratios)}; the intervals of the mean paired "
+            f"ratio reach up to {highest:.3f}, and are to stay below {DEAR:g}. A whole step has the nets besides."
             if ratios
             else f"{seeds.UNTOLD}: not run."
         ),
