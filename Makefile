@@ -4,10 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test gpu device faults soak fuzz portable browser check bench clean
+# ARGS of evidence: a suite, --group, --slice I/N, --minutes M; it goes on where it was cut off.
+.PHONY: demo evidence test gpu device faults soak fuzz portable browser check bench clean
 
 demo: $(STAMP)
 	$(BIN)/evaltk demo
+
+evidence: $(STAMP)
+	$(BIN)/python -m benchmarks.evidence $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal

@@ -118,16 +118,7 @@ def pack(
     }
     if state.scaler.is_enabled():
         tree["fp16_scaler"] = state.scaler.state_dict()
-    return on_host(tree | method.pack(state))
-
-
-def on_host(tree: Any) -> Any:
-    """The tree with its tensors on the host: a file written on a GPU opens on a machine without one."""
-    if isinstance(tree, torch.Tensor):
-        return tree.detach().cpu()
-    if isinstance(tree, Mapping):
-        return {key: on_host(value) for key, value in tree.items()}
-    return type(tree)(on_host(value) for value in tree) if isinstance(tree, list | tuple) else tree
+    return tree | method.pack(state)
 
 
 def resume(

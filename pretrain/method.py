@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from evaltk.types import Arch
-from pretrain import centering, schedules
+from pretrain import centering, optim, schedules
 from pretrain.centering import RowSums
 from pretrain.data.loader import Batch
 from pretrain.data.masks import Settings as MaskSettings
@@ -160,7 +160,7 @@ class Method(abc.ABC, Generic[S]):
         student, teacher, optimizer = self.tree_keys
         self._load_tensors(state.network, tree[student], "student")
         self._load_tensors(state.teacher, tree[teacher], "teacher")
-        state.optimizer.load_state_dict(tree[optimizer])
+        state.optimizer.load_state_dict(optim.as_here(tree[optimizer], state.optimizer))
         for name, (key, _) in self.center_keys.items():
             stored = tree[f"{self.layout}_loss"][key]
             state.centers[name] = stored.reshape(-1).to(state.centers[name].device).clone()

@@ -5,7 +5,7 @@ Source: dino main_dino.py:237-350, utils.py:132-143, 632-643.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pretrain import card
 
 CLIP_EPS = 1e-6
+WAYS = ("fused", "foreach", "capturable")  # of an optimizer to compute, which change no setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +65,12 @@ def groups(student: nn.Module, *, undecayed: Collection[str] = ()) -> list[dict[
 def adamw(groups: list[dict[str, Any]], device: torch.device) -> torch.optim.AdamW:
     """AdamW, one fused kernel for all tensors where the device has it; elsewhere torch's own choice."""
     return torch.optim.AdamW(groups, lr=0.0, fused=True if card.is_card(device) else None)
+
+
+def as_here(stored: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """A stored state of an optimizer, to be computed on as this one computes: a GPU's is fused, a CPU's is not."""
+    here = {name: value for name, value in optimizer.param_groups[0].items() if name in WAYS}
+    return {**stored, "param_groups": [{**group, **here} for group in stored["param_groups"]]}
 
 
 def set_rates(optimizer: torch.optim.Optimizer, *, lr: float, weight_decay: float) -> None:

@@ -1,7 +1,7 @@
-"""Try everything on scikit-learn's digits: offline, on a CPU.
+"""The paper's story on scikit-learn's digits: offline, on a CPU, in minutes.
 
-Pretrains DINO and DINO-vMF for a few minutes, compares them with raw pixels and a random net, and writes a page with
-tables and figures.
+Trains DINO and DINO-vMF side by side, looks at what becomes of their prototypes, compares both nets with raw pixels and
+a random net, writes a page with tables and figures, and says in five lines what was seen.
 
 Examples:
     evaltk demo
@@ -19,19 +19,26 @@ from evaltk.cli import _options
 from evaltk.cli.run import print_tables
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from evaltk.running.runner import Plan
+    from evaltk.types import Result
     from pretrain.recipe import Recipe
 
-RECIPES = ("digits_dino", "digits_dino_vmf")
+RECIPES = ("demo_dino", "demo_dino_vmf")
+IMAGES = 1000  # of digits to train on
+NAMES = ("DINO", "DINO-vMF")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Pretrain DINO and DINO-vMF, and compare them with raw pixels and a random net.
+    """Train DINO and DINO-vMF, and compare their prototypes, and both nets with raw pixels and a random net.
 
     Attributes:
         out: folder of the demo's checkpoints, cache and results.
         epochs: epochs of the two pretraining runs (default: the recipes').
         protocols: what to measure; prototypes looks at the two trained nets only.
+        seed: seed of the two trainings.
         again: redo finished evaluations.
         device: auto (cuda, else mps, else cpu) or cpu, mps, cuda, cuda:N.
     """
@@ -42,36 +49,57 @@ class Options:
         "knn",
         "linear",
         "fewshot",
-        "transfer",
         "prototypes",
     )
+    seed: int = 0
     again: bool = False
     device: str = field(default="auto", metadata={"metavar": "DEVICE"})
 
 
 def main(argv: list[str]) -> int:
-    """Pretrain where that is not done, evaluate all, and the prototypes of what was trained. Returns: 0, or 75."""
+    """Train where that is not done, evaluate all, show prototypes, and say what was seen. Returns: 0, or 75, 130."""
     from evaltk import files, results
     from evaltk.progress import log
     from evaltk.running import runner
-    from protocols import fewshot, knn, linear, prototypes, transfer
     from reports.page.build import build_page
 
     options = _options.parse(Options, argv, "demo", __doc__)
-    recipes = [_recipe(name, options.epochs) for name in RECIPES]
-    for recipe in recipes:
-        code = _pretrain(recipe, options.out / recipe.name, options.device)
-        if code:
-            return code
+    recipes = [_recipe(name, options) for name in RECIPES]
+    code = _pretrain(recipes, options)
+    if code:
+        return code
+    plan, heads = _plans(recipes, options)
+    shown: list[tuple[Path, Result]] = []
+    for part in (part for part in (heads, plan) if part.protocols):
+        runner.run(part, report=lambda job, result, skipped: shown.append((job.path, result)))
+    print_tables(shown)
+    drawn = _figures(shown, options.out)
+    page_path = options.out / "report.html"
+    files.write_text(page_path, build_page(list(results.find(plan.out)), runs=options.out))
+    for path in (*drawn, page_path):
+        log.info("wrote %s", path)
+    log.info("look at a checkpoint: evaltk inspect %s", heads.checkpoints[-1])
+    log.info("results: %s (print them again: evaltk table --runs %s)", plan.out, plan.out)
+    print("\n" + "\n".join(_story([result for _, result in shown], plan.checkpoints)))
+    return 0
+
+
+def _plans(recipes: Sequence[Recipe], options: Options) -> tuple[Plan, Plan]:
+    """(what all four are measured by, what the two trained ones are)."""
+    from evaltk.running.runner import Plan
+    from protocols import fewshot, knn, linear, prototypes, transfer
+
     trained = tuple(str(options.out / recipe.name / "checkpoint.pth") for recipe in recipes)
+    # The temperature that the teachers were trained with.
+    temperature = (recipes[0].method.teacher_temp_end,)
     settings: dict[str, Any] = {
         "knn": knn.Settings(),
         "linear": linear.Settings(fast=True),
         "fewshot": fewshot.Settings(),
         "transfer": transfer.Settings(),
-        "prototypes": prototypes.Settings(),
+        "prototypes": prototypes.Settings(temperature=temperature, thresholds=(0.5, 0.7, 0.9, 0.99)),
     }
-    plan = runner.Plan(
+    plan = Plan(
         checkpoints=("pixels:8", f"random:{recipes[0].net.arch}", *trained),
         protocols={name: settings[name] for name in options.protocols if name != "prototypes"},
         data=("digits",),
@@ -80,43 +108,65 @@ def main(argv: list[str]) -> int:
         again=options.again,
         device=options.device,
     )
-    heads = dataclasses.replace(
-        plan, checkpoints=trained, protocols={n: settings[n] for n in options.protocols if n == "prototypes"}
-    )
-    shown: list = []
-    for part in (plan, heads):
-        runner.run(part, report=lambda job, result, skipped: shown.append((job.path, result)))
-    print_tables(shown)
-    page_path = options.out / "report.html"
-    text = build_page(list(results.find(plan.out)), runs=options.out)
-    files.write_text(page_path, text)
-    log.info("the same as a page, with figures: %s", page_path)
-    log.info("look at a checkpoint: evaltk inspect %s", trained[-1])
-    log.info("results: %s (print them again: evaltk table --runs %s)", plan.out, plan.out)
-    return 0
+    of_heads: dict[str, Any] = {name: settings[name] for name in options.protocols if name == "prototypes"}
+    return plan, dataclasses.replace(plan, checkpoints=trained, protocols=of_heads)
 
 
-def _recipe(name: str, epochs: int | None) -> Recipe:
+def _figures(shown: Sequence[tuple[Path, Result]], out: Path) -> list[Path]:
+    """The course of the trainings, and of each net what its prototypes hold; as PNG."""
+    from reports.figures import collect, course, style, training_log
+
+    drawn = course.of_logs(training_log.courses_under(out))
+    drawn += [one for one in collect.of_analyses(shown) if one.name.startswith(("gallery", "similarity", "usage"))]
+    return [path for one in drawn for path in style.save(one.figure, out / "figures" / one.name, ("png",))]
+
+
+def _story(results: Sequence[Result], checkpoints: Sequence[str]) -> list[str]:
+    """The five closing lines, from the results of this run."""
+    from reports import story
+
+    found: dict[str, dict[str, Result]] = {}
+    for result in results:
+        found.setdefault(str(result.checkpoint["name"]), {})[result.protocol] = result
+    trained = [
+        story.Subject(name=n, results=found.get(f"{r}/checkpoint", {})) for n, r in zip(NAMES, RECIPES, strict=True)
+    ]
+    floors = [story.Subject(name=name, results=found.get(name, {})) for name in checkpoints[:2]]
+    called = {checkpoints[0]: "raw pixels", checkpoints[1]: "a random net"}
+    floors = [dataclasses.replace(floor, name=called[floor.name]) for floor in floors]
+    return story.lines(trained[0], trained[1], floors)
+
+
+def _recipe(name: str, options: Options) -> Recipe:
     from pretrain import recipe
 
-    if epochs is None:
-        return recipe.load(name)
-    return recipe.load(name, [f"optim.epochs={epochs}", f"optim.warmup_epochs={min(1, epochs)}"])
+    sets = [f"run.seed={options.seed}"]
+    if options.epochs is not None:
+        sets += [f"optim.epochs={options.epochs}", f"optim.warmup_epochs={min(1, options.epochs)}"]
+    return recipe.load(name, sets)
 
 
-def _pretrain(recipe: Recipe, out: Path, device: str) -> int:
-    """Train unless the folder holds the end of this run. Returns: 0, or 75 where a signal stopped it."""
+def _pretrain(recipes: Sequence[Recipe], options: Options) -> int:
+    """Train those whose folder does not hold the end of its run. Returns: 0, or 75 or 130 where a signal stopped it."""
+    from evaltk.cli import _side_by_side
     from evaltk.machine import resolve_device
     from evaltk.progress import log
     from pretrain import checkpoint as saving
-    from pretrain import loop, sameness
+    from pretrain import sameness
 
-    path = saving.newest(out)
-    if path is not None:
-        tree = saving.read(path)
-        sameness.check_recipe(tree, recipe, path)
-        if tree["epoch"] == recipe.optim.epochs:
-            log.info("%s is trained: %s", recipe.name, path)
-            return 0
-    log.info("pretraining %s, %d epochs, into %s", recipe.name, recipe.optim.epochs, out)
-    return loop.run(recipe, out=out, device=resolve_device(device, mps=False))
+    left: dict[Path, Recipe] = {}
+    for recipe in recipes:
+        folder = options.out / recipe.name
+        path = saving.newest(folder)
+        if path is not None:
+            tree = saving.read(path)
+            sameness.check_recipe(tree, recipe, path)
+            if tree["epoch"] == recipe.optim.epochs:
+                log.info("%s is trained: %s", recipe.name, path)
+                continue
+        log.info("pretraining %s, %d epochs, into %s", recipe.name, recipe.optim.epochs, folder)
+        left[folder] = recipe
+    if not left:
+        return 0
+    steps = recipes[0].optim.epochs * (IMAGES // recipes[0].optim.batch)
+    return _side_by_side.train(left, steps=steps, device=resolve_device(options.device, mps=False))

@@ -37,12 +37,14 @@ def main(argv: list[str]) -> int:
     options = _options.parse(Options, argv, "figures", __doc__)
     from evaltk import results
     from evaltk.progress import log
-    from reports.figures import collect, style, training, training_log
+    from reports.figures import collect, course, style, training, training_log
     from reports.training import logs as training_runs
 
     written: list[Path] = []
     found, logs = results.find(options.runs), training_log.under(options.runs)
     for drawn in collect.of_results(found, logs=logs, complain=lambda error: log.warning("%s", error)):
+        written += style.save(drawn.figure, options.out / drawn.name, options.format, title=drawn.title)
+    for drawn in course.of_logs(training_log.courses_under(options.runs)):
         written += style.save(drawn.figure, options.out / drawn.name, options.format, title=drawn.title)
     for drawn in training.of_logs(training_runs.under(options.runs)):
         written += style.save(drawn.figure, options.out / drawn.name, options.format, title=drawn.title)

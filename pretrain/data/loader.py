@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
@@ -196,23 +197,36 @@ class ViewDataset(TorchDataset):
         self.grid = (side, side)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        epoch, index = key
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[Sample]:
+        """The samples of a batch, which DataLoader asks for at once: their parameters are drawn together."""
+        opened = [self._open(index) for _, index in keys]
+        drawn = views.draw_all(self.views, self.seed, keys, [image.size for _, image, _ in opened])
+        return [
+            self._sample(key, *found, params=views.row(drawn, n))
+            for n, (key, found) in enumerate(zip(keys, opened, strict=True))
+        ]
+
+    def _open(self, index: int) -> tuple[int, Image.Image, tuple[Bad, ...]]:
+        """(index of the image read, the image, unreadable ones before it)."""
         bad: list[Bad] = []
         for other in range(len(self.source)):
             at = (index + other) % len(self.source)
             try:
-                image = self.source.open(at)
-                break
+                return at, self.source.open(at), tuple(bad)
             except DataError as error:
                 bad.append((self.source.image_id(at), f"{error.where}: {error.got}"))
-        else:
-            raise DataError(wanted="a readable image", got="none", where="data.source", do="restore the images")
-        params = views.draw(self.views, self.seed, epoch, index, *image.size)
+        raise DataError(wanted="a readable image", got="none", where="data.source", do="restore the images")
+
+    def _sample(
+        self, key: tuple[int, int], at: int, image: Image.Image, bad: tuple[Bad, ...], *, params: Params
+    ) -> Sample:
         mask = None
         if self.masking is not None:
-            stream = generator(self.seed, "masks", epoch, index)
+            stream = generator(self.seed, "masks", *key)
             mask = masks.sample_masks(self.views.num_global, self.grid, generator=stream, settings=self.masking)
-        sample = Sample(index=at, image_id=self.source.image_id(at), bad=tuple(bad), mask=mask)
+        sample = Sample(index=at, image_id=self.source.image_id(at), bad=bad, mask=mask)
         if self.views.where == "workers":
             return dataclasses.replace(sample, views=views.render(image, params, self.views))
         return dataclasses.replace(sample, image=np.asarray(image), params=params)

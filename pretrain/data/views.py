@@ -8,6 +8,7 @@ Source: dino main_dino.py:419-464, utils.py:36-68; msn src/data_manager.py:64-11
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -80,32 +81,46 @@ def sizes(views: Views) -> list[int]:
 
 def draw(views: Views, seed: int, epoch: int, index: int, width: int, height: int) -> Params:
     """Parameters of all views of image `index` (width x height pixels) in an epoch."""
+    return row(draw_all(views, seed, [(epoch, index)], [(width, height)]), 0)
+
+
+def draw_all(views: Views, seed: int, keys: Sequence[tuple[int, int]], sizes: Sequence[tuple[int, int]]) -> Params:
+    """`draw` for B images at once, [B, V, ...], to the same bits; keys: (epoch, index), sizes: (width, height)."""
     count = views.num_global + views.num_local
-    stream = torch.Generator().manual_seed(derive(seed, "views", epoch, index))
-    u = torch.rand(count, DRAWS, generator=stream, dtype=torch.float64)
+    streams = (torch.Generator().manual_seed(derive(seed, "views", epoch, index)) for epoch, index in keys)
+    u = torch.stack([torch.rand(count, DRAWS, generator=stream, dtype=torch.float64) for stream in streams])
     kind = torch.tensor([min(i, 1) if i < views.num_global else 2 for i in range(count)])
-    scales = torch.tensor([views.global_scale, views.global_scale, views.local_scale], dtype=torch.float64)[kind]
-    rest = u[:, 2 * ATTEMPTS :]
+    scales = [views.global_scale if i < views.num_global else views.local_scale for i in range(count)]
+    rest = u[..., 2 * ATTEMPTS :]
     strength = torch.tensor(views.jitter, dtype=torch.float64)
     low, high = (1 - strength[:3]).clamp(min=0), 1 + strength[:3]
-    factors = torch.cat([low + (high - low) * rest[:, 4:7], strength[3] * (2 * rest[:, 7:8] - 1)], dim=1)
+    factors = torch.cat([low + (high - low) * rest[..., 4:7], strength[3] * (2 * rest[..., 7:8] - 1)], dim=-1)
     start, stop = views.blur_radius
+    boxes = [
+        [_box(numbers, scale, *size) for numbers, scale in zip(image, scales, strict=True)]
+        for image, size in zip(u.tolist(), sizes, strict=True)
+    ]
     return Params(
-        box=torch.tensor([_box(u[i], scales[i], width, height) for i in range(count)]),
-        flip=rest[:, 2] < views.flip_prob,
-        jitter=rest[:, 3] < views.jitter_prob,
+        box=torch.tensor(boxes),
+        flip=rest[..., 2] < views.flip_prob,
+        jitter=rest[..., 3] < views.jitter_prob,
         factors=factors,
-        order=rest[:, 8:12].argsort(dim=1, stable=True),
-        gray=rest[:, 12] < views.gray_prob,
-        blur=rest[:, 13] < torch.tensor(views.blur, dtype=torch.float64)[kind],
-        radius=start + (stop - start) * rest[:, 14],
-        solarize=rest[:, 15] < torch.tensor(views.solarize, dtype=torch.float64)[kind],
+        order=rest[..., 8:12].argsort(dim=-1, stable=True),
+        gray=rest[..., 12] < views.gray_prob,
+        blur=rest[..., 13] < torch.tensor(views.blur, dtype=torch.float64)[kind],
+        radius=start + (stop - start) * rest[..., 14],
+        solarize=rest[..., 15] < torch.tensor(views.solarize, dtype=torch.float64)[kind],
     )
 
 
-def _box(u: Tensor, scale: Tensor, width: int, height: int) -> tuple[int, int, int, int]:
+def row(params: Params, index: int) -> Params:
+    """The parameters of one of B images."""
+    return Params(**{name: getattr(params, name)[index] for name in Params.__slots__})
+
+
+def _box(numbers: Sequence[float], scale: Range, width: int, height: int) -> tuple[int, int, int, int]:
     """(top, left, height, width) as in torchvision's RandomResizedCrop."""
-    numbers, (low, high) = u.tolist(), scale.tolist()
+    low, high = scale
     where_top, where_left = numbers[2 * ATTEMPTS], numbers[2 * ATTEMPTS + 1]
     log_low, log_high = math.log(RATIO[0]), math.log(RATIO[1])
     for attempt in range(ATTEMPTS):

@@ -7,7 +7,7 @@ __all__ = ["NEED", "PROTOCOL", "Settings", "check_checkpoint", "duplicate_sets",
 
 PROTOCOL = Protocol(
     name="prototypes",
-    version=1,
+    version=2,
     kind="images",
     settings=Settings,
     run=run,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from evaltk.errors import SettingsError
-from evaltk.prototypes.defaults import DISTANCE, THRESHOLD, THRESHOLDS
+from evaltk.prototypes.defaults import DISTANCE, THRESHOLD, THRESHOLDS, VOID_COSINE, VOID_SHARE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +30,8 @@ class Settings:
         formulation: how images are scored; auto: as stated in the file, else linear.
         temperature: tau; the first one is primary (0.07, the final teacher temperature), the others are variants.
         centre: also report variants with the training centre, if the file contains it.
-        void_cosine: maximum cosine of a void set's mean direction with the data mean ("exactly -1", section 5.2).
+        void_cosine: maximum cosine of a void set's mean direction with the data mean (paper: "exactly -1", sec. 5.2).
+        void_share: share of the prototypes that a void set holds at least.
         min_images: images a prototype needs to be included in comparisons of precisions.
         gallery: images per prototype in the gallery (0: no gallery).
     """
@@ -44,7 +45,8 @@ class Settings:
     formulation: Formulation = "auto"
     temperature: tuple[float, ...] = (0.07, 0.1)
     centre: bool = True
-    void_cosine: float = -0.99
+    void_cosine: float = VOID_COSINE
+    void_share: float = VOID_SHARE
     min_images: int = 10
     gallery: int = 8
 
@@ -59,6 +61,12 @@ class Settings:
         if not 0 < self.distance < 2:
             got = str(self.distance)
             raise SettingsError(wanted="a distance in (0, 2)", got=got, where="--prototypes.distance", do="use 0.025")
+        if not -1 <= self.void_cosine < 0:
+            wanted, got, where = "a cosine in [-1, 0)", str(self.void_cosine), "--prototypes.void-cosine"
+            raise SettingsError(wanted=wanted, got=got, where=where, do=f"use {VOID_COSINE:g}")
+        if not 0 <= self.void_share <= 1:
+            wanted, got, where = "a share in [0, 1]", str(self.void_share), "--prototypes.void-share"
+            raise SettingsError(wanted=wanted, got=got, where=where, do=f"use {VOID_SHARE:g}")
         for name, value, least in (
             ("permutations", self.permutations, 0),
             ("min_images", self.min_images, 2),

@@ -12,12 +12,14 @@ from evaltk.data.images import Dataset
 from evaltk.metrics.clustering import Agreement, agreement, perplexity
 from evaltk.metrics.statistics import spearman_permutation
 from evaltk.models.heads import Head
-from evaltk.prototypes import mixture, mixture_fit, void
+from evaltk.prototypes import constant, mixture, mixture_fit, sharing, void
+from evaltk.prototypes.constant import Constant
 from evaltk.prototypes.duplicates import DuplicateSets
 from evaltk.prototypes.graph import Directions
 from evaltk.prototypes.head import formulation
 from evaltk.prototypes.mixture import Mixture, Use
 from evaltk.prototypes.mixture_fit import Fit, projection
+from evaltk.prototypes.void import Verdict
 from evaltk.seeding import derive
 from evaltk.types import Features, Score
 from protocols.prototypes import gallery as prototype_gallery
@@ -43,20 +45,20 @@ def use_by_images(
     own = mixture_fit.fit(head, features.x, used[0].assigned, mixtures[0])
     scores += _fitted(bench, dataset, settings, mixtures[0], own)
     unit = directions.unit.cpu().numpy()
-    verdict = void.find_void(unit, sets, own.counts, own.data_mean, threshold=settings.void_cosine)
-    at = mixtures[0].at() | {"threshold": settings.threshold, "set": verdict.kind}
+    verdict = void.find_void(
+        unit, sets, own.counts, own.data_mean, threshold=settings.void_cosine, share=settings.void_share
+    )
     n = len(features.x)
-    is_void = verdict.kind == "void"
-    scores += [
-        _score(dataset, "void_share", verdict.share if is_void else 0.0, n, at),
-        _score(dataset, "void_cosine", verdict.cosine, n, at),
-        _score(dataset, "void_images_count", max(0, verdict.images), n, at),
-    ]
-    arrays = _arrays(used[0], agreements[0], own, mixtures[0], unit)
-    arrays["void"] = (sets.owner == verdict.owner) & is_void
+    scores += _void_scores(dataset, verdict, mixtures[0].at() | {"threshold": settings.threshold}, n)
+    scores += _constant(dataset, constant.of_winners(head, features.x, mixtures[0], used[0]), mixtures[0].at(), n)
+    arrays = _arrays(used[0], agreements[0], own, mixtures[0], unit) | _large_sets(verdict)
+    arrays |= _shared_by_images(verdict, used[0], features, unit, sets)
+    arrays["void"] = np.isin(sets.owner, [e.owner for e in verdict.void])
     if settings.gallery:
         arrays |= prototype_gallery.gallery(dataset.train, features, head, own, arrays, sets, settings)
-    return Outcome(scores=tuple(scores), predictions=arrays, notes=(verdict.words, *notes))
+    return Outcome(
+        scores=tuple(scores), predictions=arrays, notes=(verdict.words, verdict.listed(settings.void_share), *notes)
+    )
 
 
 def variants(
@@ -90,6 +92,7 @@ def _shared(dataset: Dataset, mixture: Mixture, use: Use, agreement: Agreement) 
         "used_count": used,
         "dead_count": num - used,
         "perplexity_count": perplexity(use.responsibility),
+        "effective_share": perplexity(use.responsibility) / num,
         "purity": agreement.purity,
         "nmi": agreement.nmi,
         "label_entropy_nats": agreement.label_entropy,
@@ -126,6 +129,60 @@ def _fitted(bench: Bench, dataset: Dataset, settings: Settings, mixture: Mixture
             )
         )
     return scores
+
+
+def _void_scores(dataset: Dataset, verdict: Verdict, at: dict[str, object], n: int) -> list[Score]:
+    """The verdict in numbers; without a set of duplicates a cosine of 0 and no images."""
+    e, at = verdict.about, at | {"set": verdict.kind}
+    values = {
+        "void_share": e.share if e is not None and verdict.kind == "void" else 0.0,
+        "void_sets_share": sum(one.share for one in verdict.void),
+        "void_cosine": 0.0 if e is None else e.cosine,
+        "void_images_count": 0 if e is None else e.images,
+    }
+    if e is not None:
+        values["void_random_percentile"] = e.random_percentile
+    if e is not None and np.isfinite(e.prototype_percentile):
+        values["void_prototype_percentile"] = e.prototype_percentile
+    unused = [s.share for s in verdict.sets if s.images == 0]
+    values |= {"large_sets_count": len(verdict.sets), "large_unused_share": sum(unused)}
+    return [_score(dataset, metric, value, n, at) for metric, value in values.items()]
+
+
+def _large_sets(verdict: Verdict) -> dict[str, np.ndarray]:
+    """One row a large set, the largest first."""
+    return {
+        "set_owner": np.array([s.owner for s in verdict.sets], dtype="int32"),
+        "set_size": np.array([s.size for s in verdict.sets], dtype="int32"),
+        "set_images": np.array([s.images for s in verdict.sets], dtype="int32"),
+        "set_cosine": np.array([s.cosine for s in verdict.sets], dtype="float32"),
+        "set_random_percentile": np.array([s.random_percentile for s in verdict.sets], dtype="float32"),
+        "set_prototype_percentile": np.array([s.prototype_percentile for s in verdict.sets], dtype="float32"),
+    }
+
+
+def _constant(dataset: Dataset, found: Constant | None, at: dict[str, object], n: int) -> list[Score]:
+    """The part of log C_p in the winning scores; nothing for scores without it."""
+    if found is None:
+        return []
+    values = {"constant_share": found.share, "constant_decides_share": found.decides}
+    return [_score(dataset, metric, value, n, at) for metric, value in values.items()]
+
+
+def _shared_by_images(
+    verdict: Verdict, use: Use, features: Features, unit: np.ndarray, sets: DuplicateSets
+) -> dict[str, np.ndarray]:
+    """Images of large sets by class, prototypes by class, and the map of similarities."""
+    leaders = [s.owner for s in verdict.sets]
+    used, effective = sharing.class_use(use.assigned, features.y)
+    similarity, rows = sharing.similarity_map(unit, sets.owner)
+    return {
+        "set_classes": sharing.set_classes(sets.owner, leaders, use.assigned, features.y).astype("int32"),
+        "class_prototypes": used.astype("int32"),
+        "class_effective": effective.astype("float32"),
+        "similarity": similarity,
+        "similarity_rows": rows.astype("int32"),
+    }
 
 
 def _arrays(use: Use, agreement: Agreement, fit: Fit, mixture: Mixture, unit: np.ndarray) -> dict[str, np.ndarray]:

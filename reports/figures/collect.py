@@ -14,7 +14,7 @@ import numpy as np
 from evaltk import results
 from evaltk.errors import StorageError
 from evaltk.types import Result, Score
-from reports.figures import prototypes, scores
+from reports.figures import prototypes, scores, sharing
 from reports.figures.style import Drawn, shown
 from reports.figures.training_log import TrainingLog
 from reports.table import percent
@@ -132,6 +132,7 @@ def _bins(scores: Sequence[Score]) -> prototypes.BinLine | None:
 def _compared(members: Mapping[str, tuple[Path, Result]], end: str) -> Iterator[Drawn]:
     sweeps = {label: _sweep(result) for label, (_, result) in members.items()}
     yield Drawn(name=f"thresholds-{end}", title="duplicates vs. threshold", figure=prototypes.thresholds(sweeps))
+    yield from sharing.over_checkpoints([result for _, result in members.values()], end)
 
 
 def _prototypes(arrays: Mapping[str, Arrays], first: Result, end: str) -> Iterator[Drawn]:
@@ -144,6 +145,9 @@ def _prototypes(arrays: Mapping[str, Arrays], first: Result, end: str) -> Iterat
         yield Drawn(name=f"set-sizes-{end}", title=title, figure=prototypes.set_sizes(sizes, threshold))
     counts = {label: found["counts"] for label, found in arrays.items()}
     yield Drawn(name=f"usage-{end}", title="prototype usage", figure=prototypes.usage(counts))
+    by_class = {label: found["class_effective"] for label, found in arrays.items() if "class_effective" in found}
+    if by_class:
+        yield Drawn(name=f"class-use-{end}", title="prototypes by class", figure=sharing.class_use(by_class))
 
 
 def _one(label: str, found: Mapping[str, np.ndarray], end: str, galleries: bool) -> Iterator[Drawn]:
@@ -156,6 +160,9 @@ def _one(label: str, found: Mapping[str, np.ndarray], end: str, galleries: bool)
             found["projection"], found["projection_share"], found["counts"], found["void"], title=label
         ),
     )
+    if "similarity" in found:
+        figure = sharing.similarity(found["similarity"], found["similarity_rows"], title=label)
+        yield Drawn(name=f"similarity-{name}-{end}", title=f"similarity of prototypes of {label}", figure=figure)
     if galleries and "gallery_images" in found:
         captions = [_caption(found, int(k)) for k in found["gallery_prototype"]]
         kinds = [str(kind) for kind in found["gallery_kind"]]

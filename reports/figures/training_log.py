@@ -28,13 +28,49 @@ class TrainingLog:
     knn: np.ndarray
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """Prototypes over training, as its monitor counts them: step, unique, largest [N] rising by step.
+
+    num: prototypes in all, 0 if the log does not tell.
+    """
+
+    step: np.ndarray
+    unique: np.ndarray
+    largest: np.ndarray
+    num: int
+
+
 def under(folder: Path) -> dict[str, TrainingLog]:
     """{run folder's name: its log} below `folder`; ambiguous names are left out: results have nothing else."""
+    found = {name: read(path) for name, path in _logs(folder)}
+    return {name: log for name, log in found.items() if log is not None}
+
+
+def courses_under(folder: Path) -> dict[str, Course]:
+    """{run folder's name: its course} of logs that count prototypes, otherwise as `under`."""
+    found = {name: course(path) for name, path in _logs(folder)}
+    return {name: one for name, one in found.items() if one is not None}
+
+
+def course(path: Path) -> Course | None:
+    """The course of a log; None where it counts prototypes less than twice. Truncated lines are skipped."""
+    keys = ("unique_prototypes", "largest_duplicate_set")
+    counted = [line for line in lines(path) if all(is_number(line.get(key)) for key in keys)]
+    if len(counted) < 2:
+        return None
+    step, unique, largest = (np.array([line[key] for line in counted]) for key in ("step", *keys))
+    log_k: Any = counted[-1].get("log_k")
+    num = round(math.exp(log_k)) if is_number(log_k) and 0 <= log_k < 64 else 0
+    return Course(step=step, unique=unique, largest=largest, num=num)
+
+
+def _logs(folder: Path) -> list[tuple[str, Path]]:
+    """(run folder's name, its log) below a folder, without those of ambiguous names."""
     paths: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob(LOG)):
         paths.setdefault(path.absolute().parent.name, []).append(path)
-    found = {name: read(several[0]) for name, several in paths.items() if len(several) == 1}
-    return {name: log for name, log in found.items() if log is not None}
+    return [(name, several[0]) for name, several in paths.items() if len(several) == 1]
 
 
 def read(path: Path) -> TrainingLog | None:

@@ -18,10 +18,10 @@ from evaltk.errors import StorageError, printable
 from evaltk.results import predictions_path, read_predictions
 from evaltk.types import Result
 from reports import comparable, layouts, paired
-from reports.figures import training_log
+from reports.figures import course, training_log
 from reports.formats import html
 from reports.layouts import Paper
-from reports.page.figures import figures_of_analyses, figures_of_scores
+from reports.page.figures import figures_of_analyses, figures_of_scores, inline
 from reports.page.galleries import GALLERY_ARRAYS, Gallery, build_gallery, bytes_per_gallery, gallery_fault
 from reports.page.provenance import provenance
 from reports.page.verdicts import NO_PUBLISHED, checkpoint_names, compare_with_published
@@ -87,6 +87,8 @@ def build_page(
     beside = compare_with_published(results)
     analyses, not_drawn = figures_of_analyses(found, lambda path: _read(path, note), note)
     figures, more = figures_of_scores(results, training_log.under(runs))
+    courses = course.of_logs(training_log.courses_under(runs))
+    analyses = [*(inline(drawn, f"course-{n}") for n, drawn in enumerate(courses, 1)), *analyses]
     summary = build_tables(layouts.load("summary"), results, predictions=predictions)
     groups = _groups(results, predictions)
     on_page = [

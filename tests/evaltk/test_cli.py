@@ -502,11 +502,22 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ("demo", "--out", str(tmp_path / "demo"), "--epochs", "1", "--protocols", "knn", "prototypes")
     code, out, err = said(capsys, *asked)
     assert code == 0 and "### k-NN top-1 (%) on digits test, n = 797" in out and "### Unique prototypes" in out
-    assert all(name in out for name in ("pixels:8", "random:vit_", "digits_dino", "digits_dino_vmf"))
-    assert "pretraining digits_dino_vmf" in err and "print them again" in err
-    assert "k-NN top-1" in (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
+    assert all(name in out for name in ("pixels:8", "random:vit_", "demo_dino", "demo_dino_vmf"))
+    assert "pretraining demo_dino_vmf" in err and "print them again" in err
+    for name in ("demo_dino", "demo_dino_vmf"):  # a progress line each
+        assert f"{name} step 20 of 20: 1,024 of 1,024 prototypes unique, largest set 1" in err
+    closing = out.splitlines()[-5:]
+    assert [line.partition(":")[0] for line in closing] == [
+        "Duplicates", "Void set", "Use", "k-NN", "Few-shot and linear",
+    ]  # fmt: skip
+    assert "DINO ends with 1,024 unique prototypes of 1,024" in closing[0] and "not seen in this run" in closing[1]
+    assert closing[4] == "Few-shot and linear: not measured."
+    page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
+    assert "k-NN top-1" in page and "prototypes during training" in page and "similarity of prototypes of" in page
+    drawn = {path.name.partition("-")[0] for path in (tmp_path / "demo" / "figures").iterdir()}
+    assert drawn == {"prototypes", "usage", "gallery", "similarity"}
     code, again, err = said(capsys, *asked)
     assert code == 0 and again == out and "pretraining" not in err
-    code, out, _ = said(capsys, "inspect", str(tmp_path / "demo" / "digits_dino_vmf" / "checkpoint.pth"))
+    code, out, _ = said(capsys, "inspect", str(tmp_path / "demo" / "demo_dino_vmf" / "checkpoint.pth"))
     assert code == 0 and "branch teacher" in out and "vmf" in out
     assert said(capsys, *asked[:4], "2")[0] == 2  # other runs than those in the folder

@@ -90,9 +90,14 @@ def value(outcome: Outcome, metric: str, **at: object) -> float:
 
 
 def test_planted_void_is_named(outcome: Outcome) -> None:
-    (words,) = [n for n in outcome.notes if "void set" in n]
-    assert words.startswith("void set: 60.0 % of the prototypes (30 of 50) point away from the data")
-    assert "cosine of their mean direction with the data mean -1.0000" in words
+    (words,) = [n for n in outcome.notes if n.startswith("void set: ")]
+    assert words.startswith("void set: 60.0 % of the prototypes (30 of 50) are duplicates, none of 120 images")
+    assert "they point away from the data (cosine -1.0000 with the data mean; 0.0 % of random directions" in words
+    listed = next(n for n in outcome.notes if n.startswith("sets of at least 1 % of the prototypes, by size: "))
+    assert "30 (unused, cosine -1.00)" in listed
+    assert value(outcome, "void_cosine", set="void") == pytest.approx(-1, abs=1e-4)
+    assert value(outcome, "void_random_percentile") < 1e-6 and value(outcome, "large_unused_share") >= 0.6
+    assert outcome.predictions["set_size"][0] == VOID and outcome.predictions["set_images"][0] == 0
     assert value(outcome, "void_share") == pytest.approx(0.6)
     assert outcome.predictions["void"].sum() == VOID
 
@@ -183,10 +188,18 @@ def test_zero_prototype_is_named(checkpoint: Checkpoint, dataset: Dataset, tmp_p
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"threshold": 1.0}, {"thresholds": (0.5, -1.0)}, {"temperature": (0.0,)}, {"distance": 0.0}, {"gallery": -1}],
+    [
+        {"threshold": 1.0},
+        {"thresholds": (0.5, -1.0)},
+        {"temperature": (0.0,)},
+        {"distance": 0.0},
+        {"gallery": -1},
+        {"void_cosine": 0.1},
+        {"void_share": 1.5},
+    ],
 )
 def test_settings_out_of_range(wrong: dict) -> None:
-    with pytest.raises(SettingsError, match=f"--prototypes.{next(iter(wrong))}"):
+    with pytest.raises(SettingsError, match=f"--prototypes.{next(iter(wrong)).replace('_', '-')}"):
         prototypes.Settings(**wrong)
 
 
@@ -222,7 +235,7 @@ def test_tables(outcome: Outcome, tmp_path: Path) -> None:
     assert own.columns[0] == "threshold=0.5"
     cells = dict(zip(own.columns, own.rows[0][1], strict=True))
     assert cells["void (%)"].value == pytest.approx(0.6)
-    assert any("point away from the data" in note for note in own.legend)
+    assert any("cosine of at most -0.9 with the data mean" in note for note in own.legend)
 
 
 def test_scores_are_the_same_for_small_blocks(
