@@ -6,24 +6,15 @@ import json
 import os
 import subprocess
 import sys
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from noise_images import write_image
 
 # Nets here are tiny: a second thread costs more than it brings, and on a busy machine it costs everything. Set before
 # torch is imported, and passed on to the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-
-def write_image(path: Path, size: tuple[int, int] = (20, 16)) -> None:
-    """Noise that the path's last three parts decide, so that a tree made twice holds the same bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    seed = zlib.crc32("/".join(path.parts[-3:]).encode())
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)).save(path)
 
 
 @pytest.fixture

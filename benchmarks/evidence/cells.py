@@ -17,7 +17,7 @@ from benchmarks.evidence.suite import Cell
 from evaltk import files
 from evaltk.errors import StorageError
 from pretrain import loop
-from pretrain.monitor import LOG
+from pretrain.logfile import LOG
 from pretrain.state import Diverged
 
 FORMAT = 1

@@ -26,11 +26,8 @@ def server() -> Iterator[harness.Server]:
     made.close()
 
 
-Whole = Callable[[str], tuple[Path, dict[str, str], int]]
-
-
 @pytest.fixture(scope="session")
-def whole(server: harness.Server, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+def whole(server: harness.Server, tmp_path_factory: pytest.TempPathFactory) -> harness.Whole:
     """`whole(command)`: (folder, products, changes of files) of an undisturbed run, made once."""
     made: dict[str, tuple[Path, dict[str, str], int]] = {}
 

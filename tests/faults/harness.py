@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,9 @@ COMMANDS = {
 ENDED = {"SIGTERM": 143, "SIGINT": 130, "SIGKILL": -9}
 TRAINING_ENDED = ENDED | {"SIGTERM": 75}
 VOLATILE = ("images_per_second", "seconds_left")  # of lines of a log
+
+
+Whole = Callable[[str], tuple[Path, dict[str, str], int]]  # see the fixture `whole`
 
 
 @dataclass(frozen=True)

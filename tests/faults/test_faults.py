@@ -16,8 +16,7 @@ from pathlib import Path
 
 import harness
 import pytest
-from conftest import Whole
-from harness import COMMANDS, ENDED, TRAINING_ENDED, Server
+from harness import COMMANDS, ENDED, TRAINING_ENDED, Server, Whole
 
 MANY = pytest.mark.faults
 RUNS = ("run", "run with decoding processes", "linear", "fine-tuning")

@@ -5,41 +5,41 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import array_files
-import data_files
-import result_files
-import weight_files
+import array_parsers
+import data_parsers
+import result_parsers
+import weight_parsers
 from making import Parser
 
 PARSERS: dict[str, Callable[[str, Path], Parser | None]] = {
-    "checkpoint-zip": weight_files.checkpoints(".pth", ("deit_checkpoint.pth", "clip_vit_torchscript_checkpoint.pt")),
-    "checkpoint-legacy": weight_files.legacy,
-    "checkpoint-safetensors": weight_files.checkpoints(".safetensors", ("hf_dinov2_checkpoint.safetensors",)),
-    "hub-folder": weight_files.hub_folder,
-    "head": weight_files.heads,
-    "catalogue": weight_files.catalogue,
-    "npy": array_files.score_npy,
-    "npz": array_files.score_npz,
-    "json": array_files.score_json,
-    "features": array_files.score_features,
-    "matrix": array_files.matrix,
-    "distractors": array_files.distractors,
-    "ground-truth": data_files.ground_truth,
-    "cifar": data_files.cifar,
-    "lists": data_files.lists,
-    "csv": data_files.tables,
-    "parquet": data_files.parquet,
-    "arrow": data_files.arrow_files,
-    "webdataset": data_files.shards,
-    "zip": data_files.zips,
-    "masks": data_files.masks,
-    "images": data_files.pictures,
-    "recipe": weight_files.recipe,
-    "resume": weight_files.resume,
-    "log": weight_files.training_log,
-    "results": result_files.result_files,
-    "predictions": result_files.predictions,
-    "figures": result_files.figures,
-    "page": result_files.page,
-    "cache": result_files.cache_entry,
+    "checkpoint-zip": weight_parsers.checkpoints(".pth", ("deit_checkpoint.pth", "clip_vit_torchscript_checkpoint.pt")),
+    "checkpoint-legacy": weight_parsers.legacy,
+    "checkpoint-safetensors": weight_parsers.checkpoints(".safetensors", ("hf_dinov2_checkpoint.safetensors",)),
+    "hub-folder": weight_parsers.hub_folder,
+    "head": weight_parsers.heads,
+    "catalogue": weight_parsers.catalogue,
+    "npy": array_parsers.score_npy,
+    "npz": array_parsers.score_npz,
+    "json": array_parsers.score_json,
+    "features": array_parsers.score_features,
+    "matrix": array_parsers.matrix,
+    "distractors": array_parsers.distractors,
+    "ground-truth": data_parsers.ground_truth,
+    "cifar": data_parsers.cifar,
+    "lists": data_parsers.lists,
+    "csv": data_parsers.tables,
+    "parquet": data_parsers.parquet,
+    "arrow": data_parsers.arrow_files,
+    "webdataset": data_parsers.shards,
+    "zip": data_parsers.zips,
+    "masks": data_parsers.masks,
+    "images": data_parsers.pictures,
+    "recipe": weight_parsers.recipe,
+    "resume": weight_parsers.resume,
+    "log": weight_parsers.training_log,
+    "results": result_parsers.result_files,
+    "predictions": result_parsers.predictions,
+    "figures": result_parsers.figures,
+    "page": result_parsers.page,
+    "cache": result_parsers.cache_entry,
 }

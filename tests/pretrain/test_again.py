@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import write_image
+from noise_images import write_image
 
 from evaltk import files
 from evaltk.errors import EvaltkError, StorageError
