@@ -85,8 +85,8 @@ def test_each_alarm_is_told_once_when_it_came(tmp_path: Path) -> None:
     [
         ("", (), None, "finished"),
         ("", (), 20, "stopped"),
-        (f"process {os.getpid()} on {platform.node()}\n", (), 20, "running"),
-        (f"process {2**22 + 7} on {platform.node()}\n", (), 20, "stopped"),  # killed: its lock is left
+        ("process MINE on HERE\n", (), 20, "running"),
+        ("process 4194311 on HERE\n", (), 20, "stopped"),  # killed: its lock is left
         ("process 12 on another-machine\n", (), 20, "running"),  # its last line is a minute old
         ("", ({"step": 20, "epoch": 2, "event": "diverged", "what": "NaN"},), 20, "diverged"),
         ("", (SKIPPED,), 20, "stopped"),
@@ -97,7 +97,7 @@ def test_the_state_of_a_run(tmp_path: Path, lock: str, more: Any, until: int | N
     folder = run(tmp_path / "r", until=until)
     add(folder, *more)
     if lock:
-        (folder / ".lock").write_text(lock)
+        (folder / ".lock").write_text(lock.replace("MINE", str(os.getpid())).replace("HERE", platform.node()))
     assert watch.state(logs.read(folder), now=NOW + 30) == said
     if "another" in lock:
         assert watch.state(logs.read(folder), now=NOW + 3600) == "stopped"
