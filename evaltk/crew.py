@@ -295,7 +295,8 @@ class Crew:
                 wanted="processes that all go on", got=got, where=where,
                 do="look for what that process waits (disk, network, a debugger), then run it again",
             )  # fmt: skip
-            print(f"evaltk: {error}", file=sys.stderr, flush=True)  # noqa: T201 - the main thread cannot say it
+            sys.stderr.write(f"evaltk: {error}\n")  # the main thread cannot say it
+            sys.stderr.flush()
             self._publish(Failed.exit_code, "Failed")
         _leave_now(Failed.exit_code)
 

@@ -114,5 +114,5 @@ class Agent:
             name, code = signal.Signals(-failure.exitcode).name, 128 - failure.exitcode
             memory = ", most often for lack of memory" if name == "SIGKILL" else ""
             said = f"wanted processes that stay alive; got process {rank} killed by {name}{memory}; do: run it again"
-            print(f"evaltk: {said}", file=sys.stderr)  # noqa: T201 - torchrun has no logger of ours
+            sys.stderr.write(f"evaltk: {said}\n")  # torchrun has no logger of ours
         raise SystemExit(code)

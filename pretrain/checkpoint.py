@@ -35,7 +35,7 @@ class Saver:
     """Writes the checkpoints of a run in the background; all processes call it, the main one writes."""
 
     def __init__(
-        self, folder: Path, recipe: Recipe, method: Method[Any], arch: Arch, images: Mapping[str, Any] | None = None
+        self, folder: Path, recipe: Recipe, method: Method[Any], arch: Arch, images: sameness.Images | None = None
     ) -> None:
         self.folder, self.recipe, self.method, self.arch, self.images = folder, recipe, method, arch, images
         self.last_saved = time.monotonic()
@@ -84,7 +84,7 @@ class Saver:
     def load_newest(self, state: State[Any]) -> None:
         """Put the state back to the newest checkpoint. All processes call it. Raises: CheckpointError."""
         self.writer.settle()
-        resume(state, self.recipe, self.method, folder=self.folder, source="auto", images=self.images or {})
+        resume(state, self.recipe, self.method, folder=self.folder, source="auto", images=self.images)
 
 
 def _copied(tree: Any) -> Any:
@@ -97,7 +97,7 @@ def _copied(tree: Any) -> Any:
 
 
 def pack(
-    recipe: Recipe, method: Method[Any], arch: Arch, state: State[Any], images: Mapping[str, Any] | None = None
+    recipe: Recipe, method: Method[Any], arch: Arch, state: State[Any], images: sameness.Images | None = None
 ) -> dict[str, Any]:
     """The file's tree: what evaltk reads, the method's layout, and the position to resume from."""
     config = {
@@ -106,7 +106,7 @@ def pack(
         "mean": recipe.data.mean,
         "std": recipe.data.std,
         "recipe": dataclasses.asdict(recipe),
-        "images": images,
+        "images": None if images is None else images.told,
         "incidents": dataclasses.asdict(state.incidents),
         "surroundings": sameness.surroundings(state.device),
     }
@@ -116,13 +116,15 @@ def pack(
         "epoch": state.position.epoch,
         "progress": dataclasses.asdict(state.position),
     }
+    if images is not None and images.files is not None:
+        tree[sameness.FILES] = images.files
     if state.scaler.is_enabled():
         tree["fp16_scaler"] = state.scaler.state_dict()
     return tree | method.pack(state)
 
 
 def resume(
-    state: State[Any], recipe: Recipe, method: Method[Any], *, folder: Path, source: str, images: Mapping[str, Any]
+    state: State[Any], recipe: Recipe, method: Method[Any], *, folder: Path, source: str, images: sameness.Images | None
 ) -> None:
     """Load a checkpoint into `state`: the newest in `folder` (``auto``), none (``never``), or the file `source` names.
 
@@ -139,7 +141,8 @@ def resume(
         path = Path(str(there))
     tree = read(path)
     sameness.check_recipe(tree, recipe, path)
-    sameness.check_images(tree, images, path)
+    if images is not None:
+        sameness.check_images(tree, images, path)
     sameness.say_surroundings(tree, state.device)
     settings = resuming.fixed_settings(state.optimizer)
     try:

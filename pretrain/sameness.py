@@ -6,7 +6,9 @@ import dataclasses
 import hashlib
 import json
 import platform
+import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,10 @@ from evaltk.errors import CheckpointError, DataError
 from evaltk.progress import log
 from pretrain import resuming
 from pretrain.data.sources import FolderSource, Source, ZipSource
+from pretrain.incidents import of_config
 from pretrain.recipe import Recipe
 
+FILES = "image_files"  # key of a checkpoint: what was known of each file
 LOOKED_AT = 8  # training images whose pixels tell one set from another
 MAY_DIFFER_ON_RESUME = (
     "name", "run.workers", "run.save_minutes", "run.keep_every", "run.keep_last", "run.disk_minutes",
@@ -30,12 +34,32 @@ RESTORE = "restore them, choose another --out, or start afresh with --resume nev
 SCHEDULE = "finish with the old number: the rates of every step depend on it; or choose another --out for a new run"
 
 
-def identity(source: Source) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Images:
     """What tells one set of training images from another.
 
-    Returns: their `count`; `digests` of the pixels of some (None: unreadable); `names`, a digest of all names; `sizes`,
-        one of all files' sizes or checksums, where the source has files; `kind` of source, as names depend on it.
+    Attributes:
+        told: for a checkpoint: their `count`; `digests` of the pixels of some (None: unreadable); `names`, a digest of
+            all names; `kind` of source, as names depend on it.
+        files: int64 [count], a CRC-32 of each file's size or checksum; None where the source has no files.
+        source: the images themselves.
     """
+
+    told: Mapping[str, Any]
+    files: torch.Tensor | None
+    source: Source
+
+    def readable(self, index: int) -> bool:
+        """Whether an image can be opened."""
+        try:
+            self.source.open(index)
+        except DataError:
+            return False
+        return True
+
+
+def identity(source: Source) -> Images:
+    """What tells these images from others; opens some of them."""
     digests: list[str | None] = []
     for index in sorted({round(i * (len(source) - 1) / (LOOKED_AT - 1)) for i in range(LOOKED_AT)}):
         try:
@@ -43,9 +67,10 @@ def identity(source: Source) -> dict[str, Any]:
         except DataError:
             digests.append(None)
     names = [source.image_id(index) for index in range(len(source))]
-    found = {"count": len(source), "digests": digests, "names": _digest(names), "kind": type(source).__name__}
+    told = {"count": len(source), "digests": digests, "names": _digest(names), "kind": type(source).__name__}
     sizes = _sizes(source)
-    return found if sizes is None else found | {"sizes": _digest(sizes)}
+    files = None if sizes is None else torch.tensor([zlib.crc32(str(size).encode()) for size in sizes])
+    return Images(told=told, files=files, source=source)
 
 
 def _digest(values: Sequence[object]) -> str:
@@ -71,27 +96,44 @@ def _size(path: Path) -> int:
         return -1
 
 
-def check_images(tree: Mapping[str, Any], images: Mapping[str, Any], path: Path) -> None:
+def check_images(tree: Mapping[str, Any], images: Images, path: Path) -> None:
     """Raises: CheckpointError: it was trained on other images; files of earlier versions do not tell."""
-    then = json.loads(tree["config"]).get("images")
+    config = json.loads(tree["config"])
+    then, now = config.get("images"), images.told
     if then is None:
         return
     if not (isinstance(then, Mapping) and isinstance(then.get("count"), int) and isinstance(then.get("digests"), list)):
         do = "resume from another checkpoint"
         raise CheckpointError(wanted="the images that the run began with", got="no list", where=path, do=do)
-    same = [a == b for a, b in zip(then["digests"], images["digests"], strict=False) if a and b]
+    same = [a == b for a, b in zip(then["digests"], now["digests"], strict=False) if a and b]
     got = ""
-    if then["count"] != images["count"]:
-        got = f"{images['count']:,}"
+    if then["count"] != now["count"]:
+        got = f"{now['count']:,}"
     elif not all(same):
         got = f"others ({same.count(False)} of {len(same)} looked at)"
-    elif then.get("kind") == images["kind"] and then.get("names") != images["names"]:
+    elif then.get("kind") == now["kind"] and then.get("names") != now["names"]:
         got = "as many with other names"
-    elif then.get("kind") == images["kind"] and then.get("sizes") != images.get("sizes"):
-        got = "some of the same name with other content (files of another size or checksum)"
+    elif then.get("kind") == now["kind"] and (name := _replaced(tree.get(FILES), images, config)):
+        got = f"some of the same name with other content (files of another size or checksum), such as {name}"
     if got:
         wanted = f"the {then['count']:,} images that the run began with"
         raise CheckpointError(wanted=wanted, got=got, where=path, do=RESTORE)
+
+
+def _replaced(then: object, images: Images, config: Mapping[str, Any]) -> str:
+    """The first image whose file has changed; not one that was unreadable and is restored, or is unreadable by now."""
+    now = images.files
+    if now is None or not isinstance(then, torch.Tensor) or then.shape != now.shape:
+        return ""
+    try:
+        counted = set(of_config(config.get("incidents")).unreadable)
+    except ValueError:  # which the loading of the rest says
+        counted = set()
+    for index in (then != now).nonzero().flatten().tolist():
+        name = images.source.image_id(index)
+        if name not in counted and images.readable(index):
+            return name
+    return ""
 
 
 def check_recipe(tree: Mapping[str, Any], recipe: Recipe, path: Path) -> None:

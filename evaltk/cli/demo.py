@@ -1,4 +1,4 @@
-"""The paper's story on scikit-learn's digits: offline, on a CPU, in minutes.
+"""The paper's story on scikit-learn's digits, on a CPU in minutes.
 
 Trains DINO and DINO-vMF side by side, looks at what becomes of their prototypes, compares both nets with raw pixels and
 a random net, writes a page with tables and figures, and says in five lines what was seen.

@@ -87,8 +87,8 @@ def test_a_killed_training_goes_on(small: str, tmp_path: Path, monkeypatch: pyte
     # One epoch of the two, as a run that was killed leaves it.
     real = cells.loop.checkpoint.Saver.save
 
-    def killed(saver: object, state: object, *, keep: str | None = None) -> None:
-        real(saver, state, keep=keep)  # type: ignore[arg-type]
+    def killed(saver: object, state: object, *, keep: str | None = None, wait: bool = False) -> None:
+        real(saver, state, keep=keep, wait=True)  # type: ignore[arg-type]
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cells.loop.checkpoint.Saver, "save", killed)

@@ -46,7 +46,7 @@ COMMANDS = {
 }  # fmt: skip
 ENDED = {"SIGTERM": 143, "SIGINT": 130, "SIGKILL": -9}
 TRAINING_ENDED = ENDED | {"SIGTERM": 75}
-VOLATILE = ("images_per_second", "seconds_left")  # of lines of a log
+VOLATILE = ("images_per_second", "seconds_left", "time")  # of lines of a log
 
 
 Whole = Callable[[str], tuple[Path, dict[str, str], int]]  # see the fixture `whole`

@@ -122,7 +122,7 @@ def resume(name: str, folder: Path) -> Parser:
 
     def read(path: Path) -> object:
         fresh = init_state(told, method, arch, cpu)
-        checkpoint.resume(fresh, told, method, folder=path.parent, source=str(path), images={})
+        checkpoint.resume(fresh, told, method, folder=path.parent, source=str(path), images=None)
         for parameter in fresh.network.parameters():
             parameter.grad = torch.ones_like(parameter)
         fresh.optimizer.param_groups[0]["lr"] = 0.0
@@ -134,7 +134,7 @@ def resume(name: str, folder: Path) -> Parser:
 
 
 def training_log(name: str, folder: Path) -> Parser:
-    from pretrain import monitor
+    from pretrain import logfile
     from reports.figures import training_log
 
     lines = [{"step": 50 * i, "epoch": i, "loss": 2.0 / (i + 1), "knn": 0.1 * i, "alarms": []} for i in range(8)]
@@ -144,7 +144,7 @@ def training_log(name: str, folder: Path) -> Parser:
         path.write_text("\n".join(json.dumps(one) for one in mutation.of_tree(rng, lines)), encoding="utf-8")
 
     def read(path: Path) -> object:
-        return [monitor._step(one) for one in path.read_text(errors="replace").splitlines()], training_log.read(path)
+        return [logfile._object(one) for one in path.read_text(errors="replace").splitlines()], training_log.read(path)
 
     deep: Make = lambda rng, path: path.write_bytes(sound + b"[" * 100_000)  # noqa: E731
     return Parser(name=name, make=either(trees, mutated(sound), mutated(sound), deep), read=read, suffix=".jsonl")

@@ -60,8 +60,16 @@ def test_why_there_is_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_card_for_two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    told_by_torchrun = {
+        "WORLD_SIZE": "2",
+        "RANK": "1",
+        "LOCAL_RANK": "1",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": "1",
+    }
+    for name, value in told_by_torchrun.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(SettingsError) as caught, distributed.process_group("cuda:0"):
         pass
     assert "--device cuda" in told(caught)

@@ -167,7 +167,8 @@ def test_fewer_gpus_than_asked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main(["pretrain", "digits_dino_vmf", "--device", "cuda"]) == 2
     assert "CUDA" in capsys.readouterr().err
-    for name, value in {"WORLD_SIZE": "4", "LOCAL_RANK": "2"}.items():
+    torchrun = {"WORLD_SIZE": "4", "RANK": "2", "LOCAL_RANK": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for name, value in torchrun.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(SettingsError, match="2 GPUs"), distributed.process_group("cuda:2"):

@@ -287,7 +287,11 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path: Path, monkeypatch: pyt
         ({"names": "0"}, "got as many with other names"),
         ({"digests": [None] * 8}, ""),
     ):
-        monkeypatch.setattr(sameness, "identity", lambda source, change=change: before(source) | change)
+        monkeypatch.setattr(
+            sameness,
+            "identity",
+            lambda source, change=change: dataclasses.replace(found := before(source), told={**found.told, **change}),
+        )
         if said:
             with pytest.raises(EvaltkError, match=f"images that the run began with; {said}"):
                 loop.run(made, out=tmp_path, device="cpu")

@@ -223,6 +223,6 @@ def test_the_command_draws_them(tmp_path: Path, capsys: pytest.CaptureFixture[st
     argv = ["--runs", str(tmp_path / "runs"), "--out", str(out), "--format", "svg", "pdf", "--no-theory"]
     assert command.main(argv) == 0
     written = {Path(line).name for line in capsys.readouterr().out.splitlines()}
-    names = ("knn-digits", "trajectory-knn-digits", "vos-davis2017")
+    names = ("knn-digits", "trajectory-knn-digits", "training-run", "vos-davis2017")
     assert written == {f"{name}.{form}" for name in names for form in ("svg", "pdf")}
     assert "training loss" in (out / "trajectory-knn-digits.svg").read_text()

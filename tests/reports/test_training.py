@@ -178,7 +178,7 @@ def test_watch_and_figures_on_the_command_line(tmp_path: Path, capsys: pytest.Ca
     argv = ["figures", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "f"), "--format", "svg", "--no-theory"]
     assert main(argv) == 0
     made = sorted(path.name for path in (tmp_path / "f").iterdir())
-    assert made == ["training-compared.svg", "training-one.svg", "training-two.svg"]
+    assert made == ["prototypes-course.svg", "training-compared.svg", "training-one.svg", "training-two.svg"]
 
 
 def test_watching_needs_no_torch(tmp_path: Path) -> None:
