@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -15,6 +16,16 @@ from noise_images import write_image
 # Nets here are tiny: a second thread costs more than it brings, and on a busy machine it costs everything. Set before
 # torch is imported, and passed on to the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
+def _messages_as_they_were() -> Iterator[None]:
+    """A command that a test runs sets up the logger, which would hide the messages of later tests from `caplog`."""
+    log = logging.getLogger("evaltk")
+    kept = log.propagate, log.level, list(log.handlers)
+    yield
+    log.propagate, _, log.handlers[:] = kept
+    log.setLevel(kept[1])
 
 
 @pytest.fixture
