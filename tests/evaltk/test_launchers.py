@@ -144,12 +144,12 @@ def test_a_signal_reaches_all_processes_and_torchrun_exits_with_75(tmp_path: Pat
 
 
 PROCESS = """
-import signal, sys
+import os, signal, sys
 def stop(number, frame):
-    print("stopped", flush=True)
+    os.write(1, b"stopped\\n")  # in one write, beside another process
     sys.exit(75)
 signal.signal(signal.SIGUSR1, stop)
-print("ready", flush=True)
+os.write(1, b"ready\\n")
 while True:
     signal.pause()
 """

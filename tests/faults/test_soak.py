@@ -14,8 +14,9 @@ import pytest
 import soak
 
 
+@pytest.mark.soak
 def test_two_processes_that_are_stopped_and_killed(forks: Any, tmp_path: Path) -> None:
-    """The slice of the default tests: without torchrun, whose start takes longer than the training."""
+    """The short one: without torchrun, whose start takes longer than the training."""
     data, rng = soak.write_digits(tmp_path / "digits", 60), random.Random(0)
     assert _both(forks, tmp_path / "whole", data) == [0, 0]
     ends = [_both(forks, tmp_path / "broken", data, name, rng.randint(3, 20)) for name in ("SIGUSR1", "SIGKILL", "")]
