@@ -160,7 +160,7 @@ class Training:
     def disturb(self, fault: str, rng: random.Random) -> int:
         """Start it, and break it. Returns: the exit code."""
         process = self.start(full=rng.randint(3, 40) if fault == "full disk" else 0)
-        self.wait_for_steps(process, rng.randint(1, 60))
+        self.wait_for_steps(process, rng.randint(1, 30))
         if process.poll() is None:
             self.faults[fault] += 1
             code = FAULTS[fault](self, process, rng)
