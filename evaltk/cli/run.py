@@ -4,16 +4,18 @@ Examples:
     evaltk run dino_vits16 --protocols knn linear --data imagenet=/data/imagenet
     evaltk run mine.pth pixels:32 --data cifar10=/data/cifar10 --knn.k 10 20
     evaltk run mine.pth --data photos:imagefolder=~/photos --limit 500
+    evaltk run suite.toml --device cuda
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,11 +27,12 @@ from evaltk.bench import ImageOptions
 from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.cli import _options
 from evaltk.data.options import DataFlags, DataOptions
-from evaltk.errors import SettingsError
+from evaltk.errors import EvaltkError, SettingsError
+from evaltk.processes import Ended
 from evaltk.types import PositionRule, Precision
 
 if TYPE_CHECKING:
-    from evaltk.running.runner import Job, Plan
+    from evaltk.running.runner import Job, Plan, Ran
     from evaltk.types import Result
 
 
@@ -38,7 +41,8 @@ class Evaluated:
     """What to evaluate.
 
     Attributes:
-        checkpoints: files, catalogue names, timm:NAME, random:ARCH[@SEED] or pixels:SIZE.
+        checkpoints: files, trainings' folders, catalogue names, timm:NAME, random:ARCH[@SEED] or pixels:SIZE; or a
+            suite file (docs/suites.md).
         protocols: what to measure: evaltk ls protocols.
         data: datasets: evaltk ls datasets; some need no path.
         limit: smoke test on N images per split, class-balanced; never compared with published numbers.
@@ -54,6 +58,19 @@ class Evaluated:
     limit: int | None = None
     seed: int = 0
     again: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Many:
+    """Many results (docs/suites.md).
+
+    Attributes:
+        every_checkpoint: of a training all that it kept, not the last.
+        fail_fast: stop at the first error, not at the end.
+    """
+
+    every_checkpoint: bool = False
+    fail_fast: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +123,7 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Common(Machine, ReadOptions, Images, Written, Evaluated):
+class Common(Machine, ReadOptions, Images, Many, Written, Evaluated):
     """Evaluate checkpoints."""
 
 
@@ -118,12 +135,14 @@ class Options(DataFlags, Common):
 GROUPS = {
     "Evaluated": "what to evaluate",
     "Written": "where results go",
+    "Many": "many results",
     "ImageOptions": "image preprocessing (default: the protocol's)",
     "Images": "image preprocessing (default: the protocol's)",
     "ReadOptions": "reading a checkpoint, where its file does not say",
     "Machine": "machine",
 }
 SETTINGS = "settings of a protocol: evaltk {command} --protocols NAME --help"
+SETTINGS_END = "_settings"  # of the field with a protocol's settings
 OWN = """your own images: evaltk datasets --help (--split, --show,
     --max-pixels, --path-column, --label-column, --split-column)"""
 
@@ -140,10 +159,13 @@ def options_type() -> type:
     return dataclasses.make_dataclass("RunOptions", fields, bases=(Options,), frozen=True, kw_only=True)
 
 
-def parse(argv: list[str], command: str, doc: str | None) -> Any:
+def parse(argv: list[str], command: str, doc: str | None, *, default: Any = None) -> Any:
     """The options of `run` and `plan`, with the settings of all protocols.
 
     Help shows the common options, or where ``--protocols`` names some, the settings of those.
+
+    Args:
+        default: what holds where the arguments say nothing.
     """
     plugins.use(plugins.named_in(argv))
     if any(word in _options.HELP for word in argv):
@@ -152,7 +174,7 @@ def parse(argv: list[str], command: str, doc: str | None) -> Any:
             more = [SETTINGS.format(command=command), OWN]
             _options.show(_options.usage(Common, command, doc, groups=GROUPS, more=more))
         _options.show("\n".join(_settings_help(named, command)))
-    return _options.parse(options_type(), argv, command, doc)
+    return _options.parse(options_type() if default is None else type(default), argv, command, doc, default=default)
 
 
 def _protocols_named(argv: Sequence[str]) -> list[str]:
@@ -181,7 +203,7 @@ def _settings_help(names: Sequence[str], command: str) -> list[str]:
 
 
 def _settings(protocol: str) -> str:
-    return f"{protocol}_settings"
+    return f"{protocol}{SETTINGS_END}"
 
 
 def plan_of(options: Any) -> Plan:
@@ -221,31 +243,60 @@ def plan_of(options: Any) -> Plan:
 
 def main(argv: list[str]) -> int:
     """Run, print tables of the results to stdout, and log where they were written."""
-    options = parse(argv, "run", __doc__)
+    from evaltk.cli import _asked
+
+    asked = _asked.asked(argv, "run", __doc__)
+    todo = _asked.cells_of(asked)
     from evaltk.running import runner
 
-    plan = plan_of(options)
-    shown: list[tuple[Job, Result]] = []
+    options, ran = asked.options, runner.Ran(total=len(todo))
+    shown: list[tuple[Path, Result]] = []
 
     def report(job: Job, result: Result, skipped: bool) -> None:
         from evaltk.progress import log
 
         log.info("%s %s: %s", "done before:" if skipped else "wrote", job.path, headline(result))
-        shown.append((job, result))
+        shown.append((job.path, result))
         if options.json:
             print(json.dumps({"path": str(job.path), "skipped": skipped} | dataclasses.asdict(result)), flush=True)
 
-    if launchers.place(os.environ) is not None:
-        from evaltk import distributed
-        from evaltk.machine import resolve_device
-
-        with distributed.process_group(resolve_device(plan.device)):
-            runner.run(plan, report=report)
-    else:
-        runner.run(plan, report=report)
+    try:
+        with _processes(options.device):
+            runner.run_cells(todo, report=report, ran=ran, fail_fast=options.fail_fast)
+    except (KeyboardInterrupt, Ended, EvaltkError):
+        _summary(ran)
+        raise
+    if (error := ran.one_error()) is not None:
+        raise error
     if shown and not options.json:
-        print_tables([(job.path, result) for job, result in shown])
-    return 0
+        print_tables(shown)
+    _summary(ran)
+    return 1 if any(failure.bug for failure in ran.failures) else 2 if ran.failures else 0
+
+
+@contextlib.contextmanager
+def _processes(device: str) -> Iterator[None]:
+    """Joins the other processes of torchrun."""
+    if launchers.place(os.environ) is None:
+        yield
+        return
+    from evaltk import distributed
+    from evaltk.machine import resolve_device
+
+    with distributed.process_group(resolve_device(device)):
+        yield
+
+
+def _summary(ran: Ran) -> None:
+    """Say how far it came, where that is not plain to see: a line, and one for each failure."""
+    from evaltk.progress import log
+
+    if ran.total > 1 and (ran.failures or ran.left):
+        for failure in ran.failures:
+            log.error("failed: %s: %s", failure.title(), failure.message)
+            if failure.trace:
+                log.error("%s", failure.trace)
+        log.error("%s", ran.text())
 
 
 def print_tables(pairs: Sequence[tuple[Path, Result]]) -> None:

@@ -1,0 +1,103 @@
+"""What `run` and `plan` are asked for, by flags or a suite file with flags that overrule it, as a suite of plans."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evaltk import plugins
+from evaltk.cli import _suite, run
+from evaltk.cli._suite import SuiteFile
+from evaltk.data.options import DataFlags, DataOptions
+from evaltk.errors import SettingsError
+from evaltk.running import cells, chosen
+from evaltk.running.cells import Suite
+from evaltk.running.planning import Plan
+
+NAMED = ("checkpoints", "protocols", "data")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The options, what they are to run, and the resources of Slurm jobs that a suite file names."""
+
+    options: Any
+    suite: Suite
+    slurm: Mapping[str, Any]
+
+
+def asked(argv: list[str], command: str, doc: str | None) -> Asked:
+    """What a command line asks for; exits with 0 after help. Raises: EvaltkError."""
+    options = run.parse(argv, command, doc)
+    suites = [word for word in options.checkpoints if _suite.is_suite(word)]
+    if not suites:
+        plan = run.plan_of(options)
+        words = chosen.expanded(plan.checkpoints, every=options.every_checkpoint)
+        chosen.check_every(plan.checkpoints, every=options.every_checkpoint)
+        return Asked(options=options, suite=Suite(plans=(dataclasses.replace(plan, checkpoints=words),)), slurm={})
+    if len(options.checkpoints) > 1:
+        got = ", ".join(options.checkpoints)
+        do = "name the checkpoints in it, or run them apart"
+        raise SettingsError(wanted="one suite file alone", got=got, where=f"evaltk {command}", do=do)
+    return _of_file(Path(suites[0]).expanduser(), argv, command, doc)
+
+
+def _of_file(path: Path, argv: list[str], command: str, doc: str | None) -> Asked:
+    flags = [f.name for f in dataclasses.fields(run.Options) if f.name not in NAMED]
+    suite = _suite.read(path, flags)
+    plugins.use([Path(word) for word in _listed(suite.flags.get("plugin", []))])
+    kind = run.options_type()
+    told = _suite.Entry(name="evaltk run", given={k: v for k, v in suite.flags.items() if k != "plugin"})
+    base = suite.parsed(kind, told, "top level", before=[str(path)])
+    empty = dataclasses.replace(base, protocols=(), data=())
+    options = run.parse(argv, command, doc, default=empty)
+    _check_alone(suite, options, empty)
+    return Asked(options=options, suite=_plans(suite, options), slurm=suite.slurm)
+
+
+def _plans(suite: SuiteFile, options: Any) -> Suite:
+    """The plans: those of each group of checkpoints, group of datasets and layer of protocols."""
+    from protocols import registry
+
+    layers = suite.layers({name: known.settings for name, known in registry().items()})
+    nets = []
+    for _, entries in _suite.groups(suite.checkpoints):
+        words = chosen.expanded([entry.name for entry in entries], every=options.every_checkpoint)
+        nets.append((words, _suite.read_options(suite, entries[0], options.read_options())))
+    chosen.check_every([entry.name for entry in suite.checkpoints], every=options.every_checkpoint)
+    flags = DataFlags(**{f.name: getattr(options, f.name) for f in dataclasses.fields(DataFlags)})
+    data = []
+    for _, entries in _suite.groups(suite.data):
+        found = [_suite.data_flags(suite, entry, flags) for entry in entries]
+        data.append((tuple(entry.name for entry in entries), DataOptions.of(found[0], options.seed)))
+    common = run.plan_of(dataclasses.replace(options, protocols=("knn",), data=data[0][0]))
+    made: list[Plan] = [
+        dataclasses.replace(common, checkpoints=words, read=read, data=names, own=own, protocols=layer)
+        for words, read in nets
+        for names, own in data
+        for layer in layers
+    ]
+    return Suite(plans=tuple(made), only=suite.only, without=suite.without, where=str(suite.path))
+
+
+def _check_alone(suite: SuiteFile, options: Any, empty: Any) -> None:
+    """What the file says of protocols and data is not overruled. Raises: SettingsError."""
+    changed = [f.name for f in dataclasses.fields(options) if getattr(options, f.name) != getattr(empty, f.name)]
+    for name in changed:
+        if name in NAMED or name.endswith(run.SETTINGS_END):
+            flag = f"--{name.removesuffix(run.SETTINGS_END)}"
+            do = "change the file; matrix.only and matrix.except choose among its cells"
+            raise SettingsError(wanted="protocols and data in the suite file", got=flag, where=str(suite.path), do=do)
+
+
+def _listed(value: object) -> list[str]:
+    return [str(one) for one in value] if isinstance(value, list) else [str(value)]
+
+
+def cells_of(asked: Asked) -> list[cells.Cell]:
+    """The cells asked for. Raises: EvaltkError."""
+    suite = asked.suite
+    return cells.of_plan(suite.plans[0]) if suite.where == Suite(plans=()).where else cells.of_suite(suite)
