@@ -1,9 +1,9 @@
 """Claims: which of several programs, on one machine or many, does a piece of work.
 
-A claim on PATH is a folder ``PATH.claim-N`` that appears in one rename, which fails where it exists: of a shared disk
-nothing else is asked. Its holder rewrites a counter in it every few seconds. Others compare the counter with what it was
-by their own clocks, so that clocks may differ. A claim whose holder is dead, or whose counter stands still, is taken over
-as ``PATH.claim-(N+1)``, which again one program alone can make; nothing is removed before the work is done.
+A claim on PATH is a folder ``PATH.claim-N`` that appears in one rename, which fails where it exists; nothing else is
+asked of a shared disk. Its holder rewrites a counter in it every few seconds, and others watch the counter by their own
+clocks, so clocks may differ. A claim whose holder is dead, or whose counter stands still, is taken over as
+``PATH.claim-(N+1)``, which again only one program can make; nothing is removed before the work is done.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def _numbers(path: Path) -> list[int]:
     """The claims on a path, in order."""
     form = re.compile(re.escape(path.name) + r"\.claim-([0-9]{1,9})")
     try:
-        names = os.listdir(path.parent)
+        names = [entry.name for entry in path.parent.iterdir()]
     except FileNotFoundError:
         return []
     return sorted(int(found[1]) for name in names if (found := form.fullmatch(name)))
@@ -208,7 +208,7 @@ def _host() -> str:
     """This boot of this machine, and its space of process numbers: containers may share a name."""
     boot = _text(Path("/proc/sys/kernel/random/boot_id")).strip()
     try:
-        space = os.readlink("/proc/self/ns/pid")
+        space = str(Path("/proc/self/ns/pid").readlink())
     except OSError:
         space = ""
     return f"{platform.node()} {boot} {space}"

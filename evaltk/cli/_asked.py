@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evaltk import plugins
-from evaltk.cli import _suite, run
+from evaltk.cli import _flags, _suite
 from evaltk.cli._suite import SuiteFile
 from evaltk.data.options import DataFlags, DataOptions
 from evaltk.errors import SettingsError
@@ -31,10 +31,10 @@ class Asked:
 
 def asked(argv: list[str], command: str, doc: str | None) -> Asked:
     """What a command line asks for; exits with 0 after help. Raises: EvaltkError."""
-    options = run.parse(argv, command, doc)
+    options = _flags.parse(argv, command, doc)
     suites = [word for word in options.checkpoints if _suite.is_suite(word)]
     if not suites:
-        plan = run.plan_of(options)
+        plan = _flags.plan_of(options)
         words = chosen.expanded(plan.checkpoints, every=options.every_checkpoint)
         chosen.check_every(plan.checkpoints, every=options.every_checkpoint)
         return Asked(options=options, suite=Suite(plans=(dataclasses.replace(plan, checkpoints=words),)), slurm={})
@@ -46,14 +46,14 @@ def asked(argv: list[str], command: str, doc: str | None) -> Asked:
 
 
 def _of_file(path: Path, argv: list[str], command: str, doc: str | None) -> Asked:
-    flags = [f.name for f in dataclasses.fields(run.Options) if f.name not in NAMED]
+    flags = [f.name for f in dataclasses.fields(_flags.Options) if f.name not in NAMED]
     suite = _suite.read(path, flags)
     plugins.use([Path(word) for word in _listed(suite.flags.get("plugin", []))])
-    kind = run.options_type()
+    kind = _flags.options_type()
     told = _suite.Entry(name="evaltk run", given={k: v for k, v in suite.flags.items() if k != "plugin"})
     base = suite.parsed(kind, told, "top level", before=[str(path)])
     empty = dataclasses.replace(base, protocols=(), data=())
-    options = run.parse(argv, command, doc, default=empty)
+    options = _flags.parse(argv, command, doc, default=empty)
     _check_alone(suite, options, empty)
     return Asked(options=options, suite=_plans(suite, options), slurm=suite.slurm)
 
@@ -73,7 +73,7 @@ def _plans(suite: SuiteFile, options: Any) -> Suite:
     for _, entries in _suite.groups(suite.data):
         found = [_suite.data_flags(suite, entry, flags) for entry in entries]
         data.append((tuple(entry.name for entry in entries), DataOptions.of(found[0], options.seed)))
-    common = run.plan_of(dataclasses.replace(options, protocols=("knn",), data=data[0][0]))
+    common = _flags.plan_of(dataclasses.replace(options, protocols=("knn",), data=data[0][0]))
     made: list[Plan] = [
         dataclasses.replace(common, checkpoints=words, read=read, data=names, own=own, protocols=layer)
         for words, read in nets
@@ -87,8 +87,8 @@ def _check_alone(suite: SuiteFile, options: Any, empty: Any) -> None:
     """What the file says of protocols and data is not overruled. Raises: SettingsError."""
     changed = [f.name for f in dataclasses.fields(options) if getattr(options, f.name) != getattr(empty, f.name)]
     for name in changed:
-        if name in NAMED or name.endswith(run.SETTINGS_END):
-            flag = f"--{name.removesuffix(run.SETTINGS_END)}"
+        if name in NAMED or name.endswith(_flags.SETTINGS_END):
+            flag = f"--{name.removesuffix(_flags.SETTINGS_END)}"
             do = "change the file; matrix.only and matrix.except choose among its cells"
             raise SettingsError(wanted="protocols and data in the suite file", got=flag, where=str(suite.path), do=do)
 

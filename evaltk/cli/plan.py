@@ -61,11 +61,7 @@ def as_json(forecast: Forecast) -> dict[str, object]:
     jobs = [job for pair in forecast.pairs for job in pair.jobs]
     totals = {name: getattr(forecast, name) for name in ("num_bytes", "room", "seconds", "memory")}
     to_do = sum(not job.done for job in jobs)
-    return (
-        dataclasses.asdict(forecast)
-        | totals
-        | {"jobs": len(jobs), "to_do": to_do, "fits": forecast.fits}
-    )
+    return dataclasses.asdict(forecast) | totals | {"jobs": len(jobs), "to_do": to_do, "fits": forecast.fits}
 
 
 def as_text(forecast: Forecast) -> list[str]:

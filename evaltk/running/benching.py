@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from evaltk.data.images import Split
     from evaltk.types import Checkpoint
 
+
 def measured(plan: Plan, left: Sequence[Job], bench: Bench) -> Iterator[Result | None]:
     """The results of jobs on one net, one by one and written; None on processes other than the main one."""
     for dataset in {id(job.dataset): job.dataset for job in left}.values():

@@ -28,14 +28,12 @@ class Rule:
 
     def matches(self, checkpoint: Iterable[str], protocol: str, data: str) -> bool:
         """Whether it is about a cell. checkpoint: its names."""
-        return (
-            _any(self.checkpoint, checkpoint) and _any(self.protocol, (protocol,)) and _any(self.data, (data,))
-        )
+        return _any(self.checkpoint, checkpoint) and _any(self.protocol, (protocol,)) and _any(self.data, (data,))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suite:
-    """What is to be run: the cells of all plans that a rule of `only` matches (if there are any), and none of `without`.
+    """What is to be run: the cells of all plans that a rule of `only` matches, if there is one, but of no `without`.
 
     The plans have the same folders, machine and images, and differ in checkpoints, data and settings of protocols.
     """

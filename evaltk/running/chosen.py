@@ -60,7 +60,7 @@ def _matched(word: str) -> list[str]:
     if SCHEME.match(word) or not glob.has_magic(word) or exists(Path(word)):
         return [word]
     path = str(Path(word).expanduser())
-    found = sorted(glob.glob(path, recursive=True), key=_by_number)
+    found = sorted(glob.glob(path, recursive=True), key=_by_number)  # noqa: PTH207 - Path.glob takes no absolute pattern
     if not found:
         do = "check it; quote it so that the shell leaves it alone, and mind the folder that it starts from"
         raise CheckpointError(wanted="a pattern that some checkpoint matches", got="no match", where=word, do=do)

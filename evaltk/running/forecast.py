@@ -123,5 +123,7 @@ class Forecast:
     @property
     def fits(self) -> bool:
         """Whether there is room for the features, and memory on the host for extraction."""
-        on_host = [r.memory or 0 for p in self.pairs for r in p.readings if r.measured and "resident" in r.measured.memory_of]
+        on_host = [
+            r.memory or 0 for p in self.pairs for r in p.readings if r.measured and "resident" in r.measured.memory_of
+        ]
         return self.room <= self.free and (self.spare is None or max(on_host, default=0) <= self.spare)

@@ -1,4 +1,4 @@
-"""Run cells: what is done is skipped, what other runs hold is theirs, and a cell that fails does not stop the others."""
+"""Run cells: what is done is skipped, what other runs hold is left to them, and a failed cell stops no other."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from PIL import Image
 from evaltk import cli, files, machine, results
 from evaltk.checkpoints.families import timm
 from evaltk.checkpoints.load import load_checkpoint
-from evaltk.cli import plan, run
+from evaltk.cli import _flags, plan
 from evaltk.data.images import SAMPLED
 from evaltk.data.transforms import Transform
 from evaltk.datasets import digits
@@ -273,13 +273,13 @@ def test_errors_are_those_of_run(case: str, tmp_path: Path, pictures: Path, fold
     elif case == "no distractors":
         retrieval_tree(tmp_path / "ox")
     argv = ERRORS[case].format(tmp=tmp_path, pics=f"pics:imagefolder={pictures}", net=NET).split()
-    options = tyro.cli(run.options_type(), args=[*folders, *argv])
+    options = tyro.cli(_flags.options_type(), args=[*folders, *argv])
     before = tree(tmp_path)
     with pytest.raises(EvaltkError) as planned:
-        estimates.forecast(cells.of_plan(run.plan_of(options)))
+        estimates.forecast(cells.of_plan(_flags.plan_of(options)))
     assert tree(tmp_path) == before
     with pytest.raises(EvaltkError) as ran:
-        runner.run(run.plan_of(options), report=lambda *given: None)
+        runner.run(_flags.plan_of(options), report=lambda *given: None)
     assert (type(planned.value), str(planned.value)) == (type(ran.value), str(ran.value))
 
 
