@@ -108,11 +108,8 @@ class Claims:
         told = _owner(folder)
         if told.get("token") in self._held:
             return False
-        if told.get("host") == _host() and (dead := _dead(told.get("process"))) is not None:
-            if dead:
-                return True
-            if told.get("process") == os.getpid():  # of an earlier use of this program that could not be released
-                return True
+        if told.get("host") == _host() and _dead(told.get("process")):
+            return True
         now, pulse = time.monotonic(), f"{told.get('token')} {_text(folder / PULSE)}"
         seen = self._seen.get(folder)
         if seen is None or seen[0] != pulse:
@@ -191,16 +188,16 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _dead(process: object) -> bool | None:
-    """Whether a process of this machine has died; None where it cannot be told."""
+def _dead(process: object) -> bool:
+    """Whether a process of this machine is known to have died."""
     if not isinstance(process, int) or process <= 0:
-        return None
+        return False
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return True
-    except (OSError, OverflowError):
-        return None
+    except (OSError, OverflowError):  # another user's
+        return False
     return False
 
 

@@ -31,6 +31,8 @@ class Asked:
 
 def asked(argv: list[str], command: str, doc: str | None) -> Asked:
     """What a command line asks for; exits with 0 after help. Raises: EvaltkError."""
+    if argv and _suite.is_suite(argv[0]):
+        return _of_file(argv, command, doc)
     options = _flags.parse(argv, command, doc)
     suites = [word for word in options.checkpoints if _suite.is_suite(word)]
     if not suites:
@@ -38,22 +40,24 @@ def asked(argv: list[str], command: str, doc: str | None) -> Asked:
         words = chosen.expanded(plan.checkpoints, every=options.every_checkpoint)
         chosen.check_every(plan.checkpoints, every=options.every_checkpoint)
         return Asked(options=options, suite=Suite(plans=(dataclasses.replace(plan, checkpoints=words),)), slurm={})
+    return _of_file([suites[0], *(word for word in argv if word != suites[0])], command, doc)
+
+
+def _of_file(argv: list[str], command: str, doc: str | None) -> Asked:
+    """What a suite file, the first word, asks for with the flags after it."""
+    path = Path(argv[0]).expanduser()
+    flags = [f.name for f in dataclasses.fields(_flags.Options) if f.name not in NAMED]
+    suite = _suite.read(path, flags)
+    plugins.use([Path(word) for word in _listed(suite.flags.get("plugin", []))])
+    told = _suite.Entry(name="evaltk run", given={k: v for k, v in suite.flags.items() if k != "plugin"})
+    base = suite.parsed(_flags.Options, told, "top level", before=[str(path)])
+    known = {f.name: getattr(base, f.name) for f in dataclasses.fields(base)}
+    empty = _flags.options_type()(**known | {"protocols": (), "data": ()})
+    options = _flags.parse(argv, command, doc, default=empty)
     if len(options.checkpoints) > 1:
         got = ", ".join(options.checkpoints)
         do = "name the checkpoints in it, or run them apart"
         raise SettingsError(wanted="one suite file alone", got=got, where=f"evaltk {command}", do=do)
-    return _of_file(Path(suites[0]).expanduser(), argv, command, doc)
-
-
-def _of_file(path: Path, argv: list[str], command: str, doc: str | None) -> Asked:
-    flags = [f.name for f in dataclasses.fields(_flags.Options) if f.name not in NAMED]
-    suite = _suite.read(path, flags)
-    plugins.use([Path(word) for word in _listed(suite.flags.get("plugin", []))])
-    kind = _flags.options_type()
-    told = _suite.Entry(name="evaltk run", given={k: v for k, v in suite.flags.items() if k != "plugin"})
-    base = suite.parsed(kind, told, "top level", before=[str(path)])
-    empty = dataclasses.replace(base, protocols=(), data=())
-    options = _flags.parse(argv, command, doc, default=empty)
     _check_alone(suite, options, empty)
     return Asked(options=options, suite=_plans(suite, options), slurm=suite.slurm)
 

@@ -71,7 +71,7 @@ def of_plan(plan: Plan) -> list[Cell]:
 
 
 def of_suite(suite: Suite) -> list[Cell]:
-    """The cells of a suite, each once, in order of plans; nothing is run or loaded.
+    """The cells of a suite, each once, in order of checkpoints, datasets, protocols; nothing is run or loaded.
 
     Raises: SettingsError, DataError, CheckpointError: a name, layout or file that will not do, a rule that is about
         nothing, no cell at all.
@@ -98,7 +98,9 @@ def of_suite(suite: Suite) -> list[Cell]:
     if not made:
         do = "see matrix.only and matrix.except"
         raise SettingsError(wanted="at least one cell", got="none", where=suite.where, do=do)
-    return list(made.values())
+    nets = {net: n for n, net in enumerate(dict.fromkeys(cell.net for cell in made.values()))}
+    places = {dataset.name: n for n, dataset in enumerate(everything)}
+    return sorted(made.values(), key=lambda cell: (nets[cell.net], places[cell.job.dataset.name]))
 
 
 def _named(plans: Sequence[Plan]) -> dict[tuple[tuple[str, ...], ReadOptions], list[Named]]:
