@@ -97,6 +97,14 @@ class Claims:
             if number <= claim.number:
                 _remove(_folder(claim.path, number))
 
+    def tidy(self, folder: Path) -> None:
+        """Remove the claims of the dead in `folder` whose work is done: the file that they are on is there."""
+        with suppress(OSError):
+            names = {entry.name.rpartition(".claim-")[0] for entry in folder.iterdir() if ".claim-" in entry.name}
+            for work in (folder / name for name in names if (folder / name).is_file()):
+                if (claim := self.take(work)) is not None:
+                    self.release(claim)
+
     def holder(self, path: Path) -> str:
         """Who works at `path`, in words; empty for nobody."""
         numbers = _numbers(path)

@@ -90,7 +90,7 @@ def run_cells(todo: Sequence[Cell], *, report: Report, ran: Ran, fail_fast: bool
     with Claims() as claims:
         runner = _Runner(claims=claims, report=report, ran=ran, fail_fast=fail_fast or _several())
         runner.known = {digest(str(cell.job.path)): _token(cell) for cell in todo}
-        pause, told = POLL[0], False
+        pause, told, folders = POLL[0], False, {cell.job.path.parent for cell in todo}
         while True:
             left: list[Cell] = []
             nets: dict[object, list[Cell]] = {}
@@ -99,7 +99,7 @@ def run_cells(todo: Sequence[Cell], *, report: Report, ran: Ran, fail_fast: bool
             for mine in nets.values():
                 left += runner.net(mine)
             if not left:
-                return
+                break
             pause = POLL[0] if len(left) < len(todo) else min(2 * pause, POLL[1])
             if not told and _is_main():
                 told = True
@@ -107,6 +107,8 @@ def run_cells(todo: Sequence[Cell], *, report: Report, ran: Ran, fail_fast: bool
                 log.info("waiting for %d results that other runs are at (%s)", len(left), who)
             time.sleep(pause)
             todo = left
+        for folder in folders if _is_main() else ():
+            claims.tidy(folder)
 
 
 def _token(cell: Cell) -> str:
