@@ -54,10 +54,12 @@ class Many:
     Attributes:
         every_checkpoint: of a training all that it kept, not the last.
         fail_fast: stop at the first error, not at the end.
+        pixels: GB of decoded pixels to keep, for the next checkpoint.
     """
 
     every_checkpoint: bool = False
     fail_fast: bool = False
+    pixels: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,5 +226,6 @@ def plan_of(options: Any) -> Plan:
         images=options.image_options(),
         batch_size=None if options.batch_size == "auto" else options.batch_size,
         workers=options.workers,
+        pixels=options.pixels or 0.0,
         skip_bad_images=options.skip_bad_images,
     )

@@ -123,7 +123,12 @@ def bench_with(plan: Plan, loaded: Checkpoint, device: str) -> Bench:
         seed=plan.seed,
         cache=plan.cache,
         images=plan.images,
-        extraction=Extraction(batch_size=plan.batch_size, workers=plan.workers, skip_bad_images=plan.skip_bad_images),
+        extraction=Extraction(
+            batch_size=plan.batch_size,
+            workers=plan.workers,
+            skip_bad_images=plan.skip_bad_images,
+            pixels=round(plan.pixels * 1e9),
+        ),
     )
 
 

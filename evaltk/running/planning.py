@@ -35,6 +35,7 @@ class Plan:
         checkpoints: paths or names. protocols: {name: settings}. data: words of ``--data``.
         read: what the user says of the files. position: rule for positions of another size, None: each family's.
         own: what the user says of images of their own.
+        pixels: gigabytes of decoded pixels to keep in the cache.
         device: as `resolve_device` takes it. limit: images per split (see `evaltk.data.limits`); None: all.
     """
 
@@ -54,6 +55,7 @@ class Plan:
     limit: int | None = None
     batch_size: int | None = None
     workers: int | None = None
+    pixels: float = 0.0
     skip_bad_images: int = 0
 
 
