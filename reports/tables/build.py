@@ -126,7 +126,8 @@ def _measured_on(layout: Layout, results: Sequence[Result]) -> str:
         return f" on {name}"
     # Scores of prototypes are of the split "weights": of the head, whose use by a dataset's images is shown beside.
     split = "" if known[0].split == "weights" else f" {known[0].split}"
-    return f" on {name}{split}, n = {' to '.join(f'{n:,}' for n in sizes[:: max(1, len(sizes) - 1)])}"
+    told = "not stated" if sizes == [0] else " to ".join(f"{n:,}" for n in sizes[:: max(1, len(sizes) - 1)])
+    return f" on {name}{split}, n = {told}"
 
 
 def _entry(
