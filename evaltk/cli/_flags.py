@@ -53,13 +53,17 @@ class Many:
 
     Attributes:
         every_checkpoint: of a training all that it kept, not the last.
+        watch: the same, and more as the training writes them.
         fail_fast: stop at the first error, not at the end.
         pixels: GB of decoded pixels to keep, for the next checkpoint.
+        log: send scores there, too.
     """
 
     every_checkpoint: bool = False
+    watch: bool = False
     fail_fast: bool = False
     pixels: float | None = None
+    log: Literal["tensorboard", "wandb"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

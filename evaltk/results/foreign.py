@@ -111,9 +111,14 @@ def _score(figure: Figure, *, percent: bool) -> Score:
     if figure.low is not None and figure.high is not None:
         interval = (figure.low / scale, figure.high / scale)
     return Score(
-        dataset=figure.dataset, split=figure.split or UNSTATED, metric=figure.metric, value=value, n=figure.n, at=dict(figure.at),
+        dataset=figure.dataset,
+        split=figure.split or UNSTATED,
+        metric=figure.metric,
+        value=value,
+        n=figure.n,
+        at=dict(figure.at),
         interval=interval,
-    )  # fmt: skip
+    )
 
 
 def _csv(path: Path, text: str) -> list[Figure]:

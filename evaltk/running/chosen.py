@@ -15,26 +15,32 @@ SCHEME = re.compile(r"(timm|random|pixels|hf):")
 LOG, LAST, BEFORE, KEPT = "log.jsonl", "checkpoint.pth", "checkpoint.before.pth", "checkpoint-epoch*.pth"
 
 
-def expanded(words: Sequence[str], *, every: bool = False) -> tuple[str, ...]:
+def expanded(words: Sequence[str], *, every: bool = False, last: bool = True) -> tuple[str, ...]:
     """The checkpoints that the words stand for, each once, in the order of the words.
 
     Args:
         every: of a training's folder all checkpoints that it kept, oldest first; else the last one.
+        last: with `every` also the last one, which a training that goes on replaces.
 
     Raises: CheckpointError: a glob that matches nothing, a training without a checkpoint.
     """
     found: list[str] = []
     for word in words:
         for one in _matched(word):
-            found += _of_run(Path(one), every=every) if is_run(one) else [one]
+            found += _of_run(Path(one), every=every, last=last) if is_run(one) else [one]
     return tuple(dict.fromkeys(found))
 
 
 def check_every(words: Sequence[str], *, every: bool) -> None:
     """Raises: SettingsError: ``--every-checkpoint``, and no training's folder among the words."""
-    if every and not any(is_run(one) for word in words for one in _matched(word)):
+    if every and not runs(words):
         got, do = ", ".join(words)[:80], "evaltk run runs/NAME --every-checkpoint"
         raise SettingsError(wanted="a training's folder", got=got, where="--every-checkpoint", do=do)
+
+
+def runs(words: Sequence[str]) -> list[Path]:
+    """The trainings' folders among the words."""
+    return [Path(one).expanduser() for word in words for one in _matched(word) if is_run(one)]
 
 
 def is_run(word: str) -> bool:
@@ -72,13 +78,13 @@ def _by_number(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name)]
 
 
-def _of_run(folder: Path, *, every: bool) -> list[str]:
-    found = kept(folder)
+def _of_run(folder: Path, *, every: bool, last: bool) -> list[str]:
+    found = [path for path in kept(folder) if last or path.name not in (LAST, BEFORE)]
     if not found:
         do = "wait for its first checkpoint (run.save_minutes), or name a file"
         raise CheckpointError(wanted="a training with a checkpoint", got="none yet", where=folder, do=do)
-    last = next((p for p in reversed(found) if p.name in (LAST, BEFORE)), found[-1])
-    return [str(path) for path in (found if every else (last,))]
+    newest = next((p for p in reversed(found) if p.name in (LAST, BEFORE)), found[-1])
+    return [str(path) for path in (found if every else (newest,))]
 
 
 def _same(one: Path, other: Path) -> bool:

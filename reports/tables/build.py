@@ -11,7 +11,7 @@ from reports import comparable, layouts
 from reports.layouts import AnyLayout, Extra, Layout, Paper
 from reports.paired import Predictions
 from reports.table import Cell, Table
-from reports.tables import cells, compare, overviews, paper
+from reports.tables import cells, compare, overviews, paper, trajectory
 
 
 def build_tables(
@@ -34,7 +34,8 @@ def build_tables(
     if not isinstance(layout, Layout):
         if layout.kind == "compare":
             return compare.build(layout, results, predictions=predictions, pair=pair)
-        return (overviews.summary if layout.kind == "summary" else overviews.sweep)(layout, results, predictions)
+        kinds = {"summary": overviews.summary, "sweep": overviews.sweep, "trajectory": trajectory.build}
+        return kinds[layout.kind](layout, results, predictions)
     groups = comparable.groups(results, layout)
     made = [_table(layout, group, predictions) for group in groups]
     first = [comparable.conditions(group[0], layout) for group in groups]
