@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,28 +22,51 @@ NAMED = ("checkpoints", "protocols", "data")
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """The options, what they are to run, and the resources of Slurm jobs that a suite file names."""
+    """What is asked for.
+
+    Attributes:
+        suite: what is to be run. words: the checkpoints as they were named.
+        slurm: what a suite file says of Slurm jobs.
+    """
 
     options: Any
     suite: Suite
+    words: tuple[str, ...]
     slurm: Mapping[str, Any]
 
+    @property
+    def any(self) -> bool:
+        """Whether there is a checkpoint to run."""
+        return any(plan.checkpoints for plan in self.suite.plans)
 
-def asked(argv: list[str], command: str, doc: str | None) -> Asked:
-    """What a command line asks for; exits with 0 after help. Raises: EvaltkError."""
+
+def asked(argv: list[str], command: str, doc: str | None, *, last: bool | None = None) -> Asked:
+    """What a command line asks for; exits with 0 after help.
+
+    Args:
+        last: False: of trainings only what they kept by epoch; None: so it is with ``--watch``.
+
+    Raises: EvaltkError.
+    """
     if argv and _suite.is_suite(argv[0]):
-        return _of_file(argv, command, doc)
+        return _of_file(argv, command, doc, last)
     options = _flags.parse(argv, command, doc)
     suites = [word for word in options.checkpoints if _suite.is_suite(word)]
     if not suites:
         plan = _flags.plan_of(options)
-        words = chosen.expanded(plan.checkpoints, every=options.every_checkpoint)
+        found = _expanded(plan.checkpoints, options, last)
         chosen.check_every(plan.checkpoints, every=options.every_checkpoint)
-        return Asked(options=options, suite=Suite(plans=(dataclasses.replace(plan, checkpoints=words),)), slurm={})
-    return _of_file([suites[0], *(word for word in argv if word != suites[0])], command, doc)
+        suite = Suite(plans=(dataclasses.replace(plan, checkpoints=found),))
+        return Asked(options=options, suite=suite, words=plan.checkpoints, slurm={})
+    return _of_file([suites[0], *(word for word in argv if word != suites[0])], command, doc, last)
 
 
-def _of_file(argv: list[str], command: str, doc: str | None) -> Asked:
+def _expanded(words: Sequence[str], options: Any, last: bool | None) -> tuple[str, ...]:
+    every = options.every_checkpoint or options.watch
+    return chosen.expanded(words, every=every, last=not options.watch if last is None else last)
+
+
+def _of_file(argv: list[str], command: str, doc: str | None, last: bool | None) -> Asked:
     """What a suite file, the first word, asks for with the flags after it."""
     path = Path(argv[0]).expanduser()
     flags = [f.name for f in dataclasses.fields(_flags.Options) if f.name not in NAMED]
@@ -59,17 +82,18 @@ def _of_file(argv: list[str], command: str, doc: str | None) -> Asked:
         do = "name the checkpoints in it, or run them apart"
         raise SettingsError(wanted="one suite file alone", got=got, where=f"evaltk {command}", do=do)
     _check_alone(suite, options, empty)
-    return Asked(options=options, suite=_plans(suite, options), slurm=suite.slurm)
+    words = tuple(entry.name for entry in suite.checkpoints)
+    return Asked(options=options, suite=_plans(suite, options, last), words=words, slurm=suite.slurm)
 
 
-def _plans(suite: SuiteFile, options: Any) -> Suite:
+def _plans(suite: SuiteFile, options: Any, last: bool | None) -> Suite:
     """The plans: those of each group of checkpoints, group of datasets and layer of protocols."""
     from protocols import registry
 
     layers = suite.layers({name: known.settings for name, known in registry().items()})
     nets = []
     for _, entries in _suite.groups(suite.checkpoints):
-        words = chosen.expanded([entry.name for entry in entries], every=options.every_checkpoint)
+        words = _expanded([entry.name for entry in entries], options, last)
         nets.append((words, _suite.read_options(suite, entries[0], options.read_options())))
     chosen.check_every([entry.name for entry in suite.checkpoints], every=options.every_checkpoint)
     flags = DataFlags(**{f.name: getattr(options, f.name) for f in dataclasses.fields(DataFlags)})

@@ -1,11 +1,4 @@
-"""Evaluate checkpoints on datasets; finished results are skipped.
-
-Examples:
-    evaltk run dino_vits16 --protocols knn linear --data imagenet=/data/imagenet
-    evaltk run mine.pth pixels:32 --data cifar10=/data/cifar10 --knn.k 10 20
-    evaltk run mine.pth --data photos:imagefolder=~/photos --limit 500
-    evaltk run suite.toml --device cuda
-"""
+"""What `evaltk run` does with cells: it runs them, tells of each result, and at the end prints tables and failures."""
 
 from __future__ import annotations
 
@@ -16,47 +9,80 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evaltk import launchers
-from evaltk.cli import _asked
+from evaltk.cli import _scores_log
 from evaltk.errors import EvaltkError
 from evaltk.processes import Ended
 
 if TYPE_CHECKING:
-    from evaltk.running.runner import Job, Ran
+    from evaltk.running.cells import Cell
+    from evaltk.running.planning import Job
+    from evaltk.running.runner import Ran
     from evaltk.types import Result
 
 
-def main(argv: list[str]) -> int:
-    """Run, print tables of the results to stdout, and log where they were written."""
-    asked = _asked.asked(argv, "run", __doc__)
-    todo = _asked.cells_of(asked)
-    from evaltk.running import runner
+class Session:
+    """One command. options: of `evaltk run`. shown: the results so far. trajectory: whether to print its table, too."""
 
-    options, ran = asked.options, runner.Ran(total=len(todo))
-    shown: list[tuple[Path, Result]] = []
+    def __init__(self, options: Any) -> None:
+        from evaltk.running.runner import Ran
 
-    def report(job: Job, result: Result, skipped: bool) -> None:
+        self.options = options
+        self.trajectory = options.every_checkpoint or options.watch
+        self.shown: dict[Path, Result] = {}
+        self.ran: Ran = Ran(total=0)
+        self.tracker = _scores_log.begin(options.log, options.out)
+
+    def run(self, todo: Sequence[Cell]) -> None:
+        """Run cells. Raises: EvaltkError: the error, where all failed for the same reason, or nothing can go on."""
+        from evaltk.running import runner
+
+        self.ran.total += len(todo)
+        try:
+            with _processes(self.options.device):
+                runner.run_cells(todo, report=self.report, ran=self.ran, fail_fast=self.options.fail_fast)
+        except (KeyboardInterrupt, Ended, EvaltkError):
+            self.summary()
+            self._close()
+            raise
+        if (error := self.ran.one_error()) is not None:
+            raise error
+
+    def report(self, job: Job, result: Result, skipped: bool) -> None:
+        """Tell of a result."""
         from evaltk.progress import log
 
         log.info("%s %s: %s", "done before:" if skipped else "wrote", job.path, headline(result))
-        shown.append((job.path, result))
-        if options.json:
+        self.shown[job.path] = result
+        if self.tracker is not None:
+            self.tracker.write(result)
+        if self.options.json:
             print(json.dumps({"path": str(job.path), "skipped": skipped} | dataclasses.asdict(result)), flush=True)
 
-    try:
-        with _processes(options.device):
-            runner.run_cells(todo, report=report, ran=ran, fail_fast=options.fail_fast)
-    except (KeyboardInterrupt, Ended, EvaltkError):
-        _summary(ran)
-        raise
-    if (error := ran.one_error()) is not None:
-        raise error
-    if shown and not options.json:
-        print_tables(shown)
-    _summary(ran)
-    return 1 if any(failure.bug for failure in ran.failures) else 2 if ran.failures else 0
+    def finish(self) -> int:
+        """Print tables and what failed. Returns: the exit code: 1 for a bug, 2 for another failure."""
+        self._close()
+        if self.shown and not self.options.json:
+            print_tables(list(self.shown.items()), trajectory=self.trajectory)
+        self.summary()
+        return 1 if any(failure.bug for failure in self.ran.failures) else 2 if self.ran.failures else 0
+
+    def summary(self) -> None:
+        """Say how far it came, where that is not plain to see: a line, and one for each failure."""
+        from evaltk.progress import log
+
+        if self.ran.total > 1 and (self.ran.failures or self.ran.left):
+            for failure in self.ran.failures:
+                log.error("failed: %s: %s", failure.title(), failure.message)
+                if failure.trace:
+                    log.error("%s", failure.trace)
+            log.error("%s", self.ran.text())
+
+    def _close(self) -> None:
+        if self.tracker is not None:
+            self.tracker.close()
 
 
 @contextlib.contextmanager
@@ -72,27 +98,22 @@ def _processes(device: str) -> Iterator[None]:
         yield
 
 
-def _summary(ran: Ran) -> None:
-    """Say how far it came, where that is not plain to see: a line, and one for each failure."""
+def print_tables(pairs: Sequence[tuple[Path, Result]], *, trajectory: bool = False) -> None:
+    """Print the tables of results, for a terminal where stdout is one, else as Markdown; each footnote once.
+
+    Args:
+        trajectory: also the headlines against the epoch.
+    """
     from evaltk.progress import log
-
-    if ran.total > 1 and (ran.failures or ran.left):
-        for failure in ran.failures:
-            log.error("failed: %s: %s", failure.title(), failure.message)
-            if failure.trace:
-                log.error("%s", failure.trace)
-        log.error("%s", ran.text())
-
-
-def print_tables(pairs: Sequence[tuple[Path, Result]]) -> None:
-    """Print the tables of results, for a terminal where stdout is one, else as Markdown; each footnote once."""
-    from evaltk.progress import log
-    from reports import paired
+    from reports import layouts, paired
     from reports.formats import render
-    from reports.tables.build import build_overview
+    from reports.tables.build import build_overview, build_tables
 
     predictions = paired.beside(pairs, lambda error: log.warning("%s", error))
-    tables = build_overview([result for _, result in pairs], predictions=predictions)
+    found = [result for _, result in pairs]
+    tables = build_overview(found, predictions=predictions)
+    if trajectory:
+        tables += build_tables(layouts.load("trajectory"), found, predictions=predictions)
     sys.stdout.write(render.render_all(tables, "terminal" if sys.stdout.isatty() else "md"))
 
 

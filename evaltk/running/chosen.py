@@ -20,7 +20,7 @@ def expanded(words: Sequence[str], *, every: bool = False, last: bool = True) ->
 
     Args:
         every: of a training's folder all checkpoints that it kept, oldest first; else the last one.
-        last: with `every` also the last one, which a training that goes on replaces.
+        last: False: those kept by epoch alone, also if there are none: a training that goes on replaces its last one.
 
     Raises: CheckpointError: a glob that matches nothing, a training without a checkpoint.
     """
@@ -55,11 +55,15 @@ def is_run(word: str) -> bool:
 
 def kept(folder: Path) -> list[Path]:
     """The checkpoints that a training kept, oldest first, and its last one unless that was kept too."""
-    path = folder.expanduser()
+    path, found = folder.expanduser(), epochs(folder)
     last = next((path / name for name in (LAST, BEFORE) if (path / name).is_file()), None)
-    epochs = sorted(path.glob(KEPT))
-    twin = last is not None and epochs and _same(last, epochs[-1])
-    return [*epochs, *([last] if last is not None and not twin else [])]
+    twin = last is not None and found and _same(last, found[-1])
+    return [*found, *([last] if last is not None and not twin else [])]
+
+
+def epochs(folder: Path) -> list[Path]:
+    """The checkpoints that a training kept by epoch, oldest first."""
+    return sorted(folder.expanduser().glob(KEPT))
 
 
 def _matched(word: str) -> list[str]:
@@ -79,11 +83,13 @@ def _by_number(name: str) -> list[tuple[int, str]]:
 
 
 def _of_run(folder: Path, *, every: bool, last: bool) -> list[str]:
-    found = [path for path in kept(folder) if last or path.name not in (LAST, BEFORE)]
+    if not last:
+        return [str(path) for path in epochs(folder)]
+    found = kept(folder)
     if not found:
         do = "wait for its first checkpoint (run.save_minutes), or name a file"
         raise CheckpointError(wanted="a training with a checkpoint", got="none yet", where=folder, do=do)
-    newest = next((p for p in reversed(found) if p.name in (LAST, BEFORE)), found[-1])
+    newest = next((path for path in reversed(found) if path.name in (LAST, BEFORE)), found[-1])
     return [str(path) for path in (found if every else (newest,))]
 
 

@@ -1,0 +1,25 @@
+"""Evaluate checkpoints on datasets; finished results are skipped.
+
+Examples:
+    evaltk run dino_vits16 --protocols knn linear --data imagenet=/data/imagenet
+    evaltk run mine.pth pixels:32 --data cifar10=/data/cifar10 --knn.k 10 20
+    evaltk run mine.pth --data photos:imagefolder=~/photos --limit 500
+    evaltk run suite.toml --device cuda
+    evaltk run runs/vmf_s16 --watch --data cifar10=/data/cifar10
+"""
+
+from __future__ import annotations
+
+from evaltk.cli import _asked, _watched
+from evaltk.cli._session import Session
+
+
+def main(argv: list[str]) -> int:
+    """Run, print tables of the results to stdout, and log where they were written."""
+    asked = _asked.asked(argv, "run", __doc__)
+    if asked.options.watch:
+        return _watched.follow(argv, asked, __doc__)
+    todo = _asked.cells_of(asked)
+    session = Session(asked.options)
+    session.run(todo)
+    return session.finish()
