@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evaltk import plugins
 from evaltk.cli import _flags, _suite
+from evaltk.cli._launched import Resources
 from evaltk.cli._suite import SuiteFile
 from evaltk.data.options import DataFlags, DataOptions
 from evaltk.errors import SettingsError
@@ -26,13 +27,11 @@ class Asked:
 
     Attributes:
         suite: what is to be run. words: the checkpoints as they were named.
-        slurm: what a suite file says of Slurm jobs.
     """
 
     options: Any
     suite: Suite
     words: tuple[str, ...]
-    slurm: Mapping[str, Any]
 
     @property
     def any(self) -> bool:
@@ -57,7 +56,7 @@ def asked(argv: list[str], command: str, doc: str | None, *, last: bool | None =
         found = _expanded(plan.checkpoints, options, last)
         chosen.check_every(plan.checkpoints, every=options.every_checkpoint)
         suite = Suite(plans=(dataclasses.replace(plan, checkpoints=found),))
-        return Asked(options=options, suite=suite, words=plan.checkpoints, slurm={})
+        return Asked(options=options, suite=suite, words=plan.checkpoints)
     return _of_file([suites[0], *(word for word in argv if word != suites[0])], command, doc, last)
 
 
@@ -75,7 +74,8 @@ def _of_file(argv: list[str], command: str, doc: str | None, last: bool | None) 
     told = _suite.Entry(name="evaltk run", given={k: v for k, v in suite.flags.items() if k != "plugin"})
     base = suite.parsed(_flags.Options, told, "top level", before=[str(path)])
     known = {f.name: getattr(base, f.name) for f in dataclasses.fields(base)}
-    empty = _flags.options_type()(**known | {"protocols": (), "data": ()})
+    slurm = suite.parsed(Resources, _suite.Entry(name="slurm", given=suite.slurm), "slurm")
+    empty = _flags.options_type()(**known | {"protocols": (), "data": (), "slurm_resources": slurm})
     options = _flags.parse(argv, command, doc, default=empty)
     if len(options.checkpoints) > 1:
         got = ", ".join(options.checkpoints)
@@ -83,7 +83,7 @@ def _of_file(argv: list[str], command: str, doc: str | None, last: bool | None) 
         raise SettingsError(wanted="one suite file alone", got=got, where=f"evaltk {command}", do=do)
     _check_alone(suite, options, empty)
     words = tuple(entry.name for entry in suite.checkpoints)
-    return Asked(options=options, suite=_plans(suite, options, last), words=words, slurm=suite.slurm)
+    return Asked(options=options, suite=_plans(suite, options, last), words=words)
 
 
 def _plans(suite: SuiteFile, options: Any, last: bool | None) -> Suite:

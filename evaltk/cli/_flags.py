@@ -15,6 +15,7 @@ from evaltk import plugins
 from evaltk.bench import ImageOptions
 from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.cli import _options
+from evaltk.cli._launched import Resources
 from evaltk.data.options import DataFlags, DataOptions
 from evaltk.errors import SettingsError
 from evaltk.types import PositionRule, Precision
@@ -57,6 +58,7 @@ class Many:
         fail_fast: stop at the first error, not at the end.
         pixels: GB of decoded pixels to keep, for the next checkpoint.
         log: send scores there, too.
+        launcher: run as an array job, or in processes of this machine.
     """
 
     every_checkpoint: bool = False
@@ -64,6 +66,7 @@ class Many:
     fail_fast: bool = False
     pixels: float | None = None
     log: Literal["tensorboard", "wandb"] | None = None
+    launcher: Literal["slurm", "local"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +137,9 @@ GROUPS = {
     "ReadOptions": "reading a checkpoint, where its file does not say",
     "Machine": "machine",
 }
-SETTINGS = "settings of a protocol: evaltk {command} --protocols NAME --help"
+SETTINGS = """settings of a protocol: evaltk {command} --protocols NAME --help
+resources of a Slurm job: --slurm.{{partition,minutes,cpus,gpus,gb,jobs,parallel,
+    account,qos,constraint,setup}} (docs/suites.md)"""
 SETTINGS_END = "_settings"  # of the field with a protocol's settings
 OWN = """your own images: evaltk datasets --help (--split, --show,
     --max-pixels, --path-column, --label-column, --split-column)"""
@@ -149,6 +154,7 @@ def options_type() -> type:
         (_settings(name), Annotated[known.settings, tyro.conf.arg(name=name)], field(default_factory=known.settings))
         for name, known in sorted(protocols.registry().items())
     ]
+    fields.append(("slurm_resources", Annotated[Resources, tyro.conf.arg(name="slurm")], field(default=Resources())))
     return dataclasses.make_dataclass("RunOptions", fields, bases=(Options,), frozen=True, kw_only=True)
 
 

@@ -7,13 +7,13 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaltk import launchers
 from evaltk.cli import _scores_log
-from evaltk.errors import EvaltkError
+from evaltk.errors import EvaltkError, RunError
 from evaltk.processes import Ended
 
 if TYPE_CHECKING:
@@ -50,6 +50,25 @@ class Session:
         if (error := self.ran.one_error()) is not None:
             raise error
 
+    def collect(self, cell: Cell, *, skipped: bool, known: str, end: Mapping[str, str]) -> None:
+        """Tell of a cell that was run elsewhere. known: of its failure before. end: {path: what became of its job}."""
+        from evaltk import results
+        from evaltk.running import failures, runner
+
+        job = cell.job
+        self.ran.total += 1
+        if skipped or job.done():
+            self.ran.before += skipped
+            self.ran.made += not skipped
+            self.report(job, results.read(job.path), skipped)
+            return
+        failure = failures.read(job.path)
+        if failure is None or runner.token(cell) == known:
+            error = RunError(wanted="a result", got=end.get(str(job.path), "none"), where=job.path, do="run it again")
+            failure = failures.of(error, checkpoint=job.name, protocol=job.protocol, dataset=job.dataset.name)
+            failures.write(job.path, failure)
+        self.ran.failures.append(failure)
+
     def report(self, job: Job, result: Result, skipped: bool) -> None:
         """Tell of a result."""
         from evaltk.progress import log
@@ -73,7 +92,7 @@ class Session:
         """Say how far it came, where that is not plain to see: a line, and one for each failure."""
         from evaltk.progress import log
 
-        if self.ran.total > 1 and (self.ran.failures or self.ran.left):
+        if (self.ran.total > 1 or self.options.launcher) and (self.ran.failures or self.ran.left):
             for failure in self.ran.failures:
                 log.error("failed: %s: %s", failure.title(), failure.message)
                 if failure.trace:

@@ -10,7 +10,7 @@ Examples:
 
 from __future__ import annotations
 
-from evaltk.cli import _asked, _watched
+from evaltk.cli import _asked, _launched, _watched
 from evaltk.cli._session import Session
 
 
@@ -21,5 +21,7 @@ def main(argv: list[str]) -> int:
         return _watched.follow(argv, asked, __doc__)
     todo = _asked.cells_of(asked)
     session = Session(asked.options)
+    if asked.options.launcher:
+        return _launched.launch(argv, todo, session)
     session.run(todo)
     return session.finish()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Job", "Plan", "Ran", "bench_of", "bench_with", "described", "identify", "jobs", "known_protocol", "measured",
-    "run", "run_cells", "stamp", "wanted",
+    "run", "run_cells", "stamp", "token", "wanted",
 ]  # fmt: skip
 
 Report = Callable[[Job, Result, bool], None]
@@ -89,7 +89,7 @@ def run_cells(todo: Sequence[Cell], *, report: Report, ran: Ran, fail_fast: bool
     """
     with Claims() as claims:
         runner = _Runner(claims=claims, report=report, ran=ran, fail_fast=fail_fast or _several())
-        runner.known = {digest(str(cell.job.path)): _token(cell) for cell in todo}
+        runner.known = {digest(str(cell.job.path)): token(cell) for cell in todo}
         pause, told, folders = POLL[0], False, {cell.job.path.parent for cell in todo}
         while True:
             left: list[Cell] = []
@@ -111,7 +111,8 @@ def run_cells(todo: Sequence[Cell], *, report: Report, ran: Ran, fail_fast: bool
             claims.tidy(folder)
 
 
-def _token(cell: Cell) -> str:
+def token(cell: Cell) -> str:
+    """Tells the record of a cell's failure from others; empty where there is none."""
     failure = failures.read(cell.job.path)
     return failure.token if failure else ""
 
