@@ -10,7 +10,7 @@ from typing import Any
 
 from evaltk import plugins
 from evaltk.cli import _flags, _suite
-from evaltk.cli._launched import Resources
+from evaltk.cli._resources import Resources
 from evaltk.cli._suite import SuiteFile
 from evaltk.data.options import DataFlags, DataOptions
 from evaltk.errors import SettingsError

@@ -15,7 +15,7 @@ from evaltk import plugins
 from evaltk.bench import ImageOptions
 from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.cli import _options
-from evaltk.cli._launched import Resources
+from evaltk.cli._resources import Resources
 from evaltk.data.options import DataFlags, DataOptions
 from evaltk.errors import SettingsError
 from evaltk.types import PositionRule, Precision

@@ -11,7 +11,7 @@ import pytest
 
 from evaltk import cli, results
 from evaltk.cli import _asked, _launched
-from evaltk.cli._launched import Resources
+from evaltk.cli._resources import Resources
 from evaltk.errors import SettingsError
 
 SUITE = """
