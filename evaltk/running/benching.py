@@ -66,11 +66,17 @@ def outcomes(
             with _kept(failed, [number], carry_on):
                 known_protocol(job.protocol).prepare(bench, dataset, job.settings)
     extracting = time.perf_counter() - started
+    moved = dict.fromkeys(asked, tuple[str, ...]())
+    if plan.precision == "bf16" and distributed.is_main():
+        from evaltk.running import moved as precisions
+
+        good = [number for number in asked if number not in failed]
+        moved |= zip(good, precisions.notes(bench, dataset, [asked[number] for number in good]), strict=True)
     for number, job in enumerate(here):
         result: Result | None = None
         if number not in failed and distributed.is_main():
             with _kept(failed, [number], carry_on):
-                result = _run_job(plan, job, bench, extracting, shared)
+                result = _run_job(plan, job, bench, extracting, shared, moved[number])
         distributed.barrier()
         yield job, failed.get(number, result)
 
@@ -169,7 +175,9 @@ def _check_unchanged(job: Job, loaded: Checkpoint) -> None:
         )
 
 
-def _run_job(plan: Plan, job: Job, bench: Bench, extracting: float, shared: tuple[Deviation, ...]) -> Result:
+def _run_job(
+    plan: Plan, job: Job, bench: Bench, extracting: float, shared: tuple[Deviation, ...], moved: tuple[str, ...]
+) -> Result:
     started = time.perf_counter()
     needs = [need for _, split_needs in extracts_of(job, bench) for need in split_needs]
     outcome = known_protocol(job.protocol).run(bench, job.dataset, job.settings)
@@ -193,6 +201,7 @@ def _run_job(plan: Plan, job: Job, bench: Bench, extracting: float, shared: tupl
             *bench.checkpoint.notes,
             *job.dataset.notes,
             *outcome.notes,
+            *moved,
             *sanity.chance(job.dataset, outcome.scores),
         ),
         scores=outcome.scores,
