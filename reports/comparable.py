@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from evaltk.types import DeviationKind, Result, Score, canonical
 from reports.layouts import Layout
+
+# The checkpoints that one training leaves, called after its folder.
+OF_RUN = re.compile(r"(?P<run>.+)/checkpoint(-epoch\d+|\.before)?")
 
 
 def as_mapping(value: object) -> Mapping[str, Any]:

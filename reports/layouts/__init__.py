@@ -139,7 +139,7 @@ class Over:
 
     name: str
     title: str
-    kind: Literal["summary", "sweep", "compare"]
+    kind: Literal["summary", "sweep", "compare", "trajectory"]
     protocols: tuple[str, ...]
     footnotes: tuple[str, ...] = ()
 
@@ -187,9 +187,9 @@ def _layout(name: str, found: dict[str, Any]) -> AnyLayout:
         rows, columns = (tuple(_line(**line) for line in found.pop(key)) for key in ("rows", "columns"))
         remarks = tuple(Remark(**remark) for remark in found.pop("remarks", []))
         return _tuples(Paper, name=name, rows=rows, columns=columns, remarks=remarks, **found)
-    if kind in ("summary", "sweep", "compare"):
+    if kind in ("summary", "sweep", "compare", "trajectory"):
         return _tuples(Over, name=name, kind=kind, **found)
-    raise ValueError(f"kind {kind!r}; there are: compare, paper, protocol, summary, sweep")
+    raise ValueError(f"kind {kind!r}; there are: compare, paper, protocol, summary, sweep, trajectory")
 
 
 def _line(*, label: str, measure: str = "", **where: str) -> Line:

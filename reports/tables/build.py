@@ -11,7 +11,7 @@ from reports import comparable, layouts
 from reports.layouts import AnyLayout, Extra, Layout, Paper
 from reports.paired import Predictions
 from reports.table import Cell, Table
-from reports.tables import cells, compare, overviews, paper
+from reports.tables import cells, compare, overviews, paper, trajectory
 
 
 def build_tables(
@@ -34,7 +34,8 @@ def build_tables(
     if not isinstance(layout, Layout):
         if layout.kind == "compare":
             return compare.build(layout, results, predictions=predictions, pair=pair)
-        return (overviews.summary if layout.kind == "summary" else overviews.sweep)(layout, results, predictions)
+        kinds = {"summary": overviews.summary, "sweep": overviews.sweep, "trajectory": trajectory.build}
+        return kinds[layout.kind](layout, results, predictions)
     groups = comparable.groups(results, layout)
     made = [_table(layout, group, predictions) for group in groups]
     first = [comparable.conditions(group[0], layout) for group in groups]
@@ -126,7 +127,8 @@ def _measured_on(layout: Layout, results: Sequence[Result]) -> str:
         return f" on {name}"
     # Scores of prototypes are of the split "weights": of the head, whose use by a dataset's images is shown beside.
     split = "" if known[0].split == "weights" else f" {known[0].split}"
-    return f" on {name}{split}, n = {' to '.join(f'{n:,}' for n in sizes[:: max(1, len(sizes) - 1)])}"
+    told = "not stated" if sizes == [0] else " to ".join(f"{n:,}" for n in sizes[:: max(1, len(sizes) - 1)])
+    return f" on {name}{split}, n = {told}"
 
 
 def _entry(
