@@ -26,7 +26,7 @@ evaltk.bench
 protocols pretrain
 evaltk.running
 reports
-evaltk.api
+evaltk.api evaltk.pictures
 evaltk.cli
 """
 FLOOR = {name: floor for floor, line in enumerate(FLOORS.strip().splitlines()) for name in line.split()}
