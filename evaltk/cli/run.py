@@ -266,4 +266,6 @@ def headline(result: Result) -> str:
     if score is None:
         return "no scores"
     at = ", ".join(f"{k} {v}" for k, v in score.at.items())
-    return f"{score.metric} {100 * score.value:.2f} % of {score.n:,} ({at})"
+    share = 0 <= score.value <= 1
+    value = f"{100 * score.value:.2f} %" if share else f"{score.value:.4g}"
+    return f"{score.metric} {value} of {score.n:,} ({at})"
