@@ -38,7 +38,7 @@ ONLY = {
     "pretrain": "models vmf prototypes.duplicates datasets data seeding distributed types errors files progress "
     "checkpoints.families.random checkpoints.rawfile cores machine plugins checksums owned processes arguments sending "
     "crew durations launchers",
-    "reports": "results types deviations errors files metrics.statistics durations",
+    "reports": "results types deviations errors files metrics.statistics metrics.calibration durations",
 }
 NEVER = {"protocols": ("evaltk.running", "evaltk.cli", "reports", "pretrain")}
 TORCH = ("torch", "torchvision", "timm")
