@@ -43,7 +43,7 @@ ONLY = {
 NEVER = {"protocols": ("evaltk.running", "evaltk.cli", "reports", "pretrain")}
 TORCH = ("torch", "torchvision", "timm")
 # Files of protocols that help, `ls` and finished runs go through: torch is imported in functions there.
-LIGHT = ("__init__", "settings", "protocol", "knn", "precision", "geometry")
+LIGHT = ("__init__", "settings", "protocol", "knn", "precision", "geometry", "clustering", "copies")
 
 
 def module_of(path: Path) -> str:

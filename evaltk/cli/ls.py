@@ -52,6 +52,7 @@ SUMMARIES = {
     "arrow": ("images", "your own", "any", "top-1"),
     "cifar10": ("images", "50,000/10,000", "10", "top-1"),
     "cifar100": ("images", "50,000/10,000", "100", "top-1"),
+    "copydays": ("copies", "157 + 3,055 copies", "-", "mAP"),
     "csv": ("images", "your own", "any", "top-1"),
     "davis2017": ("sequences", "30 videos", "-", "J&F"),
     "digits": ("images", "1,000/797", "10", "top-1"),
