@@ -1,6 +1,6 @@
-"""Compare the features of checkpoints, or of the blocks of one or two, by linear CKA on the same images.
+"""Compare the features of checkpoints or blocks by linear CKA.
 
-CKA is 1 where features agree up to rotation and scale, 0 where they have nothing in common.
+On the same images, CKA is 1 where features agree up to rotation and scale, 0 where they have nothing in common.
 
 Examples:
     evaltk cka dino_vits16 dinov2_vits14 mae_vitb16 --data imagenet=/data/imagenet --limit 5000

@@ -1,6 +1,6 @@
-"""Show which classes results get wrong: the least accurate, the most confused pairs, calibration.
+"""Show which classes results get wrong, and the calibration.
 
-Reads finished results of classifiers (knn, linear, fewshot, transfer, shift); confidences, and so calibration, are kept
+The least accurate classes, the most confused pairs, confidence against accuracy. Reads finished results of classifiers (knn, linear, fewshot, transfer, shift); confidences, and so calibration, are kept
 by shift.
 
 Examples:

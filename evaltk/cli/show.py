@@ -1,6 +1,6 @@
-"""Show what nets see: attention, patches, neighbours, mistakes and a map of features, on one page.
+"""Draw what nets see: attention, patches, neighbours, mistakes, a map.
 
-Several checkpoints stand side by side on the same images. The data may also be any folder of images, or videos
+All on one page, several checkpoints side by side on the same images. The data may also be any folder of images, or videos
 (davis2017), whose frames are shown. Preprocessing is that of evaltk run; --crop 480 shows finer maps.
 
 Examples:
