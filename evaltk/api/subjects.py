@@ -273,7 +273,7 @@ def _check_protocols(jobs: Sequence[Job], name: str, prepared: Prepared, *, toke
         )
         if job.protocol in BEYOND:
             wanted = BEYOND[job.protocol]
-        elif job.protocol == "vos" and not tokens:
+        elif job.protocol in ("vos", "segmentation") and not tokens:
             wanted, got, do = "patch tokens", "a function that gives [B, D]", "return evaltk.types.Tokens"
         elif prepared.own is not None and _makes_images(job):
             wanted, got = "sizes, mean and std to prepare images with", "a transform that does not state them"

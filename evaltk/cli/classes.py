@@ -1,7 +1,8 @@
 """Show which classes results get wrong, and the calibration.
 
-The least accurate classes, the most confused pairs, confidence against accuracy. Reads finished results of classifiers (knn, linear, fewshot, transfer, shift); confidences, and so calibration, are kept
-by shift.
+The least accurate classes, the most confused pairs, confidence against accuracy,
+from finished results of classifiers (knn, linear, fewshot, transfer, clustering,
+shift). Confidences, and so calibration, are kept by shift alone.
 
 Examples:
     evaltk classes --runs runs --data imagenet=/data/imagenet

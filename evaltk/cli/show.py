@@ -1,7 +1,8 @@
 """Draw what nets see: attention, patches, neighbours, mistakes, a map.
 
-All on one page, several checkpoints side by side on the same images. The data may also be any folder of images, or videos
-(davis2017), whose frames are shown. Preprocessing is that of evaltk run; --crop 480 shows finer maps.
+All on one page, several checkpoints side by side on the same images. The data may
+also be any folder of images, or videos (davis2017), whose frames are shown.
+Preprocessing is that of evaltk run; --crop 480 shows finer maps.
 
 Examples:
     evaltk show dino_vits16 dinov2_vits14 --data imagenet=/data/imagenet --out page.html
