@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -229,6 +230,7 @@ def main(argv: list[str]) -> int:
 
     def report(job: Job, result: Result, skipped: bool) -> None:
         from evaltk.progress import log
+        from reports.tables.view import headline
 
         log.info("%s %s: %s", "done before:" if skipped else "wrote", job.path, headline(result))
         shown.append((job, result))
@@ -244,26 +246,34 @@ def main(argv: list[str]) -> int:
     else:
         runner.run(plan, report=report)
     if shown and not options.json:
-        print_tables([(job.path, result) for job, result in shown])
+        pairs = [(job.path, result) for job, result in shown]
+        print_tables(pairs)
+        say_next(options.out, pairs)
     return 0
 
 
 def print_tables(pairs: Sequence[tuple[Path, Result]]) -> None:
-    """Print the tables of results, for a terminal where stdout is one, else as Markdown; each footnote once."""
+    """Print the result view, for a terminal where stdout is one, else as Markdown."""
     from evaltk.progress import log
-    from reports import paired
+    from reports import layouts, paired
     from reports.formats import render
-    from reports.tables.build import build_overview
+    from reports.tables.build import build_tables
 
     predictions = paired.beside(pairs, lambda error: log.warning("%s", error))
-    tables = build_overview([result for _, result in pairs], predictions=predictions)
+    results = [result for _, result in pairs]
+    tables = build_tables(layouts.load("summary"), results, predictions=predictions, notes=False)
     sys.stdout.write(render.render_all(tables, "terminal" if sys.stdout.isatty() else "md"))
+    sys.stdout.flush()
 
 
-def headline(result: Result) -> str:
-    """The result's headline score in words."""
-    score = max(result.scores, key=lambda s: s.metric.endswith("best_k"), default=None)
-    if score is None:
-        return "no scores"
-    at = ", ".join(f"{k} {v}" for k, v in score.at.items())
-    return f"{score.metric} {100 * score.value:.2f} % of {score.n:,} ({at})"
+def say_next(out: Path, pairs: Sequence[tuple[Path, Result]]) -> None:
+    """Where results are and what can be done with them, on stderr."""
+    from evaltk.progress import log
+    from reports.tables import beside_published
+
+    where = "" if out == Path("runs") else f" --runs {shlex.quote(str(out))}"
+    if told := beside_published.counted([result for _, result in pairs]):
+        log.info("published numbers: %s (evaltk table --layout published%s)", told, where)
+    log.info(
+        "results are in %s; every setting: evaltk table --layout all%s; a page: evaltk report%s", out, where, where
+    )

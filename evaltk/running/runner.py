@@ -210,6 +210,7 @@ def described(name: str, checkpoint: Checkpoint) -> dict[str, Any]:
         "container": checkpoint.container,
         "position": checkpoint.position,
         "arch": asdict(checkpoint.arch),
+        "parameters": sum(tensor.numel() for tensor in checkpoint.weights.values()) or None,
         "mean": list(checkpoint.mean),
         "std": list(checkpoint.std),
         "epoch": checkpoint.epoch,

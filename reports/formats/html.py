@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 
 from evaltk.errors import printable
 from reports.formats import cell_text
@@ -22,7 +23,6 @@ def grid(table: Table) -> str:
     class (``not-comparable``), its reason as title, and the number to sort by as ``data-value``.
     """
     letters = cell_text.lettered(table)
-    head = "".join(f'<th scope="col">{escaped(title)}</th>' for title in (table.stub, *table.columns))
     body = [
         f'<tr><th scope="row">{escaped(label)}</th>{"".join(_cell(cell, table, letters) for cell in cells)}</tr>'
         for label, cells in table.rows
@@ -30,13 +30,36 @@ def grid(table: Table) -> str:
     lines = [
         '<table class="evaltk">',
         f"<caption>{escaped(table.title)}</caption>",
-        f"<thead><tr>{head}</tr></thead>",
+        f"<thead>{_head(table)}</thead>",
         "<tbody>",
         *body,
         "</tbody>",
         "</table>",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _head(table: Table) -> str:
+    """The titles; with groups, a row of these above, and a column's whole title as ``data-title``."""
+    if not any(table.groups):
+        titles = "".join(f'<th scope="col">{escaped(title)}</th>' for title in (table.stub, *table.columns))
+        return f"<tr>{titles}</tr>"
+    above = [f'<th scope="col" rowspan="2">{escaped(table.stub)}</th>']
+    below: list[str] = []
+    columns = zip(table.groups, table.columns, table.titles(), strict=True)
+    for group, members in groupby(columns, key=lambda one: one[0]):
+        here = list(members)
+        if not group or (len(here) == 1 and not here[0][1]):
+            above += [_column(whole, whole, 'rowspan="2" ') for _, _, whole in here]
+            continue
+        above.append(f'<th scope="colgroup" colspan="{len(here)}">{escaped(group)}</th>')
+        below += [_column(title, whole) for _, title, whole in here]
+    return f'<tr class="groups">{"".join(above)}</tr><tr>{"".join(below)}</tr>'
+
+
+def _column(title: str, whole: str, span: str = "") -> str:
+    label = "" if title else f' aria-label="{escaped(whole)}"'
+    return f'<th {span}scope="col" data-title="{escaped(whole)}"{label}>{escaped(title)}</th>'
 
 
 def notes(table: Table) -> str:
@@ -75,7 +98,8 @@ def _cell(cell: Cell, table: Table, letters: Mapping[str, str]) -> str:
         "title": cell.why,
     }
     told = "".join(f' {name}="{escaped(text)}"' for name, text in attributes.items() if text)
-    ours = f"<strong>{escaped(found.value)}</strong>" if cell.bold else escaped(found.value)
+    tag = "strong" if cell.bold else "u" if cell.second else ""
+    ours = f"<{tag}>{escaped(found.value)}</{tag}>" if tag else escaped(found.value)
     parts = {
         "value": ours,
         "interval": escaped(found.interval),

@@ -24,9 +24,9 @@ from reports.layouts import Paper
 from reports.page.figures import figures_of_analyses, figures_of_scores, inline
 from reports.page.galleries import GALLERY_ARRAYS, Gallery, build_gallery, bytes_per_gallery, gallery_fault
 from reports.page.provenance import provenance
-from reports.page.verdicts import NO_PUBLISHED, checkpoint_names, compare_with_published
 from reports.published import verdicts
 from reports.table import Table
+from reports.tables.beside_published import NO_PUBLISHED, checkpoint_names, compare_with_published
 from reports.tables.build import build_tables
 
 TESTED = 20  # checkpoints above which the page has no tests: thousands of comparisons take too long
