@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -75,6 +75,13 @@ class Table:
     groups: tuple[str, ...] = ()
     minor: tuple[int, ...] = ()
     half: bool = False
+
+    def turned(self) -> Table:
+        """Rows and columns change places."""
+        labels = tuple(label for label, _ in self.rows)
+        cells = zip(*(row for _, row in self.rows), strict=True)
+        rows = tuple(zip(self.titles(), cells, strict=True)) if self.rows else ()
+        return replace(self, stub="", columns=labels, rows=rows, groups=(), minor=())
 
     def titles(self) -> tuple[str, ...]:
         """The column titles, each with its heading before it."""

@@ -40,6 +40,11 @@ class Column:
     beside: bool
     scores: Mapping[Who, tuple[Result, Score]]
 
+    @property
+    def whole(self) -> str:
+        """Its title with the group."""
+        return f"{self.group} {self.title}".strip()
+
 
 def build(over: Over, results: Sequence[Result], predictions: Predictions | None, *, notes: bool = True) -> list[Table]:
     """The view of all results, models in order of the first column; [] if there is nothing to show.
@@ -49,16 +54,16 @@ def build(over: Over, results: Sequence[Result], predictions: Predictions | None
     Args:
         notes: all notes and deviations as footnotes; else those of `ALWAYS`, and how many others there are.
     """
-    columns = list(_columns(over, results))
+    columns = list(columns_of(over, results))
     if not columns:
         return []
-    who = _models(results, columns)
-    titles = [f"{column.group} {column.title}".strip() for column in columns]
-    rows = [(name, {c: _entry(one, column, predictions) for c, column in enumerate(columns) if one in column.scores})
+    who = models(results, columns)
+    titles = [column.whole for column in columns]
+    rows = [(name, {c: entry(one, column, predictions) for c, column in enumerate(columns) if one in column.scores})
             for one, name in who.items()]  # fmt: skip
     ranked = [c for c, column in enumerate(columns) if column.ranked]
     done = cells.finish(rows, titles, tested=ranked)
-    values = [[_better(one, column) for column in columns] for one in who]
+    values = [[better(one, column) for column in columns] for one in who]
     body = _with_second([list(row) for _, row in done.rows], values, ranked)
     groups, heads = [c.group for c in columns], [c.title for c in columns]
     legend = [HALF] if any(cell.interval for row in body for cell in row) else []
@@ -105,7 +110,8 @@ def _title(over: Over, columns: Sequence[Column]) -> str:
     return f"{over.title} on {data.pop()}{told}"
 
 
-def _columns(over: Over, results: Sequence[Result]) -> Iterator[Column]:
+def columns_of(over: Over, results: Sequence[Result]) -> Iterator[Column]:
+    """The columns of the view, tasks before analyses."""
     known = ordered(over)
     plain = [_plain(name, results) for name in dict.fromkeys(r.protocol for r in results)
              if name not in {layout.protocol for layout in known}]  # fmt: skip
@@ -192,7 +198,7 @@ def _apart(scored: Sequence[tuple[Result, Score]]) -> list[dict[Who, tuple[Resul
     return columns
 
 
-def _models(results: Sequence[Result], columns: Sequence[Column]) -> dict[Who, str]:
+def models(results: Sequence[Result], columns: Sequence[Column]) -> dict[Who, str]:
     """{checkpoint: its label} of those that have a column, in order of their first result."""
     there = {who for column in columns for who in column.scores}
     first = {comparable.identity(r): r for r in reversed(results) if comparable.identity(r) in there}
@@ -200,7 +206,8 @@ def _models(results: Sequence[Result], columns: Sequence[Column]) -> dict[Who, s
     return dict(zip(order, comparable.labels([first[who] for who in order]), strict=True))
 
 
-def _entry(who: Who, column: Column, predictions: Predictions | None) -> cells.Entry:
+def entry(who: Who, column: Column, predictions: Predictions | None) -> cells.Entry:
+    """A model's cell of a column, with its values by item."""
     result, score = column.scores[who]
     layout = column.layout
     extra = next((e for e in layout.extra if e.metric == score.metric), None)
@@ -209,7 +216,7 @@ def _entry(who: Who, column: Column, predictions: Predictions | None) -> cells.E
     return cells.entry(cells.of_score(score, unit=unit, digits=digits), layout, result, score, predictions)
 
 
-def _better(who: Who, column: Column) -> float | None:
+def better(who: Who, column: Column) -> float | None:
     """The value, of which more is better: negative where less is; None where there is none."""
     if who not in column.scores:
         return None
