@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from evaltk import crew, launchers, plugins, results
+from evaltk import crew, launchers, plugins, progress, results
 from evaltk.bench import Bench, Extracts, Need, nothing_to_prepare
 from evaltk.data import sanity
 from evaltk.errors import CheckpointError
@@ -33,6 +33,7 @@ def run(plan: Plan, *, report: Callable[[Job, Result, bool], None]) -> None:
     Raises: EvaltkError: the first error a user can fix; results written before it are kept.
     """
     todo = jobs(plan)
+    number = 0
     for checkpoint in dict.fromkeys(job.checkpoint for job in todo):
         mine = [job for job in todo if job.checkpoint == checkpoint]
         left = _agreed([plan.again or not job.done() for job in mine])
@@ -41,7 +42,9 @@ def run(plan: Plan, *, report: Callable[[Job, Result, bool], None]) -> None:
             results.prepare(job.path)
         made = _run_checkpoint(plan, todo_here)
         for job, wanted in zip(mine, left, strict=True):
-            result = next(made) if wanted else results.read(job.path)
+            number += 1
+            with progress.about(f"[{number}/{len(todo)}] {job.name}"):
+                result = next(made) if wanted else results.read(job.path)
             if result is not None and _is_main():
                 report(job, result, not wanted)
 
@@ -102,10 +105,12 @@ def bench_of(plan: Plan, left: Sequence[Job]) -> Bench:
     Raises: CheckpointError, SettingsError: a file that cannot be used or is another by now, a device or size that will
         not do.
     """
-    from evaltk.checkpoints.load import load
+    with progress.status("loading torch"):
+        from evaltk.checkpoints.load import load
 
-    device = device_of(plan, left)
-    loaded = load(left[0].checkpoint, plan.read)
+        device = device_of(plan, left)
+    with progress.status("reading the weights"):
+        loaded = load(left[0].checkpoint, plan.read)
     _check_unchanged(left[0], loaded)
     for note in loaded.notes:
         log.info("%s: %s", left[0].name, note)
