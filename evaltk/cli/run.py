@@ -11,8 +11,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shlex
-import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,8 +21,9 @@ import tyro
 
 from evaltk import launchers, plugins
 from evaltk.bench import ImageOptions
+from evaltk.checkpoints import locate
 from evaltk.checkpoints.read_options import ReadOptions
-from evaltk.cli import _options
+from evaltk.cli import _options, _shown
 from evaltk.data.options import DataFlags, DataOptions
 from evaltk.errors import SettingsError
 from evaltk.types import PositionRule, Precision
@@ -65,11 +64,13 @@ class Written:
         out: folder of the results.
         cache: cache folder (default: $EVALTK_HOME, ~/.cache/evaltk).
         json: print JSON instead of text.
+        offline: download nothing; a catalogued file that was not fetched is an error.
     """
 
     out: Path = Path("runs")
     cache: Path | None = None
     json: bool = False
+    offline: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,8 +223,13 @@ def plan_of(options: Any) -> Plan:
 
 def main(argv: list[str]) -> int:
     """Run, print tables of the results to stdout, and log where they were written."""
+    if not any(word in _options.HELP for word in argv):
+        locate.check_first(argv)  # before the settings of all protocols are imported
     options = parse(argv, "run", __doc__)
+    from evaltk.checkpoints import fetching
     from evaltk.running import runner
+
+    fetching.fetch_named(options.checkpoints, offline=options.offline)
 
     plan = plan_of(options)
     shown: list[tuple[Job, Result]] = []
@@ -247,33 +253,6 @@ def main(argv: list[str]) -> int:
         runner.run(plan, report=report)
     if shown and not options.json:
         pairs = [(job.path, result) for job, result in shown]
-        print_tables(pairs)
-        say_next(options.out, pairs)
+        _shown.print_tables(pairs)
+        _shown.say_next(options.out, pairs)
     return 0
-
-
-def print_tables(pairs: Sequence[tuple[Path, Result]]) -> None:
-    """Print the result view, for a terminal where stdout is one, else as Markdown."""
-    from evaltk.progress import log
-    from reports import layouts, paired
-    from reports.formats import render
-    from reports.tables.build import build_tables
-
-    predictions = paired.beside(pairs, lambda error: log.warning("%s", error))
-    results = [result for _, result in pairs]
-    tables = build_tables(layouts.load("summary"), results, predictions=predictions, notes=False)
-    sys.stdout.write(render.render_all(tables, "terminal" if sys.stdout.isatty() else "md"))
-    sys.stdout.flush()
-
-
-def say_next(out: Path, pairs: Sequence[tuple[Path, Result]]) -> None:
-    """Where results are and what can be done with them, on stderr."""
-    from evaltk.progress import log
-    from reports.tables import beside_published
-
-    where = "" if out == Path("runs") else f" --runs {shlex.quote(str(out))}"
-    if told := beside_published.counted([result for _, result in pairs]):
-        log.info("published numbers: %s (evaltk table --layout published%s)", told, where)
-    log.info(
-        "results are in %s; every setting: evaltk table --layout all%s; a page: evaltk report%s", out, where, where
-    )

@@ -26,6 +26,8 @@ __all__ = [
     "stamp", "wanted",
 ]  # fmt: skip
 
+MEASURED = ("running_mean", "running_var", "num_batches_tracked")  # of BatchNorm: no parameters
+
 
 def run(plan: Plan, *, report: Callable[[Job, Result, bool], None]) -> None:
     """Run what is not done; `report(job, result, skipped)` is called for each job in order, on the main process.
@@ -215,7 +217,7 @@ def described(name: str, checkpoint: Checkpoint) -> dict[str, Any]:
         "container": checkpoint.container,
         "position": checkpoint.position,
         "arch": asdict(checkpoint.arch),
-        "parameters": sum(tensor.numel() for tensor in checkpoint.weights.values()) or None,
+        "parameters": sum(t.numel() for k, t in checkpoint.weights.items() if not k.endswith(MEASURED)) or None,
         "mean": list(checkpoint.mean),
         "std": list(checkpoint.std),
         "epoch": checkpoint.epoch,

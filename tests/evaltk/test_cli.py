@@ -126,7 +126,7 @@ ERRORS = {
     "data path": (["run", "pixels:8", "--data", "imagenet"], "got no path; where: --data; do: --data imagenet=PATH"),
     "file": (["run", "no/such.pth", "--data", "digits"], "where: no/such.pth"),
     "catalogue": (["run", "dino_vits61", "--data", "digits"], "did you mean 'dino_vits16'?"),
-    "fetch first": (["run", "dino_vits16", "--data", "digits"], "run: evaltk fetch dino_vits16"),
+    "fetch first": (["run", "dino_vits16", "--data", "digits", "--offline"], "run: evaltk fetch dino_vits16"),
     "k": (["run", "pixels:8", "--data", "digits", "--knn.k", "2000"], "k <= 1000"),
     "k of zero": (["run", "pixels:8", "--data", "digits", "--knn.k", "0"], "--knn.k"),
     "crop": (["run", "pixels:8", "--data", "digits", "--crop", "9", "--resize", "8"], "1 <= crop <= resize"),
@@ -398,10 +398,20 @@ def test_what_computes_nothing_does_not_import_torch(
     commands = [["--help"], ["--version"], ["run", "--help"], ["table", "--help"], ["cache", "--help"]]
     commands += [["ls", kind] for kind in ("protocols", "datasets", "checkpoints", "tables")]
     commands += [["table", "--runs", str(tmp_path / "runs")], second_run, [*second_run, "--json"]]
-    commands += [["cache", "ls", "--cache", str(tmp_path / "cache")]]
+    commands += [["cache", "ls", "--cache", str(tmp_path / "cache")], ["inspect", "--help"], ["pretrain", "--help"]]
     ended = subprocess.run([sys.executable, "-c", QUICK, json.dumps(commands)], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert "### Results" in ended.stdout and "done before:" in ended.stderr
+
+
+def test_what_is_mistyped_is_answered_before_torch_is_imported(tmp_path: Path) -> None:
+    commands = [["inspect", "no.pth"], ["run", "no.pth", "--data", "digits"], ["run", "pixels:8", "--data", "digit"]]
+    commands += [["extract", "no.pth", "--data", "digits", "--out", "x.npz"], ["convert", "no.pth", "x.safetensors"]]
+    commands += [["pretrain", "no_such_recipe"], ["pretrain", "--epochs", "2"], ["run", "dino_vits61", "--data", "d"]]
+    quick = QUICK.replace("if code or heavy", "if code != 2 or heavy")
+    ended = subprocess.run([sys.executable, "-c", quick, json.dumps(commands)], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr.count("wanted ") == len(commands) and "did you mean 'dino_vits16'" in ended.stderr
 
 
 def test_ls(capsys: pytest.CaptureFixture[str], folders: list[str]) -> None:
