@@ -22,7 +22,7 @@ from reports.figures import course, overview, training, training_log
 from reports.figures.style import Drawn, one_look
 from reports.formats import cell_text, html, latex
 from reports.formats.render import markdown, tidy_csv
-from reports.layouts import Paper
+from reports.layouts import Over, Paper
 from reports.page.figures import figures_of_analyses, figures_of_scores, inline
 from reports.page.galleries import GALLERY_ARRAYS, Gallery, build_gallery, bytes_per_gallery, gallery_fault
 from reports.page.provenance import provenance
@@ -98,20 +98,9 @@ def build_page(
     checkpoints = len(checkpoint_names(results))
     predictions = paired.beside(found, note) if checkpoints <= TESTED else None
     beside = compare_with_published(results)
-    analyses, not_drawn = figures_of_analyses(found, lambda path: _read(path, note), note)
     over = layouts.load("summary")
-    won = winners.contests(over, results, predictions)  # type: ignore[arg-type]
-    with one_look(list(checkpoint_names(results).values())):
-        chart = [
-            inline(drawn, name)
-            for name, narrow in (("overview", False), ("overview-narrow", True))  # one of them is shown
-            for drawn in overview.of_contests(won, narrow=narrow)
-        ]
-        figures, more = figures_of_scores(results, training_log.under(runs))
-        trained = [inline(drawn, f"training-{n}") for n, drawn in enumerate(_trainings(runs), 1)]
-        analyses, not_drawn = figures_of_analyses(found, lambda path: _read(path, note), note)
-        courses = course.of_logs(training_log.courses_under(runs))
-        analyses = [*(inline(drawn, f"course-{n}") for n, drawn in enumerate(courses, 1)), *analyses]
+    assert isinstance(over, Over)
+    won = winners.contests(over, results, predictions)
     summary = [to_html(table) for table in build_tables(over, results, predictions=predictions)]
     best = [to_html(table) for table in [winners.table(won)] if table]
     groups = _groups(results, predictions)
@@ -126,7 +115,6 @@ def build_page(
         "checkpoints": checkpoints,
         "untested": predictions is None,
         "sentence": winners.sentence(won),
-        "chart": chart,
         "best": best,
         "cards": [(verdict, *BADGES[verdict], n) for verdict, n in beside.counts.items() if n and verdict in BADGES],
         "beside": published,
@@ -135,16 +123,35 @@ def build_page(
         "groups": groups,
         "tasks": list(dict.fromkeys(group.task for group in groups if group.task)),
         "legend": Markup(html.legend(table.source for table in on_page)),
-        "figures": [*figures, *trained],
-        "more_figures": more,
-        "analyses": analyses,
-        "analyses_left": not_drawn,
         "galleries": _galleries(found, note),
         "origins": provenance(found, runs),
         "skipped": [(_within(path, runs), why) for path, why in skipped],
-        "broken": list(broken),
     }
-    return render(values)
+    values |= _pictures(found, won, runs, names, note)
+    return render(values | {"broken": list(broken)})
+
+
+def _pictures(
+    found: Sequence[tuple[Path, Result]],
+    won: Sequence[winners.Contest],
+    runs: Path,
+    names: Sequence[str],
+    note: Callable[[StorageError], object],
+) -> dict[str, Any]:
+    """All figures, in which each of the models called `names` looks the same."""
+    with one_look(names):
+        chart = [
+            inline(drawn, name)
+            for name, narrow in (("overview", False), ("overview-narrow", True))  # one of them is shown
+            for drawn in overview.of_contests(won, narrow=narrow)
+        ]
+        figures, more = figures_of_scores([result for _, result in found], training_log.under(runs))
+        trained = [inline(drawn, f"training-{n}") for n, drawn in enumerate(_trainings(runs), 1)]
+        analyses, not_drawn = figures_of_analyses(found, lambda path: _read(path, note), note)
+        courses = course.of_logs(training_log.courses_under(runs))
+        analyses = [*(inline(drawn, f"course-{n}") for n, drawn in enumerate(courses, 1)), *analyses]
+    shown = {"chart": chart, "figures": [*figures, *trained], "more_figures": more}
+    return shown | {"analyses": analyses, "analyses_left": not_drawn}
 
 
 def render(values: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from evaltk.errors import SettingsError, nearest
 from evaltk.types import Result
-from reports.table import Table
+from reports.table import Cell, Table
 from reports.tables import view
 
 LOWER_FIRST = (view.RANK,)
@@ -120,7 +120,7 @@ def shown(table: Table, choice: Choice) -> Table:
         by_name = choice.sort in ("model", "name")
         sort = -1 if by_name else _columns(choice.sort, titles, "--sort")[0]
     lower = sort is not None and sort >= 0 and titles[sort] in LOWER_FIRST
-    made = view.arrange(table, columns=columns, sort=sort, lower=lower, digits=choice.digits)
+    made = arrange(table, columns=columns, sort=sort, lower=lower, digits=choice.digits)
     return called(made, choice)
 
 
@@ -131,6 +131,35 @@ def called(table: Table, choice: Choice) -> Table:
         tuple(_renamed(title, choice.rename) for title in table.columns) if table.stub == "metric" else table.columns
     )
     return replace(table, rows=rows, columns=columns)
+
+
+def arrange(
+    table: Table, *, columns: Sequence[int] | None, sort: int | None, lower: bool, digits: int | None
+) -> Table:  # fmt: skip
+    """The table with chosen columns in that order, sorted by one (None: as it is), numbers in percent with `digits`.
+
+    Args:
+        sort: index of a column, -1: by model. lower: the smallest first. Rows without the value come last.
+    """
+    rows = list(table.rows)
+    if sort == -1:
+        rows.sort(key=lambda row: row[0].casefold())
+    elif sort is not None:
+        sign = 1.0 if lower else -1.0
+        rows.sort(key=lambda row: (row[1][sort].value is None, sign * (row[1][sort].value or 0.0)))
+    kept = list(range(len(table.columns))) if columns is None else list(columns)
+    place = {c: i for i, c in enumerate(kept)}
+
+    def cell(one: Cell) -> Cell:
+        return replace(one, digits=digits) if digits is not None and one.unit == "%" else one
+
+    return replace(
+        table,
+        columns=tuple(table.columns[c] for c in kept),
+        groups=tuple(table.groups[c] for c in kept) if table.groups else (),
+        rows=tuple((label, tuple(cell(row[c]) for c in kept)) for label, row in rows),
+        minor=tuple(place[c] for c in table.minor if c in place),
+    )
 
 
 def _renamed(label: str, rename: Mapping[str, str]) -> str:

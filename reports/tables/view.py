@@ -321,32 +321,3 @@ def headline(result: Result) -> str:
             percent = " %" if unit == "%" else ""
             told.append(" ".join(part for part in (task.title, found.value + percent, found.interval) if part))
     return f"{layout.label or layout.protocol} {', '.join(told)}" if told else "no scores"
-
-
-def arrange(
-    table: Table, *, columns: Sequence[int] | None, sort: int | None, lower: bool, digits: int | None
-) -> Table:  # fmt: skip
-    """The table with chosen columns in that order, sorted by one (None: as it is), numbers in percent with `digits`.
-
-    Args:
-        sort: index of a column, -1: by model. lower: the smallest first. Rows without the value come last.
-    """
-    rows = list(table.rows)
-    if sort == -1:
-        rows.sort(key=lambda row: row[0].casefold())
-    elif sort is not None:
-        sign = 1.0 if lower else -1.0
-        rows.sort(key=lambda row: (row[1][sort].value is None, sign * (row[1][sort].value or 0.0)))
-    kept = list(range(len(table.columns))) if columns is None else list(columns)
-    place = {c: i for i, c in enumerate(kept)}
-
-    def cell(one: Cell) -> Cell:
-        return replace(one, digits=digits) if digits is not None and one.unit == "%" else one
-
-    return replace(
-        table,
-        columns=tuple(table.columns[c] for c in kept),
-        groups=tuple(table.groups[c] for c in kept) if table.groups else (),
-        rows=tuple((label, tuple(cell(row[c]) for c in kept)) for label, row in rows),
-        minor=tuple(place[c] for c in table.minor if c in place),
-    )
