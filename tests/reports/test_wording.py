@@ -13,9 +13,9 @@ from result_files import BASE, BF16, EVAL, LOOKS, knn, prototypes, retrieval, vo
 from evaltk import results
 from evaltk.types import Deviation, DeviationKind, OriginProof, Preprocessing, Result
 from reports import comparable, layouts
-from reports.page.verdicts import compare_with_published
 from reports.published import verdicts
 from reports.table import Table
+from reports.tables.beside_published import compare_with_published
 from reports.tables.build import build_overview, build_tables
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "results_v1"
