@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaltk import plugins
+from evaltk import datasets, plugins
 from evaltk.cli import _flags, _suite
 from evaltk.cli._resources import Resources
 from evaltk.cli._suite import SuiteFile
@@ -97,6 +97,7 @@ def _plans(suite: SuiteFile, options: Any, last: bool | None) -> Suite:
         nets.append((words, _suite.read_options(suite, entries[0], options.read_options())))
     chosen.check_every([entry.name for entry in suite.checkpoints], every=options.every_checkpoint)
     flags = DataFlags(**{f.name: getattr(options, f.name) for f in dataclasses.fields(DataFlags)})
+    datasets.check_options([entry.name for entry in suite.data], DataOptions.of(flags, options.seed))
     data = []
     for _, entries in _suite.groups(suite.data):
         found = [_suite.data_flags(suite, entry, flags) for entry in entries]
@@ -128,4 +129,4 @@ def _listed(value: object) -> list[str]:
 def cells_of(asked: Asked) -> list[cells.Cell]:
     """The cells asked for. Raises: EvaltkError."""
     suite = asked.suite
-    return cells.of_plan(suite.plans[0]) if suite.where == Suite(plans=()).where else cells.of_suite(suite)
+    return cells.of_suite(suite) if suite.where else cells.of_plan(suite.plans[0])

@@ -36,12 +36,13 @@ class Suite:
     """What is to be run: the cells of all plans that a rule of `only` matches, if there is one, but of no `without`.
 
     The plans have the same folders, machine and images, and differ in checkpoints, data and settings of protocols.
+    `where` is the file that says so; empty for flags, which make one plan.
     """
 
     plans: tuple[Plan, ...]
     only: tuple[Rule, ...] = ()
     without: tuple[Rule, ...] = ()
-    where: str = "the suite"
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

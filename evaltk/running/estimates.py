@@ -131,9 +131,11 @@ def _readings(
         return (), ("the weights are not in timm's cache: `run` downloads them, and nothing is estimated",)
     found: list[Reading] = []
     for split, needs in wanted(here, bench):
+        decoded = False  # by an earlier view, which has the images open
         for view in dict.fromkeys(need.view for need in needs):
             some = [need for need in needs if need.view == view]
-            found.append(_reading(bench, split, bench.transform(view), some, before))
+            found.append(_reading(bench, split, bench.transform(view), some, before, decoded))
+            decoded = decoded or bool(found[-1].left)
         if not needs:
             found.append(Reading(split=split.name, images=len(split)))
     if isinstance(dataset, Sequences):
@@ -143,7 +145,9 @@ def _readings(
     return tuple(found), ("none of the images looked at could be read",) if unreadable else ()
 
 
-def _reading(bench: Bench, split: Split, transform: Transform, needs: Sequence[Need], before: _Before) -> Reading:
+def _reading(
+    bench: Bench, split: Split, transform: Transform, needs: Sequence[Need], before: _Before, decoded: bool
+) -> Reading:
     from evaltk.features import checks
     from evaltk.features import extraction as features
     from evaltk.features.shards import Entry, outstanding
@@ -165,7 +169,8 @@ def _reading(bench: Bench, split: Split, transform: Transform, needs: Sequence[N
     left = sum(map(len, shards))
     if missing:
         files.check_folder(entries[missing[0]].partial)
-        said, widths = _measure(bench, split, transform, missing, min(batch, how.shard, len(split)), left, before)
+        size = min(batch, how.shard, len(split))
+        said, widths = _measure(bench, split, transform, missing, size, left, before, decoded)
         num_bytes = {r: entries[r].num_bytes(len(split), w) for r, w in zip(missing, widths, strict=False)}
         rows = left * sum(4 * w + 8 for w in widths) + SHARD_BYTES * len(shards) * len(widths)
         said["room"] = rows + max(num_bytes.values(), default=0)
@@ -202,7 +207,7 @@ def _state(entry: Entry, split: Split, allowed: int, before: _Before) -> State:
 
 def _measure(
     bench: Bench, split: Split, transform: Transform, recipes: tuple[Recipe, ...], batch: int, left: int,
-    before: _Before,
+    before: _Before, opened: bool,
 ) -> tuple[dict[str, Any], tuple[int, ...]]:  # fmt: skip
     """Seconds, memory and what they are from, and the features' widths; nothing where no image can be read."""
     from evaltk.data import loading
@@ -218,12 +223,13 @@ def _measure(
         before.pace[key] = measuring.pace(bench.backbone, split, transform, recipes, decoded, batch)
     paced = before.pace[key]
     workers = loading.num_workers_for(split, how.workers)
+    decoding = measuring.cropping_seconds(split, transform, decoded.numbers) if opened else decoded.seconds
     one = measuring.seconds_an_image(
-        decoded.seconds, paced.seconds, workers=workers, on_cpu=bench.backbone.device.type == "cpu"
+        decoding, paced.seconds, workers=workers, on_cpu=bench.backbone.device.type == "cpu"
     )
     measured = Measured(
         decoded=len(decoded.numbers),
-        decoding_seconds=decoded.seconds,
+        decoding_seconds=decoding,
         in_a_batch=paced.num_images,
         net_seconds=paced.seconds,
         batch=batch,

@@ -94,7 +94,7 @@ def run_cells(todo: Sequence[Cell], *, report: Report, ran: Ran, fail_fast: bool
     """
     with Claims() as claims:
         runner = _Runner(claims=claims, report=report, ran=ran, fail_fast=fail_fast or _several())
-        runner.known = {digest(str(cell.job.path)): token(cell) for cell in todo}
+        runner.known = {cell.job.path: token(cell) for cell in todo}
         pause, told, folders = POLL[0], False, {cell.job.path.parent for cell in todo}
         while True:
             left: list[Cell] = []
@@ -130,7 +130,7 @@ class _Runner:
     report: Report
     ran: Ran
     fail_fast: bool
-    known: dict[str, str] = field(default_factory=dict)
+    known: dict[Path, str] = field(default_factory=dict)
 
     def net(self, mine: Sequence[Cell]) -> list[Cell]:
         """Run the cells of one net, dataset by dataset. Returns: those that other runs are at."""
@@ -169,7 +169,7 @@ class _Runner:
         if not cell.wanted():
             return "done"
         failure = failures.read(job.path)
-        if failure is not None and failure.token != self.known[digest(str(job.path))]:
+        if failure is not None and failure.token != self.known[job.path]:
             return "failed"
         claim = self.claims.take(job.path)
         if claim is None:
@@ -221,7 +221,7 @@ class _Runner:
                 raise outcome
             failure = failures.of(outcome, checkpoint=job.name, protocol=job.protocol, dataset=job.dataset.name)
             failures.write(job.path, failure)
-            self.known[digest(str(job.path))] = failure.token
+            self.known[job.path] = failure.token
             self.ran.failures.append(failure)
             self.ran.errors.append(outcome)
             if self.ran.total > 1:

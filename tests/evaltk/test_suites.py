@@ -139,6 +139,7 @@ BAD = {
     "matrix.except = [{}]": "got an empty rule",
     'matrix.without = [{data = "*"}]': "got 'without'",
     "limit = true": "where: suite.toml: top level",
+    "split = 0.5": "for --split; got digits",
     'data = ["x:imagefolder=a", "x:imagefolder=b"]': "got two different datasets called 'x'",
 }  # fmt: skip
 
