@@ -55,6 +55,7 @@ SUMMARIES = {
     "cifar100": ("images", "50,000/10,000", "100", "top-1"),
     "copydays": ("copies", "157 + 3,055 copies", "-", "mAP"),
     "csv": ("images", "your own", "any", "top-1"),
+    "davis2016": ("sequences", "20 videos", "-", "J&F"),
     "davis2017": ("sequences", "30 videos", "-", "J&F"),
     "digits": ("images", "1,000/797", "10", "top-1"),
     "imagefolder": ("images", "your own", "any", "top-1"),
