@@ -1,10 +1,11 @@
 """What a training step would cost on a GPU, counted without one: launches, bytes, operations, host synchronisations.
 
-    python -m benchmarks.roofline dino_vmf_vits16 --batch 64 --where device --set net.drop_path=0.1
+    python -m benchmarks.roofline dino_vmf_vits16 --batch 64 --where device --set net.drop_path=0.1 [--compiled]
 
-It is a model, good for finding what dominates and for comparing versions, not a measurement. An eager step is counted:
-nothing is fused. Views are counted with the copies to the device; the step on CPU tensors, since a backward pass on
-CUDA's asks for the driver. Not counted: decoding of images, exchange between GPUs.
+It is a model, good for finding what dominates and for comparing versions, not a measurement. An eager step is counted,
+where nothing is fused; --compiled adds what compiled blocks save (`_roofline_compiled`). Views are counted with the
+copies to the device; the step on CPU tensors, since a backward pass on CUDA's asks for the driver. Not counted:
+decoding of images, exchange between GPUs.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from PIL import Image
 from timm.layers import drop
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from benchmarks import _roofline_compiled
 from benchmarks._roofline_count import Count
 from evaltk.models import vit
 from pretrain import card, loop, methods, nets
@@ -160,6 +162,24 @@ def told(count: Count, images: int, title: str, *, lines: int = SHOWN) -> dict[s
     }
 
 
+def told_compiled(recipe: Recipe, step: Count, images: int) -> dict[str, Any]:
+    """Print what compiled blocks save of a step. Returns: it as plain numbers."""
+    with as_on_a_card():
+        eager, compiled = _roofline_compiled.blocks(recipe, images)
+    whole = _roofline_compiled.Cost(launches=step.launches, bytes=step.bytes)
+    parts = {
+        "step": whole,
+        "blocks": eager,
+        "blocks_compiled": compiled,
+        "step_compiled": whole + eager * -1 + compiled,
+    }
+    numbers: dict[str, Any] = {"title": "compiled blocks"}
+    for name, cost in parts.items():
+        numbers[name] = {"launches": cost.launches, "gigabytes_an_image": cost.bytes / images / 1e9}
+        print(f"== {name}: {cost.launches} launches, {cost.bytes / images / 1e9:.3f} GB an image")
+    return numbers
+
+
 def main(argv: list[str] | None = None) -> int:
     """Count one recipe's step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -167,6 +187,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=64, help="images a step on one GPU")
     parser.add_argument("--where", choices=("workers", "device"), default="device", help="where views are made")
     parser.add_argument("--set", nargs="*", default=[], help="recipe overrides, section.key=value")
+    parser.add_argument("--compiled", action="store_true", help="also count the blocks as Inductor fuses them; minutes")
     parser.add_argument("--lines", type=int, default=SHOWN, help="how many lines to name")
     parser.add_argument("--json", help="write the numbers to this file too")
     a = parser.parse_args(argv)
@@ -176,6 +197,8 @@ def main(argv: list[str] | None = None) -> int:
     found = {"views": count_views(recipe, a.batch), "step": count_step(recipe, a.batch)}
     titles = {"views": f"views by {a.where}", "step": f"step of {a.recipe}, batch {a.batch}, views by {a.where}"}
     numbers = [told(found[part], a.batch, titles[part], lines=a.lines) for part in titles]
+    if a.compiled:
+        numbers.append(told_compiled(recipe, found["step"], a.batch))
     if a.json:
         Path(a.json).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
     return 0

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from evaltk.processes import REQUEUE, STOPPING
+from evaltk.processes import REQUEUE, STOPPING, ignore_at_exit
 
 OURS = ("pretrain", "evaltk")  # modules, as in `torchrun -m pretrain`
 LAUNCHERS = ("torchrun", "run.py", "-m")  # sys.argv[0] of torchrun and of `python -m torch.distributed.run`
@@ -75,6 +75,7 @@ class Agent:
 
         api.PContext.start = started  # type: ignore[method-assign]
         sys.excepthook = self.ended
+        ignore_at_exit()
         for number in STOPPING:
             if signal.getsignal(number) is signal.SIG_DFL:
                 signal.signal(number, self.too_early)
@@ -84,7 +85,7 @@ class Agent:
         raise SystemExit(self.code(number))
 
     def forward(self, number: int, frame: FrameType | None) -> None:
-        """Hand a signal on. Ctrl-C goes as SIGTERM: a terminal has sent SIGINT to the processes already."""
+        """Hand a signal on; Ctrl-C as SIGTERM, since a second SIGINT would end processes that got the terminal's."""
         self.signal = self.signal or number
         for pid in self.pids().values():
             try:

@@ -49,6 +49,7 @@ class Options(Watching, DataFlags):
 
 def main(argv: list[str]) -> int:
     """Train. Returns: 0, or if stopped by a signal 75, or 130 after Ctrl-C. Raises: EvaltkError."""
+    processes.ignore_at_exit()
     with signals.handle_signals():  # from here on, so that a signal while torch is imported has the same exit code
         from evaltk.machine import resolve_device
         from pretrain import loop

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 
 from evaltk.errors import SettingsError
@@ -32,17 +29,3 @@ def check_precision(device: torch.device, precision: str) -> None:
             where="run.precision",
             do="--set run.precision=fp16 (losses are scaled), or fp32",
         )
-
-
-@contextmanager
-def enough_memory(device: torch.device, batch: int, accumulate: int) -> Iterator[None]:
-    """Around a step of `batch` images. Raises: SettingsError: out of GPU memory; it suggests smaller micro-batches."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise SettingsError(
-            wanted=f"memory on {device} for {batch // accumulate} images at a time, over all processes",
-            got="less",
-            where="optim.batch",
-            do=f"--set run.accumulate={2 * accumulate} (the same step in more parts), or a smaller optim.batch",
-        ) from error

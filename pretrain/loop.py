@@ -22,7 +22,20 @@ from evaltk.processes import REQUEUE
 from evaltk.progress import log
 from evaltk.seeding import derive
 from evaltk.types import Arch
-from pretrain import card, checkpoint, compiling, finite, guarding, live, methods, nets, optim, sameness, signals
+from pretrain import (
+    card,
+    checkpoint,
+    compiling,
+    finite,
+    fitting,
+    guarding,
+    live,
+    methods,
+    nets,
+    optim,
+    sameness,
+    signals,
+)
 from pretrain.data import loader, sources
 from pretrain.data.views import Views
 from pretrain.method import Method
@@ -174,7 +187,8 @@ def train(
                 at = state.position
                 crew.doing(f"step {at.step}")
                 rates = method.rates(o, at.step, total_steps=total, epoch_steps=order.steps)
-                with card.enough_memory(state.device, o.batch, r.accumulate):
+                attempt = fitting.attempt_step(state, method, recipe, dataset, order)
+                with fitting.enough_memory(attempt, recipe, state.device):
                     record = train_step(batches, state, method, recipe, rates, stop=stop.requested)
                 outcome = guard.settle(record, state, batches)
                 crew.doing(f"the log of step {at.step}")

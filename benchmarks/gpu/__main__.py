@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import importlib.metadata
 import json
+import os
 import platform
 import re
 import subprocess
@@ -38,13 +39,23 @@ WANTED = {
 }
 
 
+# What the card reaches in the same call: as the page calls it, and in which unit.
+LIMITS = {
+    "bf16": ("product of bf16", "GFLOP/s"),
+    "fp32": ("product of float32", "GFLOP/s"),
+    "copy": ("copy on the device", "GB/s"),
+    "send": ("copy to the device", "GB/s"),
+}
+
+
 class Report:
     """Everything found so far, on disk after every section."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, rehearsal: bool = False) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.found: dict[str, Any] = {"machine": {}, "limits": {}, "tests": {}, "cases": {}, "failed": []}
+        self.found["rehearsal"] = rehearsal
 
     def add(self, section: str, name: str, value: Any) -> None:
         """Keep a value, and write."""
@@ -63,22 +74,32 @@ class Report:
         (self.folder / "gpu.md").write_text(page(self.found), encoding="utf-8")
 
 
+def figure(name: str, value: float | int) -> str:
+    """One figure of a case, in words."""
+    words = name.replace("_", " ")
+    if name.startswith("share_of"):
+        return f"{100 * value:.3g} % of {words.removeprefix('share of ')}"
+    return f"{value:.4g} {words}" if isinstance(value, float) else f"{value} {words}"
+
+
 def page(found: dict[str, Any]) -> str:
     """The page, in Markdown."""
     failed = found["failed"]
     lines = ["# GPU report", ""]
+    if found["rehearsal"]:
+        lines += ["**A rehearsal with small nets and inputs: the figures mean nothing.**", ""]
     if failed:
         last = failed[0]["error"].strip().splitlines()[-1][:300]
         lines += [f"**First failure: {failed[0]['name']}**: {last}", ""]
         lines += [f"- also failed: {one['name']}" for one in failed[1:]] + [""]
     lines += [f"- {key}: {value}" for key, value in found["machine"].items()]
-    lines += [f"- {key}: {value:.4g}" for key, value in found["limits"].items()]
-    lines += [f"- tests: {key} {value}" for key, value in found["tests"].items()]
+    lines += [f"- {name}: {found['limits'][key] / 1e9:,.4g} {unit}" for key, (name, unit) in LIMITS.items()
+              if key in found["limits"]]  # fmt: skip
+    if found["tests"]:
+        lines.append("- tests: " + ", ".join(f"{number} {kind}" for kind, number in found["tests"].items()))
     lines += ["", "| case | figures |", "|---|---|"]
-    for name, values in found["cases"].items():
-        shown = ", ".join(f"{k.replace('_', ' ')} {v:.4g}" if isinstance(v, float) else f"{k} {v}"
-                          for k, v in values.items())  # fmt: skip
-        lines.append(f"| {name} | {shown} |")
+    for name, values in sorted(found["cases"].items()):
+        lines.append(f"| {name} | {', '.join(figure(k, v) for k, v in values.items())} |")
     lines += ["", "| wanted | found | met |", "|---|---|---|"]
     for (name, key), (bound, way) in WANTED.items():
         value = found["cases"].get(name, {}).get(key)
@@ -103,19 +124,21 @@ def machine(clock: Clock) -> dict[str, str]:
     return told
 
 
-def run_tests(report: Report, seconds: float) -> None:
+def run_tests(report: Report, seconds: float, device: str) -> None:
     """The tests marked gpu, in a process of their own that may take so long."""
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "-q", "--tb=short", "-rfE",
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "--tb=short", "-rfE",
                "tests/gpu"]  # fmt: skip
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=seconds, env=dict(os.environ, EVALTK_GPU=device)
+        )
         output, code = done.stdout + done.stderr, done.returncode
     except subprocess.TimeoutExpired as error:
         output = error.stdout.decode(errors="replace") if isinstance(error.stdout, bytes) else str(error.stdout)
         code = -1
     (report.folder / "tests.txt").write_text(output, encoding="utf-8")
     counts = {kind: int(number) for number, kind in re.findall(r"(\d+) (passed|failed|skipped|error)", output)}
-    report.found["tests"] = counts | {"exit code": code}
+    report.found["tests"] = counts
     if code:
         first = re.search(r"^(FAILED|ERROR) .*$", output, flags=re.MULTILINE)
         what = "ran out of time" if code == -1 else output[-1500:] + (f"\n{first[0]}" if first else "")
@@ -149,12 +172,12 @@ def main(argv: list[str] | None = None) -> int:
         got = f"torch {torch.__version__} without a CUDA device"
         print(f"wanted a GPU; got {got}; where: --device; do: see nvidia-smi and CUDA_VISIBLE_DEVICES", file=sys.stderr)
         return 2
-    clock, report = Clock(a.device, quick=a.quick), Report(a.out)
+    clock, report = Clock(a.device, quick=a.quick), Report(a.out, rehearsal=a.quick)
     report.found["machine"] = machine(clock)
     measured = limits(clock)
     report.found["limits"] = dataclasses.asdict(measured)
     if a.tests:
-        run_tests(report, TESTS * 60 * a.minutes)
+        run_tests(report, TESTS * 60 * a.minutes, a.device)
     for name, work in all_cases(clock, measured):
         if time.perf_counter() - started > 60 * a.minutes - 20:
             report.fail(name, "not begun: out of time")

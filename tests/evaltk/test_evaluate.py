@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from evaluate_inputs import LOOKS, Build, Net, measured, pooled, top1
 from torch import nn
 from torch.nn import functional as F
 
@@ -21,40 +22,6 @@ from evaltk import cli, distributed, results
 from evaltk.errors import CheckpointError, EvaltkError, ModelError, SettingsError
 from evaltk.models import reached
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, Recipe, Tokens
-
-HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-LOOKS: dict[str, Any] = {"crop": 16, **HALF}
-FEW: dict[str, Any] = {"protocols": ("knn",), "settings": {"knn": {"k": (1, 5)}}, "limit": 40}
-Build = Callable[..., Path]
-
-
-class Net(nn.Module):
-    """A small net with what behaves otherwise in training; `last` makes its output of the map [B, 8, 6, 6]."""
-
-    def __init__(self, last: Callable[[torch.Tensor], Any] | None = None) -> None:
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            self.conv = nn.Conv2d(3, 8, 5, stride=2)
-        self.norm, self.drop = nn.BatchNorm2d(8), nn.Dropout(0.5)
-        self.last = last or pooled
-        self.seen: list[tuple[torch.device, torch.dtype, bool, bool]] = []
-
-    def forward(self, x: torch.Tensor) -> Any:
-        self.seen.append((x.device, x.dtype, self.training, torch.is_grad_enabled()))
-        return self.last(self.drop(self.norm(self.conv(x))))
-
-
-def pooled(x: torch.Tensor) -> torch.Tensor:
-    return x.mean(dim=(2, 3))
-
-
-def measured(model: Any, **more: Any) -> evaltk.api.results.Results:
-    return evaltk.evaluate(model, "digits", **{"transform": LOOKS, **FEW, **more})
-
-
-def top1(model: Any, **more: Any) -> float:
-    return measured(model, **more).value("knn", "top1", k=5)
 
 
 def refused(kind: type[EvaltkError], model: Any, **more: Any) -> str:
@@ -302,46 +269,6 @@ def test_checkpoints_and_names_are_measured_as_by_the_command(tmp_path: Path) ->
         measured(evaltk.load_checkpoint("pixels:8"))
     with pytest.raises(CheckpointError, match="no such file"):
         measured("nothing.pth", transform=None)
-
-
-def test_results_print_and_are_written_like_any_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = measured(Net(), name="my <net>", out=tmp_path / "one")
-    (path,) = found.save(tmp_path / "two")
-    ((first, result),) = results.find(tmp_path / "one")
-    assert first.relative_to(tmp_path / "one") == path.relative_to(tmp_path / "two")
-    assert result == results.read(path) == found[0] == next(iter(found)) and len(found) == 1
-    beside = [results.read_predictions(p) for p in (first, path)]
-    assert beside[0].keys() == beside[1].keys() and all(np.array_equal(beside[0][k], beside[1][k]) for k in beside[0])
-    assert cli.main(["table", "--runs", str(tmp_path / "two")]) == 0
-    assert capsys.readouterr().out.rstrip("\n") == str(found) == repr(found)
-    table = found.table()
-    assert list(table.columns) == [
-        "checkpoint", "protocol", "dataset", "split", "metric", "at", "value", "low", "high", "n",
-    ]  # fmt: skip
-    assert len(table) == len(found[0].scores) and table["at"][0] == "k 1, temperature 0.07"
-    page = found._repr_html_()
-    assert "my &lt;net&gt;" in page and "<net>" not in page and "smoke test" in page and page.count("<table") == 1
-    with pytest.raises(SettingsError, match="one score top1; got at"):
-        found.value("knn", "top1")
-    with pytest.raises(SettingsError, match="metrics: top1, top5"):
-        found.value("knn", "top2")
-    with pytest.raises(SettingsError, match="a protocol of these results"):
-        found["linear"]
-
-
-def test_torch_datasets_are_data(image_tree: Build) -> None:
-    root = image_tree({"train/a": 6, "train/b": 6, "test/a": 2, "test/b": 3})
-    train, test = (torchvision.datasets.ImageFolder(str(root / split)) for split in ("train", "test"))
-    two = evaltk.evaluate(Net(), (train, test), ("knn",), transform=LOOKS, settings={"knn": {"k": 3}}, data_name="mine")
-    folder = evaltk.evaluate(Net(), str(root), ("knn",), transform=LOOKS, settings={"knn": {"k": 3}})
-    assert [s.value for s in two["knn"].scores] == [s.value for s in folder["knn"].scores]
-    assert two["knn"].data.name == "mine" and folder["knn"].data.name == "data"
-    one = evaltk.evaluate(Net(), train, ("knn",), transform=LOOKS, settings={"knn": {"k": 3}}, split=0.5)
-    assert one["knn"].data.sizes == {"train": 6, "test": 6}
-    with pytest.raises(SettingsError, match=r"pass \(train, test\), or split=0\.2"):
-        evaltk.evaluate(Net(), train, ("knn",), transform=LOOKS)
-    with pytest.raises(EvaltkError, match="got int"):
-        evaltk.evaluate(Net(), 5, ("knn",), transform=LOOKS)
 
 
 def test_the_front_door_opens_late() -> None:

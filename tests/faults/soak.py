@@ -65,15 +65,14 @@ def entry_points(folder: Path) -> Path:
     return folder
 
 
-def processes() -> dict[int, tuple[int, int]]:
-    """{process: (its parent, its session)} of those that live."""
-    found = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+def started(mark: str) -> list[int]:
+    """The living processes with this text in their environment: torchrun starts each of its own in a new session."""
+    found = []
+    for environ in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):
-            state, parent, _, session = stat.read_text().rpartition(")")[2].split()[:4]
-            if state not in "ZX":
-                found[int(stat.parent.name)] = (int(parent), int(session))
-    return found
+            if mark.encode() in environ.read_bytes().split(b"\0"):
+                found.append(int(environ.parent.name))
+    return sorted(found)
 
 
 @dataclass
@@ -82,6 +81,7 @@ class Training:
 
     Attributes:
         settings: beyond SETTINGS. starts: how often it was started. faults: how often each was tried.
+        marks: {process: what the environment of all that it starts has, and no other}.
     """
 
     folder: Path
@@ -89,6 +89,7 @@ class Training:
     settings: list[str]
     starts: int = 0
     faults: Counter[str] = field(default_factory=Counter)
+    marks: dict[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         first = entry_points(self.folder / "first")
@@ -97,7 +98,7 @@ class Training:
         self.out, self.said = self.folder / "net", self.folder / "said.txt"
 
     def start(self, full: int = 0, said: Path | None = None) -> subprocess.Popen:
-        """Start it under torchrun, in a session of its own."""
+        """Start it under torchrun."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -114,12 +115,22 @@ class Training:
         words = ["digits_dino_vmf", "--data", f"folder={self.data}", "--device", "cpu", "--out", str(self.out)]
         given = [*torchrun, *words, "--set", *SETTINGS, *self.settings]
         env = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=self.path, EVALTK_HOME=str(self.folder / "home"))
-        env |= {"SOAK_FULL": str(full), "SOAK_FOLDER": str(self.out)}
+        env |= {"SOAK_FULL": str(full), "SOAK_FOLDER": str(self.out), "SOAK_PORT": str(port)}
         with (said or self.said).open("wb") as stream:
             self.starts += said is None
-            return subprocess.Popen(
-                [sys.executable, *given], env=env, cwd=self.folder, stdout=stream, stderr=stream, start_new_session=True
-            )
+            process = subprocess.Popen([sys.executable, *given], env=env, cwd=self.folder, stdout=stream, stderr=stream)
+        self.marks[process.pid] = f"SOAK_PORT={port}"
+        return process
+
+    def processes(self, process: subprocess.Popen) -> list[int]:
+        """torchrun, if it lives, and what it has started."""
+        return started(self.marks[process.pid])
+
+    def send(self, process: subprocess.Popen, number: int) -> None:
+        """A signal to all of them."""
+        for pid in self.processes(process):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def lines(self) -> int:
         """Lines of the log."""
@@ -136,12 +147,12 @@ class Training:
             time.sleep(0.005)
 
     def ended(self, process: subprocess.Popen, seconds: float = 600) -> int:
-        """The exit code, once every process of the session has ended."""
+        """The exit code, once every process that it started has ended."""
         deadline = time.monotonic() + seconds
         code = process.wait(seconds)
-        while left := [pid for pid, (_, session) in processes().items() if session == process.pid]:
+        while left := self.processes(process):
             if time.monotonic() > deadline:
-                os.killpg(process.pid, signal.SIGKILL)
+                self.send(process, signal.SIGKILL)
                 raise AssertionError(f"processes {left} outlived their command: {self.said.read_text()[-3000:]}")
             time.sleep(0.05)
         return code
@@ -149,7 +160,7 @@ class Training:
     def disturb(self, fault: str, rng: random.Random) -> int:
         """Start it, and break it. Returns: the exit code."""
         process = self.start(full=rng.randint(3, 40) if fault == "full disk" else 0)
-        self.wait_for_steps(process, rng.randint(1, 60))
+        self.wait_for_steps(process, rng.randint(1, 30))
         if process.poll() is None:
             self.faults[fault] += 1
             code = FAULTS[fault](self, process, rng)
@@ -168,8 +179,10 @@ def by_signal(name: str) -> Callable[[Training, subprocess.Popen, random.Random]
 
     def send(training: Training, process: subprocess.Popen, rng: random.Random) -> int:
         everyone = name == "SIGINT" or rng.random() < 0.5
-        with suppress(ProcessLookupError):
-            (os.killpg if everyone else os.kill)(process.pid, getattr(signal, name))
+        if everyone:
+            training.send(process, getattr(signal, name))
+        else:
+            process.send_signal(getattr(signal, name))
         return training.ended(process)
 
     return send
@@ -177,8 +190,7 @@ def by_signal(name: str) -> Callable[[Training, subprocess.Popen, random.Random]
 
 def kill_one(training: Training, process: subprocess.Popen, rng: random.Random) -> int:
     """SIGKILL to one of the two."""
-    workers = sorted(pid for pid, (parent, _) in processes().items() if parent == process.pid)
-    if workers:
+    if workers := [pid for pid in training.processes(process) if pid != process.pid]:
         with suppress(ProcessLookupError):
             os.kill(rng.choice(workers), signal.SIGKILL)
     return training.ended(process)
@@ -192,7 +204,7 @@ def kill_torchrun(training: Training, process: subprocess.Popen, rng: random.Ran
 
 def kill_all(training: Training, process: subprocess.Popen, rng: random.Random) -> int:
     """SIGKILL to all, as a machine that goes down."""
-    os.killpg(process.pid, signal.SIGKILL)
+    training.send(process, signal.SIGKILL)
     return training.ended(process)
 
 
@@ -228,8 +240,7 @@ def start_twice(training: Training, process: subprocess.Popen, rng: random.Rando
     text = said.read_text()
     if process.poll() is None or code:
         assert code == 2 and text.count("under way") == 1 and "Traceback" not in text, f"{code}: {text}"
-    with suppress(ProcessLookupError):
-        process.terminate()
+    process.terminate()
     return training.ended(process)
 
 

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small_run
 import torch
 
 from evaltk import distributed, machine
 from evaltk.errors import SettingsError
-from pretrain import card, loop
-from pretrain import recipe as recipes
+from pretrain import card
+from pretrain.data import loader
+from pretrain.methods import dino
 
 
 def told(caught: pytest.ExceptionInfo[SettingsError]) -> str:
@@ -30,15 +32,45 @@ def test_a_card_too_old_for_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     card.check_precision(torch.device("cpu"), "bf16")
 
 
-def test_out_of_memory_names_the_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*args: Any, **rest: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore lines")
+def full_beyond(monkeypatch: pytest.MonkeyPatch, limit: int) -> list[int]:
+    """From now on the loss of more images than `limit` is out of memory. Returns: how many images were tried."""
+    real, tried = dino.Dino.loss, []
 
-    monkeypatch.setattr(loop, "train_step", full)
-    made = recipes.load("digits_dino_vmf", ["optim.batch=64", "run.workers=0"])
+    def loss(self: dino.Dino, batch: loader.Batch, state: Any) -> Any:
+        tried.append(len(batch.views[0]))
+        if tried[-1] > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore lines")
+        return real(self, batch, state)
+
+    monkeypatch.setattr(dino.Dino, "loss", loss)
+    return tried
+
+
+@pytest.mark.parametrize(("limit", "parts", "says"), [(5, 3, "room for 4, as tried out"), (11, 2, "room for 6")])
+def test_out_of_memory_names_what_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, parts: int, says: str
+) -> None:
+    photos = small_run.photos(tmp_path / "photos")
+    tried = full_beyond(monkeypatch, limit)
     with pytest.raises(SettingsError) as caught:
-        loop.run(made, out=tmp_path, device="cpu")
-    assert "64 images" in told(caught) and "run.accumulate=2" in told(caught)
+        small_run.train(photos, tmp_path / "out", "optim.batch=12")
+    assert says in told(caught) and f"run.accumulate={parts} " in told(caught) and len(tried) <= 5
+    assert small_run.train(photos, tmp_path / "out", "optim.batch=12", f"run.accumulate={parts}") == 0
+
+
+def test_out_of_memory_where_nothing_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full_beyond(monkeypatch, 0)
+    with pytest.raises(SettingsError, match="not even room for one") as caught:
+        small_run.train(small_run.photos(tmp_path / "photos"), tmp_path / "out")
+    assert "smaller net" in told(caught)
+
+
+def test_out_of_memory_of_one_process_of_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = full_beyond(monkeypatch, 0)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)  # in the message; nothing is exchanged before the loss
+    with pytest.raises(SettingsError) as caught:
+        small_run.train(small_run.photos(tmp_path / "photos"), tmp_path / "out")
+    assert "for 2 images" in told(caught) and "run.accumulate=2 " in told(caught) and tried == [2]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

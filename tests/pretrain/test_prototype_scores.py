@@ -224,3 +224,30 @@ def test_wrong_arguments() -> None:
         prototypes.scores(y[:, :7], v, kind="linear", temperature=0.1)
     with pytest.raises(ValueError, match="wanted weight_g"):
         prototypes.weight_norm_scores(y, g.squeeze(1), v, kind="linear", temperature=0.1)
+
+
+def tf32(x: Tensor) -> Tensor:
+    """Rounded to the ten bits of mantissa that a tensor core reads of a float32."""
+    return ((x.view(torch.int32) + (1 << 12)) & ~((1 << 13) - 1)).view(torch.float32)
+
+
+@pytest.mark.parametrize("kappa", [50.0, 250.0, 1000.0])
+def test_no_product_of_fewer_bits_keeps_the_loss(kappa: float) -> None:
+    """Why scores are float32 products: those of bf16 or TF32 move loss and gradients far beyond float32's rounding."""
+    draw = torch.Generator().manual_seed(0)
+    spread = kappa**-0.5 * torch.randn(512, 64, generator=draw)  # prototypes that compete for the same images
+    w, y, towards = (
+        F.normalize(F.one_hot(torch.tensor(0), 64) + part) for part in (spread, spread[:64] * 0.5, -spread[:64])
+    )
+    target = torch.softmax(kappa * towards.double() @ w.double().T, dim=1)
+
+    def moved(left: Tensor, right: Tensor) -> tuple[float, float]:
+        """How far loss and gradient by the scores are from those of exact products, at most."""
+        exact, rounded = kappa * y.double() @ w.double().T, (left @ right.T).double()
+        losses = [-(target * torch.log_softmax(s, dim=1)).sum(1) for s in (exact, rounded)]
+        gradients = [torch.softmax(s, dim=1) - target for s in (exact, rounded)]
+        return float((losses[0] - losses[1]).abs().max()), float((gradients[0] - gradients[1]).abs().max())
+
+    own = moved(y, kappa * w)
+    for fewer in (moved(y.bfloat16().float(), (kappa * w).bfloat16().float()), moved(tf32(y), tf32(kappa * w))):
+        assert all(f > 100 * o for f, o in zip(fewer, own, strict=True)), (kappa, own, fewer)

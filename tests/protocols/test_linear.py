@@ -14,19 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from linear_inputs import NET, a_bench, score, small_digits
 
-from evaltk import build_backbone, cli, datasets, load_checkpoint, results
-from evaltk.bench import Bench, ImageOptions, Need, Outcome
-from evaltk.data import images
+from evaltk import cli, datasets, results
+from evaltk.bench import Bench, Need
 from evaltk.data.images import Dataset
 from evaltk.deviations import DeviationKind
-from evaltk.errors import CheckpointError, DataError, SettingsError
+from evaltk.errors import DataError, SettingsError
 from evaltk.features.extraction import Extraction
-from evaltk.types import Arch, Recipe, Result, Score
+from evaltk.types import Arch, Recipe
 from protocols import linear
 from protocols.linear import data as linear_data
 
-NET = "random:vit_patch4_dim32_depth5_heads2_img16"
 BOTH = Recipe(tokens="cls+mean")
 
 
@@ -35,28 +34,6 @@ def arch(dim: int, depth: int = 12, kind: str = "vit") -> Arch:
         name="net", kind=kind, patch_size=16, embed_dim=dim, depth=depth, num_heads=6, mlp_ratio=4, img_size=224,
         norm_eps=1e-6,
     )  # fmt: skip
-
-
-def a_bench(cache: Path, net: str = NET, *, seed: int = 0, workers: int = 0) -> Bench:
-    checkpoint = load_checkpoint(net)
-    return Bench(
-        checkpoint=checkpoint, backbone=build_backbone(checkpoint), device="cpu", seed=seed, cache=cache,
-        images=ImageOptions(), extraction=Extraction(workers=workers, batch_size=32),
-    )  # fmt: skip
-
-
-def small_digits(train: int = 80, test: int = 40) -> Dataset:
-    whole = datasets.load("digits")
-    parts = [
-        images.from_arrays("digits", s.name, s.pixels[:n], s.labels[:n], s.classes)
-        for s, n in ((whole.train, train), (whole.test, test))
-    ]
-    return Dataset(name="digits", train=parts[0], test=parts[1])
-
-
-def score(outcome: Outcome | Result, metric: str, **at: object) -> Score:
-    (found,) = [s for s in outcome.scores if s.metric == metric and at.items() <= dict(s.at).items()]
-    return found
 
 
 def test_the_defaults_are_the_references() -> None:
@@ -256,45 +233,6 @@ def test_an_unreadable_image_left_out_is_told(image_tree: Callable[..., Path], t
             linear.run(one, photos, asked)
         deviations = linear.run(two, photos, asked).deviations
         assert "2 unreadable images left out of train" in [d.text for d in deviations]
-
-
-def test_a_published_head_is_evaluated_as_it_is(tmp_path: Path) -> None:
-    digits, bench = small_digits(), a_bench(tmp_path)
-    draw = torch.Generator().manual_seed(0)
-    for recipe, name in ((Recipe(), "c.pth"), (Recipe(last=4), "d.pth")):
-        x = torch.from_numpy(np.array(_extract(bench, digits, recipe)))
-        weight, bias = torch.randn(10, x.shape[1], generator=draw), torch.randn(10, generator=draw)
-        torch.save({"state_dict": {"module.linear.weight": weight, "module.linear.bias": bias}}, tmp_path / name)
-        settings = linear.Settings(head=str(tmp_path / name))
-        linear.prepare(bench, digits, settings)
-        outcome = linear.run(bench, digits, settings)
-        logits = x.double() @ weight.double().T + bias.double()
-        order = logits.argsort(dim=1, descending=True)
-        hits = order == torch.from_numpy(digits.test.labels)[:, None]
-        assert score(outcome, "head_top1").value == float(hits[:, 0].double().mean())
-        assert score(outcome, "head_top5").value == float(hits[:, :5].any(dim=1).double().mean())
-        assert outcome.predictions["head"].tolist() == order[:, 0].tolist()
-        assert score(outcome, "head_top1").at == {"head": name, "feature": recipe.text()}
-
-
-def _extract(bench: Bench, digits: Dataset, recipe: Recipe) -> np.ndarray:
-    bench.prepare(digits.test, (Need(recipe=recipe),))
-    return bench.features(digits.test, Need(recipe=recipe)).x
-
-
-def test_heads_of_another_net_or_data_set(tmp_path: Path) -> None:
-    digits, bench = small_digits(), a_bench(tmp_path)
-    for shape, says in (
-        ((10, 48), r"32 \(cls/last1.*128 \(cls/last4.*got 48"),
-        ((7, 32), "a head of 10 classes; got 7"),
-    ):
-        torch.save({"head.weight": torch.zeros(shape), "head.bias": torch.zeros(shape[0])}, tmp_path / "h.pth")
-        with pytest.raises(SettingsError, match=says):  # before any image is read
-            linear.prepare(bench, digits, linear.Settings(head=str(tmp_path / "h.pth")))
-    assert not (tmp_path / "features").exists()
-    with pytest.raises(CheckpointError, match=r"a weight file .* or a catalogue name; got no such file.*none\.pth"):
-        linear.identity(linear.Settings(head=str(tmp_path / "none.pth")))
-    assert linear.identity(linear.Settings()) == {}
 
 
 def test_the_command_line_end_to_end(
