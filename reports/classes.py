@@ -22,11 +22,13 @@ class Judged:
     """Predictions of one classifier.
 
     Attributes:
-        title: checkpoint, protocol, dataset and setting. target, predicted: classes [N]. confidence: [N], or None.
+        title: checkpoint, protocol, dataset and setting. short: the classifier, for small spaces.
+        target, predicted: classes [N]. confidence: of the predictions [N], or None.
         classes: names by id; a class beyond them is called by its number.
     """
 
     title: str
+    short: str
     target: np.ndarray
     predicted: np.ndarray
     confidence: np.ndarray | None
@@ -78,7 +80,8 @@ def _judged(
     confidence = arrays.get(f"{names[0]}_confidence")
     at = ", ".join(f"{key} {value}" for key, value in score.at.items() if key not in ("chosen_on", "classes"))
     title = f"{result.checkpoint.get('name')}, {result.protocol} on {result.data.name} ({at})"
-    return Judged(title=title, target=true, predicted=found, confidence=confidence, classes=classes)
+    short = str(score.at.get("classifier", result.protocol))
+    return Judged(title=title, short=short, target=true, predicted=found, confidence=confidence, classes=classes)
 
 
 def tables(judged: Judged, limit: int) -> list[Table]:
@@ -141,5 +144,5 @@ def diagram(judged: Sequence[Judged]) -> Figure:
             ax.bar(middle[used], found.accuracy[used], width=0.9 / size, color=COLOURS[0], label="accuracy")
             ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle="--")
             ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy")
-            ax.set_title(f"ECE {100 * found.ece:.2f} %")
+            ax.set_title(f"{one.short}: ECE {100 * found.ece:.2f} %")
     return figure

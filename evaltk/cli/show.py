@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import tyro
 
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from evaltk.pictures.sections import Looks
     from reports.pictures.page import Section
 
-Picture = Literal["attention", "components", "correspondences", "neighbours", "mistakes", "map"]
-ALL: tuple[Picture, ...] = ("attention", "components", "correspondences", "neighbours", "mistakes", "map")
+Picture = Literal["attention", "components", "correspondences", "neighbours", "mistakes", "map", "videos", "ranks"]
+ALL: tuple[Picture, ...] = get_args(Picture)
+ONLY = {"videos": "sequences", "ranks": "retrieval"}  # picture: the kind of dataset that it is of
 OF_FEATURES = ("neighbours", "mistakes", "map")
 
 
@@ -41,7 +42,8 @@ class Pictures:
 
     Attributes:
         images: images shown, drawn class by class.
-        pictures: attention, components (PCA of patches), correspondences, neighbours, mistakes, map.
+        pictures: attention, components (PCA of patches), correspondences, neighbours, mistakes, map; videos (of
+            sequences), ranks (of retrieval benchmarks); default: all that the data allow.
         block: attention of this block (1 is the first; default: the last).
         mass: share of the attention that thresholded maps keep (DINO's figures: 0.6).
         whole: show whole images, the shorter side as the crop, instead of the centre crop.
@@ -51,6 +53,8 @@ class Pictures:
         points: images that are classified and drawn in the map.
         wrong: mistakes shown per checkpoint.
         map: pca, tsne or umap (pip install 'evaltk[umap]').
+        frames: of each video, from the first on.
+        video_size: shorter side of frames that masks are propagated through.
     """
 
     images: int = 16
@@ -64,6 +68,8 @@ class Pictures:
     points: int = 1000
     wrong: int = 12
     map: Literal["pca", "tsne", "umap"] = "tsne"
+    frames: int = 24
+    video_size: int = 480
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,14 +126,16 @@ def main(argv: list[str]) -> int:
     from evaltk.pictures import images
     from evaltk.progress import log
 
+    found = any_images(options.data, DataOptions.of(options, options.seed))
+    pictures = _applying(options, getattr(found, "KIND", "images"))
     chosen = images.choose(
-        any_images(options.data, DataOptions.of(options, options.seed)),
+        found,
         count=options.images,
         bank=options.bank,
         points=options.points,
         seed=options.seed,
     )
-    text = _page(options, chosen)
+    text = _page(options, pictures, found, chosen)
     files.write_text(options.out, text)
     log.info("%d images of %s, %.1f MB", len(chosen.shown), chosen.shown.dataset, len(text.encode()) / 1e6)
     print(options.out)
@@ -141,6 +149,9 @@ def _check(options: Options) -> None:
         raise SettingsError(wanted="checkpoints to show", got="none", where="evaltk show", do=do)
     if not 0 < options.mass <= 1:
         raise SettingsError(wanted="a share in (0, 1]", got=str(options.mass), where="--mass", do="--mass 0.6")
+    if options.frames < 2 or options.video_size < 64:
+        got, where = f"{options.frames}, {options.video_size}", "--frames, --video-size"
+        raise SettingsError(wanted="2 frames or more of 64 px or more", got=got, where=where, do="use 24 and 480")
     if not options.pictures:
         raise SettingsError(wanted=f"some of {', '.join(ALL)}", got="none", where="--pictures", do="leave it out")
     if options.out.is_dir():
@@ -150,18 +161,30 @@ def _check(options: Options) -> None:
         raise SettingsError(wanted="a new file", got="an existing one", where=options.out, do="pass --force")
 
 
-def _page(options: Options, chosen: Any) -> str:
+def _applying(options: Options, kind: str) -> tuple[str, ...]:
+    """The pictures asked for, of all those that such data have. Raises: SettingsError: one that they cannot have."""
+    if options.pictures == ALL:
+        return tuple(name for name in ALL if ONLY.get(name, kind) == kind)
+    if odd := [name for name in options.pictures if ONLY.get(name, kind) != kind]:
+        wanted, do = f"a dataset of {ONLY[odd[0]]} for {odd[0]}", "leave it out, or evaltk ls datasets"
+        raise SettingsError(wanted=wanted, got=f"one of {kind}", where="--pictures", do=do)
+    return tuple(name for name in ALL if name in options.pictures)
+
+
+def _page(options: Options, pictures: Sequence[str], found: Any, chosen: Any) -> str:
     from evaltk.checkpoints.load import load
+    from evaltk.data import limits
     from evaltk.machine import resolve_device
-    from evaltk.pictures import near, sections, seen
+    from evaltk.pictures import near, ranks, sections, seen, videos
     from evaltk.progress import log
     from evaltk.running import runner
     from reports.pictures import page
 
-    plan = _plan(options)
-    device = resolve_device(options.device)
+    plan, device = _plan(options), resolve_device(options.device)
     looks_seen: list[seen.Seen] = []
-    nears, pixels = [], []
+    nears, pixels, masks, orders = [], [], [], []
+    clips = videos.first_frames(found.sequences, options.frames) if "videos" in pictures else []
+    gallery = limits.limited(found, options.images, options.seed) if "ranks" in pictures else None
     for word in dict.fromkeys(options.checkpoints):
         loaded = load(word, options.read_options())
         for note in loaded.notes:
@@ -170,11 +193,17 @@ def _page(options: Options, chosen: Any) -> str:
         name = loaded.name if loaded.name not in {s.name for s in looks_seen} else word
         looks_seen.append(seen.look(bench, chosen.shown, name=name, block=options.block, whole=options.whole))
         pixels.append(sections.pixels_of(bench))
-        if set(options.pictures) & set(OF_FEATURES):
+        if set(pictures) & set(OF_FEATURES):
             shown, wrong = options.neighbours, options.wrong
             nears.append(near.look(bench, chosen, k=options.k, shown=shown, wrong=wrong))
+        if clips:
+            masks.append(videos.propagated(bench, name, clips, options.video_size))
+        if gallery is not None:
+            orders.append(ranks.ranked(bench, name, gallery))
     looks = sections.Looks(chosen=chosen, seen=looks_seen, nears=nears, pixels=pixels, mass=options.mass)
-    made = _sections(options, looks)
+    made = _sections(options, pictures, looks)
+    made += [videos.section(clips, masks, looks.album)] if clips else []
+    made += [ranks.section(gallery, orders, looks.album)] if gallery is not None else []
     names = ", ".join(one.name for one in looks.seen)
     return page.build(
         made,
@@ -185,7 +214,7 @@ def _page(options: Options, chosen: Any) -> str:
     )
 
 
-def _sections(options: Options, looks: Looks) -> Sequence[Section]:
+def _sections(options: Options, pictures: Sequence[str], looks: Looks) -> list[Section]:
     from evaltk.pictures import sections
 
     makers = {
@@ -196,7 +225,7 @@ def _sections(options: Options, looks: Looks) -> Sequence[Section]:
         "mistakes": lambda: sections.mistakes(looks),
         "map": lambda: sections.features_map(looks, options.map, options.seed),
     }
-    return [makers[name]() for name in ALL if name in options.pictures]
+    return [make() for name, make in makers.items() if name in pictures]
 
 
 def _plan(options: Options):  # type: ignore[no-untyped-def]

@@ -67,7 +67,7 @@ class DenseSplit(Split):
 class DenseDataset:
     """Training images and those that are reported on, with label maps of the same classes."""
 
-    KIND: ClassVar[str] = "dense"
+    KIND: ClassVar[str] = "masks"
 
     name: str
     train: DenseSplit

@@ -37,7 +37,7 @@ def limited(dataset: AnyKind, limit: int, seed: int) -> AnyKind:
         "images": _images,
         "retrieval": _retrieval,
         "sequences": _sequences,
-        "dense": _dense,
+        "masks": _masks,
     }
     if dataset.KIND not in parts:
         got = f"{dataset.name}, a dataset of {dataset.KIND}"
@@ -138,7 +138,7 @@ def _sequences(dataset: Any, limit: int, seed: int) -> Any:
     return dataclasses.replace(dataset, sequences=kept, fingerprint=prints)
 
 
-def _dense(dataset: Any, limit: int, seed: int) -> Any:
+def _masks(dataset: Any, limit: int, seed: int) -> Any:
     train, test = (_part(split, _drawn(len(split), limit, seed, split.name)) for split in (dataset.train, dataset.test))
     return dataclasses.replace(dataset, train=train, test=test)
 

@@ -39,7 +39,7 @@ class Chosen:
 
 
 def choose(found: Any, *, count: int, bank: int, points: int, seed: int) -> Chosen:
-    """The images of a dataset, of one split, or the frames of videos.
+    """The images of a dataset, of one split, the frames of videos, or queries and database of a benchmark.
 
     Args:
         found: a dataset of images or sequences, or a split. count: images shown. bank: images searched (of the training
@@ -55,12 +55,15 @@ def choose(found: Any, *, count: int, bank: int, points: int, seed: int) -> Chos
     elif found.KIND == "images":
         alone = not len(found.train)
         parts = (found.test if alone else found.train), found.test
+    elif found.KIND == "retrieval":
+        part = limits.limited(found, count, seed)
+        parts, alone = (part.database, part.queries), False
     elif found.KIND == "sequences":
         split = frames(found)
         parts, alone = (split, split), True
     else:
         got, do = f"{found.name}, a dataset of {found.KIND}", "name a folder of images"
-        raise DataError(wanted="a dataset of images or videos", got=got, where="--data", do=do)
+        raise DataError(wanted="a dataset of images, videos or retrieval", got=got, where="--data", do=do)
     if not len(parts[1]):
         raise DataError(wanted="images", got="none", where=f"{parts[1].dataset} {parts[1].name}", do="name others")
     searched, shown, judged = (

@@ -15,6 +15,7 @@ from protocols.shift.settings import Settings
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from protocols.shift.sets import TestSet
 
@@ -261,9 +262,9 @@ def _classifier(
         if len(held):
             path = logistic.fit_path(x[kept], bank.y[kept], l2s=L2S, num_classes=number, intercept=True,
                                      device=bench.device)[0]  # fmt: skip
-            right = [(int((m.predict(x[held]).cpu().numpy() == bank.y[held]).sum()), m.l2) for m in path]
-            l2 = max(right)[1]
-        notes = [f"logistic: l2 = {l2:g}, chosen on {len(held)} held-out training images"]
+            losses = [(_cross_entropy(m.scores(x[held]), bank.y[held]), -m.l2) for m in path]
+            l2 = -min(losses)[1]
+        notes = [f"logistic: l2 = {l2:g}, with the least loss on {len(held)} held-out training images"]
     model = logistic.fit(x, bank.y, l2=l2, num_classes=number, intercept=True, device=bench.device)
     if not model.converged:
         notes.append(f"logistic: not converged, relative gradient {model.relative_gradient:.1e}")
@@ -274,3 +275,11 @@ def _classifier(
         return found
 
     return softmax, notes
+
+
+def _cross_entropy(scores: torch.Tensor, target: np.ndarray) -> float:
+    """Mean cross-entropy in nats of scores [N, C] and classes [N]."""
+    import torch
+    from torch.nn import functional as F
+
+    return float(F.cross_entropy(scores.double().cpu(), torch.from_numpy(target)))

@@ -24,8 +24,8 @@ class Settings:
         k: neighbours of k-NN.
         temperature: of the votes of k-NN.
         shots: training images per class, drawn by the seed; default: all.
-        l2: strength of logistic regression (features at unit length); default: chosen on a tenth of the training
-            images.
+        l2: strength of logistic regression (features at unit length); default: least loss on a tenth of the
+            training images.
         bins: of the expected calibration error.
     """
 

@@ -28,14 +28,14 @@ class Tile:
     Attributes:
         photo: what lies at the bottom; None: only layers. layers: data URIs that are stretched over it.
         size: (width, height) that gives the aspect ratio where there is no photo.
-        foot: lines of text below. mark: a frame around it, ``good`` or ``bad``. words: said on pointing at it.
+        foot: lines of text below. mark: a frame around it, a class of the style. words: said on pointing at it.
     """
 
     photo: Photo | None = None
     layers: tuple[str, ...] = ()
     size: tuple[int, int] = (1, 1)
     foot: tuple[str, ...] = ()
-    mark: Literal["", "good", "bad"] = ""
+    mark: Literal["", "good", "hard", "junk", "bad"] = ""
     words: str = ""
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,8 @@ from family_files import FILES
 from family_files import GOLDEN as FAMILY_FILES
 from PIL import Image
 
-from evaltk import cli, datasets
+from evaltk import cli, datasets, results
+from evaltk.metrics.retrieval import evaluate
 from evaltk.pictures import images, near
 
 DEIT = str(FAMILY_FILES / "deit_checkpoint.pth")
@@ -139,3 +141,54 @@ def test_maps_are_flat_and_seeded() -> None:
     axes = np.linalg.svd(centred)[2][:2]
     assert np.allclose(np.abs(near.flat(x, "pca", 0)), np.abs(centred @ axes.T))
     assert near.flat(np.ones((3, 1)), "pca", 0).shape == (3, 2)
+
+
+COWS = FAMILY_FILES.parent / "davis_cows"
+
+
+def test_videos(show: Callable[..., tuple[int, Path]], tmp_path: Path) -> None:
+    root = tmp_path / "davis"
+    for kind, source, ending in (("JPEGImages", "frames", "jpg"), ("Annotations", "masks", "png")):
+        (root / kind / "480p" / "cows").mkdir(parents=True)
+        for i in range(4):
+            data = (COWS / source / f"{i:05d}.{ending}").read_bytes()
+            (root / kind / "480p" / "cows" / f"{i:05d}.{ending}").write_bytes(data)
+    (root / "ImageSets" / "2017").mkdir(parents=True)
+    (root / "ImageSets" / "2017" / "val.txt").write_text("cows\n")
+    argv = ["--num-heads", "3", "--position", "dino", "--data", f"davis2017={root}", "--images", "1", "--crop", "16"]
+    code, out = show(DEIT, *argv, "--pictures", "videos", "--frames", "3", "--video-size", "64")
+    text = out.read_text()
+    assert code == 0 and text.count("Masks: deit_checkpoint, cows") == 1 and "over 2 frames" in text
+    strip = next(d for d in re.findall(r'<svg class="drawing".*?</svg>', text) if "Annotation: cows" in d)
+    assert strip.count("<use") == 3 and "data:image/webp" in text
+
+
+def test_ranks_are_those_of_the_protocol(show: Callable[..., tuple[int, Path]], tmp_path: Path) -> None:
+    root, rng = tmp_path / "paris", np.random.default_rng(0)
+    (root / "jpg").mkdir(parents=True)
+    names = [f"image_{i}" for i in range(9)] + ["query_0", "query_1"]
+    for name in names:
+        small = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+        small.resize((32, 24)).save(root / "jpg" / f"{name}.jpg")
+    gnd = [{"bbx": (0.0, 0.0, 9.0, 9.0), "easy": [q], "hard": [q + 3], "junk": [q + 6]} for q in range(2)]
+    with (root / "gnd_rparis6k.pkl").open("wb") as stream:
+        pickle.dump({"imlist": names[:9], "qimlist": names[9:], "gnd": gnd}, stream, protocol=2)
+    argv = ["--num-heads", "3", "--position", "dino", "--data", f"rparis6k={root}", "--images", "2", "--pictures"]
+    code, out = show(DEIT, *argv, "ranks")
+    text = out.read_text()
+    rows = [d for d in re.findall(r'<svg class="drawing".*?</svg>', text) if "Ranks: " in d]
+    assert code == 0 and len(rows) == 2
+    assert cli.main(["run", DEIT, *argv[:-3], "--protocols", "retrieval", "--out", str(tmp_path / "runs"), "-q"]) == 0
+    ((path, _),) = results.find(tmp_path / "runs")
+    order = results.read_predictions(path)["ranks"]
+    for query, row in enumerate(rows):
+        said = re.findall(r">\d\. (easy|hard|junk|not relevant)<", row)
+        marks = {query: "easy", query + 3: "hard", query + 6: "junk"}
+        assert said == [marks.get(int(i), "not relevant") for i in order[query, :8]]
+        frames = re.findall(r'class="frame (\w+)"', row)
+        kinds = {"easy": "good", "hard": "hard", "junk": "junk", "not relevant": "bad"}
+        assert frames == [kinds[one] for one in said]
+        ap = evaluate(order[query : query + 1], gnd[query : query + 1])["medium"]["map"]
+        assert f"AP (medium) {100 * ap:.1f} %" in text
+    code, _ = show(DEIT, *argv, "videos", "--force")
+    assert code == 2
