@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,11 @@ def main(argv: list[str]) -> int:
         device = own_device(resolve_device(options.device, mps=False))  # sums are float64, which mps does not have
         watching = Watching(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Watching)})
         out = options.out or Path("runs") / recipe.name
-        return loop.run(recipe, out=out, device=device, resume=options.resume, watching=watching)
+        code = loop.run(recipe, out=out, device=device, resume=options.resume, watching=watching)
+        if code == 0 and os.environ.get("RANK", "0") == "0":
+            file = shlex.quote(str(out / "checkpoint.pth"))
+            progress.log.info("trained: %s; evaluate it: evaltk run %s --data NAME=PATH", out, file)
+        return code
 
 
 def own_device(device: str) -> str:

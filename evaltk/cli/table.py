@@ -88,6 +88,8 @@ def main(argv: list[str]) -> int:
     made = _built(options, layout, found, choice)
     if form != "csv" and not (options.intervals and (form != "latex" or "--intervals" in argv)):
         made = [_without_intervals(table) for table in made]
+    if form == "latex":  # how many notes there are is of no use in a paper
+        made = [replace(one, footnotes=tuple(n for n in one.footnotes if not n.endswith(": --notes"))) for one in made]
     text = render.render_all(made, form)
     if options.standalone:
         from reports.formats import html, latex
