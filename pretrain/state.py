@@ -71,4 +71,6 @@ class State(Generic[S]):
 def distribute(network: Network) -> nn.Module:
     """The network as it is called for a gradient: inside DDP where there are several processes."""
     # Buffers are batch statistics, which the processes share already.
-    return DistributedDataParallel(network, broadcast_buffers=False) if distributed.active() else network
+    if not distributed.active():
+        return network
+    return DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)

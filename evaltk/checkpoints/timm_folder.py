@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,13 +33,20 @@ def convert(raw: RawFile, net: Net, rename: Rename) -> Converted:
     facts: dict[str, Any] = {}
     if kind is not None:
         model, arch = _model(raw), kind.read(kind.rename(weights), raw.path)
+        if other := differences(model, weights):
+            more = f" and {len(other) - 1} more" if len(other) > 1 else ""
+            raise CheckpointError(
+                wanted=f"tensors of {raw.config.get('architecture')}, as config.json names it",
+                got=f"{other[0]}{more}",
+                where=raw.path,
+                do="take config.json and weights of one repository, or name the weight file alone",
+            )
         arch = kind.of_model(arch, model)
         if not kind.built_by_name:
             facts = {"num_heads": arch.num_heads, "norm_eps": arch.norm_eps, "activation": arch.activation}
             facts |= {"pool": arch.pool} | ({} if kind.sized_by_tensors else {"img_size": arch.img_size})
-        with contextlib.suppress(RuntimeError):  # other tensors than timm's: the error is raised when they are checked
-            model.load_state_dict(dict(weights), strict=True)
-            verify(model, arch, weights, raw.path)
+        model.load_state_dict(dict(weights), strict=True)
+        verify(model, arch, weights, raw.path)
     for name in ("mean", "std"):
         said = config.get(name)
         if isinstance(said, list) and len(said) == 3 and all(isinstance(v, int | float) for v in said):
@@ -55,6 +61,19 @@ def convert(raw: RawFile, net: Net, rename: Rename) -> Converted:
         notes=("architecture and pixels as config.json states",),
         **facts,
     )
+
+
+def differences(model: Any, weights: Mapping[str, torch.Tensor]) -> list[str]:
+    """In what weights in timm's names are not the model's, a line a tensor."""
+    own = model.state_dict()
+    missing = [f"no {key}" for key in own if key not in weights]
+    unknown = [f"{key}, which it lacks" for key in weights if key not in own]
+    shapes = [
+        f"{key} {list(weights[key].shape)} instead of {list(tensor.shape)}"
+        for key, tensor in own.items()
+        if key in weights and weights[key].shape != tensor.shape
+    ]
+    return [*shapes, *missing, *unknown]
 
 
 def view(config: Mapping[str, Any]) -> EvalView:
@@ -92,13 +111,9 @@ def verify(model: Any, arch: Arch, weights: Mapping[str, torch.Tensor], where: P
 
 def _model(raw: RawFile) -> Any:
     """timm's net of the architecture and arguments that the configuration states, without a class head."""
-    import timm
-
     name, args = str(raw.config.get("architecture")), raw.config.get("model_args")
     try:
-        with undrawn():
-            given = {**args, "num_classes": 0} if isinstance(args, Mapping) else {"num_classes": 0}
-            return timm.create_model(name, pretrained=False, **given)
+        return built(name, args if isinstance(args, Mapping) else {})
     except Exception as error:
         raise CheckpointError(
             wanted="an architecture of timm, as config.json names it",
@@ -106,3 +121,11 @@ def _model(raw: RawFile) -> Any:
             where=raw.path,
             do="install the version of timm that wrote the folder",
         ) from error
+
+
+def built(name: str, args: Mapping[str, Any]) -> Any:
+    """timm's net of that name and arguments, without a class head. Raises: whatever timm does."""
+    import timm
+
+    with undrawn():
+        return timm.create_model(name, pretrained=False, **{**args, "num_classes": 0})

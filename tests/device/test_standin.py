@@ -6,7 +6,7 @@ The host may wait for the device as often as is stated here, and no more; a fail
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,6 @@ from pretrain import recipe as recipes
 pytestmark = pytest.mark.device
 On = Callable[[str], Any]
 FAMILIES = GOLDEN / "families"
-
-
-def some(names: Iterable[str], *default: str) -> list[Any]:
-    """All of them for `make device`, these for the default run, which has less time."""
-    return [name if name in default else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def test_it_refuses_to_mix_and_counts_what_waits(on: On) -> None:
@@ -64,7 +59,7 @@ PROTOCOLS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", some(PROTOCOLS, "knn", "finetune"))
+@pytest.mark.parametrize("name", PROTOCOLS)
 def test_a_protocol_on_digits(name: str, on: On, tmp_path: Path) -> None:
     words = [NET, "--protocols", name.split("_")[0], *PROTOCOLS[name]]
     with on("cpu"):
@@ -74,7 +69,7 @@ def test_a_protocol_on_digits(name: str, on: On, tmp_path: Path) -> None:
     assert got.keys() == wanted.keys() and [name for name in got if got[name] != wanted[name]] == []
 
 
-@pytest.mark.parametrize("name", some(["vos", "retrieval", "prototypes", "precision"], "vos", "retrieval"))
+@pytest.mark.parametrize("name", ["vos", "retrieval", "prototypes", "precision"])
 def test_a_protocol_on_the_golden_net(name: str, on: On, tmp_path: Path) -> None:
     words, sizes = "digits", ["--limit", "30" if name == "prototypes" else "200"]
     if name == "vos":
@@ -192,7 +187,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-@pytest.mark.parametrize("name", some(METHODS, "dino_vmf", "ibot_vmf"))
+@pytest.mark.parametrize("name", METHODS)
 def test_five_steps_with_views_on_the_device(
     name: str, on: On, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,7 +204,6 @@ def test_five_steps_with_views_on_the_device(
         assert sum(waits.values()) <= 1, waits
 
 
-@pytest.mark.slow
 def test_a_run_begun_on_the_cpu_goes_on_on_the_device(on: On, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import dataclasses
 

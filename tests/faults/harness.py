@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -160,7 +161,10 @@ def products(folder: Path) -> dict[str, str]:
             with np.load(path) as arrays:
                 content = arrays["x"].tobytes().hex() + arrays["y"].tobytes().hex()
         elif path.suffix == ".pth":
-            content = _plain(torch.load(path, weights_only=True))
+            try:
+                content = _plain(torch.load(path, weights_only=True))
+            except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:  # damaged
+                content = f"{type(error).__name__} {path.read_bytes().hex()}"
         else:
             content = path.read_bytes().hex()
         found[name] = hashlib.sha256(content.encode()).hexdigest()

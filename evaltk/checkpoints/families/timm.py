@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from evaltk.checkpoints import conversion, diagnose, nets, timm_folder
+from evaltk.checkpoints import conversion, diagnose, nets, timm_folder, timm_training
 from evaltk.checkpoints.families import Family, flat
 from evaltk.checkpoints.rawfile import Converted, RawFile
 from evaltk.checkpoints.read_options import ReadOptions
@@ -28,14 +28,15 @@ def claims(raw: RawFile) -> bool:
 def convert(raw: RawFile, options: ReadOptions) -> Converted:
     """The net without its class head.
 
-    A folder of the hub states all of it. Nothing in a bare file fixes heads, LayerNorm's epsilon or the pixel
-    statistics (MoCo-v3 and DeiT write it too): they are asked for, as of a file without a class head (`flat`).
+    A folder of the hub states all of it, and a file of timm's train.py most. Nothing in another file fixes heads,
+    LayerNorm's epsilon or the pixel statistics (MoCo-v3 and DeiT write it too): they are asked for, as of a file
+    without a class head (`flat`).
     """
     net = nets.choose(raw.nets, options, raw.path)
     rename = flat.rename_of(net)
     if "architecture" in raw.config:
         return timm_folder.convert(raw, net, rename)
-    facts = flat.pixels(raw, net)
+    facts = {**flat.pixels(raw, net), **timm_training.stated(raw, rename(net.tensors).weights)}
     return conversion.converted(raw, net, rename, origin_proof=OriginProof.NONE, **facts)
 
 
