@@ -95,7 +95,7 @@ def try_out(wheel: Path, folder: Path) -> None:
     run([command, "report"], folder)
     run([command, "demo", "--epochs", "1", "--protocols", "knn", "prototypes"], folder)
     run([command, "ls", "checkpoints"], folder)
-    shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("golden", "__pycache__"))
+    shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     run([python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *SMOKE], folder)
 
 

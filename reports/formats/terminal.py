@@ -76,8 +76,11 @@ def render(table: Table, *, width: int | None = None) -> str:
 def legend(tables: Iterable[Table], *, width: int | None = None) -> str:
     """What columns and marks of all these tables mean, a line each."""
     look, known = _look(width), list(tables)
-    texts = cell_text.legend(known)
-    if not any(cell.interval for table in known for _, row in _fitting(table, look)[0].rows for cell in row):
+    fitting = [_fitting(table, look)[0] for table in known]
+    there = {title for table in fitting for title in table.columns}
+    gone = {title for table in known for title in table.columns} - there
+    texts = [text for text in cell_text.legend(known) if text.partition(": ")[0] not in gone]
+    if not any(cell.interval for table in fitting for _, row in table.rows for cell in row):
         texts = [text for text in texts if not text.startswith("±")]
     if not look.coloured:
         texts = [text for text in texts if not text.startswith("underlined: ")]
