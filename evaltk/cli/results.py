@@ -106,7 +106,8 @@ def _found(options: Options, *, headlines: bool) -> list[Row]:
 
 
 def _headline(result: Result) -> tuple:  # type: ignore[type-arg]
-    score = max(result.scores, key=lambda s: s.metric.endswith("best_k"), default=None)
+    # Of k-NN, the k that was chosen on training images, else the best one.
+    score = max(result.scores, key=lambda s: (s.metric.endswith("chosen_k"), s.metric.endswith("best_k")), default=None)
     return () if score is None else (score,)
 
 
