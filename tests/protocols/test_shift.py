@@ -16,7 +16,7 @@ from evaltk import cli, results
 from evaltk.data import images
 from evaltk.data.images import Dataset, Split
 from evaltk.data.transforms import Transform
-from evaltk.errors import DataError
+from evaltk.errors import DataError, SettingsError
 from evaltk.types import FeatureKey, Features, Result
 from protocols import shift
 from protocols.shift.sets import ALEXNET, mean_corruption_error
@@ -153,14 +153,26 @@ def test_mean_corruption_error_of_alexnet_is_one() -> None:
 
 
 @pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"test_on": ("other",)}, "LABEL=PATH"),
+        ({"test_on": ("a:b=c",)}, "LABEL=PATH"),
+        ({"test_on": ("a=x", "a=y")}, "each once"),
+        ({"corruptions": ("rain",)}, "all, or some of"),
+        ({"severities": (6,)}, "severities from 1 to 5"),
+        ({"shots": 0}, "--shift.shots"),
+    ],
+)
+def test_settings(wrong: dict[str, object], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        shift.Settings(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--shift.test-on", "other"], "LABEL=PATH"),
-        (["--shift.test-on", "a:b=c"], "LABEL=PATH"),
         (["--shift.test-on", "a=/nowhere"], "no such folder"),
         (["--shift.test-on", "a={folder}/numbered"], "a:numbered="),
-        (["--shift.corruptions", "rain"], "all, or some of"),
-        (["--shift.severities", "6"], "severities from 1 to 5"),
         (["--shift.k", "999"], "<= 36 training images"),
     ],
 )
