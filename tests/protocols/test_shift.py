@@ -54,7 +54,7 @@ def value(result: Result, metric: str, **at: object) -> float:
 
 
 def test_other_sets(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sets = ["--shift.test-on", f"other={folder / 'other'}", f"n:numbered={folder / 'numbered'}"]
+    sets = ["--test-on", f"other={folder / 'other'}", f"n:numbered={folder / 'numbered'}"]
     result, arrays = run(folder, *sets, "--shift.classifiers", "knn", "logistic")
     printed = capsys.readouterr().out
     assert "on=other, classifier knn" in printed and "left out: 4 images of 1 other classes, class 9" in printed
@@ -174,6 +174,7 @@ def test_settings(wrong: dict[str, object], said: str) -> None:
         (["--shift.test-on", "a=/nowhere"], "no such folder"),
         (["--shift.test-on", "a={folder}/numbered"], "a:numbered="),
         (["--shift.k", "999"], "<= 36 training images"),
+        (["--test-on", "a={folder}/other", "--protocols", "knn"], "the protocol shift for other test sets"),
     ],
 )
 def test_refused(folder: Path, argv: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
