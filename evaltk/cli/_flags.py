@@ -33,6 +33,7 @@ class Evaluated:
             suite file (docs/suites.md).
         protocols: what to measure: evaltk ls protocols.
         data: datasets: evaltk ls datasets; some need no path.
+        test_on: other test sets for the protocol shift (as --shift.test-on).
         limit: smoke test on N images per split, class-balanced; never compared with published numbers.
         seed: seed of all random draws.
         again: redo finished results.
@@ -43,6 +44,7 @@ class Evaluated:
     protocols: tuple[str, ...] = ("knn",)
     data: tuple[str, ...] = field(default=(), metadata={"metavar": "[LABEL:]NAME=PATH ..."})
     plugin: tyro.conf.UseAppendAction[tuple[Path, ...]] = field(default=(), metadata={"metavar": "FILE.py"})
+    test_on: tuple[str, ...] = field(default=(), metadata={"metavar": "LABEL=PATH ..."})
     limit: int | None = None
     seed: int = 0
     again: bool = False
@@ -223,7 +225,7 @@ def plan_of(options: Any) -> Plan:
         known_protocol(name)
     return Plan(
         checkpoints=options.checkpoints,
-        protocols={name: getattr(options, _settings(name)) for name in options.protocols},
+        protocols=_chosen(options),
         data=options.data,
         out=options.out,
         cache=options.cache or catalog.home(),
@@ -241,3 +243,15 @@ def plan_of(options: Any) -> Plan:
         pixels=options.pixels or 0.0,
         skip_bad_images=options.skip_bad_images,
     )
+
+
+def _chosen(options: Any) -> dict[str, Any]:
+    """{protocol: its settings}. Raises: SettingsError: other test sets without the protocol that takes them."""
+    chosen = {name: getattr(options, _settings(name)) for name in options.protocols}
+    if options.test_on:
+        if "shift" not in chosen:
+            got, do = ", ".join(chosen), "--protocols shift --shift.classifiers knn logistic"
+            raise SettingsError(wanted="the protocol shift for other test sets", got=got, where="--test-on", do=do)
+        known = chosen["shift"]
+        chosen["shift"] = dataclasses.replace(known, test_on=(*known.test_on, *options.test_on))
+    return chosen

@@ -94,6 +94,8 @@ def _fetch(words: tuple[str, ...]) -> int:
 def _report(dataset: Any, contents: bool) -> list[str]:
     """Sizes, deviations and notes, line by line. Raises: DataError: it cannot be used."""
     sizes = [f"{split.name} {len(split):,} images" for split in dataset.splits]
+    if dataset.KIND in ("masks", "copies"):
+        sizes = [f"{name} {number:,} images" for name, number in dataset.sizes.items()]
     lines = [
         f"{dataset.name}: {', '.join(sizes) or dataset.KIND}",
         *(d.words() for d in dataset.deviations),

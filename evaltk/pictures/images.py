@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from evaltk.data import images, limits, subsets
+from evaltk.data import images, limits
 from evaltk.data.images import Split
 from evaltk.errors import DataError, SettingsError
 
@@ -72,13 +72,11 @@ def choose(found: Any, *, count: int, bank: int, points: int, seed: int) -> Chos
     )
     if len(judged) < len(shown):
         judged = shown
+    known = len(searched.classes) > 1 and bool((searched.labels >= 0).all())
+    uses = ("shown", "searched for neighbours", "classified and drawn in the map" if known else "drawn in the map")
     notes = [
-        f"{len(part):,} of {len(whole):,} images of {whole.dataset} {whole.name} {purpose}"
-        for part, whole, purpose in (
-            (shown, parts[1], "are shown"),
-            (searched, parts[0], "are searched for neighbours"),
-            (judged, parts[1], "are classified and drawn in the map"),
-        )
+        f"{use}: {len(part):,} of {len(whole):,} images of {whole.dataset}, {whole.name}"
+        for part, whole, use in zip((shown, searched, judged), (parts[1], parts[0], parts[1]), uses, strict=True)
     ]
     if alone:
         notes.append("all are of one split: no image counts as a neighbour of its own")
@@ -122,13 +120,3 @@ def pairs(split: Split, limit: int) -> list[tuple[int, int]]:
     rest = [row for row in range(len(split)) if row not in used]
     found += list(zip(rest[::2], rest[1::2], strict=False))
     return found[:limit]
-
-
-def renamed(split: Split, name: str) -> Split:
-    """The split under another name."""
-    return replace(split, name=name)
-
-
-def only(split: Split, rows: np.ndarray) -> Split:
-    """The images at `rows` as a split of its own."""
-    return subsets.subset(split, rows, split.name)

@@ -103,7 +103,11 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
             *_scores(bench, dataset, predicted, test.y, metric, at),
             *_validation(dataset, search, chosen, metric, at),
         ),
-        predictions={"target": test.y, "predicted": predicted.astype(np.int32)},
+        predictions={
+            "target": test.y,
+            "predicted": predicted.astype(np.int32),
+            "predicted_confidence": model.scores(test.x).double().softmax(dim=1).amax(dim=1).cpu().numpy().astype("f4"),
+        },
         deviations=deviations,
         notes=notes,
     )

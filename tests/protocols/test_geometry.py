@@ -10,8 +10,10 @@ from small_inputs import DEIT, one_colour_per_class
 
 import evaltk
 from evaltk import cli, results
+from evaltk.errors import SettingsError
 from evaltk.metrics import geometry
 from evaltk.types import Result
+from protocols import geometry as protocol
 
 
 @pytest.fixture(scope="module")
@@ -67,13 +69,11 @@ def test_samples_are_drawn_and_views_left_out(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flag", "wrong"), [("samples", "9"), ("views", "1"), ("view-images", "1"), ("dead", "0"), ("pairs", "2")]
+    ("name", "wrong"), [("samples", 9), ("views", 1), ("view_images", 1), ("dead", 0.0), ("pairs", 2)]
 )
-def test_settings(folder: Path, flag: str, wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["run", DEIT, "--protocols", "geometry", "--data", f"x:imagefolder={folder / 'data'}"]
-    assert cli.main([*argv, f"--geometry.{flag}", wrong]) == 2
-    error = capsys.readouterr().err
-    assert f"--geometry.{flag}" in error and len(error) < 300
+def test_settings(name: str, wrong: float) -> None:
+    with pytest.raises(SettingsError, match=f"--geometry.{name.replace('_', '-')}"):
+        protocol.Settings(**{name: wrong})
 
 
 def test_too_few_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,16 +5,25 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
 from small_inputs import DEIT, one_colour_per_class
 
 import evaltk
 from evaltk import cli, results
-from evaltk.types import Result
+from evaltk.data import images
+from evaltk.data.images import Dataset, Split
+from evaltk.data.transforms import Transform
+from evaltk.errors import DataError, SettingsError
+from evaltk.types import FeatureKey, Features, Result
+from protocols import shift
 from protocols.shift.sets import ALEXNET, mean_corruption_error
+
+KEY = FeatureKey(
+    sha256="0", dataset="0", split="x", transform="", recipe="", precision="fp32", position="dino", version=1
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +54,7 @@ def value(result: Result, metric: str, **at: object) -> float:
 
 
 def test_other_sets(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sets = ["--shift.test-on", f"other={folder / 'other'}", f"n:numbered={folder / 'numbered'}"]
+    sets = ["--test-on", f"other={folder / 'other'}", f"n:numbered={folder / 'numbered'}"]
     result, arrays = run(folder, *sets, "--shift.classifiers", "knn", "logistic")
     printed = capsys.readouterr().out
     assert "shift other" in printed and "shift n" in printed
@@ -99,21 +108,43 @@ def test_corruptions_made_on_the_fly(folder: Path) -> None:
     assert any("18 training images, 3 per class" in note for note in result.notes)
 
 
-def test_mean_corruption_error(folder: Path, tmp_path: Path) -> None:
-    image = Image.new("RGB", (16, 18), (200, 20, 20))
-    root = tmp_path / "c"
+def test_mean_corruption_error(tmp_path: Path) -> None:
+    """The whole of ImageNet-C in its layout, its features made up: one image each, right from some severity on."""
+    rng = np.random.default_rng(0)
+    last_right = {name: int(rng.integers(0, 6)) for name in ALEXNET}
     for name in ALEXNET:
         for severity in range(1, 6):
-            place = root / "group" / name / str(severity) / "class 0"
+            place = tmp_path / "group" / name / str(severity) / "b"
             place.mkdir(parents=True)
-            image.save(place / "0.png")
-    result, arrays = run(folder, "--shift.imagenet-c", str(root))
-    wrong = {n: np.mean([arrays[f"knn_c_{n}_{s}"][0] != 0 for s in range(1, 6)]) for n in ALEXNET}
-    assert value(result, "mce") == pytest.approx(np.mean([wrong[n] / ALEXNET[n] for n in ALEXNET]))
-    shutil.rmtree(root / "group" / "frost")
-    result, _ = run(folder, "--shift.imagenet-c", str(root))
-    assert "no mean corruption error: 14 of 15 corruptions of ImageNet-C are there" in result.notes
-    assert not [s for s in result.scores if s.metric == "mce"]
+            (place / "0.png").touch()
+    pixels = np.zeros((6, 1, 1, 3), np.uint8)
+    train, test = (images.from_arrays("x", name, pixels, np.arange(6) % 2, ["a", "b"]) for name in ("train", "test"))
+
+    def features(split: Split, need: object) -> Features:
+        y = split.labels.copy()
+        if split.name.startswith("on "):
+            name, _, severity = split.name.removeprefix("on ").rpartition("_")
+            y = y if int(severity) <= last_right[name] else 1 - y  # looks like the other class
+        names = tuple(map(str, range(len(y))))
+        return Features(x=np.eye(2, dtype=np.float32)[y], y=split.labels, ids=names, key=KEY)
+
+    plain = Transform(resize=8, crop=8, mean=(0.5, 0.5, 0.5), std=(1, 1, 1))
+    bench = SimpleNamespace(
+        features=features, device="cpu", seed=0, class_feature=lambda need: need, transform=lambda: plain
+    )
+    dataset = Dataset(name="x", train=train, test=test)
+    found = shift.run(bench, dataset, shift.Settings(imagenet_c=str(tmp_path), k=1))  # type: ignore[arg-type]
+    (mce,) = [s.value for s in found.scores if s.metric == "mce"]
+    slow = [(5 - last_right[name]) / 5 / error for name, error in ALEXNET.items()]
+    assert mce == pytest.approx(np.mean(slow))
+    assert [s.value for s in found.scores if s.metric == "ce"] == pytest.approx(slow)
+    shutil.rmtree(tmp_path / "group" / "frost")
+    found = shift.run(bench, dataset, shift.Settings(imagenet_c=str(tmp_path), k=1))  # type: ignore[arg-type]
+    assert "no mean corruption error: 14 of 15 corruptions of ImageNet-C are there" in found.notes
+    assert not [s for s in found.scores if s.metric == "mce"]
+    shutil.rmtree(tmp_path / "group" / "fog" / "3")
+    with pytest.raises(DataError, match="severities 1 to 5 of fog; got no 3"):
+        shift.run(bench, dataset, shift.Settings(imagenet_c=str(tmp_path), k=1))  # type: ignore[arg-type]
 
 
 def test_mean_corruption_error_of_alexnet_is_one() -> None:
@@ -123,15 +154,28 @@ def test_mean_corruption_error_of_alexnet_is_one() -> None:
 
 
 @pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"test_on": ("other",)}, "LABEL=PATH"),
+        ({"test_on": ("a:b=c",)}, "LABEL=PATH"),
+        ({"test_on": ("a=x", "a=y")}, "each once"),
+        ({"corruptions": ("rain",)}, "all, or some of"),
+        ({"severities": (6,)}, "severities from 1 to 5"),
+        ({"shots": 0}, "--shift.shots"),
+    ],
+)
+def test_settings(wrong: dict[str, object], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        shift.Settings(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--shift.test-on", "other"], "LABEL=PATH"),
-        (["--shift.test-on", "a:b=c"], "LABEL=PATH"),
         (["--shift.test-on", "a=/nowhere"], "no such folder"),
         (["--shift.test-on", "a={folder}/numbered"], "a:numbered="),
-        (["--shift.corruptions", "rain"], "all, or some of"),
-        (["--shift.severities", "6"], "severities from 1 to 5"),
         (["--shift.k", "999"], "<= 36 training images"),
+        (["--test-on", "a={folder}/other", "--protocols", "knn"], "the protocol shift for other test sets"),
     ],
 )
 def test_refused(folder: Path, argv: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

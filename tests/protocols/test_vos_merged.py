@@ -22,10 +22,10 @@ def a_folder(root: Path, *, several: bool) -> Path:
         (root / kind / "480p" / "cows").mkdir(parents=True)
     for i in range(4):
         name = f"{i:05d}"
-        data = (COWS / "frames" / f"{name}.jpg").read_bytes()
-        (root / "JPEGImages" / "480p" / "cows" / f"{name}.jpg").write_bytes(data)
-        ids = (frames.read_ids(COWS / "masks" / f"{name}.png") > 0).astype(np.uint8)
-        ids[:, 400:] *= 2 if several else 1
+        image = Image.open(COWS / "frames" / f"{name}.jpg").resize((107, 60))
+        image.save(root / "JPEGImages" / "480p" / "cows" / f"{name}.jpg")
+        ids = (frames.resize_ids(frames.read_ids(COWS / "masks" / f"{name}.png"), 107, 60) > 0).astype(np.uint8)
+        ids[:, 50:] *= 2 if several else 1
         Image.fromarray(ids).save(root / "Annotations" / "480p" / "cows" / f"{name}.png")
     (root / "ImageSets" / "2016").mkdir(parents=True)
     (root / "ImageSets" / "2016" / "val.txt").write_text("cows\n")
