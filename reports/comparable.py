@@ -99,13 +99,18 @@ def scores(result: Result, metric: str, at: Mapping[str, Any] | None = None) -> 
     return [s for s in result.scores if s.metric == metric and all(s.at.get(key) == value for key, value in wanted)]
 
 
+def plain(value: object) -> object:
+    """A setting as something that can be looked up: result files are read from disk, and may hold lists."""
+    return value if isinstance(value, str | int | float | None) else canonical(value)
+
+
 def sweep_columns(layout: Layout, results: Sequence[Result]) -> list[dict[str, Any]]:
     """The settings at which a layout's metric was measured, in order: one dictionary per column."""
     if not layout.sweep:
         return []
     keys = (layout.also, layout.sweep) if layout.also else (layout.sweep,)
-    found = {tuple(s.at.get(key) for key in keys) for r in results for s in scores(r, layout.metric)}
-    return [dict(zip(keys, values, strict=True)) for values in sorted(found, key=lambda v: tuple(map(_order, v)))]
+    found = {tuple(plain(s.at.get(key)) for key in keys) for r in results for s in scores(r, layout.metric)}
+    return [dict(zip(keys, values, strict=True)) for values in sorted(found, key=lambda v: tuple(map(order, v)))]
 
 
 def sweep_titles(layout: Layout, sweep: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -116,5 +121,6 @@ def sweep_titles(layout: Layout, sweep: Sequence[Mapping[str, Any]]) -> list[str
     ]
 
 
-def _order(value: object) -> tuple[int, float, str]:
+def order(value: object) -> tuple[int, float, str]:
+    """Sorts settings: numbers by size, then words."""
     return (0, float(value), "") if isinstance(value, int | float) else (1, 0.0, str(value))

@@ -178,8 +178,8 @@ def _tasks(layout: Layout, group: Sequence[Result]) -> Iterator[tuple[Task, bool
             continue  # beside the headline, only what has one meaning
         ranked = not layout.analysis and (not main or layout.protocol == "retrieval")
         if task.each:
-            values = {s.at.get(task.each) for scores in found for s in scores}
-            for value in sorted(values, key=lambda v: (isinstance(v, str), v if isinstance(v, str) else float(v))):  # type: ignore[arg-type]
+            values = {comparable.plain(s.at.get(task.each)) for scores in found for s in scores}
+            for value in sorted(values, key=comparable.order):
                 title = task.values.get(str(value), str(value))
                 yield replace(task, at={**task.at, task.each: value}, title=title), ranked
         else:

@@ -26,9 +26,9 @@ def result_files(name: str, folder: Path) -> Parser:
 
     from evaltk import results
     from evaltk.errors import StorageError
-    from reports import paired
+    from reports import layouts, paired, tidy
     from reports.formats import render
-    from reports.tables.build import build_overview
+    from reports.tables.build import build_overview, build_tables
 
     old = results_of()
     upgraded = folder / f"knn-x-{0:012x}.json"
@@ -50,7 +50,10 @@ def result_files(name: str, folder: Path) -> Parser:
         found = list(results.find(path, skip=lambda path, why: None))
         if not found:
             raise StorageError(wanted="results", got="none")
-        made = build_overview([r for _, r in found], predictions=paired.beside(found, lambda e: None))
+        known, predictions = [r for _, r in found], paired.beside(found, lambda e: None)
+        made = build_overview(known, predictions=predictions)
+        made += build_tables(layouts.load("summary"), known, predictions=predictions)
+        tidy.as_json(tidy.rows(known)), tidy.as_csv(tidy.rows(known))
         return [len(render.render_all(made, form)) for form in ("md", "csv", "html", "latex", "terminal")]
 
     return Parser(name=name, make=make, read=read)
