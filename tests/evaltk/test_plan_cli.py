@@ -32,6 +32,7 @@ from evaltk.data.transforms import Transform
 from evaltk.datasets import digits
 from evaltk.errors import DataError, EvaltkError
 from evaltk.features import extraction as features
+from evaltk.features import passes
 from evaltk.models.backbone import Backbone, build_backbone
 from evaltk.running import benching, cells, estimates, measuring, runner
 from evaltk.types import Recipe
@@ -142,16 +143,16 @@ def test_a_run_that_was_stopped_goes_on_as_planned(
             raise KeyboardInterrupt
         return real(*given)
 
-    monkeypatch.setattr(features, "forward", counted)
+    monkeypatch.setattr(passes, "forward", counted)
     assert said(capsys, "run", *asked)[0] == 130
-    monkeypatch.setattr(features, "forward", real)
+    monkeypatch.setattr(passes, "forward", real)
     found = told(capsys, *asked)
     assert [(r["split"], r["images"], r["left"]) for r in readings(found)] == [("train", 20, 12), ("test", 5, 5)]
     assert [state for _, _, state in states(found)] == ["begun", "missing"]
     # Another batch size asked for by a flag drops the shards, as in `run`.
     assert [r["left"] for r in readings(told(capsys, *asked, "--batch-size", "3"))] == [20, 5]
     passed[:] = [1]
-    monkeypatch.setattr(features, "forward", counted)
+    monkeypatch.setattr(passes, "forward", counted)
     assert said(capsys, "run", *asked)[0] == 0 and sum(passed) - 1 == 12 + 5
 
 

@@ -18,6 +18,7 @@ from evaltk.data.galleries import Gallery
 from evaltk.deviations import DeviationKind
 from evaltk.errors import DataError, SettingsError
 from evaltk.features import extraction as features
+from evaltk.features import passes
 from evaltk.features.extraction import Extraction
 from evaltk.metrics import retrieval as metrics
 from evaltk.models.backbone import Backbone
@@ -148,7 +149,7 @@ def test_rankings_are_those_of_plain_loops(
 def test_a_second_run_extracts_nothing(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = datasets.load(f"roxford5k={a_tree(tmp_path / 'data')}")
     first = retrieval.run(bench, dataset, retrieval.Settings())
-    monkeypatch.setattr(features, "_fill", lambda *rest: pytest.fail("extracted again"))
+    monkeypatch.setattr(passes, "fill", lambda *rest: pytest.fail("extracted again"))
     assert retrieval.run(bench, dataset, retrieval.Settings()).scores == first.scores
 
 
