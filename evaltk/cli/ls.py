@@ -53,7 +53,7 @@ SUMMARIES = {
     "arrow": ("images", "your own", "any", "top-1"),
     "cifar10": ("images", "50,000/10,000", "10", "top-1"),
     "cifar100": ("images", "50,000/10,000", "100", "top-1"),
-    "copydays": ("copies", "157 + 3,055 copies", "-", "mAP"),
+    "copydays": ("copies", "157 + 3,055", "-", "mAP"),
     "csv": ("images", "your own", "any", "top-1"),
     "davis2016": ("sequences", "20 videos", "-", "J&F"),
     "davis2017": ("sequences", "30 videos", "-", "J&F"),
@@ -63,7 +63,7 @@ SUMMARIES = {
     "masks": ("masks", "your own", "any", "mIoU"),
     "roxford5k": ("retrieval", "4,993 + 70 queries", "-", "mAP"),
     "rparis6k": ("retrieval", "6,322 + 70 queries", "-", "mAP"),
-    "voc2012": ("masks", "10,582 or 1,464/1,449", "21", "mIoU"),
+    "voc2012": ("masks", "1,464/1,449", "21", "mIoU"),
     "wds": ("images", "your own", "any", "top-1"),
 }
 
