@@ -17,8 +17,13 @@ from evaltk.errors import SettingsError
 Options = TypeVar("Options")
 
 
-def parse(options: type[Options], argv: Sequence[str], prog: str, doc: str | None) -> Options:
+def parse(
+    options: type[Options], argv: Sequence[str], prog: str, doc: str | None, *, default: Options | None = None
+) -> Options:
     """The options that the arguments stand for; with --verbose tyro's own words are printed, too.
+
+    Args:
+        default: what holds where the arguments say nothing, in place of the defaults of `options`.
 
     Raises: SettingsError: a flag that is unknown, missing, or has a value of another kind.
     """
@@ -27,7 +32,8 @@ def parse(options: type[Options], argv: Sequence[str], prog: str, doc: str | Non
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(options, args=argv, prog=prog, description=doc)
+            given = {} if default is None else {"default": default}
+            return tyro.cli(options, args=argv, prog=prog, description=doc, **given)
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -41,6 +47,7 @@ def parse(options: type[Options], argv: Sequence[str], prog: str, doc: str | Non
 
 def _told(text: str) -> tuple[str, str]:
     """(what is wrong, the flag that may have been meant) of what tyro prints: in a box, or below a title in ASCII."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text)  # colours, which tyro writes wherever stdout is a terminal
     framed = "│" in text
     lines = [re.sub(r"^\s*│ ?| *│\s*$", "", line).rstrip() for line in text.splitlines()]
     lines = [line for line in lines if line.strip() and not re.match(r"\s*[╭╰]", line)]

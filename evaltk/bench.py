@@ -129,12 +129,15 @@ class Bench:
         return dataclasses.replace(need, recipe=dataclasses.replace(need.recipe, tokens=self.images.feature))
 
     def prepare(self, split: Split, needs: tuple[Need, ...]) -> None:
-        """Extract what the needs name and the cache lacks, one pass a view."""
+        """Extract what the needs name and the cache lacks: each image is decoded once, forwarded once a view."""
         from evaltk.features import extraction as features
 
-        for view in dict.fromkeys(n.view for n in needs):
-            recipes = tuple(dict.fromkeys(n.recipe for n in needs if n.view == view))
-            features.extract(self.backbone, split, self.transform(view), recipes, cache=self.cache, how=self.extraction)
+        views: dict[Transform, dict[Recipe, None]] = {}
+        for need in needs:
+            views.setdefault(self.transform(need.view), {})[need.recipe] = None
+        if views:
+            asked = {transform: tuple(recipes) for transform, recipes in views.items()}
+            features.extract_views(self.backbone, split, asked, cache=self.cache, how=self.extraction)
 
     def features(self, split: Split, need: Need) -> Features:
         """Features of a split, extracted now or long ago. Raises: DataError: they are the same for all images."""

@@ -26,7 +26,7 @@ from evaltk.features.extraction import Extraction
 from evaltk.machine import resolve_device
 from evaltk.models import function, reached
 from evaltk.progress import log
-from evaltk.running import runner
+from evaltk.running import benching, runner
 from evaltk.running.planning import Job, Plan
 from evaltk.types import Arch, Checkpoint
 
@@ -103,7 +103,7 @@ def _of_checkpoint(checkpoint: Checkpoint, spec: Spec | None, name: str | None) 
     def ready(plan: Plan, jobs: Sequence[Job]) -> Bench:
         for job in jobs:
             runner.known_protocol(job.protocol).check_checkpoint(checkpoint)
-        return runner.bench_with(plan, checkpoint, runner.device_of(plan, jobs))
+        return runner.bench_with(plan, checkpoint, benching.device_of(plan, jobs))
 
     asked: dict[str, Any] = {"digest": checkpoint.digest, "sha256": checkpoint.sha256, "branch": checkpoint.branch}
     asked |= {"mean": list(checkpoint.mean), "std": list(checkpoint.std)}

@@ -47,8 +47,12 @@ def main(argv: list[str]) -> int:
     from evaltk.checkpoints import catalog
 
     options = _options.parse(Options, argv, "cache", __doc__)
-    root = (options.cache or catalog.home()) / "features"
-    folders = sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+    root = options.cache or catalog.home()
+    folders = [
+        folder
+        for kind in ("features", "pixels")
+        for folder in (sorted(p for p in (root / kind).iterdir() if p.is_dir()) if (root / kind).is_dir() else [])
+    ]
     if options.action == "prune" and not (options.entries or options.older_than is not None or options.all):
         raise SettingsError(
             wanted="what to remove", got="nothing", where="evaltk cache prune", do="name entries, --older-than or --all"
@@ -57,6 +61,7 @@ def main(argv: list[str]) -> int:
     if unknown:
         got = ", ".join(unknown)
         raise SettingsError(wanted="beginnings of entries", got=got, where=root, do="evaltk cache ls shows them")
+    shown, total = 0, 0
     for folder in folders:
         named = any(_name(folder).startswith(e) for e in options.entries)
         size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
@@ -69,7 +74,15 @@ def main(argv: list[str]) -> int:
                 shutil.rmtree(folder)
         elif options.entries and not named:
             continue
+        if options.action == "ls" and not shown:
+            print("entry              size    last written  what it holds")
+        shown, total = shown + 1, total + size
         print(f"{_name(folder)[:12]}  {size / 2**20:9.1f} MiB  {days:6.1f} days  {_describe(folder)}")
+    if shown or options.action == "prune":
+        from evaltk.progress import log
+
+        entries = f"{shown} {'entry' if shown == 1 else 'entries'}, {total / 2**20:,.1f} MiB"
+        log.info("%s%s in %s", "removed " if options.action == "prune" else "", entries, root)
     return 0
 
 
@@ -83,4 +96,4 @@ def _describe(folder: Path) -> str:
         key = json.loads((folder / "key.json").read_text(encoding="utf-8"))
         return f"{key['split']}, {key['recipe']}, {key['transform']}, {key['precision']}, weights {key['sha256'][:12]}"
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return "unfinished"
+        return "decoded pixels (--pixels)" if folder.parent.name == "pixels" else "unfinished"

@@ -20,7 +20,7 @@ import tyro
 from evaltk import plugins
 from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.cli import _options
-from evaltk.cli.run import Images, Machine
+from evaltk.cli._flags import Images, Machine
 from evaltk.data.options import DataFlags, DataOptions
 from evaltk.errors import DataError, SettingsError
 

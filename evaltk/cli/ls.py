@@ -63,7 +63,7 @@ SUMMARIES = {
     "masks": ("masks", "your own", "any", "mIoU"),
     "roxford5k": ("retrieval", "4,993 + 70 queries", "-", "mAP"),
     "rparis6k": ("retrieval", "6,322 + 70 queries", "-", "mAP"),
-    "voc2012": ("masks", "1,464/1,449", "21", "mIoU"),
+    "voc2012": ("masks", "10,582/1,449", "21", "mIoU"),
     "wds": ("images", "your own", "any", "top-1"),
 }
 

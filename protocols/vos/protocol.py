@@ -117,7 +117,7 @@ def prepare(bench: Bench, dataset: Sequences, settings: Settings) -> None:
 
     settings, _ = _with_statistics(bench, settings)
     own = dataset.sequences[distributed.rank() :: distributed.world_size()]
-    with progress.bar(f"{dataset.name} {dataset.split}", len(own), unit="sequences") as advance:
+    with progress.bar(f"{dataset.name}/{dataset.split}", len(own), unit="sequences") as advance:
         for sequence in own:
             _masks(bench, dataset, sequence, settings)
             advance(1)

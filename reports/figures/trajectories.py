@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,8 +16,6 @@ from reports.figures.training_log import TrainingLog
 from reports.layouts import Extra
 from reports.table import in_unit, percent
 
-# The checkpoints that one run leaves, called after its folder.
-OF_RUN = re.compile(r"(?P<run>.+)/checkpoint(-epoch\d+|\.before)?")
 MOST = 7  # runs that are drawn; more could not be told apart
 
 
@@ -45,7 +42,7 @@ def of_runs(group: Sequence[Result], extra: Extra) -> list[Run]:
     runs: dict[tuple[str, ...], dict[tuple[int, str], tuple[float, float, float]]] = {}
     for result in group:
         checkpoint = result.checkpoint
-        told, epoch = OF_RUN.fullmatch(str(checkpoint.get("name"))), checkpoint.get("epoch")
+        told, epoch = comparable.OF_RUN.fullmatch(str(checkpoint.get("name"))), checkpoint.get("epoch")
         scores = comparable.scores(result, extra.metric, extra.at)
         if told and isinstance(epoch, int) and scores:
             arch = comparable.as_mapping(checkpoint.get("arch")).get("name")
@@ -82,7 +79,7 @@ def draw(runs: Sequence[Run], label: str, unit: str, logs: Mapping[str, Training
                 axes[0].plot(log.knn_epoch, percent(log.knn), color=GREY, linewidth=0.8, label=told if n == 0 else "_")
             _points(axes[0], run, n, unit)
             if log is not None:
-                look = line(n) | {"marker": ""}
+                look = line(n, run.name) | {"marker": ""}
                 axes[1].plot(log.epoch, log.loss, label=shown(run.name), **look)  # type: ignore[arg-type]
         axes[0].set(xlabel="epoch", ylabel=label)
         if len(runs) > len(kept):
@@ -98,7 +95,7 @@ def draw(runs: Sequence[Run], label: str, unit: str, logs: Mapping[str, Training
 
 
 def _points(axes: Axes, run: Run, n: int, unit: str) -> None:
-    look = line(n) | ({"linestyle": "none"} if run.several else {})
+    look = line(n, run.name) | ({"linestyle": "none"} if run.several else {})
     label = shown(run.name) + (" (several runs of this name)" if run.several else "")
     error = in_unit(np.stack([run.value - run.low, run.high - run.value]), unit)
     known = error if (error > 0).any() else None

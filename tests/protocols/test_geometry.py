@@ -37,7 +37,7 @@ def value(result: Result, metric: str, **at: object) -> float:
 def test_every_number(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result, arrays = run(folder, "--geometry.views", "3", "--geometry.view-images", "12")
     printed = capsys.readouterr().out
-    assert "RankMe" in printed and "LiDAR" in printed and "n = 36" in printed
+    assert "geometry RankMe" in printed
     net = evaltk.load_checkpoint(DEIT, num_heads=3)
     found = evaltk.extract(net, f"x:imagefolder={folder / 'data'}", part="train")
     x = np.asarray(found.x, dtype=np.float64)
