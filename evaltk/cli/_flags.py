@@ -33,7 +33,7 @@ class Evaluated:
             suite file (docs/suites.md).
         protocols: what to measure: evaltk ls protocols.
         data: datasets: evaltk ls datasets; some need no path.
-        test_on: other test sets for the protocol shift (as --shift.test-on).
+        test_on: other test sets, for the protocol shift.
         limit: smoke test on N images per split, class-balanced; never compared with published numbers.
         seed: seed of all random draws.
         again: redo finished results.
@@ -44,7 +44,7 @@ class Evaluated:
     protocols: tuple[str, ...] = ("knn",)
     data: tuple[str, ...] = field(default=(), metadata={"metavar": "[LABEL:]NAME=PATH ..."})
     plugin: tyro.conf.UseAppendAction[tuple[Path, ...]] = field(default=(), metadata={"metavar": "FILE.py"})
-    test_on: tuple[str, ...] = field(default=(), metadata={"metavar": "LABEL=PATH ..."})
+    test_on: tuple[str, ...] = field(default=(), metadata={"metavar": "X=PATH ..."})
     limit: int | None = None
     seed: int = 0
     again: bool = False
@@ -110,7 +110,7 @@ class Machine:
     """What to compute on.
 
     Attributes:
-        device: auto (cuda, else mps, else cpu) or cpu, mps, cuda, cuda:N.
+        device: auto, cpu, mps, cuda or cuda:N.
         precision: published numbers are fp32; results say what bf16 moved.
         batch_size: images per forward pass.
         workers: decoding processes (default: by the number of cores).

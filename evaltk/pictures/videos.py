@@ -23,8 +23,8 @@ from reports.pictures.svg import Tile
 
 MOST = 3  # videos
 STRIP = 8  # frames of a strip
-HEIGHT = 160  # of a frame in pixels
-QUALITY, PACE = 55, 100  # of an animation: WebP, milliseconds per frame
+HEIGHT, MOVING = 160, 112  # of a frame of a strip, and of an animation, in pixels
+QUALITY, PACE = 40, 100  # of an animation: WebP, milliseconds per frame
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +91,7 @@ def _strip(shown: Sequence[np.ndarray], masks: np.ndarray, one: Video, album: Al
 
 def _animation(shown: Sequence[np.ndarray], masks: np.ndarray, label: str) -> Markup:
     frames = [Image.fromarray(_painted(frame, mask)) for frame, mask in zip(shown, masks, strict=True)]
+    frames = [frame.resize((round(frame.width * MOVING / HEIGHT), MOVING)) for frame in frames]
     buffer = io.BytesIO()
     frames[0].save(
         buffer, format="WEBP", save_all=True, append_images=frames[1:], duration=PACE, loop=0, quality=QUALITY

@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-BYTES = 3_500_000  # of all photographs of a page
+BYTES = 2_500_000  # of all photographs of a page
 STEPS = ((512, 88), (384, 82), (288, 75), (192, 70), (128, 60), (64, 50))  # (longest side, JPEG quality), tried in turn
 
 
