@@ -17,8 +17,13 @@ from evaltk.errors import SettingsError
 Options = TypeVar("Options")
 
 
-def parse(options: type[Options], argv: Sequence[str], prog: str, doc: str | None) -> Options:
+def parse(
+    options: type[Options], argv: Sequence[str], prog: str, doc: str | None, *, default: Options | None = None
+) -> Options:
     """The options that the arguments stand for; with --verbose tyro's own words are printed, too.
+
+    Args:
+        default: what holds where the arguments say nothing, in place of the defaults of `options`.
 
     Raises: SettingsError: a flag that is unknown, missing, or has a value of another kind.
     """
@@ -27,7 +32,8 @@ def parse(options: type[Options], argv: Sequence[str], prog: str, doc: str | Non
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(options, args=argv, prog=prog, description=doc)
+            given = {} if default is None else {"default": default}
+            return tyro.cli(options, args=argv, prog=prog, description=doc, **given)
     except SystemExit as stop:
         if not stop.code:
             raise

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class AnyDataset(typing.Protocol):
-    """What every dataset has, of whatever kind (``images``, ``retrieval``, ``sequences``).
+    """What every dataset has, of whatever kind (``images``, ``retrieval``, ``sequences``, ``copies``, ``masks``).
 
     A protocol's `kind` names the kind of dataset it runs on. `splits` are those whose features protocols may ask for;
     sequences have none. `fingerprint` is the same on every machine, `stamp` is not. `sizes`: {split: images or videos}.
@@ -58,7 +58,7 @@ class Need:
 
 # What is asked for of each split; without needs where the protocol reads the split's images itself.
 Extracts: TypeAlias = tuple[tuple[Split, tuple[Need, ...]], ...]
-Kind: TypeAlias = Literal["images", "retrieval", "sequences"]  # of datasets
+Kind: TypeAlias = Literal["images", "retrieval", "sequences", "copies", "masks"]  # of datasets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,12 +129,15 @@ class Bench:
         return dataclasses.replace(need, recipe=dataclasses.replace(need.recipe, tokens=self.images.feature))
 
     def prepare(self, split: Split, needs: tuple[Need, ...]) -> None:
-        """Extract what the needs name and the cache lacks, one pass a view."""
+        """Extract what the needs name and the cache lacks: each image is decoded once, forwarded once a view."""
         from evaltk.features import extraction as features
 
-        for view in dict.fromkeys(n.view for n in needs):
-            recipes = tuple(dict.fromkeys(n.recipe for n in needs if n.view == view))
-            features.extract(self.backbone, split, self.transform(view), recipes, cache=self.cache, how=self.extraction)
+        views: dict[Transform, dict[Recipe, None]] = {}
+        for need in needs:
+            views.setdefault(self.transform(need.view), {})[need.recipe] = None
+        if views:
+            asked = {transform: tuple(recipes) for transform, recipes in views.items()}
+            features.extract_views(self.backbone, split, asked, cache=self.cache, how=self.extraction)
 
     def features(self, split: Split, need: Need) -> Features:
         """Features of a split, extracted now or long ago. Raises: DataError: they are the same for all images."""

@@ -22,6 +22,7 @@ class DeviationKind(StrEnum):
     EPOCHS = "epochs"  # trained for another number of epochs
     RECIPE = "recipe"  # the training recipe was changed
     SMOKE_TEST = "smoke-test"  # run on a few images only
+    THEIRS = "theirs"  # a figure of others, imported (evaltk results import)
     UNCLASSIFIED = "unclassified"  # a format 1 note says "not comparable" for a reason no other kind covers
 
     ORIGINAL_IMAGES = "original-images"  # retrieval: images from before faces were blurred
@@ -48,6 +49,7 @@ NOT_COMPARABLE = frozenset(
         DeviationKind.EPOCHS,
         DeviationKind.RECIPE,
         DeviationKind.SMOKE_TEST,
+        DeviationKind.THEIRS,
         DeviationKind.UNCLASSIFIED,
     }
 )

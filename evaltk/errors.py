@@ -138,6 +138,10 @@ class StorageError(EvaltkError):
     """A folder that cannot be written to, a full disk, a corrupt cache or result file."""
 
 
+class RunError(EvaltkError):
+    """A job of a cluster that ended without what it was to make."""
+
+
 class DownloadError(EvaltkError):
     """A download that failed, or whose sha256 is not the recorded one."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import importlib.metadata
 import os
 import platform
@@ -10,6 +11,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,23 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def spare_memory() -> int | None:
+    """Bytes that this process could have resident: what is free, what it has, and what its control group allows.
+
+    None where the system does not tell (not Linux).
+    """
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        own = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        spare = int(lines["MemAvailable"].split()[0]) * 1024 + own
+    except (OSError, KeyError, ValueError, IndexError):
+        return None
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):
+            spare = min(spare, int(Path(limit).read_text()))
+    return spare
+
+
 def version(package: str) -> str:
     """The installed version of a package, or ``unknown``."""
     try:
@@ -109,6 +128,7 @@ def version(package: str) -> str:
         return "unknown"
 
 
+@functools.cache
 def _commit() -> str | None:
     """The commit of the source tree in use (with + if it was modified), None for an installed package."""
     root = Path(__file__).resolve().parent.parent

@@ -22,7 +22,7 @@ from evaltk.errors import EvaltkError
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
 FENCED = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
-INDENTED = re.compile(r"^ {4}(?=(?:evaltk|torchrun) )(.*(?:\\\n.*)*)$", re.MULTILINE)
+INDENTED = re.compile(r"^ {4}(?=(?:evaltk|torchrun) )((?:.*\\\n)*.*)$", re.MULTILINE)
 
 
 class ParsedError(BaseException):
@@ -45,8 +45,13 @@ def commands(path: Path) -> Iterator[str]:
 SHOWN = [(path, line) for path in DOCUMENTS for line in commands(path)]
 
 
-def test_commands_have_the_flags_that_documents_show(monkeypatch: pytest.MonkeyPatch) -> None:
+SUITE = 'version = 1\ncheckpoints = ["pixels:8"]\n[[data]]\nname = "digits"\n[[protocols]]\nname = "knn"\n'
+
+
+def test_commands_have_the_flags_that_documents_show(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Each is parsed by the command's own options."""
+    (tmp_path / "suite.toml").write_text(SUITE)
+    monkeypatch.chdir(tmp_path)
     real: Callable[..., Any] = arguments.parse
 
     def parse(*given: Any, **named: Any) -> None:
@@ -69,6 +74,12 @@ def test_commands_have_the_flags_that_documents_show(monkeypatch: pytest.MonkeyP
         except EvaltkError as error:
             pytest.fail(f"{path.name}: {line}: {error}")
     assert parsed > 60
+
+
+def test_every_page_is_in_the_sites_navigation() -> None:
+    listed = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
+    assert [page for page in pages if f": {page}\n" not in listed] == []
 
 
 def test_links_lead_to_files() -> None:

@@ -26,7 +26,7 @@ from evaltk.features.extraction import Extraction
 from evaltk.machine import resolve_device
 from evaltk.models import function, reached
 from evaltk.progress import log
-from evaltk.running import runner
+from evaltk.running import benching, runner
 from evaltk.running.planning import Job, Plan
 from evaltk.types import Arch, Checkpoint
 
@@ -103,7 +103,7 @@ def _of_checkpoint(checkpoint: Checkpoint, spec: Spec | None, name: str | None) 
     def ready(plan: Plan, jobs: Sequence[Job]) -> Bench:
         for job in jobs:
             runner.known_protocol(job.protocol).check_checkpoint(checkpoint)
-        return runner.bench_with(plan, checkpoint, runner.device_of(plan, jobs))
+        return runner.bench_with(plan, checkpoint, benching.device_of(plan, jobs))
 
     asked: dict[str, Any] = {"digest": checkpoint.digest, "sha256": checkpoint.sha256, "branch": checkpoint.branch}
     asked |= {"mean": list(checkpoint.mean), "std": list(checkpoint.std)}
@@ -273,13 +273,15 @@ def _check_protocols(jobs: Sequence[Job], name: str, prepared: Prepared, *, toke
         )
         if job.protocol in BEYOND:
             wanted = BEYOND[job.protocol]
-        elif job.protocol == "vos" and not tokens:
+        elif job.protocol in ("vos", "segmentation") and not tokens:
             wanted, got, do = "patch tokens", "a function that gives [B, D]", "return evaltk.types.Tokens"
         elif prepared.own is not None and _makes_images(job):
             wanted, got = "sizes, mean and std to prepare images with", "a transform that does not state them"
             do = preparing.EXAMPLE
             if job.protocol == "linear":
                 do += '; or settings={"linear": {"fast": True}}, without random crops'
+            if job.protocol == "geometry":
+                do += '; or settings={"geometry": {"views": 0}}, without random crops'
         if wanted:
             raise SettingsError(wanted=f"{wanted} for {job.protocol}", got=got, where=name, do=do)
 
@@ -288,4 +290,6 @@ def _makes_images(job: Job) -> bool:
     """Whether a protocol prepares images by itself: random crops, several scales, frames."""
     if job.protocol == "linear":
         return not (job.settings.fast or job.settings.head)
+    if job.protocol == "geometry":
+        return job.settings.views > 0
     return job.dataset.KIND != "images"

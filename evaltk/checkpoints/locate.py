@@ -90,7 +90,8 @@ def check(checkpoint: str) -> None:
 def check_first(argv: Sequence[str]) -> None:
     """Refuse files and names before the first flag that are not there, as `check` does. Raises: CheckpointError."""
     for word in itertools.takewhile(lambda word: not word.startswith("-"), argv):
-        if "=" not in word and not exists(Path(word)):
+        pattern = any(letter in word for letter in "*?[")
+        if "=" not in word and not pattern and not exists(Path(word)):
             check(word)
 
 

@@ -32,6 +32,7 @@ def parse(
     doc: str | None,
     *,
     groups: Mapping[str, str] | None = None,
+    default: Options | None = None,
 ) -> Options:
     """The options that the arguments of ``evaltk command`` stand for; exits with 0 after help.
 
@@ -41,12 +42,13 @@ def parse(
         doc: docstring of the subcommand: what it does, then ``Examples:``.
         groups: {name of a base class: heading of its flags}, in the order of the help; flags of other classes stand
             under ``options``.
+        default: what holds where the arguments say nothing.
 
     Raises: SettingsError: a flag that is unknown, missing, or has a value of another kind.
     """
     if any(word in HELP for word in argv):
         show(usage(options, command, doc, groups=groups))
-    return arguments.parse(options, argv, f"evaltk {command}", doc)
+    return arguments.parse(options, argv, f"evaltk {command}", doc, default=default)
 
 
 def show(text: str) -> None:
@@ -161,6 +163,11 @@ def _bare(options: type, field: Field[Any]) -> Any:
     while get_origin(hint) is Annotated:
         hint = get_args(hint)[0]
     return hint
+
+
+def is_switch(options: type, field: Field[Any]) -> bool:
+    """Whether a field is a flag without a value: ``--json``."""
+    return _bare(options, field) is bool
 
 
 def _positional(options: type, field: Field[Any]) -> bool:

@@ -12,8 +12,12 @@ if TYPE_CHECKING:
     from evaltk.types import Result
 
 
-def print_tables(pairs: Sequence[tuple[Path, Result]]) -> None:
-    """Print the result view, for a terminal where stdout is one, else as Markdown."""
+def print_tables(pairs: Sequence[tuple[Path, Result]], *, trajectory: bool = False) -> None:
+    """Print the result view, for a terminal where stdout is one, else as Markdown.
+
+    Args:
+        trajectory: also the headlines against the epoch.
+    """
     from evaltk.progress import log
     from reports import layouts, paired
     from reports.formats import render
@@ -22,6 +26,8 @@ def print_tables(pairs: Sequence[tuple[Path, Result]]) -> None:
     predictions = paired.beside(pairs, lambda error: log.warning("%s", error))
     results = [result for _, result in pairs]
     tables = build_tables(layouts.load("summary"), results, predictions=predictions, notes=False)
+    if trajectory:
+        tables += build_tables(layouts.load("trajectory"), results, predictions=predictions)
     sys.stdout.write(render.render_all(tables, "terminal" if sys.stdout.isatty() else "md"))
     sys.stdout.flush()
 

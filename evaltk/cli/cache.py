@@ -47,8 +47,12 @@ def main(argv: list[str]) -> int:
     from evaltk.checkpoints import catalog
 
     options = _options.parse(Options, argv, "cache", __doc__)
-    root = (options.cache or catalog.home()) / "features"
-    folders = sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+    root = options.cache or catalog.home()
+    folders = [
+        folder
+        for kind in ("features", "pixels")
+        for folder in (sorted(p for p in (root / kind).iterdir() if p.is_dir()) if (root / kind).is_dir() else [])
+    ]
     if options.action == "prune" and not (options.entries or options.older_than is not None or options.all):
         raise SettingsError(
             wanted="what to remove", got="nothing", where="evaltk cache prune", do="name entries, --older-than or --all"
@@ -92,4 +96,4 @@ def _describe(folder: Path) -> str:
         key = json.loads((folder / "key.json").read_text(encoding="utf-8"))
         return f"{key['split']}, {key['recipe']}, {key['transform']}, {key['precision']}, weights {key['sha256'][:12]}"
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return "unfinished"
+        return "decoded pixels (--pixels)" if folder.parent.name == "pixels" else "unfinished"

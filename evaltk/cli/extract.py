@@ -21,7 +21,7 @@ from evaltk import plugins
 from evaltk.bench import ImageOptions
 from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.cli import _options
-from evaltk.cli.run import Images, Machine
+from evaltk.cli._flags import Images, Machine
 from evaltk.data.options import DataFlags, DataOptions
 from evaltk.errors import SettingsError
 

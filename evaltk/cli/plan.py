@@ -1,9 +1,10 @@
 """Dry run: what `evaltk run` would do, its time and disk space.
 
-Takes its arguments, writes no results. Only feature extraction is estimated.
+Takes its arguments, writes no results. Only feature extraction is estimated. Exits with 2 where that would not fit.
 
 Examples:
     evaltk plan mine.pth --protocols knn linear --data x:imagefolder=~/photos
+    evaltk plan suite.toml
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING
 
-from evaltk.cli import run
+from evaltk.errors import SettingsError, StorageError
 
 if TYPE_CHECKING:
     from evaltk.running.estimates import FeaturesToBe, Forecast, Pair, Reading
@@ -21,16 +22,38 @@ UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 
 def main(argv: list[str]) -> int:
-    """Print the plan (stdout); log messages go to stderr."""
-    options = run.parse(argv, "plan", __doc__)
+    """Print the plan (stdout); log messages go to stderr. Raises: StorageError, SettingsError: it would not fit."""
+    from evaltk.cli import _asked
+
+    asked = _asked.asked(argv, "plan", __doc__)
+    todo = _asked.cells_of(asked)
     from evaltk.running import estimates
 
-    expected = estimates.forecast(run.plan_of(options))
-    if options.json:
+    expected = estimates.forecast(todo)
+    if asked.options.json:
         print(json.dumps(as_json(expected)))
     else:
         print("\n".join(as_text(expected)))
+    check_fits(expected)
     return 0
+
+
+def check_fits(forecast: Forecast) -> None:
+    """Raises: StorageError: too little room in the cache. SettingsError: too little memory."""
+    if forecast.room > forecast.free:
+        raise StorageError(
+            wanted=f"{size(forecast.room)} for features",
+            got=f"{size(forecast.free)} free",
+            where=forecast.cache,
+            do="free some, or choose another folder with --cache",
+        )
+    if not forecast.fits and forecast.memory is not None and forecast.spare is not None:
+        raise SettingsError(
+            wanted=f"about {size(forecast.memory)} of memory",
+            got=f"{size(forecast.spare)} that this process could have",
+            where="--batch-size",
+            do="use a smaller one, or another machine",
+        )
 
 
 def as_json(forecast: Forecast) -> dict[str, object]:
@@ -38,11 +61,7 @@ def as_json(forecast: Forecast) -> dict[str, object]:
     jobs = [job for pair in forecast.pairs for job in pair.jobs]
     totals = {name: getattr(forecast, name) for name in ("num_bytes", "room", "seconds", "memory")}
     to_do = sum(not job.done for job in jobs)
-    return (
-        dataclasses.asdict(forecast)
-        | totals
-        | {"jobs": len(jobs), "to_do": to_do, "fits": forecast.room <= forecast.free}
-    )
+    return dataclasses.asdict(forecast) | totals | {"jobs": len(jobs), "to_do": to_do, "fits": forecast.fits}
 
 
 def as_text(forecast: Forecast) -> list[str]:
@@ -74,11 +93,6 @@ def _totals(forecast: Forecast, left: int) -> list[str]:
         f"bytes    {size(forecast.num_bytes)} ({forecast.num_bytes:,}) of features to store in {forecast.cache}, up to "
         f"{size(forecast.room)} while they are joined; {size(forecast.free)} free there"
     )
-    if forecast.room > forecast.free:
-        lines.append(
-            f"warning  not enough room: {size(forecast.room)} wanted, {size(forecast.free)} free; free some, or choose "
-            f"another folder with --cache"
-        )
     return lines
 
 
@@ -90,8 +104,9 @@ def _pair(pair: Pair) -> list[str]:
     ]
     lines += [line for reading in dict.fromkeys(readings) for line in reading]
     lines += [f"  note   {note}" for note in pair.notes]
-    beyond = [job.protocol for job in pair.jobs if not job.done and job.covers == "extraction"]
-    wholly = [job.protocol for job in pair.jobs if not job.done and job.covers == "nothing"]
+    left = [job for job in pair.jobs if not job.done]
+    beyond = list(dict.fromkeys(job.protocol for job in left if job.covers == "extraction"))
+    wholly = list(dict.fromkeys(job.protocol for job in left if job.covers == "nothing"))
     parts = [f"what {', '.join(beyond)} do{'es' if len(beyond) == 1 else ''} with the features"] if beyond else []
     parts += [f"anything of {', '.join(wholly)}"] if wholly else []
     return [*lines, f"  not estimated: {'; '.join(parts)}"] if parts else lines

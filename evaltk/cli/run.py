@@ -4,255 +4,31 @@ Examples:
     evaltk run dino_vits16 --protocols knn linear --data imagenet=/data/imagenet
     evaltk run mine.pth pixels:32 --data cifar10=/data/cifar10 --knn.k 10 20
     evaltk run mine.pth --data photos:imagefolder=~/photos --limit 500
+    evaltk run suite.toml --device cuda
+    evaltk run runs/vmf_s16 --watch --data cifar10=/data/cifar10
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
-import textwrap
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import tyro
-
-from evaltk import launchers, plugins
-from evaltk.bench import ImageOptions
 from evaltk.checkpoints import locate
-from evaltk.checkpoints.read_options import ReadOptions
-from evaltk.cli import _options, _shown
-from evaltk.data.options import DataFlags, DataOptions
-from evaltk.errors import SettingsError
-from evaltk.types import PositionRule, Precision
-
-if TYPE_CHECKING:
-    from evaltk.running.runner import Job, Plan
-    from evaltk.types import Result
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluated:
-    """What to evaluate.
-
-    Attributes:
-        checkpoints: files, catalogue names, timm:NAME, random:ARCH[@SEED] or pixels:SIZE.
-        protocols: what to measure: evaltk ls protocols.
-        data: datasets: evaltk ls datasets; some need no path.
-        limit: smoke test on N images per split, class-balanced; never compared with published numbers.
-        seed: seed of all random draws.
-        again: redo finished results.
-        plugin: your own protocols, datasets or families.
-    """
-
-    checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional] = field(metadata={"metavar": "CHECKPOINT ..."})
-    protocols: tuple[str, ...] = ("knn",)
-    data: tuple[str, ...] = field(default=(), metadata={"metavar": "[LABEL:]NAME=PATH ..."})
-    plugin: tyro.conf.UseAppendAction[tuple[Path, ...]] = field(default=(), metadata={"metavar": "FILE.py"})
-    limit: int | None = None
-    seed: int = 0
-    again: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Written:
-    """Where results go.
-
-    Attributes:
-        out: folder of the results.
-        cache: cache folder (default: $EVALTK_HOME, ~/.cache/evaltk).
-        json: print JSON instead of text.
-        offline: download nothing; a catalogued file that was not fetched is an error.
-    """
-
-    out: Path = Path("runs")
-    cache: Path | None = None
-    json: bool = False
-    offline: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Images(ImageOptions):
-    """Image preprocessing, where it is not the protocol's.
-
-    Attributes:
-        position: rule for other sizes (default: the family's).
-        skip_bad_images: unreadable images to leave out per split.
-    """
-
-    position: PositionRule | None = field(default=None, metadata={"metavar": "RULE"})
-    skip_bad_images: int = field(default=0, metadata={"metavar": "N"})
-
-    def image_options(self) -> ImageOptions:
-        """The options that change what images become."""
-        return ImageOptions(**{f.name: getattr(self, f.name) for f in dataclasses.fields(ImageOptions)})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """What to compute on.
-
-    Attributes:
-        device: auto (cuda, else mps, else cpu) or cpu, mps, cuda, cuda:N.
-        precision: published numbers are fp32.
-        batch_size: images per forward pass.
-        workers: decoding processes (default: by the number of cores).
-    """
-
-    device: str = field(default="auto", metadata={"metavar": "DEVICE"})
-    precision: Precision = "fp32"
-    batch_size: int | Literal["auto"] = "auto"
-    workers: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Common(Machine, ReadOptions, Images, Written, Evaluated):
-    """Evaluate checkpoints."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options(DataFlags, Common):
-    """Evaluate checkpoints."""
-
-
-GROUPS = {
-    "Evaluated": "what to evaluate",
-    "Written": "where results go",
-    "ImageOptions": "image preprocessing (default: the protocol's)",
-    "Images": "image preprocessing (default: the protocol's)",
-    "ReadOptions": "reading a checkpoint, where its file does not say",
-    "Machine": "machine",
-}
-SETTINGS = "settings of a protocol: evaltk {command} --protocols NAME --help"
-OWN = """your own images: evaltk datasets --help (--split, --show,
-    --max-pixels, --path-column, --label-column, --split-column)"""
-
-
-def options_type() -> type:
-    """`Options` with a field for the settings of each protocol, so that `--knn.k` and its help come from them."""
-    import protocols
-
-    # The field has another name than its flags: a protocol called `precision` stands beside the option --precision.
-    fields = [
-        (_settings(name), Annotated[known.settings, tyro.conf.arg(name=name)], field(default_factory=known.settings))
-        for name, known in sorted(protocols.registry().items())
-    ]
-    return dataclasses.make_dataclass("RunOptions", fields, bases=(Options,), frozen=True, kw_only=True)
-
-
-def parse(argv: list[str], command: str, doc: str | None) -> Any:
-    """The options of `run` and `plan`, with the settings of all protocols.
-
-    Help shows the common options, or where ``--protocols`` names some, the settings of those.
-    """
-    plugins.use(plugins.named_in(argv))
-    if any(word in _options.HELP for word in argv):
-        named = _protocols_named(argv)
-        if not named:
-            more = [SETTINGS.format(command=command), OWN]
-            _options.show(_options.usage(Common, command, doc, groups=GROUPS, more=more))
-        _options.show("\n".join(_settings_help(named, command)))
-    return _options.parse(options_type(), argv, command, doc)
-
-
-def _protocols_named(argv: Sequence[str]) -> list[str]:
-    named: list[str] = []
-    taking = False
-    for word in argv:
-        if word.startswith("-"):
-            flag, _, value = word.partition("=")
-            taking = flag == "--protocols"
-            word = value
-        if taking and word:
-            named.append(word)
-    return named
-
-
-def _settings_help(names: Sequence[str], command: str) -> list[str]:
-    """Help on the settings of protocols. Raises: SettingsError: an unknown one."""
-    from evaltk.running.planning import known_protocol
-
-    lines = _options.wrapped(f"usage: evaltk {command} CHECKPOINT ... --protocols {' '.join(names)} [settings]")
-    for name in dict.fromkeys(names):
-        protocol = known_protocol(name)
-        title = textwrap.wrap(f"{name}: {protocol.summary}", _options.WIDTH)
-        lines += ["", *title, *_options.settings(protocol.settings, name)]
-    return [*lines, "", f"all other options: evaltk {command} --help"]
-
-
-def _settings(protocol: str) -> str:
-    return f"{protocol}_settings"
-
-
-def plan_of(options: Any) -> Plan:
-    """The plan that the parsed options stand for. Raises: SettingsError."""
-    from evaltk.checkpoints import catalog
-    from evaltk.running.runner import Plan, known_protocol
-
-    if not options.checkpoints:
-        raise SettingsError(
-            wanted="checkpoints to evaluate", got="none", where="evaltk run", do="evaltk run CKPT --data ..."
-        )
-    if not options.data:
-        do = "--data NAME=PATH, e.g. --data digits; evaltk ls datasets"
-        raise SettingsError(wanted="datasets to evaluate on", got="none", where="--data", do=do)
-    for name in options.protocols:
-        known_protocol(name)
-    return Plan(
-        checkpoints=options.checkpoints,
-        protocols={name: getattr(options, _settings(name)) for name in options.protocols},
-        data=options.data,
-        out=options.out,
-        cache=options.cache or catalog.home(),
-        again=options.again,
-        seed=options.seed,
-        limit=options.limit,
-        device=options.device,
-        precision=options.precision,
-        position=options.position,
-        read=options.read_options(),
-        own=DataOptions.of(options, options.seed),
-        images=options.image_options(),
-        batch_size=None if options.batch_size == "auto" else options.batch_size,
-        workers=options.workers,
-        skip_bad_images=options.skip_bad_images,
-    )
+from evaltk.cli import _asked, _launched, _options, _watched
+from evaltk.cli._session import Session
 
 
 def main(argv: list[str]) -> int:
     """Run, print tables of the results to stdout, and log where they were written."""
     if not any(word in _options.HELP for word in argv):
         locate.check_first(argv)  # before the settings of all protocols are imported
-    options = parse(argv, "run", __doc__)
+    asked = _asked.asked(argv, "run", __doc__)
+    if asked.options.watch:
+        return _watched.follow(argv, asked, __doc__)
     from evaltk.checkpoints import fetching
-    from evaltk.running import runner
 
-    fetching.fetch_named(options.checkpoints, offline=options.offline)
-
-    plan = plan_of(options)
-    shown: list[tuple[Job, Result]] = []
-
-    def report(job: Job, result: Result, skipped: bool) -> None:
-        from evaltk.progress import log
-        from reports.tables.view import headline
-
-        log.info("%s %s: %s", "done before:" if skipped else "wrote", job.path, headline(result))
-        shown.append((job, result))
-        if options.json:
-            print(json.dumps({"path": str(job.path), "skipped": skipped} | dataclasses.asdict(result)), flush=True)
-
-    if launchers.place(os.environ) is not None:
-        from evaltk import distributed
-        from evaltk.machine import resolve_device
-
-        with distributed.process_group(resolve_device(plan.device)):
-            runner.run(plan, report=report)
-    else:
-        runner.run(plan, report=report)
-    if shown and not options.json:
-        pairs = [(job.path, result) for job, result in shown]
-        _shown.print_tables(pairs)
-        _shown.say_next(options.out, pairs)
-    return 0
+    named = [name for plan in asked.suite.plans for name in plan.checkpoints]
+    fetching.fetch_named(named, offline=asked.options.offline)
+    todo = _asked.cells_of(asked)
+    session = Session(asked.options)
+    if asked.options.launcher:
+        return _launched.launch(argv, todo, session)
+    session.run(todo)
+    return session.finish()

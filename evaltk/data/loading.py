@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
@@ -15,6 +19,7 @@ from evaltk.errors import DataError, SettingsError
 
 Item = tuple[int, np.ndarray | None, str]  # index, the pixels or None, what was wrong
 Load = Callable[[int], np.ndarray]  # the pixels of the image with this index; picklable, for worker processes
+AHEAD = 2  # batches that each process decodes ahead, torch's default
 FEW = 1024  # images below which starting processes takes longer than they save
 
 
@@ -27,11 +32,17 @@ def batches(load: Load, indices: list[list[int]], workers: int) -> Iterator[list
 
     Raises: SettingsError: a decoding process was killed, mostly for lack of memory.
     """
+    yield from _loaded(_Images(load), indices, workers, _as_is)
+
+
+def _loaded(
+    images: _Images, indices: list[list[int]], workers: int, collate: Callable[[list[Any]], Any]
+) -> Iterator[Any]:
     loader = DataLoader(
-        _Images(load),
+        images,
         batch_sampler=indices,
         num_workers=workers,
-        collate_fn=_as_is,
+        collate_fn=collate,
         worker_init_fn=processes.start_worker,
     )
     try:
@@ -47,6 +58,59 @@ def batches(load: Load, indices: list[list[int]], workers: int) -> Iterator[list
         ) from error
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Decoded images. kept: those that could be read. bad: others, and why. pixels: uint8 [n, h, w, 3] of each view."""
+
+    kept: list[int]
+    bad: list[tuple[int, str]]
+    pixels: list[np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """The pixels of an image for several transforms, decoded once; picklable."""
+
+    split: Split
+    transforms: tuple[Transform, ...]
+
+    def __call__(self, index: int) -> tuple[np.ndarray, ...]:
+        """uint8 [h, w, 3] for each. Raises: DataError: it cannot be decoded."""
+        image = self.split.open(index)
+        return tuple(transform.pixels(image) for transform in self.transforms)
+
+
+def stacked(load: Views, indices: list[list[int]], workers: int) -> Iterator[Batch]:
+    """As `batches`, for several transforms; between processes pixels go through shared memory where there is enough.
+
+    Raises: SettingsError: a decoding process was killed, mostly for lack of memory.
+    """
+    largest = max(map(len, indices), default=0) * sum(3 * t.crop**2 for t in load.transforms)
+    collate = _shared if workers and _spare_shared() > 2 * AHEAD * (workers + 1) * largest else _piped
+    for kept, bad, views in _loaded(_Images(load), indices, workers, collate):
+        yield Batch(kept=kept, bad=bad, pixels=[v.numpy() if isinstance(v, torch.Tensor) else v for v in views])
+
+
+def _piped(items: list[tuple[int, Any, str]]) -> tuple[list[int], list[tuple[int, str]], list[Any]]:
+    good = [(index, views) for index, views, _ in items if views is not None]
+    bad = [(index, message) for index, views, message in items if views is None]
+    return [index for index, _ in good], bad, [np.stack(view) for view in zip(*(v for _, v in good), strict=True)]
+
+
+def _shared(items: list[tuple[int, Any, str]]) -> tuple[list[int], list[tuple[int, str]], list[Any]]:
+    kept, bad, views = _piped(items)
+    return kept, bad, [torch.from_numpy(view) for view in views]  # torch moves tensors into shared memory
+
+
+def _spare_shared() -> int:
+    """Bytes of shared memory that are free; containers often have 64 MB in all."""
+    try:
+        told = os.statvfs("/dev/shm")
+    except OSError:
+        return 0
+    return told.f_bavail * told.f_frsize
+
+
 def pixels(split: Split, transform: Transform, index: int) -> np.ndarray:
     """One image of a split as the transform makes it, uint8 [h, w, 3]. Raises: DataError: it cannot be decoded."""
     return transform.pixels(split.open(index))
@@ -55,10 +119,10 @@ def pixels(split: Split, transform: Transform, index: int) -> np.ndarray:
 class _Images(TorchDataset):
     """Pixels by index; an unreadable image comes as a message instead of ending the worker."""
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: Callable[[int], Any]) -> None:
         self.load = load
 
-    def __getitem__(self, index: int) -> Item:
+    def __getitem__(self, index: int) -> tuple[int, Any, str]:
         try:
             return index, self.load(index), ""
         except DataError as error:

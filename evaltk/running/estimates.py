@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaltk import files
+from evaltk import files, machine
 from evaltk.bench import AnyDataset, Bench, Need
 from evaltk.data.images import Split
 from evaltk.datasets.davis2017 import Sequences
-from evaltk.errors import StorageError
+from evaltk.errors import EvaltkError, StorageError
 from evaltk.progress import log
+from evaltk.running import benching
+from evaltk.running.benching import extracts_of, wanted
+from evaltk.running.cells import Cell
 from evaltk.running.forecast import FeaturesToBe, Forecast, JobToBe, Measured, Pair, Reading, State
-from evaltk.running.planning import Job, Plan, jobs
-from evaltk.running.runner import bench_of, extracts_of, wanted
+from evaltk.running.planning import Job, Plan, known_protocol
 
 if TYPE_CHECKING:
     from evaltk.data.transforms import Transform
@@ -35,33 +38,46 @@ class _Before:
     pace: dict[tuple[int, tuple[Recipe, ...], int], Paced] = field(default_factory=dict)
 
 
-def forecast(plan: Plan) -> Forecast:
-    """What `run` would do with this plan. Torch is imported only where something is left to do.
+def forecast(todo: Sequence[Cell]) -> Forecast:
+    """What `run` would do with these cells (at least one). Torch is imported only where something is left to do.
 
     Raises: EvaltkError: what `run` raises of names, layouts, files and folders, and of the images that are measured.
     """
     pairs: list[Pair] = []
     before, loading = _Before(), 0.0
-    everything = jobs(plan)
-    for checkpoint in dict.fromkeys(job.checkpoint for job in everything):
-        mine = [job for job in everything if job.checkpoint == checkpoint]
-        left = [job for job in mine if plan.again or not job.done()]
+    plan = todo[0].plan
+    nets: dict[object, list[Cell]] = {}
+    for cell in todo:
+        nets.setdefault(cell.net, []).append(cell)
+    for mine in nets.values():
+        left = [cell.job for cell in mine if cell.wanted()]
         for job in left:
             files.check_folder(job.path.parent)
         bench, before.pace = None, {}
-        if left and _at_hand(checkpoint):
+        bad: dict[str, EvaltkError] = {}
+        if left and _at_hand(left[0].checkpoint):
             started = time.perf_counter()
-            bench = _bench(plan, left)
+            bench, bad = _bench(mine[0].plan, left)
             loading += time.perf_counter() - started
-        for dataset in {id(job.dataset): job.dataset for job in mine}.values():
+            if len(bad) == len(todo):
+                raise next(iter(bad.values()))
+        all_jobs = [cell.job for cell in mine]
+        for dataset in {id(job.dataset): job.dataset for job in all_jobs}.values():
             here = [job for job in left if job.dataset is dataset]
-            told = tuple(_told(job, job not in here, bench) for job in mine if job.dataset is dataset)
-            readings, notes = _readings(plan, here, dataset, bench, before)
+            told = tuple(_told(job, job not in here, bench, bad) for job in all_jobs if job.dataset is dataset)
+            good = [job for job in here if str(job.path) not in bad]
+            readings, notes = _readings(mine[0].plan, good, dataset, bench, before)
+            notes += tuple(
+                f"{job.protocol} would fail: {bad[str(job.path)].brief()}" for job in here if str(job.path) in bad
+            )
             pairs.append(
-                Pair(checkpoint=mine[0].name, dataset=dataset.name, kind=dataset.KIND, jobs=told, readings=readings,
-                     notes=notes)
+                Pair(checkpoint=all_jobs[0].name, dataset=dataset.name, kind=dataset.KIND, jobs=told,
+                     readings=readings, notes=notes)
             )  # fmt: skip
-    return Forecast(pairs=tuple(pairs), cache=str(plan.cache), free=files.free_bytes(plan.cache), loading=loading)
+    return Forecast(
+        pairs=tuple(pairs), cache=str(plan.cache), free=files.free_bytes(plan.cache), loading=loading,
+        spare=machine.spare_memory(),
+    )  # fmt: skip
 
 
 def _at_hand(checkpoint: str) -> bool:
@@ -77,18 +93,31 @@ def _of_timm(checkpoint: str) -> bool:
     return checkpoint.startswith("timm:") and not Path(checkpoint).exists()
 
 
-def _bench(plan: Plan, left: Sequence[Job]) -> Bench:
-    """As the runner's, without a download."""
-    if not _of_timm(left[0].checkpoint):
-        return bench_of(plan, left)
-    from evaltk.checkpoints.families import timm
+def _bench(plan: Plan, left: Sequence[Job]) -> tuple[Bench | None, dict[str, EvaltkError]]:
+    """The net as the runner has it, without a download, and {path: error} of the jobs that cannot be run."""
+    context: AbstractContextManager[object] = nullcontext()
+    if _of_timm(left[0].checkpoint):
+        from evaltk.checkpoints.families import timm
 
-    with timm.offline():
-        return bench_of(plan, left)
+        context = timm.offline()
+    with context:
+        try:
+            loaded = benching.checkpoint_of(plan, left[0])
+            bad = {}
+            for job in left:
+                try:
+                    known_protocol(job.protocol).check_checkpoint(loaded)
+                except EvaltkError as error:
+                    bad[str(job.path)] = error
+            good = [job for job in left if str(job.path) not in bad]
+            return (benching.bench_with(plan, loaded, benching.device_of(plan, good)) if good else None), bad
+        except EvaltkError as error:
+            return None, {str(job.path): error for job in left}
 
 
-def _told(job: Job, done: bool, bench: Bench | None) -> JobToBe:
-    some = bench is not None and not done and any(needs for _, needs in extracts_of(job, bench))
+def _told(job: Job, done: bool, bench: Bench | None, bad: Mapping[str, EvaltkError]) -> JobToBe:
+    some = bench is not None and not done and str(job.path) not in bad
+    some = some and any(needs for _, needs in extracts_of(job, bench))  # type: ignore[arg-type]
     return JobToBe(protocol=job.protocol, path=str(job.path), done=done, covers="extraction" if some else "nothing")
 
 
@@ -102,9 +131,11 @@ def _readings(
         return (), ("the weights are not in timm's cache: `run` downloads them, and nothing is estimated",)
     found: list[Reading] = []
     for split, needs in wanted(here, bench):
+        decoded = False  # by an earlier view, which has the images open
         for view in dict.fromkeys(need.view for need in needs):
             some = [need for need in needs if need.view == view]
-            found.append(_reading(bench, split, bench.transform(view), some, before))
+            found.append(_reading(bench, split, bench.transform(view), some, before, decoded))
+            decoded = decoded or bool(found[-1].left)
         if not needs:
             found.append(Reading(split=split.name, images=len(split)))
     if isinstance(dataset, Sequences):
@@ -114,7 +145,9 @@ def _readings(
     return tuple(found), ("none of the images looked at could be read",) if unreadable else ()
 
 
-def _reading(bench: Bench, split: Split, transform: Transform, needs: Sequence[Need], before: _Before) -> Reading:
+def _reading(
+    bench: Bench, split: Split, transform: Transform, needs: Sequence[Need], before: _Before, decoded: bool
+) -> Reading:
     from evaltk.features import checks
     from evaltk.features import extraction as features
     from evaltk.features.shards import Entry, outstanding
@@ -136,7 +169,8 @@ def _reading(bench: Bench, split: Split, transform: Transform, needs: Sequence[N
     left = sum(map(len, shards))
     if missing:
         files.check_folder(entries[missing[0]].partial)
-        said, widths = _measure(bench, split, transform, missing, min(batch, how.shard, len(split)), left, before)
+        size = min(batch, how.shard, len(split))
+        said, widths = _measure(bench, split, transform, missing, size, left, before, decoded)
         num_bytes = {r: entries[r].num_bytes(len(split), w) for r, w in zip(missing, widths, strict=False)}
         rows = left * sum(4 * w + 8 for w in widths) + SHARD_BYTES * len(shards) * len(widths)
         said["room"] = rows + max(num_bytes.values(), default=0)
@@ -173,7 +207,7 @@ def _state(entry: Entry, split: Split, allowed: int, before: _Before) -> State:
 
 def _measure(
     bench: Bench, split: Split, transform: Transform, recipes: tuple[Recipe, ...], batch: int, left: int,
-    before: _Before,
+    before: _Before, opened: bool,
 ) -> tuple[dict[str, Any], tuple[int, ...]]:  # fmt: skip
     """Seconds, memory and what they are from, and the features' widths; nothing where no image can be read."""
     from evaltk.data import loading
@@ -189,12 +223,13 @@ def _measure(
         before.pace[key] = measuring.pace(bench.backbone, split, transform, recipes, decoded, batch)
     paced = before.pace[key]
     workers = loading.num_workers_for(split, how.workers)
+    decoding = measuring.cropping_seconds(split, transform, decoded.numbers) if opened else decoded.seconds
     one = measuring.seconds_an_image(
-        decoded.seconds, paced.seconds, workers=workers, on_cpu=bench.backbone.device.type == "cpu"
+        decoding, paced.seconds, workers=workers, on_cpu=bench.backbone.device.type == "cpu"
     )
     measured = Measured(
         decoded=len(decoded.numbers),
-        decoding_seconds=decoded.seconds,
+        decoding_seconds=decoding,
         in_a_batch=paced.num_images,
         net_seconds=paced.seconds,
         batch=batch,

@@ -85,6 +85,7 @@ class Forecast:
 
     Attributes:
         loading: seconds that reading the checkpoints and building their nets took. free: bytes where the cache lies.
+        spare: bytes of memory that a process could have, None where the system does not tell.
         room: bytes that the cache needs there at its peak, while shards are joined. Bytes and seconds are of what can
             be estimated.
     """
@@ -93,6 +94,7 @@ class Forecast:
     cache: str
     free: int
     loading: float
+    spare: int | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -117,3 +119,11 @@ class Forecast:
     def memory(self) -> int | None:
         """At the peak of extraction."""
         return max((r.memory for p in self.pairs for r in p.readings if r.memory is not None), default=None)
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is room for the features, and memory on the host for extraction."""
+        on_host = [
+            r.memory or 0 for p in self.pairs for r in p.readings if r.measured and "resident" in r.measured.memory_of
+        ]
+        return self.room <= self.free and (self.spare is None or max(on_host, default=0) <= self.spare)

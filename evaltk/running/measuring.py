@@ -25,6 +25,7 @@ from evaltk.types import Recipe
 
 SAMPLE = SAMPLED - 1  # images of a split that are decoded at most, see `decode`
 PATIENCE = 1.5  # seconds that decoding, and the net, may each take; one step may take longer
+CROPS = 16  # images that are cropped for a second time
 REPEATS = 10  # passes of the net at most
 STEP = 4  # by which batches grow to the size of the run's
 
@@ -87,6 +88,17 @@ def decode(split: Split, transform: Transform, allowed: int) -> Decoded | None:
     if not pixels:
         return None
     return Decoded(numbers=numbers, pixels=np.stack(pixels), seconds=statistics.fmean(seconds))
+
+
+def cropping_seconds(split: Split, transform: Transform, numbers: list[int]) -> float:
+    """Seconds to resize and crop one of these images once it is decoded, as for a second preprocessing."""
+    seconds = []
+    for index in numbers[:CROPS]:
+        image = split.open(index)
+        started = time.perf_counter()
+        transform.pixels(image)
+        seconds.append(time.perf_counter() - started)
+    return statistics.fmean(seconds)
 
 
 def pace(

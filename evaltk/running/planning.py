@@ -5,7 +5,7 @@ What identifies a job (`asked`) is made without torch, so that a finished one is
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from evaltk.progress import log
 from evaltk.types import EXTRACTION_VERSION, PositionRule, Precision, Result, digest
 
 OF_DINOS_RULE = ("dino", "ibot", "msn", "own", "random", "pixels")  # families
+Named = tuple[str, str, Mapping[str, Any]]  # a checkpoint, its name in results, what fixes its weights
 DRAWS = 2  # version of the weights of `random:` nets; 2: the same bits on every processor
 
 
@@ -34,6 +35,7 @@ class Plan:
         checkpoints: paths or names. protocols: {name: settings}. data: words of ``--data``.
         read: what the user says of the files. position: rule for positions of another size, None: each family's.
         own: what the user says of images of their own.
+        pixels: gigabytes of decoded pixels to keep in the cache.
         device: as `resolve_device` takes it. limit: images per split (see `evaltk.data.limits`); None: all.
     """
 
@@ -53,6 +55,7 @@ class Plan:
     limit: int | None = None
     batch_size: int | None = None
     workers: int | None = None
+    pixels: float = 0.0
     skip_bad_images: int = 0
 
 
@@ -111,14 +114,38 @@ def jobs(plan: Plan) -> list[Job]:
     for name in plan.protocols:
         known_protocol(name)
     named = [(checkpoint, *identify(checkpoint, plan.read)) for checkpoint in dict.fromkeys(plan.checkpoints)]
-    words = {datasets.parse(word)[0]: datasets.parse(word)[1] for word in plan.data}
     datasets.check_options(plan.data, plan.own)
-    return jobs_on(plan, named, [datasets.load(word, plan.own) for word in dict.fromkeys(plan.data)], words)
+    return jobs_on(plan, named, load_data(plan.data, plan.own), labels(plan.data))
+
+
+def labels(words: Sequence[str]) -> dict[str, str]:
+    """{the name in results: the name in the registry} of ``--data`` words. Raises: SettingsError: an unknown name."""
+    return {datasets.parse(word)[0]: datasets.parse(word)[1] for word in words}
+
+
+def load_data(words: Sequence[str], own: DataOptions) -> list[AnyDataset]:
+    """The datasets of ``--data`` words, each once. Raises: SettingsError, DataError."""
+    found = [datasets.load(word, own) for word in dict.fromkeys(words)]
+    check_labels_apart(found)
+    return found
+
+
+def check_labels_apart(found: Sequence[AnyDataset]) -> None:
+    """Two datasets under one label would stand in one column. Raises: SettingsError."""
+    known: dict[str, str] = {}
+    for dataset in found:
+        if known.setdefault(dataset.name, dataset.fingerprint) != dataset.fingerprint:
+            raise SettingsError(
+                wanted="a label of its own for each dataset",
+                got=f"two different datasets called {dataset.name!r}",
+                where="--data",
+                do=f"name one of them otherwise: --data other-{dataset.name}:NAME=PATH",
+            )
 
 
 def jobs_on(
     plan: Plan,
-    named: Sequence[tuple[str, str, Mapping[str, Any]]],
+    named: Sequence[Named],
     found: Sequence[AnyDataset],
     words: Mapping[str, str] | None = None,
 ) -> list[Job]:
@@ -130,38 +157,35 @@ def jobs_on(
 
     Raises: as `jobs`.
     """
-    chosen = {name: known_protocol(name) for name in plan.protocols}
-    words = words or {}
     if plan.limit is not None:
         found = [limits.limited(dataset, plan.limit, plan.seed) for dataset in found]
-    _check_kinds(chosen, found)
+    check_kinds(plan.protocols, found)
+    return jobs_of(plan, named, found, words or {})
+
+
+def jobs_of(
+    plan: Plan,
+    named: Sequence[Named],
+    found: Sequence[AnyDataset],
+    words: Mapping[str, str],
+    keep: Callable[[str, str, AnyDataset], bool] | None = None,
+) -> list[Job]:
+    """As `jobs_on`, of datasets that are limited already, where the kinds fit and `keep` says so.
+
+    Args:
+        keep: (checkpoint, protocol, dataset) -> whether to make this job; all by default.
+    """
+    chosen = {name: known_protocol(name) for name in plan.protocols}
     _check_feature(chosen, plan.images)
     made = []
     for checkpoint, name, identity in named:
         for dataset in found:
             for protocol, settings in plan.protocols.items():
-                if chosen[protocol].kind != dataset.KIND:
+                if chosen[protocol].kind != dataset.KIND or not (keep is None or keep(checkpoint, protocol, dataset)):
                     continue
                 sanity.check_labels(dataset, learns=chosen[protocol].learns(settings))
                 chosen[protocol].check(dataset, settings)
-                asked = {
-                    "checkpoint": identity,
-                    "protocol": protocol,
-                    "version": chosen[protocol].version,
-                    "settings": settings_rules.stated(settings),
-                    "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint},
-                    "images": {k: v for k, v in asdict(plan.images).items() if k != "feature" or v is not None},
-                    "precision": plan.precision,
-                    # The family's rule goes by the name that it had when there was one for all (see `Job.done`).
-                    "position": f"{plan.position}, as asked" if plan.position else "dino",
-                    "extraction": EXTRACTION_VERSION,
-                    "seed": plan.seed,
-                    "skip_bad_images": plan.skip_bad_images,
-                }
-                asked |= chosen[protocol].identity(settings)
-                # Code from outside counts as it is now: its file may change without a new version.
-                added = protocols.REGISTRY.identity(protocol) | _registered(words.get(dataset.name))
-                asked |= {"plugins": added} if added else {}
+                asked = _asked(plan, chosen[protocol], identity, dataset, words.get(dataset.name))
                 path = results.path_of(plan.out, name, protocol, dataset.name, digest(asked))
                 made.append(
                     Job(
@@ -175,6 +199,31 @@ def jobs_on(
                     )
                 )
     return made
+
+
+def _asked(
+    plan: Plan, protocol: Protocol, identity: Mapping[str, Any], dataset: AnyDataset, word: str | None
+) -> dict[str, Any]:
+    """All that a result depends on; its digest names the result."""
+    settings = plan.protocols[protocol.name]
+    asked = {
+        "checkpoint": identity,
+        "protocol": protocol.name,
+        "version": protocol.version,
+        "settings": settings_rules.stated(settings),
+        "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint},
+        "images": {k: v for k, v in asdict(plan.images).items() if k != "feature" or v is not None},
+        "precision": plan.precision,
+        # The family's rule goes by the name that it had when there was one for all (see `Job.done`).
+        "position": f"{plan.position}, as asked" if plan.position else "dino",
+        "extraction": EXTRACTION_VERSION,
+        "seed": plan.seed,
+        "skip_bad_images": plan.skip_bad_images,
+    }
+    asked |= protocol.identity(settings)
+    # Code from outside counts as it is now: its file may change without a new version.
+    added = protocols.REGISTRY.identity(protocol.name) | _registered(word)
+    return asked | ({"plugins": added} if added else {})
 
 
 def _check_feature(chosen: Mapping[str, Protocol], images: ImageOptions) -> None:
@@ -193,8 +242,9 @@ def _registered(word: str | None) -> dict[str, str]:
     return {} if word is None else datasets.REGISTRY.identity(word)
 
 
-def _check_kinds(chosen: Mapping[str, Protocol], found: Sequence[AnyDataset]) -> None:
+def check_kinds(names: Iterable[str], found: Sequence[AnyDataset]) -> None:
     """Every protocol has a dataset of its kind, and every dataset a protocol. Raises: SettingsError."""
+    chosen = {name: known_protocol(name) for name in names}
     for name, protocol in chosen.items():
         if all(protocol.kind != dataset.KIND for dataset in found):
             got = ", ".join(f"{d.name} ({d.KIND})" for d in found) or "none"

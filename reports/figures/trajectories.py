@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,8 +16,6 @@ from reports.figures.training_log import TrainingLog
 from reports.layouts import Extra
 from reports.table import in_unit, percent
 
-# The checkpoints that one run leaves, called after its folder.
-OF_RUN = re.compile(r"(?P<run>.+)/checkpoint(-epoch\d+|\.before)?")
 MOST = 7  # runs that are drawn; more could not be told apart
 
 
@@ -45,7 +42,7 @@ def of_runs(group: Sequence[Result], extra: Extra) -> list[Run]:
     runs: dict[tuple[str, ...], dict[tuple[int, str], tuple[float, float, float]]] = {}
     for result in group:
         checkpoint = result.checkpoint
-        told, epoch = OF_RUN.fullmatch(str(checkpoint.get("name"))), checkpoint.get("epoch")
+        told, epoch = comparable.OF_RUN.fullmatch(str(checkpoint.get("name"))), checkpoint.get("epoch")
         scores = comparable.scores(result, extra.metric, extra.at)
         if told and isinstance(epoch, int) and scores:
             arch = comparable.as_mapping(checkpoint.get("arch")).get("name")

@@ -167,7 +167,7 @@ class Over:
 
     name: str
     title: str
-    kind: Literal["summary", "sweep", "compare", "published"]
+    kind: Literal["summary", "sweep", "compare", "trajectory", "published"]
     protocols: tuple[str, ...]
     footnotes: tuple[str, ...] = ()
 
@@ -216,9 +216,9 @@ def _layout(name: str, found: dict[str, Any]) -> AnyLayout:
         rows, columns = (tuple(_line(**line) for line in found.pop(key)) for key in ("rows", "columns"))
         remarks = tuple(Remark(**remark) for remark in found.pop("remarks", []))
         return _tuples(Paper, name=name, rows=rows, columns=columns, remarks=remarks, **found)
-    if kind in ("summary", "sweep", "compare", "published"):
+    if kind in ("summary", "sweep", "compare", "trajectory", "published"):
         return _tuples(Over, name=name, kind=kind, **found)
-    raise ValueError(f"kind {kind!r}; there are: compare, paper, protocol, published, summary, sweep")
+    raise ValueError(f"kind {kind!r}; there are: compare, paper, protocol, published, summary, sweep, trajectory")
 
 
 def _line(*, label: str, measure: str = "", **where: str) -> Line:

@@ -16,7 +16,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from evaltk.errors import StorageError
 from evaltk.types import Result
-from reports.figures import collect, scores, style
+from reports.figures import collect, features, scores, style
 from reports.figures.style import Drawn
 from reports.figures.training_log import TrainingLog
 from reports.page.alt_texts import describe_figure
@@ -63,11 +63,11 @@ def figures_of_analyses(
     read: Callable[[Path], Mapping[str, np.ndarray]],
     complain: Callable[[StorageError], object],
 ) -> tuple[list[Shown], int]:
-    """(figures of prototypes and precision, number of results omitted beyond the first few of a dataset)."""
+    """(figures of prototypes, precision and features, number of results omitted beyond the first few of a dataset)."""
     kept: list[tuple[Path, Result]] = []
     number: dict[tuple[str, str], int] = {}
     for path, result in found:
-        if result.protocol in ("prototypes", "precision"):
+        if result.protocol in ("prototypes", "precision", *features.PROTOCOLS):
             key = result.protocol, result.data.name
             number[key] = number.get(key, 0) + 1
             if number[key] <= COMPARED:

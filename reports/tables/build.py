@@ -11,7 +11,7 @@ from reports import comparable, layouts
 from reports.layouts import AnyLayout, Extra, Layout, Paper
 from reports.paired import Predictions
 from reports.table import Cell, Table
-from reports.tables import beside_published, cells, compare, overviews, paper, view
+from reports.tables import beside_published, cells, compare, overviews, paper, trajectory, view
 
 
 def build_tables(
@@ -45,6 +45,8 @@ def build_tables(
         if layout.kind == "published":
             compared = beside_published.compare_with_published(results).table
             return [compared] if compared else []
+        if layout.kind == "trajectory":
+            return trajectory.build(layout, results, predictions)
         return overviews.sweep(layout, results, predictions)
     groups = comparable.groups(results, layout)
     made = [_table(layout, group, predictions) for group in groups]
@@ -137,7 +139,8 @@ def _measured_on(layout: Layout, results: Sequence[Result]) -> str:
         return f" on {name}"
     # Scores of prototypes are of the split "weights": of the head, whose use by a dataset's images is shown beside.
     split = "" if known[0].split == "weights" else f" {known[0].split}"
-    return f" on {name}{split}, n = {' to '.join(f'{n:,}' for n in sizes[:: max(1, len(sizes) - 1)])}"
+    told = "not stated" if sizes == [0] else " to ".join(f"{n:,}" for n in sizes[:: max(1, len(sizes) - 1)])
+    return f" on {name}{split}, n = {told}"
 
 
 def _entry(

@@ -21,6 +21,7 @@ ALWAYS = (
     DeviationKind.UNREADABLE_IMAGES,
     DeviationKind.EMPTY_CLASSES,
     DeviationKind.SHARED_IMAGES,
+    DeviationKind.THEIRS,
 )
 RANK, PARAMETERS, SIZE = "mean rank", "params (M)", "px"
 HALF = "±: half the width of the 95 % interval"
@@ -138,12 +139,18 @@ def columns_of(over: Over, results: Sequence[Result]) -> Iterator[Column]:
 
 
 def _differences(conditions: Sequence[Mapping[str, object]]) -> list[str]:
-    """What tells each set of results from others of its dataset; not by the fingerprint where words do."""
+    """What tells each set of results from others of its dataset; not by the fingerprint where words do.
+
+    Figures of others are told by their source, our own from each other alone.
+    """
 
     def told(without: str) -> list[str]:
         known = [{k: v for k, v in one.items() if k != without} for one in conditions]
+        own = [one for one in known if comparable.SOURCE not in one]
         return [
-            comparable.describe_difference(one, [other for other in known if other["dataset"] == one["dataset"]])
+            str(one[comparable.SOURCE])
+            if comparable.SOURCE in one
+            else comparable.describe_difference(one, [other for other in own if other["dataset"] == one["dataset"]])
             for one in known
         ]
 

@@ -26,14 +26,15 @@ from PIL import Image
 from evaltk import cli, files, machine, results
 from evaltk.checkpoints.families import timm
 from evaltk.checkpoints.load import load_checkpoint
-from evaltk.cli import plan, run
+from evaltk.cli import _flags, plan
 from evaltk.data.images import SAMPLED
 from evaltk.data.transforms import Transform
 from evaltk.datasets import digits
 from evaltk.errors import DataError, EvaltkError
 from evaltk.features import extraction as features
+from evaltk.features import passes
 from evaltk.models.backbone import Backbone, build_backbone
-from evaltk.running import estimates, measuring, runner
+from evaltk.running import benching, cells, estimates, measuring, runner
 from evaltk.types import Recipe
 
 NET = "random:vit_patch4_dim32_depth2_heads2_img16"
@@ -133,7 +134,7 @@ def test_a_run_that_was_stopped_goes_on_as_planned(
     pictures: Path, folders: list[str], capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = ["pixels:8", "--data", f"pics:imagefolder={pictures}", *SMALL, *folders]
-    whole, real, passed = features.Extraction, features.forward, [0]
+    whole, real, passed = features.Extraction, passes.forward, [0]
     monkeypatch.setattr(features, "Extraction", lambda **given: whole(**given, shard=4))
 
     def counted(*given: Any) -> Any:
@@ -142,16 +143,16 @@ def test_a_run_that_was_stopped_goes_on_as_planned(
             raise KeyboardInterrupt
         return real(*given)
 
-    monkeypatch.setattr(features, "forward", counted)
+    monkeypatch.setattr(passes, "forward", counted)
     assert said(capsys, "run", *asked)[0] == 130
-    monkeypatch.setattr(features, "forward", real)
+    monkeypatch.setattr(passes, "forward", real)
     found = told(capsys, *asked)
     assert [(r["split"], r["images"], r["left"]) for r in readings(found)] == [("train", 20, 12), ("test", 5, 5)]
     assert [state for _, _, state in states(found)] == ["begun", "missing"]
     # Another batch size asked for by a flag drops the shards, as in `run`.
     assert [r["left"] for r in readings(told(capsys, *asked, "--batch-size", "3"))] == [20, 5]
     passed[:] = [1]
-    monkeypatch.setattr(features, "forward", counted)
+    monkeypatch.setattr(passes, "forward", counted)
     assert said(capsys, "run", *asked)[0] == 0 and sum(passed) - 1 == 12 + 5
 
 
@@ -174,19 +175,23 @@ def test_what_training_reads_is_listed_and_not_estimated(folders: list[str], cap
     assert "not estimated: what linear does with the features" in out
 
 
-def test_too_little_room_is_a_warning(
+def test_too_little_room_is_refused(
     tmp_path: Path, folders: list[str], capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: real._replace(free=500_000))
     asked = ["pixels:8", "--data", "digits", *SMALL, *folders]
-    code, out, _ = said(capsys, "plan", *asked)
-    (warning,) = [line for line in out.splitlines() if line.startswith("warning")]
-    assert code == 0 and "500 kB free" in warning and "--cache" in warning
-    found = told(capsys, *asked)
-    assert found["free"] == 500_000 and found["fits"] is False
+    code, out, err = said(capsys, "plan", *asked)
+    assert code == 2 and "total    1 of 1 results to do" in out
+    assert "500 kB free" in err.splitlines()[-1] and "--cache" in err.splitlines()[-1]
+    code, out, _ = said(capsys, "plan", *asked, "--json")
+    found = json.loads(out)
+    assert code == 2 and found["free"] == 500_000 and found["fits"] is False
     monkeypatch.setattr(shutil, "disk_usage", lambda path: real._replace(free=found["room"]))
-    assert "warning" not in said(capsys, "plan", *asked)[1]
+    assert said(capsys, "plan", *asked)[0] == 0
+    monkeypatch.setattr(machine, "spare_memory", lambda: 1000)
+    code, _, err = said(capsys, "plan", *asked)
+    assert code == 2 and "1.00 kB that this process could have" in err.splitlines()[-1]
 
 
 def retrieval_tree(root: Path) -> Path:
@@ -269,13 +274,13 @@ def test_errors_are_those_of_run(case: str, tmp_path: Path, pictures: Path, fold
     elif case == "no distractors":
         retrieval_tree(tmp_path / "ox")
     argv = ERRORS[case].format(tmp=tmp_path, pics=f"pics:imagefolder={pictures}", net=NET).split()
-    options = tyro.cli(run.options_type(), args=[*folders, *argv])
+    options = tyro.cli(_flags.options_type(), args=[*folders, *argv])
     before = tree(tmp_path)
     with pytest.raises(EvaltkError) as planned:
-        estimates.forecast(run.plan_of(options))
+        estimates.forecast(cells.of_plan(_flags.plan_of(options)))
     assert tree(tmp_path) == before
     with pytest.raises(EvaltkError) as ran:
-        runner.run(run.plan_of(options), report=lambda *given: None)
+        runner.run(_flags.plan_of(options), report=lambda *given: None)
     assert (type(planned.value), str(planned.value)) == (type(ran.value), str(ran.value))
 
 
@@ -328,7 +333,7 @@ def test_weights_are_not_downloaded(folders: list[str], capsys: Any, monkeypatch
         raise DataError(wanted="a", got="b")
 
     before = constants.HF_HUB_OFFLINE
-    monkeypatch.setattr(estimates, "bench_of", refused)
+    monkeypatch.setattr(benching, "checkpoint_of", refused)
     assert timm.at_hand(name) and said(capsys, "plan", f"timm:{name}", "--data", "digits", *SMALL, *folders)[0] == 2
     assert seen == [True] and constants.HF_HUB_OFFLINE is before
 

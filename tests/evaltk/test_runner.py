@@ -150,7 +150,7 @@ def test_what_changes_a_number_makes_another_file(tmp_path: Path, monkeypatch: p
 
 def test_every_part_of_a_plan_is_in_the_request_or_changes_no_number() -> None:
     changing = {key for change in CHANGES for key in change}
-    changing_nothing = {"out", "cache", "again", "device", "batch_size", "workers"}
+    changing_nothing = {"out", "cache", "again", "device", "batch_size", "workers", "pixels"}
     changing_fingerprints = {"own"}  # see tests/evaltk/test_own_images.py
     assert {f.name for f in dataclasses.fields(Plan)} == changing | changing_nothing | changing_fingerprints
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from small_run import lines, photos, spoil, train
 
+from evaltk.checkpoints.load import load_checkpoint
 from evaltk.errors import SettingsError
 from evaltk.progress import log
 from pretrain import collapse, live, logfile, loop, recipe, trackers
@@ -168,6 +169,8 @@ def test_tensorboard_if_asked_and_its_failure_ends_nothing(
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
     data = photos(tmp_path / "d")
     assert train(data, tmp_path / "without") == 0 and not FakeWriter.made
+    dropped = load_checkpoint(tmp_path / "without" / "checkpoint.pth").dropped  # of images in a folder
+    assert dropped["image_files"] == "bookkeeping"
     assert train(data, tmp_path / "out", log="tensorboard") == 0
     (writer,) = FakeWriter.made
     assert {step for _, _, step in writer.written} == {0, 1, 2} and writer.purge_step == 0

@@ -153,9 +153,9 @@ def test_the_flag_of_the_same_name_stays(tmp_path: Path) -> None:
     """`--precision bf16` is the run's, `--precision.bins` the protocol's."""
     import tyro
 
-    from evaltk.cli import run
+    from evaltk.cli import _flags
 
     argv = ["net.pth", "--protocols", "precision", "--data", "digits", "--precision", "bf16", "--precision.bins", "7"]
-    plan = run.plan_of(tyro.cli(run.options_type(), args=[*argv, "--cache", str(tmp_path)]))
+    plan = _flags.plan_of(tyro.cli(_flags.options_type(), args=[*argv, "--cache", str(tmp_path)]))
     assert plan.precision == "bf16"
     assert plan.protocols["precision"].bins == 7

@@ -40,7 +40,7 @@ FORMAT = 1
 TINY = 1e-6  # least standard deviation of pixels; what divides by less is no image statistic
 METHODS = {"dino": dino, "ibot": ibot, "msn": msn}
 # Entries that only our training writes; the rest of the layout is the method's own.
-REST = ("evaltk_format", "config", "progress")
+REST = ("evaltk_format", "config", "progress", "image_files")
 
 
 def claims(raw: RawFile) -> bool:
