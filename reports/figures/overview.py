@@ -44,7 +44,7 @@ def draw(found: Sequence[Contest], *, narrow: bool = False) -> Figure:
             rows, values, error = _points(
                 found, name, (n - (len(told) - 1) / 2) * 0.5 / max(4, len(told)) if named else 0
             )
-            label = shown(shortened(name, 40)) if named else "others" if n == len(told) else "_"
+            label = shown(shortened(name, 30)) if named else "others" if n == len(told) else "_"
             axes.errorbar(values, rows, xerr=error if named else None, label=label, capsize=1.5, elinewidth=0.8,
                           **{**look, "linestyle": "none"})  # type: ignore[arg-type]  # fmt: skip
         for row, one in enumerate(found):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -133,8 +134,11 @@ def render(figure: Figure, form: str, *, title: str = "", dpi: int = 150) -> byt
         raise SettingsError(wanted="a format", got=repr(form), where="--format", do=nearest(form, FORMATS))
     stamp = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[form]
     buffer = io.BytesIO()
-    with style(), _laid_out(figure):
-        figure.savefig(buffer, format=form, dpi=dpi, metadata=stamp | ({"Title": title} if title else {}))
+    with warnings.catch_warnings(), style():
+        if form == "svg":  # its text stays text, for which a browser has other fonts
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        with _laid_out(figure):
+            figure.savefig(buffer, format=form, dpi=dpi, metadata=stamp | ({"Title": title} if title else {}))
     return buffer.getvalue()
 
 

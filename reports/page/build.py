@@ -259,7 +259,12 @@ def _groups(results: Sequence[Result], predictions: paired.Predictions | None) -
         if made:
             title, tables = layout.label or protocol, tuple(map(to_html, made))
             groups.append(
-                Group(title=title[0].upper() + title[1:], task=title, name=f"table-{protocol}", tables=tables)
+                Group(
+                    title=title if title[1:2] == "-" else title[0].upper() + title[1:],
+                    task=title,
+                    name=f"table-{protocol}",
+                    tables=tables,
+                )
             )
     papers = [paper for name in layouts.names() if isinstance(paper := layouts.load(name), Paper)]
     shown = [

@@ -26,6 +26,7 @@ COMPARED = 4  # checkpoints of one dataset whose prototypes are drawn
 POINTS = 1500  # of a cloud that are drawn one by one; a larger cloud is an image
 WIDE = 350  # points; a wider figure takes the whole width of the page, and scrolls on a phone
 SINGLE, WHOLE = 4.4, 9.0  # inches of a figure of half the page's width, and of all of it
+LONGEST = 56  # letters of a title or legend's entry
 MARGIN = 12  # points around the panels
 SCALE = 1.9  # pixels per point, so that letters are of one size in all figures
 GRID = "#e4e4e4"
@@ -80,6 +81,7 @@ def inline(drawn: Drawn, name: str) -> Shown:
     """A figure as an SVG element whose ids start with `name`, with title and description for screen readers."""
     words = describe_figure(drawn.figure) or drawn.title
     _flatten(drawn.figure)
+    _shorten(drawn.figure)
     inches, height = drawn.figure.get_size_inches()
     engine = drawn.figure.get_layout_engine()
     if isinstance(engine, ConstrainedLayoutEngine):
@@ -103,6 +105,16 @@ def inline(drawn: Drawn, name: str) -> Shown:
     title.text, desc.text = drawn.title, words
     root[:0] = [title, desc]
     return Shown(title=drawn.title, words=words, svg=Markup(ET.tostring(root, encoding="unicode")), wide=wide)
+
+
+def _shorten(figure: Figure) -> None:
+    """Shorten names that would be wider than the figure; its description has them whole."""
+    texts = [axes.title for axes in figure.axes]
+    legends = [*figure.legends, *(legend for axes in figure.axes if (legend := axes.get_legend()))]
+    texts += [text for legend in legends for text in legend.get_texts()]
+    for text in texts:
+        if len(text.get_text()) > LONGEST:
+            text.set_text(style.shortened(text.get_text(), LONGEST))
 
 
 def _flatten(figure: Figure) -> None:

@@ -11,7 +11,7 @@ from evaltk.types import Result
 from reports import paired
 from reports.layouts import Over
 from reports.paired import Predictions
-from reports.table import Cell, Table, in_unit
+from reports.table import Cell, Table
 from reports.tables import view
 
 
@@ -31,6 +31,11 @@ class Contest:
     digits: int
     places: tuple[tuple[str, float, tuple[float, float] | None], ...]
     p: float | None = None
+
+    @property
+    def tied(self) -> bool:
+        """Whether the first two reached the same."""
+        return len(self.places) > 1 and self.places[0][1] == self.places[1][1]
 
 
 def contests(over: Over, results: Sequence[Result], predictions: Predictions | None) -> list[Contest]:
@@ -61,29 +66,36 @@ def contests(over: Over, results: Sequence[Result], predictions: Predictions | N
 
 
 def sentence(found: Sequence[Contest]) -> str:
-    """What the contests say, in a sentence or two; empty where fewer than two models met."""
+    """What the contests say, in a sentence or two; empty where fewer than two models met. Equal values have no best."""
     met = [one for one in found if len(one.places) > 1]
     if not met:
         return ""
     wins: dict[str, list[Contest]] = {}
     for one in met:
-        wins.setdefault(one.places[0][0], []).append(one)
+        if not one.tied:
+            wins.setdefault(one.places[0][0], []).append(one)
     parts = []
     for name, mine in sorted(wins.items(), key=lambda pair: -len(pair[1]))[:3]:
         where = mine[0].title if len(mine) == 1 else f"{len(mine)} of {len(met)} tasks"
-        sure = sum(one.p is not None and one.p <= paired.ALPHA for one in mine)
-        tested = sum(one.p is not None for one in mine)
-        told = "no test" if not tested else f"{_some(sure, len(mine))} significantly ahead of the next (p ≤ 0.05, Holm)"
-        parts.append(f"{name} is best at {where}, {told}")
-    left = len(wins) - len(parts)
-    more = f"; {left} more {'model is' if left == 1 else 'models are'} best at one task or more" if left > 0 else ""
-    return f"{'; '.join(parts)}{more}."
+        parts.append(f"{name} is best at {where}, {_how_sure(mine)}")
+    if left := len(wins) - len(parts):
+        parts.append(f"{left} more {'model is' if left == 1 else 'models are'} best at one task or more")
+    if ties := sum(one.tied for one in met):
+        parts.append(f"at {ties} {'task' if ties == 1 else 'tasks'} the first are equal")
+    return f"{'; '.join(parts)}."
 
 
-def _some(sure: int, of: int) -> str:
-    if of == 1:
-        return "" if sure else "not"
-    return "each" if sure == of else f"{sure} times" if sure else "never"
+def _how_sure(mine: Sequence[Contest]) -> str:
+    """At how many of its tasks the best is significantly ahead of the next."""
+    tested = [one for one in mine if one.p is not None]
+    if not tested:
+        return "without a test"
+    sure = sum((one.p or 0.0) <= paired.ALPHA for one in tested)
+    of = "" if len(tested) == len(mine) else f" of {len(tested)} tested"
+    often = "never" if not sure else "each" if sure == len(mine) else "once" if sure == 1 else f"{sure} times"
+    if len(mine) == 1:
+        often = "" if sure else "not"
+    return f"{often}{of} significantly ahead of the next (p ≤ 0.05, Holm)".strip()
 
 
 def table(found: Sequence[Contest]) -> Table | None:
@@ -112,11 +124,3 @@ def table(found: Sequence[Contest]) -> Table | None:
         half=True,
         legend=("p: best against next, paired on the same items, Holm's correction over the tasks; bold: p ≤ 0.05",),
     )
-
-
-def label(one: Contest) -> str:
-    """The best with its value, as a short text beside a chart."""
-    name, value, _ = one.places[0]
-    sign = " %" if one.unit == "%" else ""
-    p = "" if one.p is None else ", p < 0.001" if one.p < 0.001 else f", p = {one.p:.3f}"
-    return f"{name} {in_unit(value, one.unit):.1f}{sign}{p}"

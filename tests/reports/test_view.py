@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from evaltk.errors import SettingsError
 from evaltk.types import Deviation, DeviationKind, Result, Score
 from reports import layouts, paired
 from reports.table import Table
-from reports.tables import choosing, view
+from reports.tables import choosing, view, winners
 from reports.tables.build import build_tables
 
 SUMMARY = layouts.load("summary")
@@ -144,8 +145,6 @@ def test_notes_are_counted_and_a_smoke_test_is_always_said() -> None:
 
 
 def test_parameters_are_shown_where_results_state_them() -> None:
-    from dataclasses import replace
-
     results = [tuned("a", 0.7, 0.6, 0.8), tuned("b", 0.6, 0.6, 0.8)]
     results[0] = replace(results[0], checkpoint={**results[0].checkpoint, "parameters": 21_670_000})
     table = one(results)
@@ -221,3 +220,28 @@ def test_in_python_it_is_a_frame(tmp_path: Path) -> None:
     (tmp_path / "a" / "none").mkdir(parents=True)
     with pytest.raises(evaltk.EvaltkError, match="wanted results; got none"):
         evaltk.load_results(tmp_path / "a" / "none")
+
+
+def test_who_wins_is_told_with_p_and_a_tie_has_no_winner(tmp_path: Path) -> None:
+    """p is McNemar's exact test of best against next, by scipy; Holm's correction over the tasks."""
+    from scipy.stats import binomtest
+
+    right = np.arange(400) % 5 > 0
+    next_ = right.copy()
+    next_[:60] = False
+    found = write(tmp_path, [predicted("a", right), predicted("b", next_), (vos("a"), {}), (vos("b"), {})])
+    results = [r for _, r in found]
+    assert isinstance(SUMMARY, layouts.Over)
+    knn_, video = winners.contests(SUMMARY, results, paired.beside(found, print))
+    lost = int((right & ~next_).sum())
+    assert knn_.p == pytest.approx(binomtest(0, lost).pvalue) and [name for name, _, _ in knn_.places] == ["a", "b"]
+    assert video.tied and video.p is None
+    told = "a is best at k-NN digits k=20, significantly ahead of the next (p ≤ 0.05, Holm)"
+    assert winners.sentence([knn_, video]) == f"{told}; at 1 task the first are equal."
+    near = replace(knn_, p=0.4)
+    assert "a is best at k-NN digits k=20, not significantly ahead" in winners.sentence([near])
+    both = winners.sentence([knn_, near, replace(near, p=None)])
+    assert "a is best at 3 of 3 tasks, once of 2 tested significantly ahead" in both
+    assert winners.sentence([]) == "" and winners.table([]) is None
+    table = winners.table([knn_, video])
+    assert table is not None and [cells[1].bold for _, cells in table.rows] == [True, False]
