@@ -17,7 +17,6 @@ from evaltk.bench import Bench, ImageOptions, Outcome
 from evaltk.data.galleries import Gallery
 from evaltk.deviations import DeviationKind
 from evaltk.errors import DataError, SettingsError
-from evaltk.features import extraction as features
 from evaltk.features import passes
 from evaltk.features.extraction import Extraction
 from evaltk.metrics import retrieval as metrics
