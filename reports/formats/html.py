@@ -49,7 +49,12 @@ def grid(table: Table, *, labelled: bool = False) -> str:
 def _head(table: Table) -> str:
     """The titles; with groups, a row of these above, and a column's whole title as ``data-title``."""
     if not any(table.groups):
-        titles = "".join(f'<th scope="col">{escaped(title)}</th>' for title in (table.stub, *table.columns))
+        kinds = ["", *("" if any(c[n].value is not None for _, c in table.rows) else ' class="words"'
+                       for n in range(len(table.columns)))]  # fmt: skip
+        titles = "".join(
+            f'<th scope="col"{kind}>{escaped(title)}</th>'
+            for kind, title in zip(kinds, (table.stub, *table.columns), strict=True)
+        )
         return f"<tr>{titles}</tr>"
     above = [f'<th scope="col" rowspan="2">{escaped(table.stub)}</th>']
     below: list[str] = []
