@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 # ARGS of evidence: a suite, --group, --slice I/N, --minutes M; it goes on where it was cut off.
-.PHONY: demo evidence test gpu device faults soak fuzz portable browser check bench clean
+.PHONY: demo evidence test gpu device faults soak fuzz portable browser docs wheel check bench clean
 
 demo: $(STAMP)
 	$(BIN)/evaltk demo
@@ -37,6 +37,13 @@ browser: $(STAMP)
 fuzz: $(STAMP)
 	$(BIN)/python -m pytest -m fuzz -n auto --maxprocesses 4 tests/fuzz
 
+docs: $(STAMP) $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python -m pytest -m documents -n 1 tests/test_documents.py
+
+wheel: $(STAMP)
+	$(BIN)/python tests/wheel_check.py
+
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -52,5 +59,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(STAMP)
 
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) .venv-oldest .pytest_cache .mypy_cache .ruff_cache
+	rm -rf site $(VENV) .venv-oldest .pytest_cache .mypy_cache .ruff_cache

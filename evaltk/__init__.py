@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from evaltk.api.evaluate import evaluate
     from evaltk.api.extract import extract
+    from evaltk.api.results import load_results
     from evaltk.checkpoints.load import load_checkpoint
     from evaltk.errors import EvaltkError
     from evaltk.models.backbone import build_backbone, build_head
@@ -23,10 +24,15 @@ _LAZY = {
     "build_head": "evaltk.models.backbone",
     "evaluate": "evaltk.api.evaluate",
     "extract": "evaltk.api.extract",
+    "load_results": "evaltk.api.results",
     "EvaltkError": "evaltk.errors",
 }
 _MODULES = ("vmf", "neighbours", "logistic", "metrics", "results")
-__all__ = ["EvaltkError", "build_backbone", "build_head", "evaluate", "extract", "load_checkpoint"]
+__all__ = ["EvaltkError", "build_backbone", "build_head", "evaluate", "extract", "load_checkpoint", "load_results"]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})
 
 
 def __getattr__(name: str) -> object:

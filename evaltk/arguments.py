@@ -47,6 +47,7 @@ def parse(
 
 def _told(text: str) -> tuple[str, str]:
     """(what is wrong, the flag that may have been meant) of what tyro prints: in a box, or below a title in ASCII."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text)  # colours, which tyro writes wherever stdout is a terminal
     framed = "│" in text
     lines = [re.sub(r"^\s*│ ?| *│\s*$", "", line).rstrip() for line in text.splitlines()]
     lines = [line for line in lines if line.strip() and not re.match(r"\s*[╭╰]", line)]

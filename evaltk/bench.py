@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class AnyDataset(typing.Protocol):
-    """What every dataset has, of whatever kind (``images``, ``retrieval``, ``sequences``).
+    """What every dataset has, of whatever kind (``images``, ``retrieval``, ``sequences``, ``copies``, ``masks``).
 
     A protocol's `kind` names the kind of dataset it runs on. `splits` are those whose features protocols may ask for;
     sequences have none. `fingerprint` is the same on every machine, `stamp` is not. `sizes`: {split: images or videos}.
@@ -58,7 +58,7 @@ class Need:
 
 # What is asked for of each split; without needs where the protocol reads the split's images itself.
 Extracts: TypeAlias = tuple[tuple[Split, tuple[Need, ...]], ...]
-Kind: TypeAlias = Literal["images", "retrieval", "sequences"]  # of datasets
+Kind: TypeAlias = Literal["images", "retrieval", "sequences", "copies", "masks"]  # of datasets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,9 @@ import functools
 import importlib.metadata
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -78,7 +80,15 @@ def provenance(device: str, seconds: Mapping[str, float]) -> dict[str, Any]:
         "device": _device_name(device),
         "seconds": dict(seconds),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
+    } | _command()
+
+
+def _command() -> dict[str, str]:
+    """The command line, with ``~`` for the home folder; nothing where another program called."""
+    program = Path(sys.argv[0])
+    if program.name != "evaltk" and program.parts[-2:] != ("evaltk", "__main__.py"):
+        return {}
+    return {"command": shlex.join(["evaltk", *sys.argv[1:]]).replace(str(Path.home()), "~")}
 
 
 def _device_name(device: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ import tyro
 from evaltk import arguments, crew, files, launchers, plugins, processes, progress
 from evaltk.data.options import DataFlags
 from evaltk.errors import EvaltkError
-from pretrain import signals
+from pretrain import recipe_names, signals
 from pretrain.watching import Watching
 
 
@@ -51,12 +52,14 @@ def main(argv: list[str]) -> int:
     """Train. Returns: 0, or if stopped by a signal 75, or 130 after Ctrl-C. Raises: EvaltkError."""
     processes.ignore_at_exit()
     with signals.handle_signals():  # from here on, so that a signal while torch is imported has the same exit code
-        from evaltk.machine import resolve_device
-        from pretrain import loop
-        from pretrain import recipe as recipes
-
         plugins.use(plugins.named_in(argv))
         options = arguments.parse(Options, argv, "evaltk pretrain", __doc__)
+        recipe_names.path_of(options.recipe)  # before torch is imported
+        with progress.status("loading torch"):
+            from evaltk.machine import resolve_device
+            from pretrain import loop
+            from pretrain import recipe as recipes
+
         recipe = recipes.load(options.recipe, options.set)
         told = {field.name: getattr(options, field.name) for field in dataclasses.fields(DataFlags)}
         given = {name: value for name, value in (told | {"source": options.data}).items() if value is not None}
@@ -64,7 +67,11 @@ def main(argv: list[str]) -> int:
         device = own_device(resolve_device(options.device, mps=False))  # sums are float64, which mps does not have
         watching = Watching(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Watching)})
         out = options.out or Path("runs") / recipe.name
-        return loop.run(recipe, out=out, device=device, resume=options.resume, watching=watching)
+        code = loop.run(recipe, out=out, device=device, resume=options.resume, watching=watching)
+        if code == 0 and os.environ.get("RANK", "0") == "0":
+            file = shlex.quote(str(out / "checkpoint.pth"))
+            progress.log.info("trained: %s; evaluate it: evaltk run %s --data NAME=PATH", out, file)
+        return code
 
 
 def own_device(device: str) -> str:

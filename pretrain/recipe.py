@@ -9,7 +9,6 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from evaltk.errors import SettingsError, nearest
@@ -19,6 +18,7 @@ from pretrain.data.views import Views
 from pretrain.method import Rule
 from pretrain.method import Settings as MethodSettings
 from pretrain.optim import Optim
+from pretrain.recipe_names import path_of
 
 LARGEST, LARGEST_INT = sys.float_info.max, 2**63 - 1
 SECTION = "write [section]"
@@ -74,23 +74,14 @@ class Recipe:
     run: Run = field(default_factory=Run)
 
 
-def names() -> list[str]:
-    """Names of the bundled recipes."""
-    return sorted(p.stem for p in (Path(__file__).parent / "recipes").glob("*.toml"))
-
-
 def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe by bundled name or path, with ``section.key=value`` overrides (values in TOML's notation).
 
     Raises: SettingsError: no such recipe, unknown key, wrong type, value out of range.
     """
-    path = Path(name) if name.endswith(".toml") else Path(__file__).parent / "recipes" / f"{name}.toml"
+    path = path_of(name)
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(
-            wanted="a bundled recipe or a .toml file", got=repr(name), where=path, do=nearest(name, names())
-        ) from error
     except (ValueError, RecursionError) as error:  # bad UTF-8 and TOML are ValueErrors
         got = "values nested too deep" if isinstance(error, RecursionError) else str(error)[:120]
         raise SettingsError(wanted="TOML in UTF-8", got=got, where=path, do="fix the TOML syntax") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import platform
 import zlib
@@ -31,7 +32,7 @@ MAY_DIFFER_ON_RESUME = (
     "data.skip_bad_images",
 )  # fmt: skip
 RESTORE = "restore them, choose another --out, or start afresh with --resume never"
-SCHEDULE = "finish with the old number: the rates of every step depend on it; or choose another --out for a new run"
+SCHEDULE = "finish with the old number: the rates of every step depend on it; or choose another folder"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -150,8 +151,15 @@ def check_recipe(tree: Mapping[str, Any], recipe: Recipe, path: Path) -> None:
     ]
     if differ:
         schedule = all(text.startswith("optim.epochs ") for text in differ)
-        do = SCHEDULE if schedule else "resume with the same recipe, choose another --out, or pass --resume never"
+        new = f"--out {_free(path.parent)} for a run of its own"
+        again = f"{new}; or take the same recipe; or begin anew by --resume never"
+        do = f"{SCHEDULE}: {new}" if schedule else again
         raise CheckpointError(wanted="a checkpoint of this recipe", got="; ".join(differ[:4]), where=path, do=do)
+
+
+def _free(folder: Path) -> Path:
+    """A folder beside this one that is not there."""
+    return next(p for n in itertools.count(2) if not (p := folder.with_name(f"{folder.name}-{n}")).exists())
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from evaltk import settings_rules
@@ -29,7 +29,8 @@ class Settings:
     """Settings of the k-NN protocol; the defaults are the paper's sweep.
 
     Attributes:
-        k: numbers of neighbours (DINO: 10 20 100 200, dino/eval_knn.py:194; we add 5 and 50).
+        k: numbers of neighbours (DINO: 10 20 100 200, dino/eval_knn.py:194; we add 5 and 50); those beyond the number
+            of training images are left out.
         temperature: one or more; votes are exp(similarity / temperature) (0.07, dino/eval_knn.py:196).
         backend: exact search by torch, or by faiss if that extra is installed.
         choose: number of training images to choose k on by leave-one-out (0: do not choose).
@@ -58,8 +59,8 @@ def extracts(bench: Bench, dataset: Dataset, settings: Settings) -> Extracts:
 
 
 def check(dataset: Dataset, settings: Settings) -> None:
-    """Checks that need no features. Raises: SettingsError: k larger than the bank."""
-    _check_k(settings, len(dataset.train), dataset)
+    """Checks that need no features. Raises: SettingsError: every k is larger than the bank."""
+    _fitting(settings, len(dataset.train), dataset)
 
 
 def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
@@ -67,19 +68,25 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
 
     The best k is the best on the reported split; the chosen one is the best on training images, by leave-one-out.
 
-    Raises: SettingsError: k larger than the bank. DataError: features that are not finite, zero, or all the same.
+    A k larger than the bank is left out, with a note.
+
+    Raises: SettingsError: every k is larger than the bank. DataError: features that are not finite, zero, or all the
+        same.
     """
     bank, queries = (bench.features(split, bench.class_feature(NEED)) for split in (dataset.train, dataset.test))
-    _check_k(settings, len(bank.x), dataset)
+    asked, settings = settings.k, _fitting(settings, len(bank.x), dataset)
     sanity.check_varied(bank.x, f"{dataset.name} {bank.key.split}")
     num_classes = len(dataset.train.classes)
     ranks, predictions = classify(bank, queries, settings, num_classes, bench.device)
     scores = _sweep(dataset, ranks, settings) + _best(dataset, ranks, settings)
-    notes: tuple[str, ...] = ()
+    left = [k for k in asked if k not in settings.k]
+    notes: tuple[str, ...] = (
+        (f"k = {' '.join(map(str, left))} left out: {dataset.train.name} has {len(bank.x)} images",) if left else ()
+    )
     if settings.choose and max(settings.k) < len(bank.x):
         scores += _chosen(bench, dataset, bank, ranks, settings, num_classes)
     elif settings.choose:
-        notes = (f"k not chosen on training images: k = {max(settings.k)} needs more than {len(bank.x)} of them",)
+        notes += (f"k not chosen on training images: k = {max(settings.k)} needs more than {len(bank.x)} of them",)
     arrays = {f"k{k}_t{t!r}": p.numpy().astype("int32") for (k, t), p in predictions.items()}
     return Outcome(
         scores=scores,
@@ -89,16 +96,18 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
     )
 
 
-def _check_k(settings: Settings, num_bank: int, dataset: Dataset) -> None:
-    if max(settings.k) > num_bank:
+def _fitting(settings: Settings, num_bank: int, dataset: Dataset) -> Settings:
+    """The settings with those k that the bank has neighbours for. Raises: SettingsError: none is left."""
+    kept = tuple(k for k in settings.k if k <= num_bank)
+    if not kept:
         limited = any(deviation.kind is DeviationKind.SMOKE_TEST for deviation in dataset.deviations)
         raise SettingsError(
             wanted=f"k <= {num_bank}, the images of {dataset.name} {dataset.train.name}",
-            got=f"k = {max(settings.k)}",
+            got=f"k = {min(settings.k)}",
             where="--knn.k, --limit" if limited else "--knn.k",
-            do=f"--knn.k {' '.join(str(k) for k in settings.k if k <= num_bank) or 1}"
-            + (f", or --limit {max(settings.k)} or more" if limited else ""),
+            do="--knn.k 1" + (f", or --limit {min(settings.k)} or more" if limited else ""),
         )
+    return replace(settings, k=kept)
 
 
 def knn_votes(

@@ -9,6 +9,7 @@ from typing import Any
 from evaltk.types import DeviationKind, Result, Score, canonical
 from reports.layouts import Layout
 
+SOURCE = "source"  # the only condition of figures that others published
 # The checkpoints that one training leaves, called after its folder.
 OF_RUN = re.compile(r"(?P<run>.+)/checkpoint(-epoch\d+|\.before)?")
 
@@ -28,6 +29,8 @@ def conditions(result: Result, layout: Layout) -> dict[str, object]:
 
     All of a protocol's settings count, except those the layout calls loose (shown by columns) or harmless.
     """
+    if any(deviation.kind is DeviationKind.THEIRS for deviation in result.deviations):
+        return {"dataset": result.data.name, SOURCE: result.made.get("source")}
     looks = result.preprocessing
     smoke = any(deviation.kind is DeviationKind.SMOKE_TEST for deviation in result.deviations)
     apart = {*layout.loose, *layout.harmless, layout.sweep, layout.also}

@@ -112,8 +112,10 @@ def _knn(dino: Subject, vmf: Subject, floors: Sequence[Subject]) -> str:
     told += "".join(f", {name} {_accuracy(score)}" for name, score in beside)
     better = [name for name, score in beside if score.value >= max(a.value, b.value)]
     end = f" Both trained nets are behind {' and '.join(better)}." if better else ""
+    if "raw pixels" in better:
+        end += " On images this small raw pixels are near the ceiling: look at the two nets beside each other."
     if a.interval is None or b.interval is None or _overlap(a.interval, b.interval):
-        return f"{told}. Which of the two is better cannot be told from this run (intervals overlap).{end}"
+        return f"{told}. Their intervals overlap; evaltk table --layout compare tests both on the same images.{end}"
     ahead = "vMF is ahead, as in the paper (Table 2)" if b.value > a.value else "vMF is behind, unlike in the paper"
     return f"{told}. {ahead}.{end}"
 
@@ -121,7 +123,7 @@ def _knn(dino: Subject, vmf: Subject, floors: Sequence[Subject]) -> str:
 def _others(dino: Subject, vmf: Subject, floors: Sequence[Subject]) -> str:
     parts = []
     for title, protocol, metric, at in (
-        ("few-shot, 5 images a class", "fewshot", "top1_mean", {"shots": 5}),
+        ("few-shot, 5 images per class", "fewshot", "top1_mean", {"shots": 5}),
         ("linear", "linear", "C_top1", {}),
     ):
         found = [(s.name, score) for s in (dino, vmf, *floors) if (score := s.score(protocol, metric, **at))]

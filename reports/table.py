@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -30,7 +30,7 @@ class Cell:
         verdict: ``reproduced``, ``off``, ``not comparable``, or empty.
         why: the difference (``+0.12; tolerance 0.15``), or what is not comparable (``resize 224 for 256``).
         note: one setting shown in the cell (``k=20``). remark: a footnote of this cell.
-        bold: best of its column, or not significantly different from the best.
+        bold: best of its column, or not significantly different from the best. second: best of those that are not bold.
         unit: ``%``, ``count``, or another word for values shown as they are.
         digits: decimals of our value; None: the table's. published_digits: decimals as printed; None: as ours.
     """
@@ -44,6 +44,7 @@ class Cell:
     note: str = ""
     remark: str = ""
     bold: bool = False
+    second: bool = False
     unit: str = "%"
     digits: int | None = None
     published_digits: int | None = None
@@ -58,6 +59,9 @@ class Table:
         digits: decimals of cells that have none of their own.
         footnotes: what holds for this table's results, one sentence each.
         legend: what its columns and marks mean; where several tables are printed, each text is printed once.
+        groups: a heading above each column, shared by neighbours of one text; () for none.
+        minor: indices of columns that may be left out where there is no room, the first one first.
+        half: intervals are shown as half their width (± 0.4), not by their ends.
     """
 
     title: str
@@ -68,3 +72,22 @@ class Table:
     digits: int = 2
     footnotes: tuple[str, ...] = ()
     legend: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    minor: tuple[int, ...] = ()
+    half: bool = False
+
+    def turned(self) -> Table:
+        """Rows and columns change places."""
+        labels = tuple(label for label, _ in self.rows)
+        cells = zip(*(row for _, row in self.rows), strict=True)
+        rows = tuple(zip(self.titles(), cells, strict=True)) if self.rows else ()
+        return replace(self, stub="", columns=labels, rows=rows, groups=(), minor=())
+
+    def titles(self) -> tuple[str, ...]:
+        """The column titles, each with its heading before it."""
+        if not self.groups:
+            return self.columns
+        return tuple(
+            f"{group} {title}".strip() if group != title else title
+            for group, title in zip(self.groups, self.columns, strict=True)
+        )

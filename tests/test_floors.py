@@ -26,7 +26,7 @@ evaltk.bench
 protocols pretrain
 evaltk.running
 reports
-evaltk.api
+evaltk.api evaltk.pictures
 evaltk.cli
 """
 FLOOR = {name: floor for floor, line in enumerate(FLOORS.strip().splitlines()) for name in line.split()}
@@ -38,12 +38,12 @@ ONLY = {
     "pretrain": "models vmf prototypes.duplicates datasets data seeding distributed types errors files progress "
     "checkpoints.families.random checkpoints.rawfile cores machine plugins checksums owned processes arguments sending "
     "crew durations launchers",
-    "reports": "results types deviations errors files metrics.statistics durations",
+    "reports": "results types deviations errors files metrics.statistics metrics.calibration durations",
 }
 NEVER = {"protocols": ("evaltk.running", "evaltk.cli", "reports", "pretrain")}
 TORCH = ("torch", "torchvision", "timm")
 # Files of protocols that help, `ls` and finished runs go through: torch is imported in functions there.
-LIGHT = ("__init__", "settings", "protocol", "knn", "precision")
+LIGHT = ("__init__", "settings", "protocol", "knn", "precision", "geometry", "clustering", "copies")
 
 
 def module_of(path: Path) -> str:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaltk import results
-from evaltk.errors import SettingsError, nearest, some
+from evaltk.errors import SettingsError, StorageError, nearest, some
 from evaltk.types import Result, Score
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+
+    from reports.table import Table
 
 STYLE = (
     "<style>.evaltk-results caption { text-align: left; font-weight: bold; padding-top: 1em; }\n"
@@ -33,7 +35,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Results:
-    """Results of one net, in the order of the protocols: a sequence of `evaltk.types.Result`."""
+    """Results, in the order they were measured or found: a sequence of `evaltk.types.Result`."""
 
     measured: tuple[Measured, ...]
 
@@ -101,16 +103,70 @@ class Results:
         """The tables for a notebook."""
         return f'<div class="evaltk-results">\n{STYLE}\n{self._rendered("html")}</div>\n'
 
-    def _rendered(self, form: str) -> str:
-        from reports.formats import render
-        from reports.tables.build import build_overview
+    def to_pandas(self) -> pd.DataFrame:
+        """The result view: one row per model, one column per task, in the order of `evaltk table`.
+
+        Values are fractions where the table shows percent. `table` has one row per score.
+        """
+        import pandas as pd
+
+        columns: dict[str, dict[str, object]] = {}
+        for table in self._view():
+            for label, cells in table.rows:
+                for title, cell in zip(table.titles(), cells, strict=True):
+                    columns.setdefault(title, {})[label] = cell.note or cell.value
+        frame = pd.DataFrame(columns)
+        frame.index.name = "model"
+        return frame
+
+    def _view(self) -> list[Table]:
+        from reports import layouts
+        from reports.tables.build import build_tables
 
         beside = {id(one.result): one.predictions for one in self.measured}
 
         def predictions(result: Result, names: Any) -> Mapping[str, np.ndarray]:
-            return {k: v for k, v in beside[id(result)].items() if k in names}
+            found = beside[id(result)]
+            known = found.named(names) if isinstance(found, OfFile) else found
+            return {name: known[name] for name in names if name in known}
 
-        return render.render_all(build_overview(list(self), predictions=predictions), form)
+        return build_tables(layouts.load("summary"), list(self), predictions=predictions, notes=False)
+
+    def _rendered(self, form: str) -> str:
+        from reports.formats import render
+
+        return render.render_all(self._view(), form)
+
+
+class OfFile(Mapping[str, "np.ndarray"]):
+    """The predictions beside a result file, read when they are asked for. Raises: StorageError: a damaged file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def named(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Those of the arrays that are there."""
+        return results.read_predictions(self._path, names)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.named([name])[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(results.read_predictions(self._path))
+
+    def __len__(self) -> int:
+        return len(results.read_predictions(self._path))
+
+
+def load_results(folder: str | Path) -> Results:
+    """The results below a folder, as `evaltk run --out FOLDER` writes them; other JSON files are left out.
+
+    Raises: StorageError: no such folder, or no results in it.
+    """
+    found = list(results.find(Path(folder).expanduser()))
+    if not found:
+        raise StorageError(wanted="results", got="none", where=folder, do="evaltk run CKPT --data ... --out FOLDER")
+    return Results(tuple(Measured(result=result, predictions=OfFile(path)) for path, result in found))
 
 
 def _row(result: Result, score: Score) -> dict[str, object]:

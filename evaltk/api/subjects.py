@@ -273,13 +273,15 @@ def _check_protocols(jobs: Sequence[Job], name: str, prepared: Prepared, *, toke
         )
         if job.protocol in BEYOND:
             wanted = BEYOND[job.protocol]
-        elif job.protocol == "vos" and not tokens:
+        elif job.protocol in ("vos", "segmentation") and not tokens:
             wanted, got, do = "patch tokens", "a function that gives [B, D]", "return evaltk.types.Tokens"
         elif prepared.own is not None and _makes_images(job):
             wanted, got = "sizes, mean and std to prepare images with", "a transform that does not state them"
             do = preparing.EXAMPLE
             if job.protocol == "linear":
                 do += '; or settings={"linear": {"fast": True}}, without random crops'
+            if job.protocol == "geometry":
+                do += '; or settings={"geometry": {"views": 0}}, without random crops'
         if wanted:
             raise SettingsError(wanted=f"{wanted} for {job.protocol}", got=got, where=name, do=do)
 
@@ -288,4 +290,6 @@ def _makes_images(job: Job) -> bool:
     """Whether a protocol prepares images by itself: random crops, several scales, frames."""
     if job.protocol == "linear":
         return not (job.settings.fast or job.settings.head)
+    if job.protocol == "geometry":
+        return job.settings.views > 0
     return job.dataset.KIND != "images"

@@ -6,7 +6,9 @@ torch, so that a result that exists is recognised quickly.
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +70,29 @@ def locate(checkpoint: str | Path) -> Located:
             do = f"{catalog.near(name, entries, limit=1)}; or name a file"
             raise CheckpointError(wanted=WANTED, got=repr(name), where=name, do=do)
     return at(path)
+
+
+def check(checkpoint: str) -> None:
+    """Refuse at first sight what `locate` would refuse, without hashing a file, downloading, or torch.
+
+    Sources with a colon (``timm:``, ``random:``, ``hf:``) pass. Raises: CheckpointError.
+    """
+    path = Path(checkpoint).expanduser() if checkpoint.startswith("~/") else Path(checkpoint)
+    if exists(path):
+        check_file(path)
+    elif ":" not in checkpoint and checkpoint not in (entries := catalog.load()):
+        if re.fullmatch(r"\w+", checkpoint):
+            do = f"{catalog.near(checkpoint, entries, limit=1)}; or name a file"
+            raise CheckpointError(wanted=WANTED, got=repr(checkpoint), where=checkpoint, do=do)
+        check_file(path)
+
+
+def check_first(argv: Sequence[str]) -> None:
+    """Refuse files and names before the first flag that are not there, as `check` does. Raises: CheckpointError."""
+    for word in itertools.takewhile(lambda word: not word.startswith("-"), argv):
+        pattern = any(letter in word for letter in "*?[")
+        if "=" not in word and not pattern and not exists(Path(word)):
+            check(word)
 
 
 def at(path: Path, *, name: str = "", origin: str = "") -> Located:

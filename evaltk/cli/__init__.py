@@ -60,8 +60,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _command(args: list[str]) -> int:
-    from evaltk import processes, progress
+    from evaltk import clashes, processes, progress
 
+    clashes.check()
     name, *rest = progress.configured(args) or ["--help"]
     if name not in commands():
         print(f"evaltk: wanted a command; got {name!r}; do: {nearest(name, commands())}", file=sys.stderr)

@@ -77,11 +77,13 @@ class Written:
         out: folder of the results.
         cache: cache folder (default: $EVALTK_HOME, ~/.cache/evaltk).
         json: print JSON instead of text.
+        offline: download nothing; a catalogued file that was not fetched is an error.
     """
 
     out: Path = Path("runs")
     cache: Path | None = None
     json: bool = False
+    offline: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

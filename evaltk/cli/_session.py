@@ -6,13 +6,12 @@ import contextlib
 import dataclasses
 import json
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaltk import launchers
-from evaltk.cli import _scores_log
+from evaltk.cli import _scores_log, _shown
 from evaltk.errors import EvaltkError, RunError
 from evaltk.processes import Ended
 
@@ -72,6 +71,7 @@ class Session:
     def report(self, job: Job, result: Result, skipped: bool) -> None:
         """Tell of a result."""
         from evaltk.progress import log
+        from reports.tables.view import headline
 
         log.info("%s %s: %s", "done before:" if skipped else "wrote", job.path, headline(result))
         self.shown[job.path] = result
@@ -84,7 +84,9 @@ class Session:
         """Print tables and what failed. Returns: the exit code: 1 for a bug, 2 for another failure."""
         self._close()
         if self.shown and not self.options.json:
-            print_tables(list(self.shown.items()), trajectory=self.trajectory)
+            pairs = list(self.shown.items())
+            _shown.print_tables(pairs, trajectory=self.trajectory)
+            _shown.say_next(self.options.out, pairs)
         self.summary()
         return 1 if any(failure.bug for failure in self.ran.failures) else 2 if self.ran.failures else 0
 
@@ -115,31 +117,3 @@ def _processes(device: str) -> Iterator[None]:
 
     with distributed.process_group(resolve_device(device)):
         yield
-
-
-def print_tables(pairs: Sequence[tuple[Path, Result]], *, trajectory: bool = False) -> None:
-    """Print the tables of results, for a terminal where stdout is one, else as Markdown; each footnote once.
-
-    Args:
-        trajectory: also the headlines against the epoch.
-    """
-    from evaltk.progress import log
-    from reports import layouts, paired
-    from reports.formats import render
-    from reports.tables.build import build_overview, build_tables
-
-    predictions = paired.beside(pairs, lambda error: log.warning("%s", error))
-    found = [result for _, result in pairs]
-    tables = build_overview(found, predictions=predictions)
-    if trajectory:
-        tables += build_tables(layouts.load("trajectory"), found, predictions=predictions)
-    sys.stdout.write(render.render_all(tables, "terminal" if sys.stdout.isatty() else "md"))
-
-
-def headline(result: Result) -> str:
-    """The result's headline score in words."""
-    score = max(result.scores, key=lambda s: s.metric.endswith("best_k"), default=None)
-    if score is None:
-        return "no scores"
-    at = ", ".join(f"{k} {v}" for k, v in score.at.items())
-    return f"{score.metric} {100 * score.value:.2f} % of {score.n:,} ({at})"

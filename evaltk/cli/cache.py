@@ -61,6 +61,7 @@ def main(argv: list[str]) -> int:
     if unknown:
         got = ", ".join(unknown)
         raise SettingsError(wanted="beginnings of entries", got=got, where=root, do="evaltk cache ls shows them")
+    shown, total = 0, 0
     for folder in folders:
         named = any(_name(folder).startswith(e) for e in options.entries)
         size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
@@ -73,7 +74,15 @@ def main(argv: list[str]) -> int:
                 shutil.rmtree(folder)
         elif options.entries and not named:
             continue
+        if options.action == "ls" and not shown:
+            print("entry              size    last written  what it holds")
+        shown, total = shown + 1, total + size
         print(f"{_name(folder)[:12]}  {size / 2**20:9.1f} MiB  {days:6.1f} days  {_describe(folder)}")
+    if shown or options.action == "prune":
+        from evaltk.progress import log
+
+        entries = f"{shown} {'entry' if shown == 1 else 'entries'}, {total / 2**20:,.1f} MiB"
+        log.info("%s%s in %s", "removed " if options.action == "prune" else "", entries, root)
     return 0
 
 

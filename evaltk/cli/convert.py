@@ -34,12 +34,6 @@ class Options(ReadOptions):
 
 def main(argv: list[str]) -> int:
     """Convert, read back and compare. Raises: CheckpointError, SettingsError, StorageError."""
-    from safetensors.torch import save
-
-    from evaltk import files
-    from evaltk.checkpoints.families import own
-    from evaltk.checkpoints.load import load
-
     options = _options.parse(Options, argv, "convert", __doc__)
     if options.out.suffix != ".safetensors":
         raise SettingsError(
@@ -47,6 +41,15 @@ def main(argv: list[str]) -> int:
         )
     if options.out.exists() and not options.force:
         raise SettingsError(wanted="a new file", got="an existing one", where=options.out, do="pass --force")
+    from evaltk.checkpoints import locate
+
+    locate.check(options.checkpoint)
+    from safetensors.torch import save
+
+    from evaltk import files
+    from evaltk.checkpoints.families import own
+    from evaltk.checkpoints.load import load
+
     checkpoint = load(options.checkpoint, options.read_options())
     tensors, metadata = own.pack(checkpoint)
     files.write(options.out, lambda stream: stream.write(save(tensors, metadata)))

@@ -1,6 +1,10 @@
-"""Check whether datasets are complete, and say what is missing.
+"""Check whether datasets are complete, or fetch a public one.
+
+`fetch` downloads aircraft, cifar10, cifar100, davis2017, dtd, flowers102, food101, pets or sun397 into a folder. It
+says source, licence and size first, and compares the file with its published checksum.
 
 Examples:
+    evaltk datasets fetch cifar10 /data/cifar10
     evaltk datasets check pets=/data/oxford-iiit-pet dtd=/data/dtd
     evaltk datasets check my-photos:imagefolder=~/photos --no-contents
     evaltk datasets check photos:csv=~/photos/labels.csv --split 0.2
@@ -8,8 +12,10 @@ Examples:
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -29,13 +35,13 @@ class Options(DataFlags):
     """Check datasets.
 
     Attributes:
-        action: the only action.
-        data: datasets: evaltk ls datasets.
+        action: check or fetch.
+        data: datasets to check (evaltk ls datasets), or NAME DIR to fetch.
         seed: of the draw of --split, as for evaltk run.
         contents: decode the first image of each split, and look for test images that are in the training split too.
     """
 
-    action: Annotated[Literal["check"], tyro.conf.Positional]
+    action: Annotated[Literal["check", "fetch"], tyro.conf.Positional]
     data: Annotated[tuple[str, ...], tyro.conf.Positional] = field(metadata={"metavar": "[LABEL:]NAME=PATH ..."})
     seed: int = 0
     contents: bool = True
@@ -47,6 +53,8 @@ def main(argv: list[str]) -> int:
     from evaltk.errors import EvaltkError, SettingsError
 
     options = _options.parse(Options, argv, "datasets", __doc__, groups=GROUPS)
+    if options.action == "fetch":
+        return _fetch(options.data)
     if not options.data:
         do = "evaltk datasets check NAME=PATH; evaltk ls datasets"
         raise SettingsError(wanted="datasets to check", got="none", where="evaltk datasets check", do=do)
@@ -60,6 +68,27 @@ def main(argv: list[str]) -> int:
             print(f"evaltk: {word.partition('=')[0]}: {error}", file=sys.stderr)
             unusable += 1
     return 2 if unusable else 0
+
+
+def _fetch(words: tuple[str, ...]) -> int:
+    """Fetch one dataset and say how to use it. Raises: EvaltkError."""
+    from evaltk import datasets
+    from evaltk.cli import _dataset_files
+    from evaltk.errors import SettingsError
+    from evaltk.progress import log
+
+    known = _dataset_files.table()
+    if len(words) != 2:
+        do = f"evaltk datasets fetch NAME DIR; names: {', '.join(known)}"
+        raise SettingsError(
+            wanted="a name and a folder", got=f"{len(words)} words", where="evaltk datasets fetch", do=do
+        )
+    name, folder = words[0], Path(words[1]).expanduser()
+    root = _dataset_files.fetch(name, folder, known=known, say=lambda text: log.info("%s", text))
+    word = f"{name}={root}"
+    print("\n".join(_report(datasets.load(word), contents=False)))
+    log.info("use it: --data %s", shlex.quote(word))
+    return 0
 
 
 def _report(dataset: Any, contents: bool) -> list[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from evaltk.cli import _options
-from evaltk.cli._session import print_tables
+from evaltk.cli._shown import print_tables
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

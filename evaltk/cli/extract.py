@@ -100,6 +100,9 @@ def main(argv: list[str]) -> int:
     check_path(options.out.expanduser())
     if options.out.expanduser().exists() and not options.force:
         raise SettingsError(wanted="a new file", got="an existing one", where=options.out, do="pass --force")
+    from evaltk.checkpoints import locate
+
+    locate.check(options.checkpoint)
     from evaltk.api import extract, subjects
     from evaltk.api.data import any_images
     from evaltk.checkpoints.load import load

@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
         written += style.save(drawn.figure, options.out / drawn.name, options.format, title=drawn.title)
     if not written:
         raise StorageError(
-            wanted="results with figures (knn, linear, fewshot, retrieval, vos, prototypes, precision) or trainings",
+            wanted="results with figures (knn, linear, vos, prototypes, precision, geometry ...) or trainings",
             got="none",
             where=options.runs,
             do="evaltk run CKPT --protocols knn prototypes --data ...",

@@ -44,10 +44,13 @@ class Options(ReadOptions):
 
 def main(argv: list[str]) -> int:
     """Print it. Raises: CheckpointError: the file cannot be used, with the difference."""
-    from evaltk.checkpoints.load import load
-
     plugins.use(plugins.named_in(argv))
     options = _options.parse(Options, argv, "inspect", __doc__)
+    from evaltk.checkpoints import locate
+
+    locate.check(options.checkpoint)
+    from evaltk.checkpoints.load import load
+
     facts = describe(load(options.checkpoint, options.read_options()))
     print(json.dumps(facts, indent=1) if options.json else text(facts))
     return 0

@@ -49,16 +49,21 @@ class Options:
 
 # Kind, sizes, classes and metric of datasets that have no OFFICIAL counts.
 SUMMARIES = {
+    "ade20k": ("masks", "20,210/2,000", "150", "mIoU"),
     "arrow": ("images", "your own", "any", "top-1"),
     "cifar10": ("images", "50,000/10,000", "10", "top-1"),
     "cifar100": ("images", "50,000/10,000", "100", "top-1"),
+    "copydays": ("copies", "157 + 3,055", "-", "mAP"),
     "csv": ("images", "your own", "any", "top-1"),
+    "davis2016": ("sequences", "20 videos", "-", "J&F"),
     "davis2017": ("sequences", "30 videos", "-", "J&F"),
     "digits": ("images", "1,000/797", "10", "top-1"),
     "imagefolder": ("images", "your own", "any", "top-1"),
     "imagenet": ("images", "1,281,167/50,000", "1,000", "top-1"),
+    "masks": ("masks", "your own", "any", "mIoU"),
     "roxford5k": ("retrieval", "4,993 + 70 queries", "-", "mAP"),
     "rparis6k": ("retrieval", "6,322 + 70 queries", "-", "mAP"),
+    "voc2012": ("masks", "10,582/1,449", "21", "mIoU"),
     "wds": ("images", "your own", "any", "top-1"),
 }
 

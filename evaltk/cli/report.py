@@ -6,7 +6,8 @@ Examples:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from evaltk.cli import _options
@@ -22,10 +23,12 @@ class Options:
     Attributes:
         runs: results folder (evaltk run --out); training logs below it appear in trajectories.
         out: the HTML file to write.
+        title: of the page (default: its models and datasets).
     """
 
     runs: Path = Path("runs")
     out: Path = Path("report.html")
+    title: str = field(default="", metadata={"metavar": "TEXT"})
 
 
 def main(argv: list[str]) -> int:
@@ -49,7 +52,14 @@ def main(argv: list[str]) -> int:
         raise StorageError(wanted="results", got="none", where=options.runs, do="evaltk run CKPT --protocols knn first")
     from reports.page.build import build_page
 
-    text = build_page(found, runs=options.runs, skipped=skipped, complain=lambda error: log.warning("%s", error))
+    text = build_page(
+        found,
+        runs=options.runs,
+        skipped=skipped,
+        title=options.title,
+        command=shlex.join(["evaltk", "report", *argv]),
+        complain=lambda error: log.warning("%s", error),
+    )
     files.write_text(options.out, text)
     print(options.out)
     return 0

@@ -10,15 +10,22 @@ Examples:
 
 from __future__ import annotations
 
-from evaltk.cli import _asked, _launched, _watched
+from evaltk.checkpoints import locate
+from evaltk.cli import _asked, _launched, _options, _watched
 from evaltk.cli._session import Session
 
 
 def main(argv: list[str]) -> int:
     """Run, print tables of the results to stdout, and log where they were written."""
+    if not any(word in _options.HELP for word in argv):
+        locate.check_first(argv)  # before the settings of all protocols are imported
     asked = _asked.asked(argv, "run", __doc__)
     if asked.options.watch:
         return _watched.follow(argv, asked, __doc__)
+    from evaltk.checkpoints import fetching
+
+    named = [name for plan in asked.suite.plans for name in plan.checkpoints]
+    fetching.fetch_named(named, offline=asked.options.offline)
     todo = _asked.cells_of(asked)
     session = Session(asked.options)
     if asked.options.launcher:

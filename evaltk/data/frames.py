@@ -125,6 +125,11 @@ def read_masks(paths: Sequence[Path]) -> np.ndarray:
     return np.stack(masks)
 
 
+def one_object(ids: np.ndarray) -> np.ndarray:
+    """Object ids [...] uint8 with all objects as object 1; background and void stay."""
+    return np.where((ids > 0) & (ids != VOID), 1, ids).astype(np.uint8)
+
+
 def palette() -> bytes:
     """The PASCAL VOC palette, 256 colours RGB: bits of the id, three at a time, from the high bit of R, G, B down."""
     colours = np.zeros((256, 3), dtype=np.uint8)

@@ -25,6 +25,7 @@ def limited(dataset: AnyKind, limit: int, seed: int) -> AnyKind:
     Of images, `limit` per split: equally many of each class as far as there are any, and of ``limit`` classes one
     each where there are more classes than that, the same in each split. Of a retrieval benchmark, `limit` queries, the
     images that their ground truth names, and as many others. Of sequences, `limit`.
+    Of images with label maps, `limit` per split.
     A larger limit contains the images of a smaller one.
 
     Raises: SettingsError: a limit below 1, a kind of dataset that has no such part.
@@ -32,7 +33,12 @@ def limited(dataset: AnyKind, limit: int, seed: int) -> AnyKind:
     if limit < 1:
         do = f"{FLAG} 100, or leave it out for all images"
         raise SettingsError(wanted="at least one image per split", got=str(limit), where=FLAG, do=do)
-    parts: dict[str, Callable[..., Any]] = {"images": _images, "retrieval": _retrieval, "sequences": _sequences}
+    parts: dict[str, Callable[..., Any]] = {
+        "images": _images,
+        "retrieval": _retrieval,
+        "sequences": _sequences,
+        "masks": _masks,
+    }
     if dataset.KIND not in parts:
         got = f"{dataset.name}, a dataset of {dataset.KIND}"
         raise SettingsError(wanted=f"one of {', '.join(parts)}", got=got, where=FLAG, do="leave --limit out")
@@ -130,6 +136,11 @@ def _sequences(dataset: Any, limit: int, seed: int) -> Any:
     kept = tuple(dataset.sequences[row] for row in rows)
     prints = _digest(dataset.fingerprint, *(one.name for one in kept))
     return dataclasses.replace(dataset, sequences=kept, fingerprint=prints)
+
+
+def _masks(dataset: Any, limit: int, seed: int) -> Any:
+    train, test = (_part(split, _drawn(len(split), limit, seed, split.name)) for split in (dataset.train, dataset.test))
+    return dataclasses.replace(dataset, train=train, test=test)
 
 
 def _drawn(count: int, limit: int, seed: int, name: str) -> np.ndarray:

@@ -13,6 +13,7 @@ from evaltk.data.encoded import EncodedSplit
 from evaltk.data.images import Dataset
 from evaltk.deviations import Deviation, DeviationKind
 from evaltk.errors import DataError, some
+from evaltk.progress import log
 from evaltk.types import Score
 
 MANY = 10_000  # test images beyond which a sample is compared with the training images
@@ -50,6 +51,9 @@ def check_labels(dataset: Any, *, learns: bool = True) -> None:
     if untrained := [dataset.train.classes[c] for c in np.setdiff1d(dataset.test.labels, known)]:
         got = f"{len(untrained)} classes of {dataset.test.name} without any: {some(untrained, 5)}"
         raise DataError(wanted="training images of every test class", got=got, where=where, do="restore the split")
+    if untested := [dataset.train.classes[c] for c in np.setdiff1d(known, dataset.test.labels)]:
+        told = f"{len(untested)} of the {len(known)} training classes: {some(untested, 5)}"
+        log.warning("%s %s has no image of %s", dataset.name, dataset.test.name, told)
 
 
 def shared_images(dataset: Any) -> tuple[Deviation, ...]:

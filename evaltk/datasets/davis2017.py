@@ -63,7 +63,12 @@ def load(root: Path, label: str = "davis2017") -> Sequences:
 
     Raises: DataError: a folder or file that lacks, or frames and masks that do not pair.
     """
-    found = read_sequences(root)
+    return from_list(root, label, "2017", NUM_SEQUENCES)
+
+
+def from_list(root: Path, label: str, year: str, number: int) -> Sequences:
+    """The sequences of the list val.txt of a year, of which there are to be `number`. Raises: as `load`."""
+    found = read_sequences(root, year=year)
     prints, stamps = hashlib.sha256(), hashlib.sha256()
     for sequence in found:
         for path in (*sequence.frames, *sequence.masks):
@@ -71,8 +76,8 @@ def load(root: Path, label: str = "davis2017") -> Sequences:
             prints.update(f"{path.relative_to(root)}\0{stat.st_size}\n".encode())
             stamps.update(stat.st_mtime_ns.to_bytes(16, "big", signed=True))
     deviations: tuple[Deviation, ...] = ()
-    if len(found) != NUM_SEQUENCES:
-        text = f"{len(found)} sequences, DAVIS-2017 val has {NUM_SEQUENCES}"
+    if len(found) != number:
+        text = f"{len(found)} sequences, DAVIS-{year} val has {number}"
         deviations = (Deviation(kind=DeviationKind.SPLIT_SIZE, text=text),)
     return Sequences(
         name=label,
@@ -84,13 +89,14 @@ def load(root: Path, label: str = "davis2017") -> Sequences:
     )
 
 
-def read_sequences(root: Path, split: str = "val", *, frames: bool = True) -> tuple[Sequence, ...]:
+def read_sequences(root: Path, split: str = "val", *, frames: bool = True, year: str = "2017") -> tuple[Sequence, ...]:
     """The sequences of a split, in the order of its list. Raises: DataError.
 
     Args:
+        year: whose list it is.
         frames: whether the JPEGs are wanted; without them the masks alone are listed, for scoring.
     """
-    listed = root / "ImageSets" / "2017" / f"{split}.txt"
+    listed = root / "ImageSets" / year / f"{split}.txt"
     if not listed.is_file():
         raise DataError(wanted=f"the list of sequences {split}.txt", got="no such file", where=listed, do=WHERE)
     names = [line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -56,7 +56,7 @@ def fill(job: Job[Spec], missing: Entries[Spec]) -> None:
     todo = [n for n in mine if sum(e.has_sound_shard(n) for e in missing.values()) < len(missing)]  # looks at each
     total, ready = (sum(len(job.indices(n, plan["shard"])) for n in some) for some in (mine, set(mine) - set(todo)))
     bad: list[tuple[str, str]] = []
-    with progress.bar(f"{split.dataset} {split.name}", total, done=ready) as advance:
+    with progress.bar(f"{split.dataset}/{split.name}", total, done=ready) as advance:
         for number, unreadable, kept, rows in _forward(job, tuple(missing), todo, plan, advance):
             bad += [(split.image_id(index), message) for index, message in unreadable]
             if bad:

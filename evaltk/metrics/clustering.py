@@ -66,6 +66,34 @@ def agreement(assigned: np.ndarray, labels: np.ndarray, num_clusters: int) -> Ag
     )
 
 
+def hungarian_accuracy(assigned: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
+    """(accuracy when each cluster stands for one label, the label of each cluster [K] int64, -1 for none).
+
+    Clusters and labels are matched one to one so that most images are right (scipy's assignment), as in SCAN's and
+    iBOT's unsupervised classification; clusters beyond the number of labels stand for none.
+
+    Args: assigned: cluster of each image [N] >= 0. labels: [N] >= 0.
+
+    Raises: DataError: as `agreement`.
+
+    >>> hungarian_accuracy(np.array([1, 1, 0, 0]), np.array([0, 0, 0, 1]))[0]
+    0.75
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    assigned, labels = np.asarray(assigned, dtype=np.int64), np.asarray(labels, dtype=np.int64)
+    if assigned.ndim != 1 or assigned.shape != labels.shape or not len(assigned):
+        got = f"{list(assigned.shape)} and {list(labels.shape)}"
+        do = "pass two vectors of the same length"
+        raise DataError(wanted="one cluster and one label for each of N >= 1 images", got=got, do=do)
+    table = np.zeros((int(assigned.max()) + 1, int(labels.max()) + 1), dtype=np.int64)
+    np.add.at(table, (assigned, labels), 1)
+    rows, columns = linear_sum_assignment(table, maximize=True)
+    label_of = np.full(len(table), -1, dtype=np.int64)
+    label_of[rows] = columns
+    return float(table[rows, columns].sum() / len(labels)), label_of
+
+
 def perplexity(probabilities: np.ndarray) -> float:
     """exp of the entropy of a distribution [K], its effective number of outcomes, in [1, K].
 

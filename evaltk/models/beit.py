@@ -8,6 +8,7 @@ acts on the mean of patches instead of on tokens), ``no_norm`` (there is no fina
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -210,6 +211,10 @@ class BeitKind(Kind):
         found = super().pooled(net, arch, x, norm=norm)
         made: torch.Tensor = net.fc_norm(found) if arch.pool == "avg" else found
         return made
+
+    def class_attention(self, net: Any, arch: Arch) -> Sequence[nn.Module]:
+        """Those of all blocks."""
+        return [block.attn for block in net.blocks]
 
     def norm(self, net: Any, x: torch.Tensor) -> torch.Tensor:
         """The final LayerNorm, nothing where the net has `fc_norm`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -185,6 +186,10 @@ class EvaKind(Kind):
     def prefix(self, arch: Arch) -> int:
         """The class token and registers."""
         return 1 + arch.registers
+
+    def class_attention(self, net: Any, arch: Arch) -> Sequence[nn.Module]:
+        """Those of all blocks."""
+        return [block.attn for block in net.blocks]
 
     def norm(self, net: Any, x: torch.Tensor) -> torch.Tensor:
         """The final LayerNorm."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,13 @@ class Kind:
             return self.norm(net, x[:, :1])[:, 0] if norm else x[:, 0]
         patches = x[:, self.prefix(arch) :]
         return (self.norm(net, patches) if norm else patches).float().mean(dim=1)
+
+    def class_attention(self, net: Any, arch: Arch) -> Sequence[nn.Module]:
+        """Attention modules, first to last, whose first query stands for the class and whose last keys are the patches.
+
+        None where no token attends to all patches.
+        """
+        return ()
 
     def norm(self, net: Any, x: torch.Tensor) -> torch.Tensor:
         """The net's final norm of tokens [..., D]; what has none gives x."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -280,6 +280,12 @@ class ViTKind(Kind):
         mean = super().pooled(net, arch, x, norm=norm)
         made: torch.Tensor = net.fc_norm(mean) if norm else mean
         return made
+
+    def class_attention(self, net: Any, arch: Arch) -> Sequence[nn.Module]:
+        """Those of all blocks where there is a class token; without one the attention pool, if it has that."""
+        if vit_layout.detail(arch, "class_token"):
+            return [block.attn for block in net.blocks]
+        return [net.attn_pool] if arch.pool == "map" else []
 
     def norm(self, net: Any, x: torch.Tensor) -> torch.Tensor:
         """The final LayerNorm."""

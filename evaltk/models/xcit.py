@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,10 @@ class XCiT(Kind):
         """The last block of class attention; its padded convolutions round the grid up."""
         grid = (-(-images.shape[-2] // arch.patch_size), -(-images.shape[-1] // arch.patch_size))
         return [net.forward_features(images)], grid
+
+    def class_attention(self, net: Any, arch: Arch) -> Sequence[nn.Module]:
+        """Those of the blocks of class attention."""
+        return [block.attn for block in net.cls_attn_blocks]
 
     def norm(self, net: Any, x: torch.Tensor) -> torch.Tensor:
         """The LayerNorm set apart by `build`."""

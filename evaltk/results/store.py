@@ -33,7 +33,8 @@ from evaltk.types import (
 
 FORMAT = 2  # the formats before it are read too
 LONGEST = 100  # characters of a name that become part of a path
-CACHE_FILES = ("key.json", "checksums.json", "plan.json")  # of an entry of the feature cache
+# Of an entry of the feature cache, and what a training writes beside its checkpoint.
+CACHE_FILES = ("key.json", "checksums.json", "plan.json", "recipe.json")
 BESIDE = "predictions_crc32"  # field of the file: checksums of the predictions beside it
 OURS = re.compile(r"-[0-9a-f]{12}\.json$")
 

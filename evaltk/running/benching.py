@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from evaltk import crew, plugins, results
+from evaltk import crew, plugins, progress, results
 from evaltk.bench import Bench, Extracts, Need, nothing_to_prepare
 from evaltk.data import sanity
 from evaltk.errors import CheckpointError
@@ -20,6 +20,8 @@ from evaltk.types import Deviation, Preprocessing, Result, ResultData, digest
 if TYPE_CHECKING:
     from evaltk.data.images import Split
     from evaltk.types import Checkpoint
+
+MEASURED = ("running_mean", "running_var", "num_batches_tracked")  # of BatchNorm: no parameters
 
 
 def measured(plan: Plan, left: Sequence[Job], bench: Bench) -> Iterator[Result | None]:
@@ -99,8 +101,10 @@ def bench_of(plan: Plan, left: Sequence[Job]) -> Bench:
     Raises: CheckpointError, SettingsError: a file that cannot be used or is another by now, a device or size that will
         not do.
     """
-    device = device_of(plan, left)
-    loaded = checkpoint_of(plan, left[0])
+    with progress.status("loading torch"):
+        device = device_of(plan, left)
+    with progress.status("reading the weights"):
+        loaded = checkpoint_of(plan, left[0])
     for job in left:
         known_protocol(job.protocol).check_checkpoint(loaded)
     return bench_with(plan, loaded, device)
@@ -226,6 +230,7 @@ def described(name: str, checkpoint: Checkpoint) -> dict[str, Any]:
         "container": checkpoint.container,
         "position": checkpoint.position,
         "arch": asdict(checkpoint.arch),
+        "parameters": sum(t.numel() for k, t in checkpoint.weights.items() if not k.endswith(MEASURED)) or None,
         "mean": list(checkpoint.mean),
         "std": list(checkpoint.std),
         "epoch": checkpoint.epoch,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from evaltk import launchers, results
+from evaltk import launchers, progress, results
 from evaltk.claims import Claim, Claims
 from evaltk.errors import EvaltkError, StorageError
 from evaltk.progress import log
@@ -49,6 +49,11 @@ class Ran:
     before: int = 0
     failures: list[Failure] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
+
+    @property
+    def number(self) -> int:
+        """Of the cell that is next, from 1."""
+        return min(self.total, self.made + self.before + len(self.failures) + 1)
 
     @property
     def left(self) -> int:
@@ -138,7 +143,8 @@ class _Runner:
                 stands = _agreed([self.standing(cell, held) for cell in here] if _is_main() else [])
                 ours = [cell for cell, stand in zip(here, stands, strict=True) if stand == "ours"]
                 if ours and bench is None:
-                    bench = self.loaded(mine, ours)
+                    with progress.about(f"[{self.ran.number}/{self.ran.total}] {ours[0].job.name}"):
+                        bench = self.loaded(mine, ours)
                 made = self.pair(ours, bench)
                 for cell, stand in zip(here, stands, strict=True):
                     if stand == "theirs":
@@ -146,7 +152,9 @@ class _Runner:
                     elif stand == "failed":
                         self.failed_elsewhere(cell)
                     else:
-                        self.tell(cell, next(made) if stand == "ours" else results.read(cell.job.path), stand)
+                        with progress.about(f"[{self.ran.number}/{self.ran.total}] {cell.job.name}"):
+                            outcome = next(made) if stand == "ours" else results.read(cell.job.path)
+                        self.tell(cell, outcome, stand)
                         if claim := held.pop(str(cell.job.path), None):
                             self.claims.release(claim)
             finally:

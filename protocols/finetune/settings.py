@@ -26,7 +26,8 @@ class Settings:
         lr: peak learning rates, one training each (imagenet: 8e-4 9e-4 1e-3 2e-3; small: 7.5e-6, times batch / 512).
         epochs: passes over the training images (imagenet: 200, from width 768 on 100; small: 1000).
         batch: images per step, over all processes (imagenet: 1024; small: 768).
-        group: images that share a draw of mixup, and a forward pass (imagenet: 128; small: 96); divides the batch.
+        group: images that share a draw of mixup, and a forward pass (imagenet: 128; small: 96; with another batch the
+            largest number up to that which divides it).
         warmup_epochs: epochs in which the learning rate rises (imagenet: 20; small: 5).
         min_lr: where the learning rate ends (imagenet: 1e-6; small: 1e-5).
         layer_decay: factor of the learning rate from a block to the one below (imagenet: 0.75 or 0.65; small: 1).
@@ -93,6 +94,8 @@ class Settings:
         given = {key: getattr(self, key) for key in sorted(shared) if getattr(self, key) is not None}
         if "lr" in given:
             given["lr"] = tuple(sorted(given["lr"]))
+        if "batch" in given and "group" not in given:
+            given["group"] = _group(given["batch"], replace(published, **given))
         tuning = replace(published, **given)
         if tuning.batch % tuning.group:
             wanted = f"a divisor of the batch of {tuning.batch}"
@@ -103,6 +106,16 @@ class Settings:
         changed = [(key, value) for key, value in given.items() if value != getattr(published, key)]
         differences = tuple(f"{key} {_words(value)} for {_words(getattr(published, key))}" for key, value in changed)
         return name, tuning, differences
+
+
+def _group(batch: int, tuning: Tuning) -> int:
+    """The largest group of at most the recipe's that divides the batch, even where images are mixed in pairs."""
+    mixed = bool(tuning.mixup or tuning.cutmix)
+    fitting = [n for n in range(1, min(batch, tuning.group) + 1) if not (batch % n or (mixed and n % 2))]
+    if not fitting:
+        wanted = "an even number of images, which are mixed in pairs"
+        raise settings_rules.refusal("finetune", "batch", wanted, batch)
+    return max(fitting)
 
 
 def _positive(values: tuple[float, ...]) -> bool:

@@ -146,7 +146,7 @@ def tune(task: Task, store: Store) -> None:
     state = _begin(task, store)
     start = state.lr * tuning.epochs + state.epoch
     total = len(tuning.lr) * tuning.epochs
-    with progress.bar(f"fine-tuning, {total} epochs", total, done=start, unit="epochs") as advance:
+    with progress.bar("fine-tuning", total, done=start, unit="epochs") as advance:
         while state.lr < len(tuning.lr):
             _train_with_rate(task, store, state, steps, advance)
             state.lr, state.epoch, state.model, state.optimizer = state.lr + 1, 0, {}, {}

@@ -148,7 +148,7 @@ def train(
     start = distributed.broadcast_object(state.epoch)
     assert isinstance(start, int)
     each = len(source)
-    with progress.bar(f"linear, {sweep.epochs} epochs", sweep.epochs * each, done=start * each) as advance:
+    with progress.bar(f"linear, {sweep.epochs} epochs:", sweep.epochs * each, done=start * each) as advance:
         for epoch in range(start, sweep.epochs):
             losses = _one_epoch(state, sweep, source, epoch, advance)
             if distributed.is_main():

@@ -88,7 +88,7 @@ def extracts(bench: Bench, dataset: Gallery, settings: Settings) -> Extracts:
 def prepare(bench: Bench, dataset: Gallery, settings: Settings) -> None:
     """Extract all descriptors, distributed over processes. Raises: as `run`."""
     for split in _splits(dataset, settings).values():
-        _describe(bench, dataset, split, settings, together=True)
+        describe(bench, dataset, split, settings, together=True)
 
 
 def run(bench: Bench, dataset: Gallery, settings: Settings) -> Outcome:
@@ -100,7 +100,7 @@ def run(bench: Bench, dataset: Gallery, settings: Settings) -> Outcome:
     from protocols.retrieval import ranking
 
     x = {
-        name: _describe(bench, dataset, split, settings, together=False)
+        name: describe(bench, dataset, split, settings, together=False)
         for name, split in _splits(dataset, settings).items()
     }
     whitening, notes = _whitening(x.get("whiten"), settings)
@@ -152,7 +152,11 @@ def _splits(dataset: Gallery, settings: Settings) -> dict[str, Photographs]:
     return splits
 
 
-def _describe(bench: Bench, dataset: Gallery, split: Photographs, settings: Settings, *, together: bool) -> np.ndarray:
+def describe(bench: Bench, dataset: Gallery, split: Photographs, settings: Settings, *, together: bool) -> np.ndarray:
+    """Descriptors [N, D] float32 of a split's images, from the cache where they are. Raises: as `run`.
+
+    Args: together: all processes call this at once; False: this one alone asks for what is there.
+    """
     from protocols.retrieval import descriptors
 
     imsize, scales = settings.recipe(dataset.truth.name)

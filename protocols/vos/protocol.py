@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -49,6 +49,7 @@ class Settings:
         mean: pixel mean of RGB in [0, 1]; default: the net's.
         std: pixel standard deviation; default: by the preset.
         drop_last: exclude the last frame from the scores (official semi-supervised task); default: by the preset.
+        merged: take all objects of a video for one, as DAVIS-2016 does.
         save_masks: folder for palette PNGs, FOLDER/CHECKPOINT/SEQUENCE/FRAME.png; default: do not save masks.
     """
 
@@ -61,6 +62,7 @@ class Settings:
     mean: Triple | None = None
     std: Triple | None = None
     drop_last: bool | None = None
+    merged: bool = field(default=False, metadata={"later": True})
     save_masks: str | None = None
 
     def __post_init__(self) -> None:
@@ -115,7 +117,7 @@ def prepare(bench: Bench, dataset: Sequences, settings: Settings) -> None:
 
     settings, _ = _with_statistics(bench, settings)
     own = dataset.sequences[distributed.rank() :: distributed.world_size()]
-    with progress.bar(f"{dataset.name} {dataset.split}", len(own), unit="sequences") as advance:
+    with progress.bar(f"{dataset.name}/{dataset.split}", len(own), unit="sequences") as advance:
         for sequence in own:
             _masks(bench, dataset, sequence, settings)
             advance(1)
@@ -143,7 +145,13 @@ def run(bench: Bench, dataset: Sequences, settings: Settings) -> Outcome:
         notes += (f"intervals over only {len(masks)} sequences are unreliable",)
     objects = score_all(
         [
-            Task(name=sequence.name, truth=sequence.masks, result=path, drop_last=settings.last_dropped())
+            Task(
+                name=sequence.name,
+                truth=sequence.masks,
+                result=path,
+                drop_last=settings.last_dropped(),
+                merged=settings.merged,
+            )
             for sequence, path in zip(dataset.sequences, masks, strict=True)
         ]
     )
@@ -169,7 +177,9 @@ def _masks(bench: Bench, dataset: Sequences, sequence: Video, settings: Settings
     key = _key(bench, dataset, sequence, settings)
     entry = CacheEntry(root=bench.cache, key=key)
     if not entry.ready():
-        ids = propagate(bench.backbone, sequence.frames, video.read_ids(sequence.masks[0]), settings)
+        first = video.read_ids(sequence.masks[0])
+        first = video.one_object(first) if settings.merged else first
+        ids = propagate(bench.backbone, sequence.frames, first, settings)
         entry.write_arrays(MASKS, {"masks": ids})
     return entry.whole / MASKS
 
@@ -186,7 +196,7 @@ def _key(bench: Bench, dataset: Sequences, sequence: Video, settings: Settings) 
         dataset=state.hexdigest(),
         split=f"{dataset.split} {sequence.name}",
         transform=f"short side {settings.size} bilinear (OpenCV), long side // 64, RGB/255, mean {mean}, std {std}",
-        recipe=f"masks by {looks}",
+        recipe=f"masks by {looks}{', objects merged' if settings.merged else ''}",
         version=VERSION,
     )
 

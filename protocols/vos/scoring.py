@@ -30,12 +30,14 @@ class Task:
     Attributes:
         truth: index masks of all frames. result: index masks, or an .npz file whose `masks` are ids [T, H, W].
         drop_last: exclude the last frame (the first always is, as it was given).
+        merged: take all objects of the truth for one, as DAVIS-2016 does.
     """
 
     name: str
     truth: tuple[Path, ...]
     result: tuple[Path, ...] | Path
     drop_last: bool = True
+    merged: bool = False
 
 
 def score(task: Task) -> tuple[ObjectScores, ...]:
@@ -45,6 +47,7 @@ def score(task: Task) -> tuple[ObjectScores, ...]:
         not in the first annotation.
     """
     truth = frames.read_masks(task.truth)
+    truth = frames.one_object(truth) if task.merged else truth
     if isinstance(task.result, Path):
         result = safe_arrays.read_npz(task.result)["masks"]
     else:

@@ -14,7 +14,7 @@ import numpy as np
 from evaltk import results
 from evaltk.errors import StorageError
 from evaltk.types import Result, Score
-from reports.figures import prototypes, scores, sharing
+from reports.figures import features, prototypes, scores, sharing
 from reports.figures.style import Drawn, shown
 from reports.figures.training_log import TrainingLog
 from reports.table import percent
@@ -45,7 +45,7 @@ def of_analyses(
     galleries: bool = True,
     complain: Callable[[StorageError], object] | None = None,
 ) -> Iterator[Drawn]:
-    """Figures of prototypes and precision, by dataset.
+    """Figures of prototypes, precision and features, by dataset.
 
     Args:
         read: gives the arrays beside a result. galleries: draw the images nearest to prototypes.
@@ -55,7 +55,7 @@ def of_analyses(
     """
     groups: dict[tuple[str, str, str, int], list[tuple[Path, Result]]] = {}
     for path, result in found:
-        if result.protocol in ("prototypes", "precision"):
+        if result.protocol in ("prototypes", "precision", *features.PROTOCOLS):
             key = result.protocol, result.data.name, result.data.fingerprint[:12], result.version
             groups.setdefault(key, []).append((path, result))
     names = [name for _, name, *_ in groups]
@@ -63,6 +63,12 @@ def of_analyses(
         alone = names.count(short) <= len({key[0] for key in groups if key[1] == short})
         end = results.slug(short if alone else f"{short}-{fingerprint}")
         labelled = _labelled(members)
+        if protocol in features.PROTOCOLS:
+            for label, (path, result) in labelled.items():
+                name = end if len(labelled) == 1 else f"{end}-{result.request[:6]}"
+                drawn = features.of_result(protocol, label, result, read(path), name)
+                yield from _whole(drawn, [(path, result)], complain)
+            continue
         if protocol == "precision":
             yield from _whole(_precision(labelled, end), members, complain)
             continue

@@ -28,8 +28,8 @@ def draw(courses: Mapping[str, Course]) -> Figure:
         figure, (unique, largest) = panels(2)
         for n, (name, course) in enumerate(kept.items()):
             label = shown(name) + (f" (K = {course.num:,})" if course.num else "")
-            unique.plot(course.step, course.unique, label=label, **line(n))  # type: ignore[arg-type]
-            largest.plot(course.step, course.largest, **line(n))  # type: ignore[arg-type]
+            unique.plot(course.step, course.unique, label=label, **line(n, name))  # type: ignore[arg-type]
+            largest.plot(course.step, course.largest, **line(n, name))  # type: ignore[arg-type]
         for axes, title in ((unique, "unique prototypes"), (largest, "largest set of duplicates")):
             axes.set(xlabel="training step", ylabel="prototypes")
             axes.set_ylim(bottom=0)

@@ -45,8 +45,8 @@ def thresholds(sweeps: Mapping[str, Sweep]) -> Figure:
     with style():
         figure, (unique, largest) = panels(2)
         for n, (label, sweep) in enumerate(sweeps.items()):
-            unique.plot(sweep.threshold, sweep.unique, label=label, **line(n))
-            largest.plot(sweep.threshold, sweep.largest, **line(n))
+            unique.plot(sweep.threshold, sweep.unique, label=label, **line(n, label))
+            largest.plot(sweep.threshold, sweep.largest, **line(n, label))
         for axes, title in ((unique, "unique prototypes"), (largest, "largest duplicate set")):
             axes.set_yscale("log")
             axes.set(xlabel="cosine threshold for duplicates", ylabel="prototypes")
@@ -64,7 +64,7 @@ def precision(lines: Mapping[str, BinLine]) -> Figure:
             middle = (one.bin - 0.5) * 100 / one.bins
             shift = (n - (len(lines) - 1) / 2) * 12 / one.bins
             error = percent(np.stack([one.value - one.low, one.high - one.value]))
-            axes.errorbar(middle + shift, percent(one.value), yerr=error, label=label, capsize=2, **line(n))  # type: ignore[arg-type]
+            axes.errorbar(middle + shift, percent(one.value), yerr=error, label=label, capsize=2, **line(n, label))  # type: ignore[arg-type]
             axes.set_xticks(np.linspace(0, 100, one.bins + 1))
         axes.set(xlabel="percentile of κ of the image's prototype", ylabel="k-NN top-1 (%)", xlim=(0, 100))
         axes.set_title(next(iter(lines)) if len(lines) == 1 else "")
@@ -81,15 +81,17 @@ def kappa_histogram(kappas: Mapping[str, np.ndarray]) -> Figure:
         edges = np.linspace(low - 0.02 * wide, high + 0.02 * wide, 81)
         for n, (label, kappa) in enumerate(kappas.items()):
             share = np.full(len(kappa), 100 / len(kappa))
-            axes.hist(kappa, bins=list(edges), weights=share, histtype="stepfilled", alpha=0.2, color=line(n)["color"])
+            axes.hist(
+                kappa, bins=list(edges), weights=share, histtype="stepfilled", alpha=0.2, color=line(n, label)["color"]
+            )
             axes.hist(
                 kappa,
                 bins=list(edges),
                 weights=share,
                 histtype="step",
                 label=label,
-                color=line(n)["color"],
-                linestyle=line(n)["linestyle"],
+                color=line(n, label)["color"],
+                linestyle=line(n, label)["linestyle"],
             )
         axes.set(xlabel="precision κ = ‖w‖/τ", ylabel="prototypes (%)")
         legend_below(figure, axes, columns=2)
@@ -119,9 +121,9 @@ def _ranked(series: Mapping[str, np.ndarray], x: str, y: str, title: str, *, alw
             rank = np.arange(1, len(values) + 1)
             # A line through 65,536 points says no more than one through where it bends.
             keep = np.unique(np.geomspace(1, len(values), 400).astype(int)) - 1 if len(values) > 400 else rank - 1
-            look = line(n) | {"marker": ""}
+            look = line(n, label) | {"marker": ""}
             axes.step(rank[keep], values[keep], where="post", label=label, **look)  # type: ignore[arg-type]
-            axes.plot([1], values[:1], color=look["color"], marker=line(n)["marker"])
+            axes.plot([1], values[:1], color=look["color"], marker=line(n, label)["marker"])
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set(xlabel=x, ylabel=y)

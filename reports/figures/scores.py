@@ -16,14 +16,17 @@ from evaltk.results import slug
 from evaltk.types import Result, Score
 from reports import comparable, layouts
 from reports.figures import trajectories
-from reports.figures.style import COLOURS, GREY, Drawn, legend_below, line, panels, shown, style
+from reports.figures.style import COLOURS, GREY, Drawn, legend_below, line, panels, shortened, shown, style
 from reports.figures.training_log import TrainingLog
 from reports.layouts import Layout
 from reports.published import verdicts
 from reports.table import percent
 from reports.tables import cells, overviews
 
-SWEPT = {"knn": "neighbours k", "fewshot": "images per class"}  # protocol: axis label of its sweep
+SWEPT = {
+    "knn": "neighbours k",
+    "fewshot": "images per class, or share of all images",
+}  # protocol: axis label of its sweep
 BARS = {  # protocol: (panel, metric)
     "retrieval": (("medium mAP", "medium_mAP"), ("hard mAP", "hard_mAP")),
     "vos": (("J&F", "J&F"), ("J", "J"), ("F", "F")),
@@ -32,6 +35,7 @@ BARS = {  # protocol: (panel, metric)
 SPREAD = {"top1_mean": "top1_std_sample"}  # means over splits are shown with their standard deviation
 TOLD = len(COLOURS)  # series with their own colour and label
 MOST_BARS = 24
+LONGEST = 34  # letters of a name beside a row or in a legend
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,20 +86,20 @@ def _figures(
 ) -> Iterator[tuple[str, str, Figure]]:
     """(kind, what it shows, figure) of comparable results."""
     if protocol in SWEPT and (series := swept(layout, group)):
-        what = f"{protocol} top-1 vs. {SWEPT[protocol]}"
+        what = f"{layout.label} top-1 against {SWEPT[protocol]}"
         intervals = "± std over splits" if layout.metric in SPREAD else "95 % intervals"
-        yield protocol, what, curves(series, SWEPT[protocol], f"{protocol} top-1 (%)", intervals)
+        yield protocol, what, curves(series, SWEPT[protocol], f"{layout.label} top-1 (%)", intervals)
     if protocol in BARS and (shown_bars := _bars(layout, group)):
-        yield protocol, f"{protocol}, with 95 % intervals", bars(shown_bars)
+        yield protocol, f"{layout.label}, with 95 % intervals", bars(shown_bars)
     for extra in overviews.headlines(layout, group)[:1]:
         runs = trajectories.of_runs(group, extra)
         if not runs:
             continue
         unit = " (%)" if extra.unit == "%" else ""
         beside = {name: log for name, log in logs.items() if name in {run.name for run in runs}}
-        label = f"{protocol}: {extra.title.removesuffix(' (%)')}{unit}"
+        label = f"{layout.label}: {extra.title.removesuffix(' (%)')}{unit}"
         figure = trajectories.draw(runs, label, extra.unit, beside, watched=protocol == "knn")
-        yield f"trajectory-{protocol}", f"{protocol} over pretraining epochs", figure
+        yield f"trajectory-{protocol}", f"{layout.label} over pretraining epochs", figure
 
 
 def swept(layout: Layout, group: Sequence[Result]) -> dict[str, Series]:
@@ -132,38 +136,66 @@ def _order(value: object) -> tuple[int, float, str]:
 
 
 def curves(series: Mapping[str, Series], x: str, y: str, intervals: str = "95 % intervals") -> Figure:
-    """Values against a setting, its values evenly spaced; of many series the best have names and the rest is grey."""
-    places = sorted({at for one in series.values() for at in one.at}, key=_order)
-    where = {at: i for i, at in enumerate(places)}
+    """Values against a setting on a logarithmic axis; of many series the best have names and the rest is grey.
+
+    Words among the settings (``1 %`` of the images) stand apart at the right: no line leads to them.
+    """
+    settings = sorted({at for one in series.values() for at in one.at}, key=_order)
+    where = _places(settings)
     best = sorted(series, key=lambda label: -float(series[label].value.max()))[:TOLD]
     rest = [label for label in series if label not in best]
     with style():
         figure, (axes,) = panels(1, height=3.0)
         for n, label in enumerate(rest):
-            one = series[label]
             told = f"{len(rest)} others" if n == 0 else "_"
-            axes.plot(
-                [where[at] for at in one.at], percent(one.value), color=GREY, linewidth=0.6, alpha=0.6, label=told
-            )
+            for part in _parts(series[label]):
+                axes.plot(
+                    [where[a] for a in part.at], percent(part.value), color=GREY, linewidth=0.6, alpha=0.6, label=told
+                )
+                told = "_"
         named = [label for label in series if label in best]
         for n, label in enumerate(named):
-            one = series[label]
-            shift = 0.0 if len(named) == 1 else 0.24 * (n / (len(named) - 1) - 0.5)
-            error = percent(np.stack([one.value - one.low, one.high - one.value]))
-            at = np.array([where[value] for value in one.at]) + shift
-            known = error if (error > 0).any() else None
-            axes.errorbar(
-                at, percent(one.value), yerr=known, label=shown(label), capsize=1.5, elinewidth=0.7, **line(n)
-            )  # type: ignore[arg-type]
-        axes.set_xticks(range(len(places)), [str(place) for place in places])
+            shift = 0.0 if len(named) == 1 else 0.16 * (n / (len(named) - 1) - 0.5)
+            look, told = line(n, label), shown(shortened(label, LONGEST))
+            for part in _parts(series[label]):
+                error = percent(np.stack([part.value - part.low, part.high - part.value]))
+                at = np.array([where[value] for value in part.at]) + shift
+                known = error if (error > 0).any() else None
+                axes.errorbar(at, percent(part.value), yerr=known, label=told, capsize=1.5, elinewidth=0.7, **look)  # type: ignore[arg-type]
+                told = "_"
+        axes.set_xticks([where[one] for one in settings], [str(one) for one in settings])
         some = any((one.high > one.low).any() for one in series.values())
-        axes.set(xlabel=x, ylabel=y, xlim=(-0.5, len(places) - 0.5))
+        axes.set(xlabel=x, ylabel=y, xlim=(-0.5, max(where.values(), default=0) + 0.5))
+        axes.set_ylim(top=min(100.0, axes.get_ylim()[1]))
         axes.set_title(f"error bars: {intervals}" if some else "", loc="right", fontsize=7, color=GREY)
         axes.grid(axis="x", visible=False)
         if len(series) == 1:
             axes.set_title(shown(next(iter(series))))
         legend_below(figure, axes, columns=2)
     return figure
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _places(settings: Sequence[object]) -> dict[object, float]:
+    """Where each setting stands: positive numbers by their logarithm, a step apart where they double; else evenly."""
+    numbers = [float(one) for one in settings if _is_number(one)]  # type: ignore[arg-type]
+    words = [one for one in settings if not _is_number(one)]
+    if numbers and min(numbers) > 0:
+        places = {one: float(np.log2(float(one) / min(numbers))) for one in settings if _is_number(one)}  # type: ignore[arg-type]
+    else:
+        places = {one: float(i) for i, one in enumerate(one for one in settings if _is_number(one))}
+    end = max(places.values(), default=-1.0)
+    return places | {one: end + 1.0 + i for i, one in enumerate(words)}
+
+
+def _parts(one: Series) -> Iterator[Series]:
+    """The points at numbers, which a line joins, and each other point."""
+    numbers = [i for i, at in enumerate(one.at) if _is_number(at)]
+    for kept in ([numbers] if numbers else []) + [[i] for i in range(len(one.at)) if i not in numbers]:
+        yield Series(at=tuple(one.at[i] for i in kept), value=one.value[kept], low=one.low[kept], high=one.high[kept])
 
 
 def _bars(layout: Layout, group: Sequence[Result]) -> dict[str, dict[str, Bar]]:
@@ -181,7 +213,7 @@ def _bars(layout: Layout, group: Sequence[Result]) -> dict[str, dict[str, Bar]]:
 
 
 def bars(found: Mapping[str, Mapping[str, Bar]]) -> Figure:
-    """One panel per metric, one bar per checkpoint, best first, from zero; interval and published number."""
+    """One panel per metric, a row per checkpoint, best first: value, interval and published number."""
     first = next(iter(found.values()))
     every = dict.fromkeys(label for panel in found.values() for label in panel)
     order = sorted(every, key=lambda label: -first[label].value if label in first else np.inf)
@@ -190,44 +222,33 @@ def bars(found: Mapping[str, Mapping[str, Bar]]) -> Figure:
         height = 0.9 + 0.22 * len(kept)
         figure, axes = panels(len(found), height=height, width=4.8 if len(found) == 1 else 1.6 + 2.2 * len(found))
         for axis, (title, panel) in zip(axes, found.items(), strict=True):
-            _panel(axis, [(row, panel[label]) for row, label in enumerate(kept) if label in panel])
+            _panel(axis, [(row, label, panel[label]) for row, label in enumerate(kept) if label in panel])
             axis.set_title(title)
-            far = max(_end(bar) for bar in panel.values())
-            axis.set(xlabel="%", xlim=(0, 1.45 * far or 1), ylim=(len(kept) - 0.4, -0.6))
-            axis.set_yticks(range(len(kept)), [shown(label) for label in kept] if axis is axes[0] else [""] * len(kept))
+            axis.set(xlabel="%", ylim=(len(kept) - 0.4, -0.6))
+            low, high = axis.get_xlim()
+            axis.set_xlim(max(0.0, low), min(100.0, high))
+            names = [shown(shortened(label, LONGEST)) for label in kept]
+            axis.set_yticks(range(len(kept)), names if axis is axes[0] else [""] * len(kept))
             axis.grid(axis="y", visible=False)
         if len(order) > len(kept):
             figure.suptitle(f"the best {len(kept)} of {len(order)} checkpoints", fontsize=8)
         if any(bar.published is not None for panel in found.values() for bar in panel.values()):
-            axes[0].plot([], [], color=COLOURS[1], marker="d", linestyle="none", label="published, in parentheses")
+            axes[0].plot([], [], color=GREY, marker="d", linestyle="none", label="published, in parentheses")
             figure.legend(loc="outside lower center")
     return figure
 
 
-def _panel(axis: Axes, rows: Sequence[tuple[int, Bar]]) -> None:
-    """The bars of a panel, each with its number behind it."""
-    axis.barh(
-        [row for row, _ in rows],
-        [percent(bar.value) for _, bar in rows],
-        height=0.62,
-        color=COLOURS[0],
-        alpha=0.75,
-    )
-    known = [(row, bar.value, *bar.interval) for row, bar in rows if bar.interval]
-    if known:
-        places = [one[0] for one in known]
-        value, low, high = percent(np.array([one[1:] for one in known])).T
-        error = np.stack([value - low, high - value])
-        axis.errorbar(value, places, xerr=error, color="#000000", capsize=1.5, linestyle="none", elinewidth=0.8)
-    printed = [(row, bar.published) for row, bar in rows if bar.published is not None]
-    if printed:
-        axis.plot([x for _, x in printed], [row for row, _ in printed], color=COLOURS[1], marker="d", linestyle="none")
-    for row, bar in rows:
-        told = f"{percent(bar.value):.1f}" + ("" if bar.published is None else f" ({bar.published:.1f})")
-        text = axis.annotate(told, (_end(bar), row), (3, 0), textcoords="offset points", va="center")
+def _panel(axis: Axes, rows: Sequence[tuple[int, str, Bar]]) -> None:
+    """The points of a panel, each with its number at the right."""
+    for row, label, bar in rows:
+        value = percent(bar.value)
+        ends = percent(np.array(bar.interval)) if bar.interval else np.array([value, value])
+        error = np.abs(ends - value).reshape(2, 1)
+        look = {**line(row, label), "linestyle": "none"}
+        axis.errorbar([value], [row], xerr=error if bar.interval else None, capsize=1.5, elinewidth=0.8, **look)  # type: ignore[arg-type]
+        if bar.published is not None:
+            axis.plot([bar.published], [row], color=GREY, marker="d", linestyle="none")
+        told = f"{value:.1f}" + ("" if bar.published is None else f" ({bar.published:.1f})")
+        text = axis.annotate(told, (1.02, row), xycoords=("axes fraction", "data"), va="center")
         text.set_fontsize(7)
-        text.set_in_layout(False)  # its room is in the margins; measuring each one takes long
-
-
-def _end(bar: Bar) -> float:
-    return max(percent(max(bar.value, bar.interval[1] if bar.interval else 0.0)), bar.published or 0.0)
+    axis.margins(x=0.15)

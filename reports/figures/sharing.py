@@ -43,7 +43,7 @@ def class_use(effective: Mapping[str, np.ndarray]) -> Figure:
     with style():
         figure, (axes,) = panels(1, height=2.8)
         for n, (label, values) in enumerate(effective.items()):
-            axes.plot(np.arange(len(values)), values, label=label, **line(n))  # type: ignore[arg-type]
+            axes.plot(np.arange(len(values)), values, label=label, **line(n, label))  # type: ignore[arg-type]
         axes.set(xlabel="class", ylabel="effective number of prototypes")
         axes.set_ylim(bottom=0)
         axes.set_title("prototypes used by the images of a class" if len(effective) > 1 else next(iter(effective)))
@@ -61,7 +61,7 @@ def over_checkpoints(group: Sequence[Result], end: str) -> list[Drawn]:
         for n, (title, unit, runs) in enumerate(found):
             axes = figure.add_subplot(2, 2, n + 1)
             for m, run in enumerate(runs[: trajectories.MOST]):
-                look = line(m) | ({"linestyle": "none"} if run.several else {})
+                look = line(m, run.name) | ({"linestyle": "none"} if run.several else {})
                 axes.plot(run.epoch, in_unit(run.value, unit), label=shown(run.name), **look)  # type: ignore[arg-type]
             axes.set(xlabel="epoch", ylabel="prototypes (%)" if unit == "%" else "cosine")
             axes.set_title(title)

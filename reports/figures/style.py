@@ -6,6 +6,7 @@ import functools
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -53,6 +54,8 @@ STYLE = {
     "svg.hashsalt": "evaltk",  # the same figure gives the same bytes
 }
 
+_MODELS: ContextVar[tuple[str, ...]] = ContextVar("models", default=())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
@@ -76,10 +79,37 @@ def panels(count: int = 1, *, height: float = 2.6, width: float | None = None) -
     return figure, [figure.add_subplot(1, count, n + 1) for n in range(count)]
 
 
-def line(index: int) -> dict[str, str]:
-    """Colour, marker and dash of the series `index`: they differ in more than colour."""
+@contextmanager
+def one_look(models: Sequence[str]) -> Iterator[None]:
+    """Inside, `line` gives each of these models the same colour, marker and dash in every figure."""
+    token = _MODELS.set(tuple(models))
+    try:
+        yield
+    finally:
+        _MODELS.reset(token)
+
+
+def line(index: int, name: str = "") -> dict[str, str]:
+    """Colour, marker and dash of the series `index`: they differ in more than colour.
+
+    name: of the model it shows, whose look is everywhere the same (`one_look`). A series may add a setting behind it;
+    a training run is named by the folder of its checkpoints.
+    """
+    known = _MODELS.get()
+    if name and known:
+        index = next((i for i, model in enumerate(known) if _is_of(name, model)), index + len(known))
     dash = DASHES[index % len(DASHES)]
     return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)], "linestyle": dash}
+
+
+def _is_of(name: str, model: str) -> bool:
+    return name == model or name.startswith((f"{model} ", f"{model},")) or model.startswith(f"{name}/")
+
+
+def shortened(name: str, most: int) -> str:
+    """A name of at most `most` letters, shortened in the middle."""
+    left = (most - 1) // 2
+    return name if len(name) <= most else f"{name[:left]}…{name[len(name) - (most - 1 - left) :]}"
 
 
 def shown(name: str) -> str:

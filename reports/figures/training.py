@@ -71,7 +71,7 @@ def compared(runs: Mapping[str, RunLog], title: str = "") -> Figure:
         for panel, (key, label, scale) in zip(axes, keys, strict=True):
             for n, (name, run) in enumerate(runs.items()):
                 x, y = run.curve(key)
-                look = line(n) | ({} if len(x) < MARKED else {"marker": ""})
+                look = line(n, name) | ({} if len(x) < MARKED else {"marker": ""})
                 panel.plot(x, scale(y) if scale else y, label=shown(name), linewidth=1.0, **look)  # type: ignore[arg-type]
             panel.set_ylabel(label)
             panel.set_xlabel("epoch" if all(run.in_epochs for run in runs.values()) else "step")

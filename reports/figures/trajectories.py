@@ -79,7 +79,7 @@ def draw(runs: Sequence[Run], label: str, unit: str, logs: Mapping[str, Training
                 axes[0].plot(log.knn_epoch, percent(log.knn), color=GREY, linewidth=0.8, label=told if n == 0 else "_")
             _points(axes[0], run, n, unit)
             if log is not None:
-                look = line(n) | {"marker": ""}
+                look = line(n, run.name) | {"marker": ""}
                 axes[1].plot(log.epoch, log.loss, label=shown(run.name), **look)  # type: ignore[arg-type]
         axes[0].set(xlabel="epoch", ylabel=label)
         if len(runs) > len(kept):
@@ -95,7 +95,7 @@ def draw(runs: Sequence[Run], label: str, unit: str, logs: Mapping[str, Training
 
 
 def _points(axes: Axes, run: Run, n: int, unit: str) -> None:
-    look = line(n) | ({"linestyle": "none"} if run.several else {})
+    look = line(n, run.name) | ({"linestyle": "none"} if run.several else {})
     label = shown(run.name) + (" (several runs of this name)" if run.several else "")
     error = in_unit(np.stack([run.value - run.low, run.high - run.value]), unit)
     known = error if (error > 0).any() else None

@@ -18,7 +18,8 @@ class Pieces:
     """The parts of a cell as text without markup, each empty where there is none.
 
     Attributes:
-        value: ours. interval: ``[74.1, 74.9]``. note: ``k=20``. published: with its spread. verdict: in a few words.
+        value: ours. interval: ``[74.1, 74.9]``, or ``± 0.4``. note: ``k=20``. published: with its spread.
+        verdict: in a few words.
         marks: letters of the footnotes that the cell refers to.
     """
 
@@ -34,8 +35,7 @@ def pieces(cell: Cell, table: Table, letters: Mapping[str, str]) -> Pieces:
     """The parts of one of the table's cells; `letters` as by `lettered`."""
     digits = table.digits if cell.digits is None else cell.digits
     printed = digits if cell.published_digits is None else cell.published_digits
-    ends = [f"{in_unit(end, cell.unit):.{digits}f}" for end in cell.interval or ()]
-    interval = f"[{', '.join(ends)}]" if ends else ""
+    interval = _interval(cell, digits, half=table.half)
     published = "" if cell.published is None else f"{cell.published:.{printed}f}"
     if cell.published_spread is not None:
         published += f" ± {cell.published_spread:.{printed}f}"
@@ -87,6 +87,13 @@ def plain(found: Pieces, *, bare: bool) -> str:
     return text + (f" [{found.marks}]" if found.marks else "")
 
 
+def _interval(cell: Cell, digits: int, *, half: bool) -> str:
+    if cell.interval is None:
+        return ""
+    low, high = (in_unit(end, cell.unit) for end in cell.interval)
+    return f"± {(high - low) / 2:.{digits}f}" if half else f"[{low:.{digits}f}, {high:.{digits}f}]"
+
+
 def _value(cell: Cell, digits: int) -> str:
     if cell.value is None:
         return ""
@@ -103,7 +110,8 @@ def exact(value: float, unit: str) -> str:
 
 
 def _verdict(cell: Cell) -> str:
-    words = {REPRODUCED: f"reproduced ({cell.why})", OFF: f"off by {cell.why}", NOT_COMPARABLE: "not comparable"}
+    why = (f" ({cell.why})", f" by {cell.why}") if cell.why else ("", "")
+    words = {REPRODUCED: f"reproduced{why[0]}", OFF: f"off{why[1]}", NOT_COMPARABLE: "not comparable"}
     return words.get(cell.verdict, cell.verdict)
 
 

@@ -5,9 +5,11 @@ A document that takes them up needs ``\\usepackage{booktabs,siunitx}`` alone; `d
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from evaltk.errors import printable
 from reports.formats import cell_text
@@ -68,7 +70,9 @@ def environment(table: Table, end: str = "") -> str:
         "\\begin{table}",
         "\\centering",
         "\\sisetup{detect-weight=true, mode=text}",
+        *(["\\footnotesize\\setlength{\\tabcolsep}{3pt}"] if any(table.groups) else []),  # a paper's width
         f"\\caption{{{escaped(table.title)}}}",
+        f"\\label{{{reference(table)}}}",
         f"\\begin{{tabular}}{{l{''.join(map(_columns, shapes))}}}",
         "\\toprule",
         *_head(table, shapes),
@@ -79,6 +83,11 @@ def environment(table: Table, end: str = "") -> str:
         lines.append(" & ".join([escaped(label), *parts]) + r" \\")
     lines += ["\\bottomrule", "\\end{tabular}", *_notes(table, letters), *end.splitlines(), "\\end{table}"]
     return "\n".join(lines) + "\n"
+
+
+def reference(table: Table) -> str:
+    """What ``\\ref`` finds the table by: ``tab:`` and its title in letters, digits and hyphens."""
+    return f"tab:{'-'.join(re.findall(r'[a-z0-9]+', table.title.lower()))[:60].strip('-')}"
 
 
 def document(texts: Sequence[str]) -> str:
@@ -130,6 +139,8 @@ def _columns(shape: Shape) -> str:
 
 def _head(table: Table, shapes: Sequence[Shape]) -> list[str]:
     """Titles over their columns, and below them whose numbers these are where a table holds both kinds."""
+    if any(table.groups):
+        return _grouped_head(table, shapes)
     first, second = [escaped(table.stub)], [""]
     both = any(s.ours for s in shapes) and any(s.published for s in shapes)
     for title, shape in zip(table.columns, shapes, strict=True):
@@ -141,13 +152,35 @@ def _head(table: Table, shapes: Sequence[Shape]) -> list[str]:
     return [*lines, " & ".join(second) + r" \\"] if both else lines
 
 
+def _grouped_head(table: Table, shapes: Sequence[Shape]) -> list[str]:
+    """Groups over their columns with a rule below each, then the titles; a column without a group has one title."""
+    first, rules, second, at = [escaped(table.stub)], [], [""], 2
+    columns = zip(table.groups, table.columns, shapes, strict=True)
+    for group, members in groupby(columns, key=lambda one: one[0]):
+        here = list(members)
+        width = sum(shape.width for _, _, shape in here)
+        for _, title, shape in here:
+            words = [escaped(word) for word in title.split()]
+            text = f"\\shortstack{{{' '.join(words[:-1])}\\\\{words[-1]}}}" if len(words) > 1 else "".join(words)
+            second.append(f"\\multicolumn{{{shape.width}}}{{c}}{{{text}}}" if title else "")
+            if not group:
+                first += [""] * shape.width
+        if group:
+            first.append(f"\\multicolumn{{{width}}}{{c}}{{{escaped(group)}}}")
+            if len(here) > 1 or here[0][1]:
+                rules.append(f"\\cmidrule(lr){{{at}-{at + width - 1}}}")
+        at += width
+    return [" & ".join(first) + r" \\", *([" ".join(rules)] if rules else []), " & ".join(second) + r" \\"]
+
+
 def _cell(cell: Cell, found: Pieces, shape: Shape) -> str:
     parts = []
     if shape.published:
         parts.append(found.published.partition(" ")[0])
     if shape.ours:
         value = found.value.replace("<", "< ")
-        parts.append(f"\\bfseries {value}" if cell.bold and value else value)
+        marked = f"\\bfseries {value}" if cell.bold else f"{{\\underline{{{value}}}}}" if cell.second else value
+        parts.append(marked if value else value)
     if shape.words:
         parts.append(_words(cell, found))
     return " & ".join(parts) if parts else ""

@@ -70,9 +70,10 @@ def _markdown(table: Table, legend: Sequence[str] = ()) -> str:
     def cell(one: Cell) -> str:
         found = cell_text.pieces(one, table, letters)
         text = escaped(cell_text.plain(found, bare=bare))
-        return text.replace(found.value, f"**{found.value}**", 1) if one.bold and found.value else text
+        mark = f"**{found.value}**" if one.bold else f"<u>{found.value}</u>" if one.second else ""
+        return text.replace(found.value, mark, 1) if mark and found.value else text
 
-    head = [escaped(title) for title in (table.stub, *table.columns)]
+    head = [escaped(title) for title in (table.stub, *table.titles())]
     body = [[escaped(label), *map(cell, cells)] for label, cells in table.rows]
     widths = [max(3, *(len(row[i]) for row in [head, *body])) for i in range(len(head))]
 
@@ -102,7 +103,7 @@ def tidy_csv(table: Table) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     for label, cells in table.rows:
-        for column, cell in zip(table.columns, cells, strict=True):
+        for column, cell in zip(table.titles(), cells, strict=True):
             if cell.value is not None or cell.published is not None:
                 writer.writerow([table.title, label, column, *_fields(cell)])
     return stream.getvalue()

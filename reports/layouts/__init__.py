@@ -1,7 +1,7 @@
 """Table layouts, one TOML file each: data that `reports.tables.build` reads. The folder is the registry.
 
-Kinds: `protocol` (one row a checkpoint), `paper` (a paper's table, published numbers with ours beside them), `summary`,
-`sweep` and `compare` (over all protocols that have a layout).
+Kinds: `protocol` (one row per checkpoint), `paper` (a paper's table, published numbers with ours beside them), and over
+all protocols `summary` (the result view), `sweep`, `compare` and `published` (every number with a published match).
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class Items:
         metrics: the scores' metrics. values: name of an array [N], NaN where an item has no value; or
         predicted: name of an array of class ids [N], right where equal to `target`. Names may hold ``{metric}`` and
             settings of the score (``k{k}_t{temperature}``).
+        at: settings that the score must hold at.
         same: arrays that must be equal in two results for their items to be the same.
         within: array [N] of what items were drawn by (a sequence has several objects): resampled as wholes.
     """
@@ -59,15 +60,37 @@ class Items:
     target: str = "target"
     same: tuple[str, ...] = ()
     within: str = ""
+    at: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A candidate for a protocol's column in the result view: a metric, at certain settings.
+
+    The first candidate that was measured is the column; later ones follow it where they are `beside`.
+    `title`: what tells it from the protocol's other columns. `each`: a setting, each value of which has a column,
+    titled by `values` {value: title} where it is listed there.
+    """
+
+    metric: str
+    title: str = ""
+    at: dict[str, Any] = field(default_factory=dict)
+    beside: bool = False
+    each: str = ""
+    values: dict[str, str] = field(default_factory=dict)
+    footnote: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """How results of one protocol become a table: `metric` swept over the setting `sweep`, then the extra columns.
 
-    Without a sweep there are the extra columns alone. `headline`: the metric that stands for the protocol in summaries
+    Without a sweep there are the extra columns alone. `headline`: the metric whose course over a training is drawn
     (default: the first extra column's). `loose`: settings in which results of one table may differ, for the columns
     tell them; `harmless`: settings that change no number.
+
+    In the result view: `label`, what the protocol is called; `task`, its columns; `lower`, metrics of which less is
+    better; an `analysis` describes a net and is not ranked.
     """
 
     name: str
@@ -83,10 +106,15 @@ class Layout:
     harmless: tuple[str, ...] = ()
     extra: tuple[Extra, ...] = ()
     items: tuple[Items, ...] = ()
+    label: str = ""
+    task: tuple[Task, ...] = ()
+    lower: tuple[str, ...] = ()
+    analysis: bool = False
 
-    def items_of(self, metric: str) -> Items | None:
-        """Where the values behind a metric lie; None: they are not kept."""
-        return next((one for one in self.items if metric in one.metrics), None)
+    def items_of(self, metric: str, at: Mapping[str, Any] | None = None) -> Items | None:
+        """Where the values behind a score of a metric at these settings lie; None: they are not kept."""
+        given = (at or {}).items()
+        return next((one for one in self.items if metric in one.metrics and one.at.items() <= given), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +167,7 @@ class Over:
 
     name: str
     title: str
-    kind: Literal["summary", "sweep", "compare", "trajectory"]
+    kind: Literal["summary", "sweep", "compare", "trajectory", "published"]
     protocols: tuple[str, ...]
     footnotes: tuple[str, ...] = ()
 
@@ -182,14 +210,15 @@ def _layout(name: str, found: dict[str, Any]) -> AnyLayout:
     if kind == "protocol":
         extra = tuple(Extra(**e) for e in found.pop("extra", []))
         items = tuple(_tuples(Items, **i) for i in found.pop("items", []))
-        return _tuples(Layout, name=name, extra=extra, items=items, **found)
+        task = tuple(Task(**t) for t in found.pop("task", []))
+        return _tuples(Layout, name=name, extra=extra, items=items, task=task, **found)
     if kind == "paper":
         rows, columns = (tuple(_line(**line) for line in found.pop(key)) for key in ("rows", "columns"))
         remarks = tuple(Remark(**remark) for remark in found.pop("remarks", []))
         return _tuples(Paper, name=name, rows=rows, columns=columns, remarks=remarks, **found)
-    if kind in ("summary", "sweep", "compare", "trajectory"):
+    if kind in ("summary", "sweep", "compare", "trajectory", "published"):
         return _tuples(Over, name=name, kind=kind, **found)
-    raise ValueError(f"kind {kind!r}; there are: compare, paper, protocol, summary, sweep, trajectory")
+    raise ValueError(f"kind {kind!r}; there are: compare, paper, protocol, published, summary, sweep, trajectory")
 
 
 def _line(*, label: str, measure: str = "", **where: str) -> Line:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.text import Annotation
 
 MOST = 12  # series that are described one by one
 
@@ -22,21 +22,19 @@ def _panel(axes: Axes) -> Iterator[str]:
     if not (x or y):
         return
     yield f"{f'{title}: ' if title else ''}{y or x}{f' against {x}' if x and y else ''}."
-    told = [*_bars(axes), *_lines(axes)]
+    told = [*_rows(axes), *_lines(axes)]
     if told:
         more = f"; and {len(told) - MOST} more" if len(told) > MOST else ""
         yield "; ".join(told[:MOST]) + f"{more}."
 
 
-def _bars(axes: Axes) -> Iterator[str]:
-    """Bars that lie, each with its number written beside it."""
+def _rows(axes: Axes) -> Iterator[str]:
+    """Rows of points, each with its number written at its right."""
     names = {round(at): label.get_text() for at, label in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)}
-    if not names.get(0):
-        names = {}
-    for patch in axes.patches:
-        if isinstance(patch, Rectangle) and axes.texts:
-            row = round(patch.get_y() + patch.get_height() / 2)
-            yield f"{_plain(names[row])} {patch.get_width():.1f}" if names.get(row) else f"{patch.get_width():.1f}"
+    for text in axes.texts:
+        row = text.xy[1] if isinstance(text, Annotation) else None
+        if isinstance(row, int | float) and names.get(round(row)):
+            yield f"{_plain(names[round(row)])} {text.get_text()}"
 
 
 def _lines(axes: Axes) -> Iterator[str]:

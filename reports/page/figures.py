@@ -12,10 +12,11 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from evaltk.errors import StorageError
 from evaltk.types import Result
-from reports.figures import collect, scores, style
+from reports.figures import collect, features, scores, style
 from reports.figures.style import Drawn
 from reports.figures.training_log import TrainingLog
 from reports.page.alt_texts import describe_figure
@@ -23,10 +24,14 @@ from reports.page.alt_texts import describe_figure
 MOST = 30  # figures of scores on a page
 COMPARED = 4  # checkpoints of one dataset whose prototypes are drawn
 POINTS = 1500  # of a cloud that are drawn one by one; a larger cloud is an image
-WIDE = 350  # points; a wider figure is not squeezed onto a phone but scrolls
+WIDE = 350  # points; a wider figure takes the whole width of the page, and scrolls on a phone
+SINGLE, WHOLE = 4.4, 9.0  # inches of a figure of half the page's width, and of all of it
+MARGIN = 12  # points around the panels
+SCALE = 1.9  # pixels per point, so that letters are of one size in all figures
 GRID = "#e4e4e4"
 REFERENCE = re.compile(r"url\(#([^)]+)\)")
 NUMBER = re.compile(r"-?\d+\.\d{3,}")
+PALETTE = {colour.lower(): str(n) for n, colour in enumerate(style.COLOURS[:-1])} | {style.GREY: "grey"}
 HREF = "{http://www.w3.org/1999/xlink}href"
 
 
@@ -57,11 +62,11 @@ def figures_of_analyses(
     read: Callable[[Path], Mapping[str, np.ndarray]],
     complain: Callable[[StorageError], object],
 ) -> tuple[list[Shown], int]:
-    """(figures of prototypes and precision, number of results omitted beyond the first few of a dataset)."""
+    """(figures of prototypes, precision and features, number of results omitted beyond the first few of a dataset)."""
     kept: list[tuple[Path, Result]] = []
     number: dict[tuple[str, str], int] = {}
     for path, result in found:
-        if result.protocol in ("prototypes", "precision"):
+        if result.protocol in ("prototypes", "precision", *features.PROTOCOLS):
             key = result.protocol, result.data.name
             number[key] = number.get(key, 0) + 1
             if number[key] <= COMPARED:
@@ -75,6 +80,11 @@ def inline(drawn: Drawn, name: str) -> Shown:
     """A figure as an SVG element whose ids start with `name`, with title and description for screen readers."""
     words = describe_figure(drawn.figure) or drawn.title
     _flatten(drawn.figure)
+    inches, height = drawn.figure.get_size_inches()
+    engine = drawn.figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.set(w_pad=MARGIN / 72)  # a browser may have another font, whose letters are wider
+    drawn.figure.set_size_inches(WHOLE if 72 * inches > WIDE else SINGLE, height * (1.0 if inches > SINGLE else 1.15))
     root = ET.fromstring(style.render(drawn.figure, "svg"))
     _clean(root, name)
     width, height = (float(part) for part in root.attrib["viewBox"].split()[2:])
@@ -85,8 +95,8 @@ def inline(drawn: Drawn, name: str) -> Shown:
         "aria-labelledby": f"{name}-title",
         "aria-describedby": f"{name}-words",
         "viewBox": root.attrib["viewBox"],
-        "width": f"{1.5 * width:.0f}",
-        "height": f"{1.5 * height:.0f}",
+        "width": f"{SCALE * width:.0f}",
+        "height": f"{SCALE * height:.0f}",
         "stroke-linejoin": "round",
     }
     title, desc = ET.Element("title", id=f"{name}-title"), ET.Element("desc", id=f"{name}-words")
@@ -149,6 +159,9 @@ def _restyle(element: ET.Element) -> None:
             element.set(key, "none")
         elif colour == GRID:
             element.set("class", "grid")
+        elif (place := PALETTE.get(str(colour).lower())) is not None:  # a colour of its own in each theme
+            del element.attrib[key]
+            element.set("class", f"{element.get('class', '')} {key[0]}{place}".strip())
     if element.tag == "text" and "fill" not in element.attrib:
         element.set("fill", "currentColor")
 

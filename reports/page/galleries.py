@@ -52,15 +52,16 @@ def build_gallery(title: str, arrays: Mapping[str, np.ndarray], share: int) -> G
     images = arrays["gallery_images"]
     if images.ndim != 5 or images.dtype != np.uint8 or not len(images) or not images.shape[1]:
         return None
+    once = _once(arrays)
     number = images.shape[1]
     while number:
         for quality in QUALITIES:
-            if len(_uri(images[0, :number], quality)) * len(images) > 1.2 * share:
+            if len(_uri(images[0, :number], quality)) * len(once) > 1.2 * share:
                 continue  # clearly too large
-            uris = [_uri(row[:number], quality) for row in images]
-            if sum(map(len, uris)) <= share:
+            uris = {g: _uri(images[g, :number], quality) for g in once}
+            if sum(map(len, uris.values())) <= share:
                 shown = f"{number} of the {images.shape[1]} nearest images" if number < images.shape[1] else ""
-                strips = (_strip(arrays, g, number, uri) for g, uri in enumerate(uris))
+                strips = (_strip(arrays, g, number, uri, once[g]) for g, uri in uris.items())
                 return Gallery(title=title, strips=tuple(strips), shown=shown)
         number //= 2
     return None
@@ -105,8 +106,18 @@ def _uri(row: np.ndarray, quality: int) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _strip(arrays: Mapping[str, np.ndarray], g: int, number: int, uri: str) -> Strip:
-    prototype, kind = int(arrays["gallery_prototype"][g]), str(arrays["gallery_kind"][g])
+def _once(arrays: Mapping[str, np.ndarray]) -> dict[int, str]:
+    """{first row of a prototype: all that it is shown for, ``largest, purest``}, in order of the rows."""
+    rows: dict[int, int] = {}
+    kinds: dict[int, list[str]] = {}
+    for g, (prototype, kind) in enumerate(zip(arrays["gallery_prototype"], arrays["gallery_kind"], strict=True)):
+        first = rows.setdefault(int(prototype), g)
+        kinds.setdefault(first, []).append(str(kind))
+    return {first: ", ".join(dict.fromkeys(names)) for first, names in kinds.items()}
+
+
+def _strip(arrays: Mapping[str, np.ndarray], g: int, number: int, uri: str, kind: str) -> Strip:
+    prototype = int(arrays["gallery_prototype"][g])
     cosine = arrays["gallery_cosine"][g][:number]
     purity = float(arrays["purity"][prototype])
     facts = [f"{int(arrays['counts'][prototype]):,} images", f"κ {float(arrays['kappa'][prototype]):.3g}"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from evaltk.types import Result, canonical
 from reports import comparable
 from reports.comparable import as_mapping
-from reports.page.verdicts import checkpoint_names
+from reports.tables.beside_published import checkpoint_names
 
 Lines = tuple[tuple[str, str], ...]  # (name, what it is)
 

@@ -11,11 +11,16 @@ from reports import comparable, layouts
 from reports.layouts import AnyLayout, Extra, Layout, Paper
 from reports.paired import Predictions
 from reports.table import Cell, Table
-from reports.tables import cells, compare, overviews, paper, trajectory
+from reports.tables import beside_published, cells, compare, overviews, paper, trajectory, view
 
 
 def build_tables(
-    layout: AnyLayout, results: Sequence[Result], *, predictions: Predictions | None = None, pair: Sequence[str] = ()
+    layout: AnyLayout,
+    results: Sequence[Result],
+    *,
+    predictions: Predictions | None = None,
+    pair: Sequence[str] = (),
+    notes: bool = True,
 ) -> list[Table]:
     """The tables of a layout.
 
@@ -26,6 +31,7 @@ def build_tables(
     Args:
         predictions: per-item values, for bold and paired tests (`paired.beside`); None: no tests.
         pair: names of the two checkpoints for the layout `compare`; default: the only two.
+        notes: all notes on the results below the result view; else how many there are.
 
     Raises: SettingsError: `compare` without two checkpoints.
     """
@@ -34,8 +40,14 @@ def build_tables(
     if not isinstance(layout, Layout):
         if layout.kind == "compare":
             return compare.build(layout, results, predictions=predictions, pair=pair)
-        kinds = {"summary": overviews.summary, "sweep": overviews.sweep, "trajectory": trajectory.build}
-        return kinds[layout.kind](layout, results, predictions)
+        if layout.kind == "summary":
+            return view.build(layout, results, predictions, notes=notes)
+        if layout.kind == "published":
+            compared = beside_published.compare_with_published(results).table
+            return [compared] if compared else []
+        if layout.kind == "trajectory":
+            return trajectory.build(layout, results, predictions)
+        return overviews.sweep(layout, results, predictions)
     groups = comparable.groups(results, layout)
     made = [_table(layout, group, predictions) for group in groups]
     first = [comparable.conditions(group[0], layout) for group in groups]

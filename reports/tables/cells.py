@@ -41,7 +41,8 @@ def of_swept(layout: Layout, result: Result, score: Score) -> Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A cell before its table is finished, with the score's value and, where they were kept, its per-item values.
+    """A cell before its table is finished, with the score's value (negative where less is better) and, where they were
+    kept, its per-item values.
 
     `assumed`: matched with the published weights by layout alone, see `match.ASSUMED`.
     """
@@ -61,14 +62,15 @@ def entry(cell: Cell, layout: Layout, result: Result, score: Score, predictions:
     Scores without items in their layout (counts, correlations) have no per-item values; none has if `predictions` is
     None.
     """
-    spec = layout.items_of(score.metric)
+    spec = layout.items_of(score.metric, score.at)
     assumed = bool(cell.verdict) and result.origin_proof is OriginProof.LAYOUT
     if spec is None or predictions is None:
         return Entry(cell=cell, assumed=assumed)
     sample = functools.partial(paired.sample, spec, score, result, predictions)
     if cell.interval is None and (found := paired.interval(sample())):
         cell = replace(cell, interval=found)
-    return Entry(cell=cell, value=score.value, assumed=assumed, sample=sample)
+    value = -score.value if score.metric in layout.lower else score.value
+    return Entry(cell=cell, value=value, assumed=assumed, sample=sample)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

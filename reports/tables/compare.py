@@ -66,15 +66,15 @@ def _pair(results: Sequence[Result], pair: Sequence[str]) -> tuple[str, str]:
     known = list(dict.fromkeys(str(r.checkpoint.get("name")) for r in results))
     for name in pair:
         if name not in known:
-            where = "--checkpoints"
+            where = "--models"
             raise SettingsError(
                 wanted="a checkpoint among the results", got=repr(name), where=where, do=nearest(name, known)
             )
     chosen = list(dict.fromkeys(pair)) or known
     if len(chosen) != 2:
         got = f"{len(chosen)}" + (f": {', '.join(chosen[:5])}" if chosen else "")
-        do = "name two: --checkpoints A B" if len(chosen) > 2 else "evaltk run two checkpoints on one dataset"
-        raise SettingsError(wanted="two checkpoints to compare", got=got, where="--checkpoints", do=do)
+        do = "name two: --models A B" if len(chosen) > 2 else "evaltk run two checkpoints on one dataset"
+        raise SettingsError(wanted="two checkpoints to compare", got=got, where="--models", do=do)
     return chosen[0], chosen[1]
 
 
@@ -130,7 +130,7 @@ def _shared(
     for extra in extras:
         for x in comparable.scores(a, extra.metric, extra.at)[:1]:
             for y in comparable.scores(b, extra.metric, extra.at)[:1]:
-                spec = layout.items_of(extra.metric)
+                spec = layout.items_of(extra.metric, x.at)
                 first, second = (paired.sample(spec, s, r, predictions) for s, r in ((x, a), (y, b)))
                 yield Line(
                     label=f"{layout.protocol} {group[0].data.name}: {extra.title or extra.metric}",

@@ -1,51 +1,15 @@
-"""Tables over all protocols: `summary` (checkpoints x protocols), `sweep` (one row per value of a swept setting)."""
+"""The table `sweep`, one row per value of a swept setting, and what tables over all protocols share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
-from evaltk.types import Result, Score
+from evaltk.types import Result
 from reports import comparable, layouts
 from reports.layouts import Extra, Layout, Over
 from reports.paired import Predictions
 from reports.table import Cell, Table
 from reports.tables import cells
-
-
-def summary(over: Over, results: Sequence[Result], predictions: Predictions | None) -> list[Table]:
-    """One row per checkpoint, one column per protocol and dataset, the headline of each; [] if there is none.
-
-    Results that are not comparable have separate columns, whose titles name the difference.
-    """
-    rows: dict[tuple[str, str], dict[int, cells.Entry]] = {}
-    first: dict[tuple[str, str], Result] = {}
-    titles: list[str] = []
-    notes: dict[str, None] = {}
-    for layout in ordered(over):
-        for title, extra, members in _columns(layout, results):
-            titles.append(title)
-            notes |= dict.fromkeys([extra.footnote] if extra.footnote else [])
-            for result, score in members:
-                who = comparable.identity(result)
-                first.setdefault(who, result)
-                swept = extra.metric == layout.metric and bool(layout.sweep)
-                cell = cells.of_swept(layout, result, score) if swept else cells.of_extra(extra, result, score)
-                cell = replace(cell, digits=layout.digits if cell.digits is None else cell.digits)
-                rows.setdefault(who, {})[len(titles) - 1] = cells.entry(cell, layout, result, score, predictions)
-    if not rows:
-        return []
-    names = comparable.labels(list(first.values()))
-    done = cells.finish([(name, rows[who]) for name, who in zip(names, first, strict=True)], titles)
-    table = Table(
-        title=over.title,
-        name=over.name,
-        columns=tuple(titles),
-        rows=done.rows,
-        footnotes=done.footnotes,
-        legend=(*over.footnotes, *notes, *done.legend),
-    )
-    return [table]
 
 
 def sweep(over: Over, results: Sequence[Result], predictions: Predictions | None) -> list[Table]:
@@ -88,40 +52,6 @@ def headlines(layout: Layout, results: Sequence[Result]) -> list[Extra]:
         Extra(title=t, metric=layout.metric, at=at, unit=layout.unit)
         for t, at in zip(titles, sweep or [{}], strict=True)
     ]
-
-
-def _columns(layout: Layout, results: Sequence[Result]) -> Iterator[tuple[str, Extra, list[tuple[Result, Score]]]]:
-    """(title, what it shows, scores) of a protocol's columns."""
-    groups = comparable.groups(results, layout)
-    for group in groups:
-        for extra in headlines(layout, group):
-            scored = [(r, s) for r in group for s in comparable.scores(r, extra.metric, extra.at)[:1]]
-            for title, members in _apart(layout, extra, groups, group, scored):
-                yield title, extra, members
-
-
-def _apart(
-    layout: Layout,
-    extra: Extra,
-    groups: Sequence[Sequence[Result]],
-    group: Sequence[Result],
-    scored: Sequence[tuple[Result, Score]],
-) -> Iterable[tuple[str, list[tuple[Result, Score]]]]:
-    """(title, results) of a group's columns: a second result of one checkpoint (another k, say) takes one more."""
-    mine = comparable.conditions(group[0], layout)
-    known = [comparable.conditions(g[0], layout) for g in groups]
-    told = comparable.describe_difference(mine, [k for k in known if k["dataset"] == mine["dataset"]])
-    title = f"{layout.protocol} {group[0].data.name}"
-    title += (f": {extra.title}" if extra.title != layout.protocol else "") + (f" [{told}]" if told else "")
-    columns: list[dict[tuple[str, str], tuple[Result, Score]]] = []
-    for result, score in scored:
-        who = comparable.identity(result)
-        free = next((c for c in columns if who not in c), None)
-        if free is None:
-            columns.append(free := {})
-        free[who] = (result, score)
-    for i, column in enumerate(columns):
-        yield title + (f" ({i + 1})" if len(columns) > 1 else ""), list(column.values())
 
 
 def _lines(

@@ -10,7 +10,7 @@ from reports import comparable
 from reports.layouts import Over
 from reports.paired import Arrays, Predictions
 from reports.table import Table
-from reports.tables import overviews
+from reports.tables import view
 
 
 def build(over: Over, results: Sequence[Result], predictions: Predictions | None) -> list[Table]:
@@ -42,7 +42,9 @@ def _of_run(over: Over, mine: Sequence[Result], predictions: Predictions | None)
         assert predictions is not None
         return predictions(first[id(result)], names)
 
-    return overviews.summary(over, rows, None if predictions is None else of_first)
+    made = view.build(over, rows, None if predictions is None else of_first)
+    place = {row.checkpoint["name"]: number for number, row in enumerate(rows)}
+    return [replace(t, rows=tuple(sorted(t.rows, key=lambda row: place.get(row[0], 0)))) for t in made]
 
 
 def _epoch(result: Result) -> int:

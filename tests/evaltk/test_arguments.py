@@ -59,13 +59,13 @@ def test_one_line_and_exit_2(command: str, capsys: pytest.CaptureFixture[str]) -
 
 def test_flags_are_named_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     said = {}
-    for word in ("run --knn.temp 1", "score knn --bank x", "ls nope", "run x --knn.k y"):
+    for word in ("run --knn.temp 1", "score knn --bank x", "ls nope", "run pixels:8 --knn.k y"):
         assert cli.main(word.split()) == 2
         said[word] = capsys.readouterr().err
     assert "did you mean --knn.temperature?" in said["run --knn.temp 1"]
     assert "nothing for --labels, --queries, --query-labels" in said["score knn --bank x"]
     assert "'nope'" in said["ls nope"] and "checkpoints" in said["ls nope"]
-    assert "--knn.k" in said["run x --knn.k y"] and "'y'" in said["run x --knn.k y"]
+    assert "--knn.k" in said["run pixels:8 --knn.k y"] and "'y'" in said["run pixels:8 --knn.k y"]
 
 
 def test_no_error_is_longer_than_it_may_be() -> None:
@@ -107,3 +107,12 @@ def test_names_that_look_alike() -> None:
     )
     assert lookalike(["milk", "Tea"], ["tea"]) == "'Tea' differs from 'tea' in case only"
     assert lookalike(["milk"], ["tea"]) == "" and lookalike(["tea"], ["tea"]) == ""
+
+
+def test_a_mistyped_flag_is_named_on_a_terminal_too() -> None:
+    """There tyro's words have colours."""
+    from evaltk import arguments
+
+    red, off = "\x1b[31m", "\x1b[0m"
+    text = f"{red}╭─{off} {red}Unrecognized options{off} ─╮\n{red}│{off} --nope {red}│{off}\n╰───╯\n"
+    assert arguments._told(text)[0].lstrip() == "--nope"

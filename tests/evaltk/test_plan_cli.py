@@ -134,7 +134,7 @@ def test_a_run_that_was_stopped_goes_on_as_planned(
     pictures: Path, folders: list[str], capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = ["pixels:8", "--data", f"pics:imagefolder={pictures}", *SMALL, *folders]
-    whole, real, passed = features.Extraction, features.forward, [0]
+    whole, real, passed = features.Extraction, passes.forward, [0]
     monkeypatch.setattr(features, "Extraction", lambda **given: whole(**given, shard=4))
 
     def counted(*given: Any) -> Any:

@@ -75,7 +75,7 @@ def test_the_document_runs(extra: Path, net: Path, tmp_path: Path, capsys: pytes
     argv += ["--out", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]
     assert cli.main(argv) == 0
     out, err = capsys.readouterr()
-    assert "### centroid on stripes" in out and "| net " in out and "top1" in out and "wrote" in err
+    assert "### Results on stripes" in out and "| net " in out and "centroid top1" in out and "wrote" in err
     (path,) = (tmp_path / "runs").rglob("*.json")
     result = results.read(path)
     assert result.checkpoint["family"] == "mine" and result.protocol == "centroid" and result.data.name == "stripes"

@@ -19,8 +19,8 @@ from evaltk.results import format1
 from evaltk.running import planning, runner
 from evaltk.types import DeviationKind, OriginProof, PixelView, Result
 from protocols import knn, linear
-from reports.page.verdicts import compare_with_published
 from reports.table import in_unit
+from reports.tables.beside_published import compare_with_published
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "results_v1"
 FILES = sorted(str(path.relative_to(GOLDEN)) for path in GOLDEN.glob("*/*.json"))

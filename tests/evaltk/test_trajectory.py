@@ -79,7 +79,7 @@ def test_the_metric_against_the_epoch(run: Path, capsys: pytest.CaptureFixture[s
     code, out, _ = said(capsys, "run", run, "--every-checkpoint", *FLAGS)
     table = out[out.index("### Trajectory: mine") :].splitlines()
     assert code == 0 and [line.split("|")[1].strip() for line in table[4:6]] == ["epoch 9", "epoch 10"]
-    assert all("[" in line for line in table[4:6])
+    assert all("±" in line for line in table[4:6])
     assert said(capsys, "table", "--layout", "trajectory")[1].splitlines()[4:6] == table[4:6]
 
 

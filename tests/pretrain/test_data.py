@@ -13,7 +13,7 @@ from PIL import Image
 
 from evaltk.cli import main
 from evaltk.errors import DataError, SettingsError
-from pretrain import loop
+from pretrain import loop, recipe_names
 from pretrain import recipe as recipes
 from pretrain.data import loader as data
 from pretrain.data import sources
@@ -175,7 +175,7 @@ def test_fewer_gpus_than_asked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         pass
 
 
-@pytest.mark.parametrize("name", recipes.names())
+@pytest.mark.parametrize("name", recipe_names.names())
 def test_every_recipe_loads_and_says_how_to_run_it(name: str) -> None:
     recipe = recipes.load(name)
     loop.check_view_sizes(recipe.views, loop.nets.parse(recipe.net.arch).patch_size)

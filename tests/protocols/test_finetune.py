@@ -212,6 +212,12 @@ def test_settings_that_do_not_go_together(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="an even number"):
         Settings(batch=15, group=5).tuning("digits", arch)
     Settings(batch=15, group=5, mixup=0, cutmix=0).tuning("digits", arch)
+    for batch, group in ((8, 8), (96, 96), (192, 96), (130, 26), (2, 2)):  # the group follows the batch
+        _, tuning, differences = Settings(batch=batch).tuning("digits", arch)
+        assert (tuning.batch, tuning.group) == (batch, group)
+        assert (f"group {group} for 96" in differences) == (group != 96)
+    with pytest.raises(SettingsError, match=r"even number.*; got 15; where: --finetune\.batch"):
+        Settings(batch=15).tuning("digits", arch)
     with pytest.raises(DataError, match="images for one batch of 768"):
         finetune.run(bench(tmp_path), small_digits(), Settings())
     with pytest.raises(CheckpointError, match="a ViT with a class token to fine-tune"):
@@ -266,9 +272,7 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     argv = [a for a in arguments(tmp_path / "runs", tmp_path / "cache") if a != "--json"]
     assert cli.main(argv) == 0
     shown = capsys.readouterr().out
-    assert (
-        "### Fine-tuning (%) on digits test, n = 797" in shown and "fine-tuned by the small recipe: 1 epochs" in shown
-    )
+    assert "### Results on digits test, n = 797" in shown and "fine-tuning" in shown
     assert cli.main([*argv, "--finetune.group", "100"]) == 2
     assert "wanted a divisor of the batch of 256" in capsys.readouterr().err
 

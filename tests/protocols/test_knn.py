@@ -157,11 +157,15 @@ def test_one_image_and_one_class() -> None:
 
 def test_k_larger_than_the_bank() -> None:
     bank, labels = np.random.default_rng(0).normal(size=(12, 4)), np.arange(12) % 3
-    with pytest.raises(SettingsError, match=r"k <= 12, the images of toy train; got k = 13.*--knn\.k 5 10"):
-        a_run(bank, labels, bank, labels, 3, k=(5, 10, 13))
+    fewer = a_run(bank, labels, bank, labels, 3, k=(5, 10))
+    outcome = a_run(bank, labels, bank, labels, 3, k=(5, 10, 13, 200))  # any folder is evaluated with the default k
+    assert outcome.scores == fewer.scores and outcome.notes == ("k = 13 200 left out: train has 12 images",)
+    with pytest.raises(SettingsError, match=r"k <= 12, the images of toy train; got k = 13.*--knn\.k 1"):
+        a_run(bank, labels, bank, labels, 3, k=(13, 20))
     dataset = Dataset(name="toy", train=a_split("train", labels, 3), test=a_split("test", labels, 3))
     with pytest.raises(SettingsError, match="k <= 12"):  # told before any image is read
-        knn.check(dataset, knn.Settings())
+        knn.check(dataset, knn.Settings(k=(20, 100)))
+    knn.check(dataset, knn.Settings())
     knn.check(dataset, knn.Settings(k=(12,)))
     outcome = a_run(bank, labels, bank, labels, 3, k=(12,))
     assert not [s for s in outcome.scores if s.metric == "top1_chosen_k"]

@@ -26,6 +26,7 @@ pytestmark = [
     pytest.mark.skipif(not chromium.PROGRAM, reason="needs Chromium (Debian: apt-get install chromium)"),
 ]
 ORDER = "[...document.querySelectorAll('table.evaltk')[{t}].tBodies[0].rows].map(r => r.cells[{c}].dataset.value ?? r.cells[{c}].textContent)"  # noqa: E501
+CUT = "[...document.querySelectorAll('.scroll')].filter(s => s.querySelector('table') && s.scrollWidth > s.clientWidth + 1).map(s => s.getAttribute('aria-label'))"  # noqa: E501
 BUTTON = "document.querySelectorAll('table.evaltk')[{t}].tHead.rows[0].cells[{c}].querySelector('button')"
 
 
@@ -55,12 +56,13 @@ def file(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_opens_without_a_complaint_and_asks_for_nothing(browser: chromium.Browser, file: Path) -> None:
-    for width in (390, 1280):
+    for width in (390, 768, 1280):
         for dark in (False, True):
             browser.look(width, dark=dark)
             browser.open(file)
             assert browser.complaints() == [] and browser.requests() == []
-            assert browser.run("document.documentElement.scrollWidth") <= width  # tables scroll, the page does not
+            assert browser.run("document.documentElement.scrollWidth") <= width
+            assert browser.run(CUT) == []
     assert browser.run("document.querySelectorAll('script').length") == 1
     assert browser.run("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
 
@@ -83,7 +85,7 @@ def test_numbers_are_the_csv_s(browser: chromium.Browser, file: Path, runs: Path
     lines = csv.DictReader(io.StringIO(render.render_all(made, "csv")))
     wanted = Counter(f"{line['table']}|{float(line['value'])}" for line in lines if line["value"])
     there = browser.run(
-        "[...document.querySelectorAll('#tables ~ .block td[data-value]')].map(d =>"
+        "[...document.querySelectorAll('#tables ~ .group:not(:has(#papers)) td[data-value]')].map(d =>"
         " [d.closest('table').caption.textContent, d.dataset.value, d.querySelector('.value')?.textContent])"
     )
     assert Counter(f"{table}|{float(value)}" for table, value, _ in there) == wanted
@@ -115,11 +117,13 @@ def test_a_click_sorts(browser: chromium.Browser, file: Path) -> None:
 def test_what_is_empty_stays_below(browser: chromium.Browser, file: Path) -> None:
     browser.open(file)
     t = browser.run(
-        "[...document.querySelectorAll('table.evaltk')].findIndex(t => t.caption.textContent.startsWith('Summary'))"
+        "[...document.querySelectorAll('table.evaltk')].findIndex(t => t.caption.textContent.startsWith('Results'))"
     )
     assert browser.run(ORDER.format(t=t, c=1)).count("-") >= 1
+    title = browser.run(f"document.querySelectorAll('table.evaltk')[{t}].tBodies[0].rows[0].cells[1].dataset.label")
+    headers = f"[...document.querySelectorAll('table.evaltk')[{t}].tHead.querySelectorAll('th')]"
     for _ in range(2):
-        browser.run(f"{BUTTON.format(t=t, c=1)}.click()")
+        browser.run(f"{headers}.find(h => h.dataset.title === {title!r}).querySelector('button').click()")
         found = browser.run(ORDER.format(t=t, c=1))
         assert found[-found.count("-") :] == ["-"] * found.count("-")
 
@@ -134,11 +138,83 @@ def test_details_fold_by_click_key_and_all_at_once(browser: chromium.Browser, fi
     browser.run(f"{last}.querySelector('summary').focus()")
     browser.press("Enter", 13, "\r")
     assert browser.run(f"{last}.open") is False
-    count = "[...document.querySelectorAll('#provenance ~ details')].filter(d => d.open).length"
+    count = "[...document.querySelectorAll('.origin details')].filter(d => d.open).length"
     browser.run("document.getElementById('unfold').click()")
-    assert browser.run(count) == browser.run("document.querySelectorAll('#provenance ~ details').length") > 5
+    assert browser.run(count) == browser.run("document.querySelectorAll('.origin details').length") > 5
     browser.run("document.getElementById('unfold').click()")
     assert browser.run(count) == 0
+
+
+def test_models_and_tasks_are_filtered(browser: chromium.Browser, file: Path) -> None:
+    browser.look(1280)
+    browser.open(file)
+    rows = "[...document.querySelectorAll('table.evaltk tbody th')]"
+    seen = f"{rows}.filter(t => t.checkVisibility()).map(t => t.textContent)"
+    every = browser.run(seen)
+    browser.run("models.value = 'A_B'; models.dispatchEvent(new Event('input'))")
+    assert {"a_b%"} <= set(browser.run(seen)) < set(every) and "dino_vits16" not in browser.run(seen)
+    browser.run("models.value = ''; task.value = 'retrieval'; task.dispatchEvent(new Event('change'))")
+    heads = "[...document.querySelectorAll('.group h3')].filter(t => t.checkVisibility()).map(t => t.textContent)"
+    assert browser.run(heads) == ["Retrieval"]
+    shown = "[...document.querySelector('table.evaltk').tHead.querySelectorAll('th')].filter(t => t.checkVisibility())"
+    titles = browser.run(f"{shown}.map(t => t.dataset.title ?? t.textContent)")
+    assert titles and all("k-NN" not in title for title in titles)
+    browser.run("task.value = ''; task.dispatchEvent(new Event('change'))")
+    assert browser.run(seen) == every
+
+
+def test_a_table_is_copied(browser: chromium.Browser, file: Path, runs: Path) -> None:
+    browser.open(file)
+    browser.run("navigator.clipboard.writeText = () => Promise.reject()")  # as on a page that may not
+    for form, start in (("CSV", "table,checkpoint,column"), ("Markdown", "### Results"), ("LaTeX", "% \\usepackage")):
+        click = f"[...document.querySelectorAll('.copy button')].find(b => b.textContent === '{form}').click()"
+        browser.run(f"(async () => {{ {click}; await new Promise(r => setTimeout(r, 50)); }})()")
+        text = browser.run("document.querySelector('.copied').value")
+        assert text.startswith(start) and len(text.splitlines()) > 5
+    assert browser.run("document.activeElement.className") == "copied"
+
+
+def test_provenance_is_searched(browser: chromium.Browser, file: Path) -> None:
+    browser.open(file)
+    browser.run("find = document.getElementById('find'); find.value = 'git'; find.dispatchEvent(new Event('input'))")
+    rows = browser.run(
+        "[...document.querySelectorAll('.facts tr')].filter(r => r.checkVisibility()).map(r => r.textContent)"
+    )
+    assert rows and all("git" in row.lower() for row in rows)
+
+
+CONTRAST = """(() => {
+  const channel = v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const light = c => c.match(/[\\d.]+/g).slice(0, 3).map(Number).map(channel)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const paper = light(getComputedStyle(document.body).backgroundColor);
+  const ratio = c => { const l = light(c); return (Math.max(l, paper) + 0.05) / (Math.min(l, paper) + 0.05); };
+  const found = [];
+  const texts = 'small, .interval, .note, figcaption, summary, a, .below, header p, td, h2';
+  for (const e of document.querySelectorAll(texts)) {
+    if (e.checkVisibility()) found.push([e.tagName + '.' + e.className, ratio(getComputedStyle(e).color)]);
+  }
+  for (const e of document.querySelectorAll('svg.figure [class]')) {
+    for (const part of ['stroke', 'fill']) {
+      const c = getComputedStyle(e)[part];
+      const named = e.getAttribute('class');
+      if (named.includes('grid') || !/^rgb\\(/.test(c) || !/\\b[sf](\\d|grey)/.test(named)) continue;
+      if (e.getAttribute('class').includes(part[0])) found.push(['svg ' + e.getAttribute('class'), ratio(c)]);
+    }
+  }
+  return found.filter(([, r]) => r < 4.5);
+})()"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_contrast(browser: chromium.Browser, file: Path, dark: bool) -> None:
+    """At least 4.5 against the paper, text and lines, in both themes."""
+    browser.look(1280, dark=dark)
+    browser.open(file)
+    browser.run("localStorage.clear()")
+    browser.open(file)
+    assert browser.run("document.querySelectorAll('svg.figure .s0').length") > 0
+    assert browser.run(CONTRAST) == []
 
 
 def test_themes(browser: chromium.Browser, file: Path) -> None:

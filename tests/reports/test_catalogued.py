@@ -11,10 +11,10 @@ from result_files import BASE, LOOKS, knn, made
 from evaltk.types import OriginProof, Result, Score
 from reports import layouts
 from reports.formats.render import render
-from reports.page.verdicts import compare_with_published
 from reports.published.match import METHODS
 from reports.published.verdicts import NOT_VERIFIED
 from reports.table import Cell
+from reports.tables.beside_published import compare_with_published
 from reports.tables.build import build_tables
 
 

@@ -156,12 +156,15 @@ def test_every_number_is_the_csv_s(runs: Path, parsed: Page) -> None:
         number = re.match(r"\s*(-?[\d.]+)", said)
         assert number and abs(float(number[1]) - value) <= 0.5 * 10 ** -len(number[1].partition(".")[2]) + 1e-9, table
     low = next(line for line in lines if line["low"])
-    assert f"[{float(low['low']):.2f}, {float(low['high']):.2f}]" in parsed.text
+    assert f"± {(float(low['high']) - float(low['low'])) / 2:.2f}" in parsed.text
+    ends = f"95 % interval [{float(low['low']):.2f}, {float(low['high']):.2f}]"
+    assert ends in [given.get("title") for given in parsed.all("span")]
 
 
 def test_verdicts_are_counted_and_shown(parsed: Page) -> None:
-    told = re.findall(r"(\d+) (reproduced|off|not comparable|no published number)", parsed.text)
-    cards = {verdict: number for number, verdict in reversed(told)}  # they stand first
+    told = re.findall(r"(\d+) (reproduced|off|not comparable)", parsed.text)
+    cards = dict.fromkeys(("reproduced", "off", "not comparable"), 0)
+    cards |= {verdict: number for number, verdict in reversed(told)}  # they stand first; those of nothing are left out
     table = [text for caption, _, text in parsed.cells if caption == "Our results and the published numbers"]
     for verdict, start in (("reproduced", "reproduced ("), ("off", "off by"), ("not comparable", "not comparable")):
         assert int(cards[verdict]) == sum(cell.startswith(start) for cell in table), verdict
@@ -219,7 +222,7 @@ def test_headings_are_in_order(parsed: Page) -> None:
 
 
 def test_tables_and_figures_say_what_they_are(parsed: Page) -> None:
-    assert all(given.get("scope") in ("col", "row") for given in parsed.all("th"))
+    assert all(given.get("scope") in ("col", "row", "colgroup") for given in parsed.all("th"))
     assert len(parsed.all("caption")) == len(parsed.all("table")) > 5
     assert parsed.all("img") and all(given["alt"].strip() and "width" in given for given in parsed.all("img"))
     drawn = parsed.all("svg")

@@ -237,7 +237,7 @@ def test_compare_without_items_and_apart(tmp_path: Path) -> None:
     ("names", "pair", "says"),
     [
         ("a", (), "wanted two checkpoints to compare; got 1: a"),
-        ("abc", (), r"got 3: a, b, c.*--checkpoints A B"),
+        ("abc", (), r"got 3: a, b, c.*--models A B"),
         ("abc", ("a", "x"), "wanted a checkpoint among the results; got 'x'"),
         ("", (), "got 0"),
         ("ab", ("a", "a"), "got 1: a"),

@@ -55,7 +55,7 @@ def test_a_run_like_the_paper() -> None:
     assert "DINO: 75.0 % of the prototypes point away from the data (cosine -0.970)" in lines[1]
     assert "vMF puts more of them to use" in lines[2]
     assert "vMF is ahead" in lines[3] and "Both trained nets are behind raw pixels" in lines[3]
-    assert lines[4] == "Few-shot, 5 images a class: DINO 70.0 %, DINO-vMF 78.0 %; best: DINO-vMF."
+    assert lines[4] == "Few-shot, 5 images per class: DINO 70.0 %, DINO-vMF 78.0 %; best: DINO-vMF."
 
 
 def test_a_run_against_the_paper_says_so() -> None:
@@ -76,7 +76,7 @@ def test_what_cannot_be_told_is_not_told() -> None:
     )
     assert "The paper's void set (section 5.2) is not seen in this run" in lines[1]
     assert lines[2].endswith("about the same.")
-    assert "cannot be told from this run" in lines[3]
+    assert "Their intervals overlap; evaltk table --layout compare" in lines[3]
 
 
 def test_without_results_nothing_is_claimed() -> None:

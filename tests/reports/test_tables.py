@@ -13,9 +13,9 @@ from evaltk.errors import SettingsError
 from evaltk.types import Deviation, DeviationKind, OriginProof, Preprocessing, Result, ResultData, Score
 from reports import layouts
 from reports.formats.render import render
-from reports.page.verdicts import compare_with_published
 from reports.published import match
 from reports.table import Cell, Table
+from reports.tables.beside_published import compare_with_published
 from reports.tables.build import build_overview, build_tables
 
 KNN = layouts.load("knn")

@@ -67,3 +67,9 @@ def compare_with_published(results: Sequence[Result]) -> Comparison:
         legend=(match.ASSUMED,) if assumed else (),
     )
     return Comparison(table=table, counts=counts)
+
+
+def counted(results: Sequence[Result]) -> str:
+    """How many numbers have a published counterpart, by verdict: ``2 reproduced, 1 off``; empty if none has."""
+    counts = compare_with_published(results).counts
+    return ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if n and verdict != NO_PUBLISHED)

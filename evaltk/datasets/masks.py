@@ -1,0 +1,28 @@
+"""Your own label maps: images and masks of the same names, class ids as pixel values, 255 for void."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from evaltk.data.dense import DenseDataset, beside, paired
+from evaltk.datasets import DatasetSpec
+from evaltk.errors import DataError
+
+WHERE = "expected: PATH/{train,test}/{images,masks}/NAME.* and PATH/classes.txt, one name per line from id 0"
+
+
+def load(root: Path, label: str = "masks") -> DenseDataset:
+    """Learn from train/, report on test/. Raises: DataError: another layout, files that do not pair, no classes.txt."""
+    listed = root / "classes.txt"
+    if not listed.is_file():
+        do = "name the classes, one per line, the first is id 0"
+        raise DataError(wanted="the names of the classes", got="no such file", where=listed, do=do)
+    classes = [line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
+    splits = [
+        paired(label, name, root, beside(root, f"{name}/images", f"{name}/masks", where=WHERE), classes)
+        for name in ("train", "test")
+    ]
+    return DenseDataset(name=label, train=splits[0], test=splits[1])
+
+
+DATASET = DatasetSpec(name="masks", where=WHERE, load=load, doc=__doc__)

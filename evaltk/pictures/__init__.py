@@ -1,0 +1,1 @@
+"""What a net sees, as pictures: attention, patches, correspondences, neighbours, mistakes and maps of features."""

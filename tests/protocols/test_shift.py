@@ -1,0 +1,140 @@
+"""The shift protocol by the real command: sets mapped by name, accuracy, calibration and mean corruption error."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_inputs import DEIT, one_colour_per_class
+
+import evaltk
+from evaltk import cli, results
+from evaltk.types import Result
+from protocols.shift.sets import ALEXNET, mean_corruption_error
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = one_colour_per_class(tmp_path_factory.mktemp("shift"), train=6, test=4, noise=150)
+    other = root / "other"
+    for i, name in ((1, "class 1"), (4, "class 4")):
+        shutil.copytree(root / "data" / "test" / f"class {i}", other / name)
+    shutil.copytree(root / "data" / "test" / "class 0", other / "class 9")
+    (other / "class 1" / "0.png").rename(other / "class 4" / "moved.png")  # one is of another class there
+    for i in range(6):
+        shutil.copytree(root / "data" / "test" / f"class {i}", root / "numbered" / str(i))
+    return root
+
+
+def run(folder: Path, *argv: str, code: int = 0) -> tuple[Result, dict[str, np.ndarray]]:
+    out = folder / "runs"
+    data = ["--data", f"x:imagefolder={folder / 'data'}", "--out", str(out), "--cache", str(folder / "cache")]
+    argv = ("run", DEIT, "--num-heads", "3", "--protocols", "shift", *data, "--quiet", "--shift.k", "5", *argv)
+    assert cli.main(list(argv)) == code
+    path, result = max(results.find(out), key=lambda found: found[0].stat().st_mtime_ns)
+    return result, results.read_predictions(path)
+
+
+def value(result: Result, metric: str, **at: object) -> float:
+    (found,) = [s.value for s in result.scores if s.metric == metric and at.items() <= dict(s.at).items()]
+    return found
+
+
+def test_other_sets(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sets = ["--shift.test-on", f"other={folder / 'other'}", f"n:numbered={folder / 'numbered'}"]
+    result, arrays = run(folder, *sets, "--shift.classifiers", "knn", "logistic")
+    printed = capsys.readouterr().out
+    assert "shift other" in printed and "shift n" in printed
+    assert any("left out: 4 images of 1 other classes, class 9" in note for note in result.notes)
+    net = evaltk.load_checkpoint(DEIT, num_heads=3)
+    train, test = (evaltk.extract(net, f"x:imagefolder={folder / 'data'}", part=part) for part in ("train", "test"))
+    bank = train.x / np.linalg.norm(train.x, axis=1, keepdims=True)
+    right, confidences = [], []
+    for x, y in zip(test.x, test.y, strict=True):
+        near = np.argsort(-(bank @ (x / np.linalg.norm(x))), kind="stable")[:5]
+        votes = np.zeros(6)
+        for i in near:
+            votes[train.y[i]] += np.exp(bank[i] @ (x / np.linalg.norm(x)) / 0.07)
+        confidences.append(votes.max() / votes.sum())
+        right.append(votes.argmax() == y)
+    assert value(result, "top1", set="test", classifier="knn") == pytest.approx(np.mean(right))
+    np.testing.assert_allclose(arrays["knn_test_confidence"], confidences, rtol=1e-4)
+    bins = np.clip(np.ceil(np.array(confidences) * 15).astype(int), 1, 15)
+    slow = sum(
+        abs(np.mean(np.array(right)[bins == b]) - np.mean(np.array(confidences)[bins == b])) * (bins == b).mean()
+        for b in set(bins.tolist())
+    )
+    assert value(result, "ece", set="test", classifier="knn") == pytest.approx(slow, abs=1e-6)
+    # The numbered folder holds the test images themselves.
+    for name in ("knn", "logistic"):
+        assert value(result, "top1", set="n", classifier=name) == value(result, "top1", set="test", classifier=name)
+    target = arrays["target_other"]
+    assert sorted(target.tolist()) == [1] * 3 + [4] * 5
+    assert value(result, "top1", set="other", classifier="knn") == np.mean(arrays["knn_other"] == target)
+    among = value(result, "top1_among", set="other", classifier="knn")
+    assert among >= value(result, "top1", set="other", classifier="knn")
+    assert [str(name) for name in arrays["class_names"]] == [f"class {i}" for i in range(6)]
+    assert cli.main(["classes", "--runs", str(folder / "runs"), "--json", "--quiet"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    one = next(f for f in found if "set test" in f["title"] and "knn" in f["title"])
+    assert one["ece"] == pytest.approx(slow, abs=1e-6) and set(one["classes"]) == {f"class {i}" for i in range(6)}
+    figure = folder / "reliability.svg"
+    assert cli.main(["classes", "--runs", str(folder / "runs"), "--figure", str(figure), "--quiet"]) == 0
+    assert "Least accurate classes" in capsys.readouterr().out and "ECE" in figure.read_text()
+
+
+def test_corruptions_made_on_the_fly(folder: Path) -> None:
+    argv = ["--shift.corruptions", "contrast", "fog", "--shift.severities", "1", "5", "--shift.shots", "3"]
+    result, _ = run(folder, *argv)
+    found = [s for s in result.scores if s.metric == "top1_corrupted"]
+    wanted = [(name, severity) for name in ("contrast", "fog") for severity in (1, 5)]
+    assert [(s.at["corruption"], s.at["severity"]) for s in found] == wanted
+    mean = value(result, "top1_corrupted_mean", made="on the fly", corruptions=2)
+    assert mean == pytest.approx(np.mean([s.value for s in found]))
+    assert not [s for s in result.scores if s.metric == "mce"]
+    assert any("18 training images, 3 per class" in note for note in result.notes)
+
+
+def test_mean_corruption_error(folder: Path, tmp_path: Path) -> None:
+    image = Image.new("RGB", (16, 18), (200, 20, 20))
+    root = tmp_path / "c"
+    for name in ALEXNET:
+        for severity in range(1, 6):
+            place = root / "group" / name / str(severity) / "class 0"
+            place.mkdir(parents=True)
+            image.save(place / "0.png")
+    result, arrays = run(folder, "--shift.imagenet-c", str(root))
+    wrong = {n: np.mean([arrays[f"knn_c_{n}_{s}"][0] != 0 for s in range(1, 6)]) for n in ALEXNET}
+    assert value(result, "mce") == pytest.approx(np.mean([wrong[n] / ALEXNET[n] for n in ALEXNET]))
+    shutil.rmtree(root / "group" / "frost")
+    result, _ = run(folder, "--shift.imagenet-c", str(root))
+    assert "no mean corruption error: 14 of 15 corruptions of ImageNet-C are there" in result.notes
+    assert not [s for s in result.scores if s.metric == "mce"]
+
+
+def test_mean_corruption_error_of_alexnet_is_one() -> None:
+    alexnet = {(name, s): error for name, error in ALEXNET.items() for s in range(1, 6)}
+    mce, ces = mean_corruption_error(alexnet) or (0, {})
+    assert mce == pytest.approx(1) and len(ces) == 15 and mean_corruption_error({("fog", 1): 0.5}) is None
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--shift.test-on", "other"], "LABEL=PATH"),
+        (["--shift.test-on", "a:b=c"], "LABEL=PATH"),
+        (["--shift.test-on", "a=/nowhere"], "no such folder"),
+        (["--shift.test-on", "a={folder}/numbered"], "a:numbered="),
+        (["--shift.corruptions", "rain"], "all, or some of"),
+        (["--shift.severities", "6"], "severities from 1 to 5"),
+        (["--shift.k", "999"], "<= 36 training images"),
+    ],
+)
+def test_refused(folder: Path, argv: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run(folder, *(word.format(folder=folder) for word in argv), code=2)
+    error = capsys.readouterr().err
+    assert said in error and len(error) < 320
