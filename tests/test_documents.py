@@ -82,6 +82,14 @@ def test_every_page_is_in_the_sites_navigation() -> None:
     assert [page for page in pages if f": {page}\n" not in listed] == []
 
 
+def test_pages_of_families_say_what_the_table_of_all_says() -> None:
+    whole = (ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    for path in (ROOT / "docs" / "families").glob("*.md"):
+        cells = re.findall(r"^\| .* \|$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        values = [cell.strip() for line in cells for cell in line.strip("|").split("|")[1:]]
+        assert [value for value in values if value != "value" and f"| {value} |" not in whole] == [], path.name
+
+
 def test_links_lead_to_files() -> None:
     for path in DOCUMENTS:
         for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text(encoding="utf-8")):
