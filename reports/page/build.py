@@ -23,6 +23,7 @@ from reports.figures.style import Drawn, one_look
 from reports.formats import cell_text, html, latex
 from reports.formats.render import markdown, tidy_csv
 from reports.layouts import Over, Paper
+from reports.page import confused
 from reports.page.figures import figures_of_analyses, figures_of_scores, inline
 from reports.page.galleries import GALLERY_ARRAYS, Gallery, build_gallery, bytes_per_gallery, gallery_fault
 from reports.page.provenance import provenance
@@ -103,7 +104,7 @@ def build_page(
     won = winners.contests(over, results, predictions)
     summary = [to_html(table) for table in build_tables(over, results, predictions=predictions)]
     best = [to_html(table) for table in [winners.table(won)] if table]
-    groups = _groups(results, predictions)
+    groups = [*_groups(results, predictions), *_classes(found, note)]
     published = to_html(beside.table) if beside.table else None
     on_page = [*summary, *best, *([published] if published else []), *(t for group in groups for t in group.tables)]
     names = list(checkpoint_names(results).values())
@@ -277,6 +278,15 @@ def _groups(results: Sequence[Result], predictions: paired.Predictions | None) -
         title = "Papers' tables with our results"
         groups.append(Group(title=title, task="", name="papers", tables=tuple(shown), folded=True))
     return groups
+
+
+def _classes(found: Sequence[tuple[Path, Result]], note: Callable[[StorageError], object]) -> list[Group]:
+    """What classifiers get wrong, collapsed."""
+    made, left = confused.tables(found, lambda path: _read(path, note))
+    if not made:
+        return []
+    title = "Classes: least accurate, most confused" + (f" (of {left} more: evaltk classes)" if left else "")
+    return [Group(title=title, task="", name="classes", tables=tuple(map(to_html, made)), folded=True)]
 
 
 def _galleries(
