@@ -48,6 +48,7 @@ SHOWN = [(path, line) for path in DOCUMENTS for line in commands(path)]
 SUITE = 'version = 1\ncheckpoints = ["pixels:8"]\n[[data]]\nname = "digits"\n[[protocols]]\nname = "knn"\n'
 
 
+@pytest.mark.documents
 def test_commands_have_the_flags_that_documents_show(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Each is parsed by the command's own options."""
     (tmp_path / "suite.toml").write_text(SUITE)

@@ -512,6 +512,7 @@ def test_cache(tmp_path: Path, folders: list[str], capsys: pytest.CaptureFixture
     assert cache.Options(action="ls").cache is None
 
 
+@pytest.mark.documents
 def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ("demo", "--out", str(tmp_path / "demo"), "--epochs", "1", "--protocols", "knn", "prototypes")
     code, out, err = said(capsys, *asked)

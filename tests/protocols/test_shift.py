@@ -39,12 +39,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def run(folder: Path, *argv: str, code: int = 0) -> tuple[Result, dict[str, np.ndarray]]:
+def ended(folder: Path, *argv: str) -> int:
     out = folder / "runs"
     data = ["--data", f"x:imagefolder={folder / 'data'}", "--out", str(out), "--cache", str(folder / "cache")]
     argv = ("run", DEIT, "--num-heads", "3", "--protocols", "shift", *data, "--quiet", "--shift.k", "5", *argv)
-    assert cli.main(list(argv)) == code
-    path, result = max(results.find(out), key=lambda found: found[0].stat().st_mtime_ns)
+    return cli.main(list(argv))
+
+
+def run(folder: Path, *argv: str) -> tuple[Result, dict[str, np.ndarray]]:
+    assert ended(folder, *argv) == 0
+    path, result = max(results.find(folder / "runs"), key=lambda found: found[0].stat().st_mtime_ns)
     return result, results.read_predictions(path)
 
 
@@ -179,6 +183,6 @@ def test_settings(wrong: dict[str, object], said: str) -> None:
     ],
 )
 def test_refused(folder: Path, argv: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    run(folder, *(word.format(folder=folder) for word in argv), code=2)
+    assert ended(folder, *(word.format(folder=folder) for word in argv)) == 2
     error = capsys.readouterr().err
     assert said in error and len(error) < 320
