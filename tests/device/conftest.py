@@ -24,14 +24,14 @@ def on(registered: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]
     """`with on("cpu")`, `with on("standin") as device`: commands know the device, attention is computed alike."""
     from evaltk import machine
     from evaltk.api import subjects
-    from evaltk.running import runner
+    from evaltk.running import benching
 
     real = machine.resolve_device
 
     def resolve(device: str, **rest: Any) -> str:
         return device if device == standin.NAME else real(device, **rest)
 
-    for module in (machine, runner, subjects):
+    for module in (machine, benching, subjects):
         monkeypatch.setattr(module, "resolve_device", resolve)
     # Decorators took this before the device was there; its tensors cannot be inference tensors.
     monkeypatch.setattr(torch._C, "_InferenceMode", lambda mode: torch.no_grad() if mode else torch.enable_grad())
