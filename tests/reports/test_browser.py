@@ -85,7 +85,7 @@ def test_numbers_are_the_csv_s(browser: chromium.Browser, file: Path, runs: Path
     lines = csv.DictReader(io.StringIO(render.render_all(made, "csv")))
     wanted = Counter(f"{line['table']}|{float(line['value'])}" for line in lines if line["value"])
     there = browser.run(
-        "[...document.querySelectorAll('#tables ~ .group:not(:has(#papers)) td[data-value]')].map(d =>"
+        "[...document.querySelectorAll('#tables ~ .group:not(:has(#papers, #classes)) td[data-value]')].map(d =>"
         " [d.closest('table').caption.textContent, d.dataset.value, d.querySelector('.value')?.textContent])"
     )
     assert Counter(f"{table}|{float(value)}" for table, value, _ in there) == wanted
