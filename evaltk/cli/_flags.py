@@ -255,3 +255,16 @@ def _chosen(options: Any) -> dict[str, Any]:
         known = chosen["shift"]
         chosen["shift"] = dataclasses.replace(known, test_on=(*known.test_on, *options.test_on))
     return chosen
+
+
+def as_run(*, split: bool = True) -> list[str]:
+    """The lines of another command's help on the flags that it shares with `run`. split: those of one's own images."""
+    own = ["  --split ...              your own images"] if split else []
+    return [
+        "as for evaltk run (evaltk run --help):",
+        "  --resize ...             image preprocessing",
+        "  --num-heads ...          reading a checkpoint, where its file does not say",
+        *own,
+        "  --device ...             machine",
+        "",
+    ]

@@ -20,7 +20,7 @@ import tyro
 from evaltk import plugins
 from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.cli import _options
-from evaltk.cli._flags import Images, Machine
+from evaltk.cli._flags import Images, Machine, as_run
 from evaltk.data.options import DataFlags, DataOptions
 from evaltk.errors import DataError, SettingsError
 
@@ -63,18 +63,13 @@ class Options(Machine, ReadOptions, Images, DataFlags, Comparing):
 
 
 HEADINGS = {"Comparing": "what to compare"}
-AS_RUN = """as for evaltk run (evaltk run --help):
-  --resize ...             image preprocessing
-  --num-heads ...          reading a checkpoint, where its file does not say
-  --device ...             machine
-"""
 
 
 def main(argv: list[str]) -> int:
     """Extract features where they are not in the cache, compare, print. Raises: EvaltkError."""
     plugins.use(plugins.named_in(argv))
     if any(word in _options.HELP for word in argv):
-        _options.show(_options.usage(Comparing, "cka", __doc__, groups=HEADINGS, more=[*AS_RUN.splitlines(), ""]))
+        _options.show(_options.usage(Comparing, "cka", __doc__, groups=HEADINGS, more=as_run(split=False)))
     options = _options.parse(Options, argv, "cka", __doc__)
     words = tuple(dict.fromkeys(options.checkpoints))
     if options.blocks and not 1 <= len(words) <= MOST_BLOCKS:

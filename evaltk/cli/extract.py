@@ -21,7 +21,7 @@ from evaltk import plugins
 from evaltk.bench import ImageOptions
 from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.cli import _options
-from evaltk.cli._flags import Images, Machine
+from evaltk.cli._flags import Images, Machine, as_run
 from evaltk.data.options import DataFlags, DataOptions
 from evaltk.errors import SettingsError
 
@@ -81,19 +81,13 @@ class Options(Machine, ReadOptions, Images, DataFlags, Shown):
 
 
 HEADINGS = {"Extracting": "what to extract", "Feature": "which feature"}
-AS_RUN = """as for evaltk run (evaltk run --help):
-  --resize ...             image preprocessing
-  --num-heads ...          reading a checkpoint, where its file does not say
-  --split ...              your own images
-  --device ...             machine
-"""
 
 
 def main(argv: list[str]) -> int:
     """Extract, write, and print where. Raises: EvaltkError: before any work where possible."""
     plugins.use(plugins.named_in(argv))
     if any(word in _options.HELP for word in argv):
-        _options.show(_options.usage(Shown, "extract", __doc__, groups=HEADINGS, more=[*AS_RUN.splitlines(), ""]))
+        _options.show(_options.usage(Shown, "extract", __doc__, groups=HEADINGS, more=as_run()))
     options = _options.parse(Options, argv, "extract", __doc__)
     from evaltk.features.export import check_path
 

@@ -22,7 +22,7 @@ import tyro
 from evaltk import plugins
 from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.cli import _options
-from evaltk.cli._flags import Images, Machine
+from evaltk.cli._flags import Images, Machine, as_run
 from evaltk.data.options import DataFlags, DataOptions
 from evaltk.errors import SettingsError
 
@@ -106,19 +106,13 @@ class Options(Machine, ReadOptions, Images, DataFlags, Shown):
 
 
 HEADINGS = {"Showing": "what to show", "Pictures": "which pictures"}
-AS_RUN = """as for evaltk run (evaltk run --help):
-  --resize ...             image preprocessing
-  --num-heads ...          reading a checkpoint, where its file does not say
-  --split ...              your own images
-  --device ...             machine
-"""
 
 
 def main(argv: list[str]) -> int:
     """Look, write the page and print its path. Raises: EvaltkError: before any work where possible."""
     plugins.use(plugins.named_in(argv))
     if any(word in _options.HELP for word in argv):
-        _options.show(_options.usage(Shown, "show", __doc__, groups=HEADINGS, more=[*AS_RUN.splitlines(), ""]))
+        _options.show(_options.usage(Shown, "show", __doc__, groups=HEADINGS, more=as_run()))
     options = _options.parse(Options, argv, "show", __doc__)
     _check(options)
     from evaltk import files

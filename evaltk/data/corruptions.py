@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -243,8 +243,9 @@ class Corrupted(Split):
     square: bool = False
 
     def taken(self, rows: np.ndarray, *, name: str, fingerprint: str) -> Self:
-        """Not needed: parts are taken of the source."""
-        raise NotImplementedError("take a part of the source")
+        """The images at `rows` [n] int64, each with the stream of its name, or of its number in the part without one."""
+        part = Split.taken(self, rows, name=name, fingerprint=fingerprint)
+        return replace(part, source=self.source.taken(rows, name=name, fingerprint=fingerprint))
 
     def image_id(self, index: int) -> str:
         """That of the source."""

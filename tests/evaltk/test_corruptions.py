@@ -90,3 +90,15 @@ def test_a_split_is_resized_first_and_each_image_has_a_stream_of_its_own() -> No
     assert first.shape == (10, 15, 3) and not np.array_equal(first, second)
     assert np.array_equal(first, np.asarray(split.open(0)))
     assert corruptions.SEVERITIES == (1, 2, 3, 4, 5) and all(len(settings) == 5 for _, settings in KINDS.values())
+
+
+def test_a_part_of_a_split_is_corrupted_too() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 20, 30, 3), dtype=np.uint8)
+    source = images.from_arrays("x", "test", pixels, np.array([0, 1, 1]), ["a", "b"])
+    common = {"dataset": "x", "name": "n", "classes": source.classes, "labels": source.labels, "fingerprint": "f"}
+    how = {"corruption": "contrast", "severity": 2, "seed": 0, "resize": 20, "interpolation": "bicubic"}
+    split = Corrupted(**common, **how, source=source)  # type: ignore[arg-type]
+    part = split.taken(np.array([2, 0]), name="part", fingerprint="g")
+    assert (len(part), part.name, part.fingerprint, part.labels.tolist()) == (2, "part", "g", [1, 0])
+    for row, index in enumerate((2, 0)):
+        assert np.array_equal(np.asarray(part.open(row)), np.asarray(split.open(index)))
