@@ -243,7 +243,7 @@ class Corrupted(Split):
     square: bool = False
 
     def taken(self, rows: np.ndarray, *, name: str, fingerprint: str) -> Self:
-        """The images at `rows` [n] int64, each with the stream of its name, or of its number in the part without one."""
+        """The images at `rows` [n] int64, each with the stream of its name; without one, of its number in the part."""
         part = Split.taken(self, rows, name=name, fingerprint=fingerprint)
         return replace(part, source=self.source.taken(rows, name=name, fingerprint=fingerprint))
 
