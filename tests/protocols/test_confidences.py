@@ -16,6 +16,7 @@ import evaltk
 from evaltk import checksums, cli, logistic, results
 from evaltk.types import Recipe, Result
 from protocols.linear import training
+from reports.figures import collect
 
 Found = dict[str, tuple[Result, dict[str, np.ndarray]]]
 HEADLINES = {  # a calibration error: the accuracy at the same settings
@@ -153,15 +154,12 @@ def test_tables_and_figures(found: Found, root: Path, capsys: pytest.CaptureFixt
     runs = ["--runs", str(root / "runs")]
     assert cli.main(["classes", *runs, "--json", "--quiet"]) == 0
     judged = json.loads(capsys.readouterr().out)
-    for protocol, number in (("knn", 1), ("linear", 4), ("fewshot", 3), ("transfer", 1)):
+    for protocol, least, most in (("knn", 1, 1), ("linear", 2, 4), ("fewshot", 3, 3), ("transfer", 1, 1)):
         mine = [one["ece"] for one in judged if f", {protocol} on" in one["title"]]
         scores = [s.value for s in found[protocol][0].scores if s.metric in HEADLINES[protocol]]
-        assert len(mine) >= min(number, 1) and all(any(e == pytest.approx(s) for s in scores) for e in mine)
-    for layout, column in (("knn", "ECE, chosen k"), ("linear", "ECE, Lin.[C]"), ("transfer", "ECE")):
-        assert cli.main(["table", *runs, "--layout", layout, "--format", "md", "--quiet"]) == 0
-        assert column in capsys.readouterr().out
-    assert cli.main(["figures", *runs, "--out", str(root / "figures"), "--no-theory", "--quiet"]) == 0
-    drawn = {path.stem for path in (root / "figures").iterdir()}
-    assert {f"reliability-{protocol}-x" for protocol in HEADLINES} <= drawn
-    assert cli.main(["report", *runs, "--out", str(root / "page.html"), "--quiet"]) == 0
-    assert "reliability of k-NN on x" in (root / "page.html").read_text()
+        assert least <= len(mine) <= most and all(any(e == pytest.approx(s) for s in scores) for e in mine)
+    assert cli.main(["table", *runs, "--layout", "linear", "--format", "md", "--quiet"]) == 0
+    assert "ECE, Lin.[C]" in capsys.readouterr().out
+    drawn = {one.name: one.title for one in collect.of_analyses(results.find(root / "runs"))}
+    assert drawn.keys() == {f"reliability-{protocol}-x" for protocol in HEADLINES}
+    assert drawn["reliability-knn-x"] == "reliability of k-NN on x"
