@@ -128,6 +128,7 @@ def main(argv: list[str]) -> int:
         bank=options.bank,
         points=options.points,
         seed=options.seed,
+        skip=options.skip_bad_images,
     )
     text = _page(options, pictures, found, chosen)
     files.write_text(options.out, text)
