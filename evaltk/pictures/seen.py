@@ -63,8 +63,8 @@ def look(bench: Bench, split: Split, *, name: str, block: int | None = None, who
     Args:
         block: whose attention (1 is the first; None: the last). whole: whole images instead of the net's centre crop.
 
-    Raises: SettingsError: no such block, a size that the net cannot take. DataError: an unreadable image, or one too long
-        to be shown whole.
+    Raises: SettingsError: no such block, a size that the net cannot take. DataError: an unreadable image, or a whole
+        one that is too long.
     """
     backbone, arch = bench.backbone, bench.backbone.arch
     transform = bench.transform()

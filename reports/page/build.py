@@ -26,6 +26,7 @@ from reports.layouts import Over, Paper
 from reports.page import confused
 from reports.page.figures import figures_of_analyses, figures_of_scores, inline
 from reports.page.galleries import GALLERY_ARRAYS, Gallery, build_gallery, bytes_per_gallery, gallery_fault
+from reports.page.inset import Inset
 from reports.page.provenance import provenance
 from reports.published import verdicts
 from reports.table import Table
@@ -79,6 +80,7 @@ def build_page(
     title: str = "",
     command: str = "",
     complain: Callable[[StorageError], object] = lambda _: None,
+    pictures: Inset | None = None,
 ) -> str:
     """The page of these results. The same results give the same text.
 
@@ -86,7 +88,7 @@ def build_page(
         found: results and their files. runs: the folder they were found in, with training logs.
         skipped: files that are not results, and why; listed on the page.
         title: of the page (default: the models and datasets). command: that writes it, shown if given.
-        complain: called for damaged predictions, which the page lists too.
+        complain: called for damaged predictions, which the page lists too. pictures: of `evaltk show`.
     """
     broken: dict[str, None] = {}
 
@@ -129,7 +131,7 @@ def build_page(
         "skipped": [(_within(path, runs), why) for path, why in skipped],
     }
     values |= _pictures(found, won, runs, names, note)
-    return render(values | {"broken": list(broken)})
+    return render(values | {"broken": list(broken), "pictures": pictures})
 
 
 def _pictures(
@@ -158,6 +160,7 @@ def _pictures(
 def render(values: Mapping[str, Any]) -> str:
     """The page from its values; every text is escaped, and only our own style and script may run."""
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    style += values["pictures"].style if values["pictures"] else ""
     policy = {
         "default-src": "'none'",
         "style-src": f"'{content_digest(style)}'",

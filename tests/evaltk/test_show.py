@@ -231,5 +231,11 @@ def test_ranks_are_those_of_the_protocol(show: Callable[..., tuple[int, Path]], 
         assert frames == [kinds[one] for one in said]
         ap = evaluate(order[query : query + 1], gnd[query : query + 1])["medium"]["map"]
         assert f"AP (medium) {100 * ap:.1f} %" in text
-    code, _ = show(DEIT, *argv, "videos", "--force")
-    assert code == 2
+    assert show(DEIT, *argv, "videos", "--force")[0] == 2
+    assert show(DEIT, *argv, "ranks", "--force", "--runs", str(tmp_path / "home"))[0] == 2  # no results there
+    assert show(DEIT, *argv, "ranks", "--force", "--runs", str(tmp_path / "runs"))[0] == 0
+    report = out.read_text()
+    assert '<a href="#pictures">' in report and '<h3 id="pictures-ranks">' in report and "provenance" in report
+    drawn = [d for d in re.findall(r'<svg class="drawing".*?</svg>', report) if "Ranks: " in d]
+    assert drawn == rows
+    assert set(re.findall(r'href="#(p\d+)"', report)) == set(re.findall(r'symbol id="(p\d+)"', report))
