@@ -51,16 +51,16 @@ def of_result(result: Result, arrays: Mapping[str, np.ndarray], classes: Sequenc
     if layout is None:
         return []
     named = [str(name) for name in arrays[NAMES]] if NAMES in arrays else list(classes)
-    found: dict[str, Judged] = {}
+    found: dict[str, Judged] = {}  # by the array of predictions: several scores may be of one
     for items in layout.items:
         if not items.predicted:
             continue
         scored = [s for metric in reversed(items.metrics) for s in comparable.scores(result, metric)]
         for score in _shown(layout, items, scored):
-            judged = _judged(result, layout, items, score, arrays, named)
-            if judged is not None:
-                found.setdefault(judged.title, judged)
-    return list(found.values())
+            names = _names(score, items)
+            if names is not None and all(name in arrays for name in names) and names[0] not in found:
+                found[names[0]] = _judged(result, layout, score, arrays, names, named)
+    return list({one.title: one for one in reversed(found.values())}.values())[::-1]
 
 
 def _shown(layout: Layout, items: Items, scored: Sequence[Score]) -> Sequence[Score]:
@@ -86,21 +86,23 @@ def _short(layout: Layout, score: Score) -> str:
     return column if layout.protocol == "linear" and column else layout.label
 
 
+def _names(score: Score, items: Items) -> tuple[str, str] | None:
+    """The arrays of predicted and true classes that a score is of; None: it lacks a setting that they are named by."""
+    given = {"metric": score.metric, **score.at}
+    try:
+        return items.predicted.format(**given), items.target.format(**given)
+    except KeyError:
+        return None
+
+
 def _judged(
     result: Result,
     layout: Layout,
-    items: Items,
     score: Score,
     arrays: Mapping[str, np.ndarray],
+    names: tuple[str, str],
     classes: Sequence[str],
-) -> Judged | None:
-    given = {"metric": score.metric, **score.at}
-    try:
-        names = [template.format(**given) for template in (items.predicted, items.target)]
-    except KeyError:
-        return None
-    if any(name not in arrays for name in names):
-        return None
+) -> Judged:
     found, true = (np.asarray(arrays[name]) for name in names)
     confidence = arrays.get(f"{names[0]}_confidence")
     at = ", ".join(f"{key} {value}" for key, value in score.at.items() if key not in ("chosen_on", "classes"))
