@@ -36,6 +36,12 @@ class Judged:
     confidence: np.ndarray | None
     classes: Sequence[str]
 
+    def reliability(self) -> calibration.Reliability:
+        """Of the predictions whose confidence is kept: an unreadable image has none."""
+        assert self.confidence is not None
+        there = np.isfinite(self.confidence)
+        return calibration.reliability(self.confidence[there], (self.predicted == self.target)[there])
+
     def name(self, label: int) -> str:
         """What a class is called."""
         return self.classes[label] if label < len(self.classes) else f"class {label}"
@@ -144,8 +150,7 @@ def tables(judged: Judged, limit: int) -> list[Table]:
 
 
 def _calibration(judged: Judged, end: str) -> Table:
-    assert judged.confidence is not None
-    found = calibration.reliability(judged.confidence, judged.predicted == judged.target)
+    found = judged.reliability()
     size = len(found.count)
     rows = tuple(
         (
@@ -173,8 +178,7 @@ def diagram(judged: Sequence[Judged], names: Sequence[str] = ()) -> Figure:
     with style():
         figure, axes = panels(len(kept), height=2.2 if len(kept) > 2 else 2.8)
         for (one, name), ax in zip(kept, axes, strict=True):
-            assert one.confidence is not None
-            found = calibration.reliability(one.confidence, one.predicted == one.target)
+            found = one.reliability()
             size = len(found.count)
             used = found.count > 0
             middle = (np.arange(size) + 0.5) / size

@@ -2,8 +2,8 @@
 
 The least accurate classes, the most confused pairs, confidence against accuracy,
 from finished results of classifiers (knn, linear, fewshot, transfer, finetune,
-clustering, shift). All but clustering and finetune keep confidences. A k-NN
-prediction's confidence is its class's share of the votes.
+clustering, shift). All but clustering keep confidences. A k-NN prediction's
+confidence is its class's share of the votes.
 
 Examples:
     evaltk classes --runs runs --data imagenet=/data/imagenet
@@ -116,5 +116,5 @@ def _values(one: Judged, most: int) -> dict[str, object]:
         ],
     }
     if one.confidence is not None:
-        found["ece"] = calibration.reliability(one.confidence, one.predicted == one.target).ece
+        found["ece"] = one.reliability().ece
     return found

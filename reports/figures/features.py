@@ -13,7 +13,7 @@ from reports import classes, layouts
 from reports.figures.style import COLOURS, Drawn, panels, shown, style
 
 PROTOCOLS = ("geometry", "shift", "segmentation")
-CALIBRATED = ("knn", "linear", "fewshot", "transfer")  # their checkpoints are compared in one figure
+CALIBRATED = ("knn", "linear", "fewshot", "transfer", "finetune")  # their checkpoints are compared in one figure
 MOST = 30  # classes of a figure of IoU
 
 
