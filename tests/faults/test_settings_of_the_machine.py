@@ -43,7 +43,7 @@ DIFFER: Mapping[tuple[str, str, str], tuple[float, str]] = {
 
 def kind(what: str) -> str:
     """An array or score, without its settings; probabilities and their calibration errors are one kind."""
-    return "confidence" if what.startswith("ece") or what.endswith("_confidence") else what
+    return "confidence" if "ece" in what.split()[0].split("_") or what.endswith("_confidence") else what
 
 
 def scores(folder: Path, setting: Mapping[str, str]) -> dict[str, dict[str, object]]:
