@@ -15,6 +15,7 @@ from evaltk import progress
 from evaltk.errors import SettingsError
 
 Options = TypeVar("Options")
+MISFIT = "options that fit the command"  # what an error of `parse` wants
 
 
 def parse(
@@ -42,7 +43,7 @@ def parse(
         got, hint = _told(said.getvalue())
         do = f"{prog} --help shows the options"
         do = f"did you mean {hint}? {do}" if hint else do
-        raise SettingsError(wanted="options that fit the command", got=got, where=prog, do=do) from None
+        raise SettingsError(wanted=MISFIT, got=got, where=prog, do=do) from None
 
 
 def _told(text: str) -> tuple[str, str]:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from evaltk import files, owned
+from evaltk import files, owned, safe_json
 
 BEAT = 5.0  # seconds between two signs of life
 STALE = 120.0  # seconds without one; NFS may show a file of up to a minute ago
@@ -183,7 +183,7 @@ def _remove(folder: Path) -> None:
 
 def _owner(folder: Path) -> dict[str, object]:
     try:
-        told = json.loads(_text(folder / OWNER))
+        told = safe_json.parse(_text(folder / OWNER))
     except ValueError:
         return {}
     return told if isinstance(told, dict) else {}

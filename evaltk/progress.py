@@ -29,6 +29,13 @@ SHORT = {"images": "img", "bytes": "B"}
 _ABOUT: ContextVar[str] = ContextVar("about", default="")
 
 
+class _Printable(logging.Formatter):
+    """Messages hold names of files and classes, whose control characters must not reach a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(map(printable, super().format(record).split("\n")))
+
+
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
     """Messages on stderr. `line`: what stands in the terminal's last line and is drawn again below a message."""
 
@@ -63,7 +70,7 @@ def configure(*, quiet: bool = False, verbose: bool = False) -> None:
     """
     handler = _Handler()
     where = " %(relativeCreated)d ms %(module)s" if verbose else ""
-    handler.setFormatter(logging.Formatter(f"evaltk{where}: %(message)s"))
+    handler.setFormatter(_Printable(f"evaltk{where}: %(message)s"))
     log.handlers[:] = [handler]
     log.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
     log.propagate = False

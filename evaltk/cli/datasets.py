@@ -22,6 +22,7 @@ import tyro
 
 from evaltk.cli import _options
 from evaltk.data.options import DataFlags, DataOptions
+from evaltk.errors import printable
 
 if TYPE_CHECKING:
     from evaltk.data.images import Dataset
@@ -49,7 +50,7 @@ class Options(DataFlags):
 
 def main(argv: list[str]) -> int:
     """Print what each dataset has; exit 2 where one cannot be used."""
-    from evaltk import datasets
+    from evaltk import datasets, progress
     from evaltk.errors import EvaltkError, SettingsError
 
     options = _options.parse(Options, argv, "datasets", __doc__, groups=GROUPS)
@@ -65,7 +66,8 @@ def main(argv: list[str]) -> int:
             print("\n".join(_report(datasets.load(word, own), options.contents)))
         except EvaltkError as error:
             sys.stdout.flush()
-            print(f"evaltk: {word.partition('=')[0]}: {error}", file=sys.stderr)
+            said = error if progress.is_verbose() else error.brief()
+            print(f"evaltk: {printable(word.partition('=')[0])}: {said}", file=sys.stderr)
             unusable += 1
     return 2 if unusable else 0
 
@@ -104,7 +106,7 @@ def _report(dataset: Any, contents: bool) -> list[str]:
     if dataset.KIND == "images":
         lines[1:1] = _images(dataset)
         lines += _contents(dataset) if contents else ()
-    return [lines[0], *(f"  {line}" for line in lines[1:])]
+    return [printable(lines[0]), *(f"  {printable(line)}" for line in lines[1:])]
 
 
 def _images(dataset: Dataset) -> list[str]:

@@ -13,7 +13,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING
 
-from evaltk.errors import SettingsError, StorageError
+from evaltk.errors import SettingsError, StorageError, printable
 
 if TYPE_CHECKING:
     from evaltk.running.estimates import FeaturesToBe, Forecast, Pair, Reading
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
     if asked.options.json:
         print(json.dumps(as_json(expected)))
     else:
-        print("\n".join(as_text(expected)))
+        print("\n".join(map(printable, as_text(expected))))
     check_fits(expected)
     return 0
 

@@ -183,7 +183,8 @@ def _built(
         wanted = f"results of the protocol {layout.protocol}" if isinstance(layout, Layout) else "results"
         if options.layout == "published":
             wanted = "results with a published counterpart"
-        raise StorageError(wanted=wanted, got=f"none among {len(found)}", where=runs, do="evaltk run first")
+        do = "evaltk results ls shows what there is" if options.layout == VIEW else "evaltk run first"
+        raise StorageError(wanted=wanted, got=f"none among {len(found)}", where=runs, do=do)
     if isinstance(layout, Paper) and not options.published_only and all(_published_alone(t) for t in made):
         log.info("published numbers only: no results for %s in %s", layout.name, runs)
     if options.layout == VIEW:

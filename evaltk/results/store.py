@@ -45,7 +45,7 @@ class DamagedResult(StorageError):
 
 def path_of(out: Path, checkpoint: str, protocol: str, dataset: str, request: str) -> Path:
     """Where a result lies: ``OUT/CHECKPOINT/PROTOCOL-DATASET-REQUEST.json``; other settings make another file."""
-    return out / slug(checkpoint) / f"{protocol}-{slug(dataset)}-{request[:12]}.json"
+    return out / slug(checkpoint) / f"{slug(protocol)}-{slug(dataset)}-{request[:12]}.json"
 
 
 def slug(name: str) -> str:

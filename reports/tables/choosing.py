@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from evaltk import safe_toml
 from evaltk.errors import SettingsError, nearest
 from evaltk.types import Result
 from reports.table import Cell, Table
@@ -98,7 +98,7 @@ def renames(pairs: Iterable[str], names: Path | None, known: Iterable[str]) -> t
 def _of_file(path: Path, models: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     do = 'write "old name" = "new name" on each line'
     try:
-        named = tomllib.loads(path.expanduser().read_text(encoding="utf-8"))
+        named = safe_toml.read(path.expanduser())
     except OSError as error:
         got = error.strerror or str(error)
         raise SettingsError(wanted="a file of names", got=got, where=path, do=do) from error

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
 
+from evaltk.results import foreign
 from evaltk.types import DeviationKind, Result, Score
 from reports import comparable, layouts
 from reports.formats import cell_text
@@ -185,6 +186,9 @@ def _tasks(layout: Layout, group: Sequence[Result]) -> Iterator[tuple[Task, bool
         else:
             yield task, ranked
         main = True
+    if not main and foreign.source(group[0]):  # others' figures may lack the settings that tell our headline
+        for score in [s for s in group[0].scores if layout.unit != "percent" or foreign.FRACTIONS.search(s.metric)][:1]:
+            yield Task(metric=score.metric, title=score.metric), not layout.analysis
 
 
 def _by_default(layout: Layout) -> tuple[Task, ...]:

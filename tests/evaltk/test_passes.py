@@ -109,7 +109,7 @@ def test_the_next_net_decodes_nothing(
     assert all(path.suffix in (".npy", ".json") for path in (tmp_path / "kept/pixels").glob("*/*"))
 
 
-@pytest.mark.parametrize("what", ["pixels", "about", "gone", "touched"])
+@pytest.mark.parametrize("what", ["pixels", "about", "other images", "gone", "touched"])
 def test_pixels_that_cannot_be_used_are_decoded_anew(
     what: str, nets: list[Backbone], folder_split: Callable[[], Split], tmp_path: Path, opened: Counter[int]
 ) -> None:
@@ -123,6 +123,10 @@ def test_pixels_that_cannot_be_used_are_decoded_anew(
         path.write_bytes(data)
     elif what == "about":
         path.with_suffix(".json").write_text("[")
+    elif what == "other images":  # a flipped bit of an index: pixels would be taken for those of another image
+        text = path.with_suffix(".json").read_text()
+        path.with_suffix(".json").write_text(text.replace('"kept": [0, 1', '"kept": [0, 3'))
+        assert text != path.with_suffix(".json").read_text()
     elif what == "gone":
         path.unlink()
     else:

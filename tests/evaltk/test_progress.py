@@ -122,3 +122,11 @@ def test_off_a_terminal_a_line_comes_every_half_minute(
         clock.now += 60
         advance(1)
     assert capsys.readouterr().err == ""
+
+
+def test_names_in_messages_do_nothing_to_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    progress.configure()
+    progress.log.warning("skipped %s:\nno result", "\x1b[2Ja\rb\x07")
+    assert screen.getvalue() == "evaltk: skipped \\x1b[2Ja b\\x07:\nno result\n"

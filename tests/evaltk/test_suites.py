@@ -123,6 +123,10 @@ BAD = {
     "version = 2": "wanted version 1 of the format; got 2; where: suite.toml: version; do: install a newer evaltk",
     'version = "x"': "do: version = 1",
     "limit = [1": "wanted a suite file in TOML",
+    "limit = " + "[" * 100_000: "wanted a suite file in TOML; got nested too deep",
+    'protocols = [{name = "knn", temperature = [inf]}]': "wanted temperatures > 0, for knn; got (inf,)",
+    'out = "a\\u0000b"': "wanted a value that a flag can have; got out = 'a\\x00b'",
+    "version = true": "got True; where: suite.toml: version; do: version = 1",
     'checkpoints = ["nets/*.pt"]': "wanted a pattern that some checkpoint matches; got no match; where: nets/*.pt",
     "checkpoints = []": "wanted at least one of checkpoints; got none",
     "checkpoints = [3]": "got 3; where: suite.toml: checkpoints",
@@ -144,7 +148,7 @@ BAD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("line", [*BAD])
+@pytest.mark.parametrize("line", [*BAD], ids=range(len(BAD)))
 def test_what_is_wrong_with_a_file_is_said_before_any_work(line: str, here: Path, image_tree: Any) -> None:
     for name in ("a", "b") if "imagefolder" in line else ():
         image_tree({"train/one": 2, "train/two": 1 + len(name), "test/one": 1, "test/two": ord(name) - 96}, name=name)

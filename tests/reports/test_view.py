@@ -203,6 +203,9 @@ def test_models_are_renamed(table: Table, tmp_path: Path) -> None:
     file.write_text("no toml")
     with pytest.raises(SettingsError, match="wanted a TOML file of names"):
         choosing.renames([], file, NAMES)
+    file.write_text("x = " + "[" * 100_000)
+    with pytest.raises(SettingsError, match="wanted a TOML file of names; got nested too deep"):
+        choosing.renames([], file, NAMES)
 
 
 def test_in_python_it_is_a_frame(tmp_path: Path) -> None:
