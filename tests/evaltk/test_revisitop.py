@@ -164,7 +164,7 @@ def test_bytes_never_become_pointers(tmp_path: Path) -> None:
 def test_a_number_in_a_file_takes_no_memory(tmp_path: Path, numbered: bytes) -> None:
     (tmp_path / "gnd.pkl").write_bytes(b"\x80\x02}" + numbered + b".")
     tracemalloc.start()
-    with pytest.raises(DataError, match="no imlist|EOFError"):
+    with pytest.raises(DataError, match=r"no imlist|EOFError"):
         revisitop.read_ground_truth(tmp_path / "gnd.pkl")
     assert tracemalloc.get_traced_memory()[1] < 1 << 20
     tracemalloc.stop()
