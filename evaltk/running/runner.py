@@ -32,6 +32,7 @@ __all__ = [
 
 Report = Callable[[Job, Result, bool], None]
 Standing = Literal["done", "ours", "theirs", "failed"]
+PASSES = "passes"  # the folder of the cache in which extractions are claimed
 POLL = 0.2, 5.0  # seconds between two looks at what others hold, at first and at most
 
 
@@ -95,7 +96,8 @@ def run_cells(todo: Sequence[Cell], *, report: Report, ran: Ran, fail_fast: bool
     with Claims() as claims:
         runner = _Runner(claims=claims, report=report, ran=ran, fail_fast=fail_fast or _several())
         runner.known = {cell.job.path: token(cell) for cell in todo}
-        pause, told, folders = POLL[0], False, {cell.job.path.parent for cell in todo}
+        pause, told = POLL[0], False
+        folders, caches = {cell.job.path.parent for cell in todo}, {cell.plan.cache for cell in todo}
         while True:
             left: list[Cell] = []
             nets: dict[object, list[Cell]] = {}
@@ -112,8 +114,11 @@ def run_cells(todo: Sequence[Cell], *, report: Report, ran: Ran, fail_fast: bool
                 log.info("waiting for %d results that other runs are at (%s)", len(left), who)
             time.sleep(pause)
             todo = left
-        for folder in folders if _is_main() else ():
-            claims.tidy(folder)
+        if _is_main():
+            for folder in folders:
+                claims.tidy(folder)
+            for cache in caches:
+                claims.tidy(cache / PASSES, undone=True)
 
 
 def token(cell: Cell) -> str:
@@ -272,7 +277,7 @@ def _pass(bench: Bench, split: Split, needs: Sequence[Need]) -> Path | None:
     if not needs:
         return None
     net = (bench.backbone.digest, bench.backbone.precision, bench.backbone.position)
-    return bench.cache / "passes" / digest([*net, split.fingerprint, split.stamp, split.name])[:32]
+    return bench.cache / PASSES / digest([*net, split.fingerprint, split.stamp, split.name])[:32]
 
 
 def _extracted(bench: Bench, split: Split, needs: Sequence[Need]) -> bool:
