@@ -50,7 +50,7 @@ class Options(DataFlags):
 
 def main(argv: list[str]) -> int:
     """Print what each dataset has; exit 2 where one cannot be used."""
-    from evaltk import datasets, progress
+    from evaltk import datasets
     from evaltk.errors import EvaltkError, SettingsError
 
     options = _options.parse(Options, argv, "datasets", __doc__, groups=GROUPS)
@@ -66,8 +66,7 @@ def main(argv: list[str]) -> int:
             print("\n".join(_report(datasets.load(word, own), options.contents)))
         except EvaltkError as error:
             sys.stdout.flush()
-            said = error if progress.is_verbose() else error.brief()
-            print(f"evaltk: {printable(word.partition('=')[0])}: {said}", file=sys.stderr)
+            print(f"evaltk: {printable(word.partition('=')[0])}: {error}", file=sys.stderr)
             unusable += 1
     return 2 if unusable else 0
 

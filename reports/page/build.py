@@ -282,7 +282,7 @@ def _groups(results: Sequence[Result], predictions: paired.Predictions | None) -
 
 def _classes(found: Sequence[tuple[Path, Result]], note: Callable[[StorageError], object]) -> list[Group]:
     """What classifiers get wrong, collapsed."""
-    made, left = confused.tables(found, lambda path: _read(path, note))
+    made, left = confused.tables(found, lambda path: _read(path, note), note)
     if not made:
         return []
     title = "Classes: least accurate, most confused" + (f" (of {left} more: evaltk classes)" if left else "")
