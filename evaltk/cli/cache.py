@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
             if not (options.all or named or old):
                 continue
             with files.storage_errors(folder):
-                shutil.rmtree(folder)
+                folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
         elif options.entries and not named:
             continue
         if options.action == "ls" and not shown:

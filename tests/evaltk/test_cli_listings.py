@@ -151,5 +151,6 @@ def test_cache(tmp_path: Path, folders: list[str], capsys: pytest.CaptureFixture
     assert code == 2 and "evaltk cache ls shows them" in err and len(list(root.iterdir())) == 2
     code, out, err = said(capsys, "cache", "prune", "--older-than", "1", *at)
     assert (code, out) == (0, "") and "removed 0 entries, 0.0 MiB" in err
-    assert said(capsys, "cache", "prune", "--all", *at)[0] == 0 and not list(root.iterdir())
+    (root / ("c" * 64)).symlink_to(tmp_path)  # a link goes, not what it leads to
+    assert said(capsys, "cache", "prune", "--all", *at)[0] == 0 and not list(root.iterdir()) and tmp_path.is_dir()
     assert cache.Options(action="ls").cache is None

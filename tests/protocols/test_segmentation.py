@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from small_inputs import DEIT
 
 import evaltk
 from evaltk import cli, datasets, results
+from evaltk.data import sanity
 from evaltk.data.dense import DenseSplit
 from evaltk.data.transforms import Transform
 from evaltk.errors import DataError
@@ -240,6 +242,14 @@ def test_bad_label_maps(tmp_path: Path, files: Callable[..., None]) -> None:
         (tmp_path / "train/images/1.bmp").unlink(missing_ok=True)
         with pytest.raises(DataError, match=says):
             datasets.load(f"masks={tmp_path}")
+
+
+def test_test_images_among_the_training_images(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "data", ignore=shutil.ignore_patterns("runs"))
+    assert sanity.shared_images(datasets.load(f"masks={tmp_path / 'data'}")) == ()
+    shutil.copy(tmp_path / "data/train/images/0.png", tmp_path / "data/test/images/0.png")
+    with pytest.raises(DataError, match="test images of masks that are not in train too; got 1 of 4"):
+        sanity.shared_images(datasets.load(f"masks={tmp_path / 'data'}"))
 
 
 def test_lists_of_images_that_will_not_do(tmp_path: Path, files: Callable[..., None]) -> None:
