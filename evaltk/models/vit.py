@@ -15,7 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional as F
 
-from evaltk.models import vit_layout
+from evaltk.models import vit_block, vit_layout
 from evaltk.models.activations import activation, of_transformer
 from evaltk.models.kind import Kind, Shapes, Weights, check_patches, check_rule
 from evaltk.models.skeleton import on_meta
@@ -103,6 +103,7 @@ class ViT(VisionTransformer):
         )
         self._other_parts(arch)
         for block in self.blocks:
+            vit_block.refine(block)
             for name, branch in block.named_children():
                 if isinstance(branch, drop.DropPath):
                     setattr(block, name, DropPath(branch.drop_prob, branch.scale_by_keep))
