@@ -6,6 +6,7 @@ EVALTK_GPU=cpu runs the same code on the CPU, which shows that the tests themsel
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import torch
 
 from evaltk import build_backbone, distributed, load_checkpoint, neighbours, vmf
 from evaltk import fixed_order as fixed
+from evaltk.neighbours import halves
 from evaltk.running import runner
 from evaltk.types import Precision
 from pretrain import checkpoint as saving
@@ -98,9 +100,9 @@ def test_neighbours_are_the_same_to_the_bit() -> None:
     draw = torch.Generator().manual_seed(0)
     bank, queries = torch.randn(5000, 64, generator=draw), torch.randn(300, 64, generator=draw)
     bank[100:140] = bank[7]
-    for metric in ("cosine", "dot"):
-        wanted = neighbours.search(queries, bank, 20, metric=metric)  # type: ignore[arg-type]
-        got = neighbours.search(queries, bank, 20, metric=metric, device=DEVICE)  # type: ignore[arg-type]
+    for metric, bf16 in itertools.product(("cosine", "dot"), (False, halves.worth(DEVICE, halves.FEWEST) or not CARD)):
+        wanted = neighbours.search(queries, bank, 20, metric=metric, bf16=False)  # type: ignore[arg-type]
+        got = neighbours.search(queries, bank, 20, metric=metric, device=DEVICE, bf16=bf16)  # type: ignore[arg-type]
         assert torch.equal(got[0], wanted[0]) and torch.equal(got[1], wanted[1])
 
 
