@@ -71,8 +71,8 @@ class State(Generic[S]):
 def distribute(network: Network, *, accumulate: int) -> nn.Module:
     """The network as it is called for a gradient: inside DDP where there are several processes.
 
-    Args: accumulate: micro-batches a step. With one, every backward pass is alike, which spares DDP its bookkeeping; with
-        several, torch (2.15) fails in the first step, whose first backward passes exchange nothing.
+    Args: accumulate: micro-batches a step. With one, every backward pass is alike, which spares DDP its bookkeeping;
+        with several, torch (2.15) fails in the first step, whose first backward passes exchange nothing.
     """
     if not distributed.active():
         return network
