@@ -69,50 +69,6 @@ def test_tokens(name: str, precision: Precision, most: float) -> None:
     assert gap(got.cls, wanted.cls) < most and gap(got.patches, wanted.patches) < most
 
 
-def settings(name: str) -> Any:
-    from protocols import fewshot, finetune, knn, linear, transfer
-
-    return {
-        "knn": knn.Settings(),
-        "linear": linear.Settings(fast=True, epochs=10),
-        "fewshot": fewshot.Settings(),
-        "transfer": transfer.Settings(strengths=5, max_iterations=100),
-        "finetune": finetune.Settings(epochs=1, warmup_epochs=0, batch=64, group=64, repeats=1),
-    }[name]
-
-
-@pytest.mark.parametrize("name", ["knn", "linear", "fewshot", "transfer", "finetune"])
-def test_a_protocol(name: str, tmp_path: Path) -> None:
-    values = []
-    for device in ("cpu", DEVICE):
-        found: list[Any] = []
-        where = tmp_path / f"{len(values)}"
-        plan = runner.Plan(
-            checkpoints=(NET,), protocols={name: settings(name)}, data=("digits",), out=where / "runs",
-            cache=where / "cache", device=device, limit=200,
-        )  # fmt: skip
-        runner.run(plan, report=lambda job, result, skipped, found=found: found.append(result))
-        values.append([score.value for score in found[0].scores])
-    assert np.allclose(values[0], values[1], atol=0.03), values  # rounding decides a few of 200 images
-
-
-def test_neighbours_are_the_same_to_the_bit() -> None:
-    draw = torch.Generator().manual_seed(0)
-    bank, queries = torch.randn(5000, 64, generator=draw), torch.randn(300, 64, generator=draw)
-    bank[100:140] = bank[7]
-    for metric, bf16 in itertools.product(("cosine", "dot"), (False, halves.worth(DEVICE, halves.FEWEST) or not CARD)):
-        wanted = neighbours.search(queries, bank, 20, metric=metric, bf16=False)  # type: ignore[arg-type]
-        got = neighbours.search(queries, bank, 20, metric=metric, device=DEVICE, bf16=bf16)  # type: ignore[arg-type]
-        assert torch.equal(got[0], wanted[0]) and torch.equal(got[1], wanted[1])
-
-
-def test_products_in_a_fixed_order_are_the_same_to_the_bit() -> None:
-    draw = torch.Generator().manual_seed(1)
-    a, b = torch.randn(70, 384, generator=draw), torch.randn(384, 50, generator=draw)
-    assert torch.equal(fixed.matmul(a.to(DEVICE), b.to(DEVICE)).cpu(), fixed.matmul(a, b))
-    assert torch.equal(fixed.norm(a.to(DEVICE)).cpu(), fixed.norm(a))
-
-
 @pytest.mark.parametrize("kind", ["linear", "cosine", "vmf"])
 def test_scores_losses_and_gradients_up_to_kappa_1000(kind: prototypes.Kind) -> None:
     results = []
@@ -175,26 +131,6 @@ def test_training(name: str, tmp_path: Path) -> None:
         assert len(got) == len(wanted) >= 5 and np.allclose(got, wanted, rtol=most), (precision, got, wanted)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_a_run_that_is_stopped_resumes_to_the_bit(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = recipes.load("digits_dino_vmf", [*TINY, *METHODS[name], "run.precision=bf16"])
-    real = loop.train_step
-    assert loop.run(made, out=tmp_path / "whole", device=DEVICE) == 0
-
-    def stopping(*args: Any, **rest: Any) -> Any:
-        record = real(*args, **rest)
-        return dataclasses.replace(record, stop=record.step == 2)
-
-    monkeypatch.setattr(loop, "train_step", stopping)
-    assert loop.run(made, out=tmp_path / "parts", device=DEVICE) == loop.REQUEUE
-    monkeypatch.setattr(loop, "train_step", real)
-    assert loop.run(made, out=tmp_path / "parts", device=DEVICE) == 0
-    a, b = (saving.read(tmp_path / folder / saving.LAST) for folder in ("whole", "parts"))
-    for key in ("student", "teacher", "encoder", "target_encoder"):
-        for tensor in a.get(key, {}):
-            assert torch.equal(a[key][tensor], b[key][tensor]), tensor
-
-
 def test_compiled_blocks_train_alike(tmp_path: Path) -> None:
     plain = losses(tmp_path / "plain", DEVICE, "run.compile=false", "run.precision=bf16")
     compiled = losses(tmp_path / "compiled", DEVICE, "run.compile=true", "run.precision=bf16")
@@ -241,3 +177,67 @@ def test_more_processes_than_cards_are_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("LOCAL_RANK", str(torch.cuda.device_count()))
     with pytest.raises(SettingsError, match="at most one process per GPU"), distributed.process_group("cuda"):
         pass
+
+
+def test_neighbours_are_the_same_to_the_bit() -> None:
+    draw = torch.Generator().manual_seed(0)
+    bank, queries = torch.randn(5000, 64, generator=draw), torch.randn(300, 64, generator=draw)
+    bank[100:140] = bank[7]
+    for metric, bf16 in itertools.product(("cosine", "dot"), (False, halves.worth(DEVICE, halves.FEWEST) or not CARD)):
+        wanted = neighbours.search(queries, bank, 20, metric=metric, bf16=False)  # type: ignore[arg-type]
+        got = neighbours.search(queries, bank, 20, metric=metric, device=DEVICE, bf16=bf16)  # type: ignore[arg-type]
+        assert torch.equal(got[0], wanted[0]) and torch.equal(got[1], wanted[1])
+
+
+def test_products_in_a_fixed_order_are_the_same_to_the_bit() -> None:
+    draw = torch.Generator().manual_seed(1)
+    a, b = torch.randn(70, 384, generator=draw), torch.randn(384, 50, generator=draw)
+    assert torch.equal(fixed.matmul(a.to(DEVICE), b.to(DEVICE)).cpu(), fixed.matmul(a, b))
+    assert torch.equal(fixed.norm(a.to(DEVICE)).cpu(), fixed.norm(a))
+
+
+def settings(name: str) -> Any:
+    from protocols import fewshot, finetune, knn, linear, transfer
+
+    return {
+        "knn": knn.Settings(),
+        "linear": linear.Settings(fast=True, epochs=10),
+        "fewshot": fewshot.Settings(),
+        "transfer": transfer.Settings(strengths=5, max_iterations=100),
+        "finetune": finetune.Settings(epochs=1, warmup_epochs=0, batch=64, group=64, repeats=1),
+    }[name]
+
+
+@pytest.mark.parametrize("name", ["knn", "linear", "fewshot", "transfer", "finetune"])
+def test_a_protocol(name: str, tmp_path: Path) -> None:
+    values = []
+    for device in ("cpu", DEVICE):
+        found: list[Any] = []
+        where = tmp_path / f"{len(values)}"
+        plan = runner.Plan(
+            checkpoints=(NET,), protocols={name: settings(name)}, data=("digits",), out=where / "runs",
+            cache=where / "cache", device=device, limit=200,
+        )  # fmt: skip
+        runner.run(plan, report=lambda job, result, skipped, found=found: found.append(result))
+        values.append([score.value for score in found[0].scores])
+    assert np.allclose(values[0], values[1], atol=0.03), values  # rounding decides a few of 200 images
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_that_is_stopped_resumes_to_the_bit(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = recipes.load("digits_dino_vmf", [*TINY, *METHODS[name], "run.precision=bf16"])
+    real = loop.train_step
+    assert loop.run(made, out=tmp_path / "whole", device=DEVICE) == 0
+
+    def stopping(*args: Any, **rest: Any) -> Any:
+        record = real(*args, **rest)
+        return dataclasses.replace(record, stop=record.step == 2)
+
+    monkeypatch.setattr(loop, "train_step", stopping)
+    assert loop.run(made, out=tmp_path / "parts", device=DEVICE) == loop.REQUEUE
+    monkeypatch.setattr(loop, "train_step", real)
+    assert loop.run(made, out=tmp_path / "parts", device=DEVICE) == 0
+    a, b = (saving.read(tmp_path / folder / saving.LAST) for folder in ("whole", "parts"))
+    for key in ("student", "teacher", "encoder", "target_encoder"):
+        for tensor in a.get(key, {}):
+            assert torch.equal(a[key][tensor], b[key][tensor]), tensor
