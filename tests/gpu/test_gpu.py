@@ -47,10 +47,10 @@ TINY = ["net.arch=vit_patch4_dim32_depth2_heads2_img16", "method.num_prototypes=
         "optim.freeze_last_layer=0", "run.workers=0", "run.knn=0", "run.log_every=1", "run.monitor_every=1000",
         "net.drop_path=0"]  # fmt: skip
 METHODS = {
-    "dino": ["method.scoring=linear", "method.centering=logit"],
     "dino_vmf": [],
     "ibot_vmf": ["method.name=ibot"],
     "msn": ["method.name=msn", "method.scoring=cosine"],
+    "dino": ["method.scoring=linear", "method.centering=logit"],
 }
 
 
@@ -126,9 +126,11 @@ def losses(out: Path, device: str, *more: str) -> list[float]:
 def test_training(name: str, tmp_path: Path) -> None:
     more = [*METHODS[name], "views.where=workers", "run.compile=false"]
     wanted = losses(tmp_path / "cpu", "cpu", *more, "run.precision=fp32")
-    for precision, most in (("fp32", 2e-3), ("bf16", 0.03)):
+    # AdamW's first updates have the size of the rate whatever the gradient's: bf16's rounding shows in the third loss.
+    for precision, first, most in (("fp32", 1e-4, 2e-3), ("bf16", 0.01, 0.1)):
         got = losses(tmp_path / precision, DEVICE, *more, f"run.precision={precision}")
         assert len(got) == len(wanted) >= 5 and np.allclose(got, wanted, rtol=most), (precision, got, wanted)
+        assert np.isclose(got[0], wanted[0], rtol=first), (precision, got[0], wanted[0])
 
 
 def test_compiled_blocks_train_alike(tmp_path: Path) -> None:
@@ -221,6 +223,17 @@ def test_a_protocol(name: str, tmp_path: Path) -> None:
         runner.run(plan, report=lambda job, result, skipped, found=found: found.append(result))
         values.append([score.value for score in found[0].scores])
     assert np.allclose(values[0], values[1], atol=0.03), values  # rounding decides a few of 200 images
+
+
+def test_a_video() -> None:
+    from evaltk.data import frames
+    from protocols import vos
+
+    checkpoint = load_checkpoint(FILES["dino"], num_heads=3)
+    paths = sorted((GOLDEN / "davis_cows" / "frames").glob("*.jpg"))
+    wanted = [frames.read_ids(GOLDEN / "davis_cows" / "masks" / f"{path.stem}.png") for path in paths]
+    found = vos.propagate(build_backbone(checkpoint, device=DEVICE), paths, wanted[0], vos.Settings())
+    assert all((mask == right).mean() >= 0.995 for mask, right in zip(found, wanted, strict=True))
 
 
 @pytest.mark.parametrize("name", METHODS)
