@@ -9,7 +9,9 @@ import torch
 from timm.models import vision_transformer
 from torch import nn
 
+import evaltk
 from evaltk.models import vit_block
+from evaltk.types import Recipe
 
 
 def timm_block(**options: object) -> vision_transformer.Block:
@@ -61,3 +63,18 @@ def test_a_block_of_another_kind_stays_as_it_is() -> None:
     normed = timm_block(qk_norm=True, norm_layer=nn.LayerNorm)
     vit_block.refine(normed)
     assert type(normed) is vision_transformer.Block
+
+
+@pytest.mark.parametrize("last", [1, 2])
+def test_features_of_class_tokens_alone(last: int) -> None:
+    net = evaltk.build_backbone(evaltk.load_checkpoint("random:vit_patch8_dim24_depth2_heads3_img32"))
+    x = torch.randn(4, 3, 32, 40, generator=torch.Generator().manual_seed(0))
+    recipes = (Recipe(last=last), Recipe(norm=False))
+    wanted, seen = net.features(x, recipes), []
+    assert not net.spares_patches
+    net.spares_patches = True
+    net.net.blocks[-1].register_forward_hook(lambda block, args, out: seen.append(out.shape[1]))
+    for got, right in zip(net.features(x, recipes), wanted, strict=True):
+        torch.testing.assert_close(got, right, rtol=1e-5, atol=1e-5)
+    net.features(x, (*recipes, Recipe(tokens="mean")))
+    assert seen == [1, 21]

@@ -21,7 +21,7 @@ from evaltk import build_backbone, distributed, load_checkpoint, neighbours, vmf
 from evaltk import fixed_order as fixed
 from evaltk.neighbours import halves
 from evaltk.running import runner
-from evaltk.types import Precision
+from evaltk.types import Precision, Recipe
 from pretrain import checkpoint as saving
 from pretrain import compiling, loop, prototypes
 from pretrain import recipe as recipes
@@ -65,8 +65,10 @@ def test_tokens(name: str, precision: Precision, most: float) -> None:
     checkpoint = load_checkpoint(FILES[name], num_heads=3)
     x = torch.randn(4, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     wanted = build_backbone(checkpoint).tokens(x)[0]
-    got = build_backbone(checkpoint, device=DEVICE, precision=precision).tokens(x)[0]
+    net = build_backbone(checkpoint, device=DEVICE, precision=precision)
+    got = net.tokens(x)[0]
     assert gap(got.cls, wanted.cls) < most and gap(got.patches, wanted.patches) < most
+    assert gap(net.features(x, (Recipe(),))[0], wanted.cls) < most  # the last block without its patches
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine", "vmf"])
