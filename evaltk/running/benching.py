@@ -101,10 +101,8 @@ def bench_of(plan: Plan, left: Sequence[Job]) -> Bench:
     Raises: CheckpointError, SettingsError: a file that cannot be used or is another by now, a device or size that will
         not do.
     """
-    with progress.status("loading torch"):
-        device = device_of(plan, left)
-    with progress.status("reading the weights"):
-        loaded = checkpoint_of(plan, left[0])
+    device = device_of(plan, left)
+    loaded = checkpoint_of(plan, left[0])
     for job in left:
         known_protocol(job.protocol).check_checkpoint(loaded)
     return bench_with(plan, loaded, device)
@@ -112,9 +110,10 @@ def bench_of(plan: Plan, left: Sequence[Job]) -> Bench:
 
 def checkpoint_of(plan: Plan, job: Job) -> Checkpoint:
     """The checkpoint of a job, loaded. Raises: CheckpointError: it cannot be used, or is another by now."""
-    from evaltk.checkpoints.load import load
+    with progress.status("reading the weights"):
+        from evaltk.checkpoints.load import load
 
-    loaded = load(job.checkpoint, plan.read)
+        loaded = load(job.checkpoint, plan.read)
     _check_unchanged(job, loaded)
     for note in loaded.notes:
         log.info("%s: %s", job.name, note)
@@ -146,7 +145,8 @@ def device_of(plan: Plan, left: Sequence[Job]) -> str:
     """The device of the forward passes of jobs `left`. Raises: SettingsError: it is not on this machine."""
     # Protocols that pass images themselves sum in float64 where the net is.
     features_only = all(known_protocol(job.protocol).prepare is nothing_to_prepare for job in left)
-    return resolve_device(plan.device, mps=features_only)
+    with progress.status("loading torch"):
+        return resolve_device(plan.device, mps=features_only)
 
 
 def wanted(here: Sequence[Job], bench: Bench) -> list[tuple[Split, tuple[Need, ...]]]:
