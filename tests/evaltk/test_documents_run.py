@@ -1,7 +1,7 @@
 """Every command and Python block of README and docs, executed on small stand-ins of the nets and data they name.
 
 What needs a network, a cluster or several GPUs is parsed alone (tests/test_documents.py parses all). A command runs as
-it stands but for the paths under /data, nets that would have to be downloaded, and settings that make it one of seconds,
+it stands but for the paths under /data, nets that would have to be downloaded, and settings that keep it to seconds,
 which are listed here. docs/python.md, data.md, extending.md and tutorial.md have tests of their own.
 """
 
