@@ -14,6 +14,7 @@ from evaltk.data import sanity
 from evaltk.errors import CheckpointError
 from evaltk.machine import provenance, resolve_device
 from evaltk.progress import log
+from evaltk.running.costs import Meter
 from evaltk.running.planning import Job, Plan, known_protocol, stamp
 from evaltk.types import Deviation, Preprocessing, Result, ResultData, digest
 
@@ -49,7 +50,7 @@ def outcomes(
     """
     from evaltk import distributed
 
-    started = time.perf_counter()
+    started, meter = time.perf_counter(), Meter(bench=bench)
     dataset, failed = here[0].dataset, dict[int, Exception]()
     learning = any(known_protocol(job.protocol).learns(job.settings) for job in here)
     shared = sanity.shared_images(dataset) if learning and distributed.is_main() else ()
@@ -60,7 +61,8 @@ def outcomes(
     for split, needs in merged(asked.values()):
         crew.doing(f"features of {split.dataset} {split.name}")
         of_split = [n for n, extracts in asked.items() if any(s is split and wants for s, wants in extracts)]
-        with _kept(failed, of_split, carry_on), alone(bench, split, needs) if alone else nullcontext():
+        unshared = alone(bench, split, needs) if alone else nullcontext()
+        with _kept(failed, of_split, carry_on), unshared, meter.extracting(split, needs):
             bench.prepare(split, needs)
     for number, job in enumerate(here):
         if number not in failed:
@@ -68,6 +70,8 @@ def outcomes(
             with _kept(failed, [number], carry_on):
                 known_protocol(job.protocol).prepare(bench, dataset, job.settings)
     extracting = time.perf_counter() - started
+    told = meter.told()
+    cost = {"cost": told} if told else {}
     moved = dict.fromkeys(asked, tuple[str, ...]())
     if plan.precision == "bf16" and distributed.is_main():
         from evaltk.running import moved as precisions
@@ -78,7 +82,7 @@ def outcomes(
         result: Result | None = None
         if number not in failed and distributed.is_main():
             with _kept(failed, [number], carry_on):
-                result = _run_job(plan, job, bench, extracting, shared, moved[number])
+                result = _run_job(plan, job, bench, extracting, shared, moved[number], cost)
         distributed.barrier()
         yield job, failed.get(number, result)
 
@@ -180,7 +184,13 @@ def _check_unchanged(job: Job, loaded: Checkpoint) -> None:
 
 
 def _run_job(
-    plan: Plan, job: Job, bench: Bench, extracting: float, shared: tuple[Deviation, ...], moved: tuple[str, ...]
+    plan: Plan,
+    job: Job,
+    bench: Bench,
+    extracting: float,
+    shared: tuple[Deviation, ...],
+    moved: tuple[str, ...],
+    cost: dict[str, Any],
 ) -> Result:
     started = time.perf_counter()
     needs = [need for _, split_needs in extracts_of(job, bench) for need in split_needs]
@@ -211,7 +221,7 @@ def _run_job(
         scores=outcome.scores,
         seed=plan.seed,
         request=digest(job.asked),
-        made=provenance(device, seconds) | {"stamp": stamp(job.dataset)} | plugins.provenance(),
+        made=provenance(device, seconds) | {"stamp": stamp(job.dataset)} | cost | plugins.provenance(),
     )
     results.write(job.path, result, outcome.predictions)
     return result
