@@ -73,6 +73,9 @@ class Backbone:
         self.position: PositionRule | None = position
         self.device = next((p.device for p in net.parameters()), torch.device("cpu"))
 
+    def __repr__(self) -> str:
+        return f"Backbone({self.arch.name}, {self.device}, {self.precision}, weights {self.digest[:12]})"
+
     @torch.no_grad()  # not inference_mode, whose tensors a probe could not be trained on
     def tokens(
         self, images: torch.Tensor, *, last: int = 1, norm: bool = True, mask: torch.Tensor | None = None
