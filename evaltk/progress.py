@@ -120,7 +120,9 @@ def status(text: str) -> Iterator[None]:
 
 
 @contextmanager
-def bar(title: str, total: int, *, done: int = 0, unit: str = "images") -> Iterator[Advance]:
+def bar(
+    title: str, total: int, *, done: int = 0, unit: str = "images", pace: Callable[[], float | None] | None = None
+) -> Iterator[Advance]:
     """Progress with the rate and the time left; yields `advance(n)`. Silent with --quiet.
 
     Under torchrun the first process alone speaks.
@@ -128,6 +130,7 @@ def bar(title: str, total: int, *, done: int = 0, unit: str = "images") -> Itera
     Args:
         total: number of items, 0 if it is not known.
         done: items finished by an earlier run; they count as done, but not towards the rate.
+        pace: tries out how many items a second there will be; asked in a terminal alone, shown until the first advance.
     """
     if not log.isEnabledFor(logging.INFO) or not _first():
         yield lambda n: None
@@ -136,6 +139,9 @@ def bar(title: str, total: int, *, done: int = 0, unit: str = "images") -> Itera
     state = _State(title=_titled(title), total=total, done=done, count=done, unit=unit, begun=now, said=now)
     if handler is not None:
         handler.draw(state.text(now))
+        if pace is not None and (expected := pace()):
+            state.begun = time.monotonic()
+            handler.draw(state.paced(expected, about="about "))
 
     def advance(n: int) -> None:
         state.count += n
@@ -171,16 +177,19 @@ class _State:
 
     def text(self, now: float) -> str:
         """``model · dataset/split 640/2,000 · 31 img/s · 0:44 left``."""
+        own, seconds = self.count - self.done, now - self.begun
+        return self.paced(own / seconds if own > 0 and seconds > 0 else 0.0)
+
+    def paced(self, rate: float, *, about: str = "") -> str:
+        """As `text`, at `rate` items a second; 0: not known."""
         if self.unit == "bytes":
             amount = f"{_size(self.count)}/{_size(self.total)}" if self.total else _size(self.count)
         else:
             amount = f"{self.count:,}/{self.total:,}" if self.total else f"{self.count:,}"
-        own, seconds = self.count - self.done, now - self.begun
-        if own <= 0 or seconds <= 0:
+        if not rate:
             return f"{self.title} {amount}"
-        rate = own / seconds
-        left = [f"{_clock((self.total - self.count) / rate)} left"] if self.total > self.count else []
-        return " · ".join([f"{self.title} {amount}", _rate(rate, self.unit), *left])
+        left = [f"{about}{_clock((self.total - self.count) / rate)} left"] if self.total > self.count else []
+        return " · ".join([f"{self.title} {amount}", about + _rate(rate, self.unit), *left])
 
     def ended(self, now: float) -> str:
         """``model · dataset/split 2,000 images in 1:04, 31 img/s``."""

@@ -43,7 +43,7 @@ class Options:
         models: models to show, names or patterns such as 'dino*'; for --layout compare, the two.
         data: datasets to show.
         protocols: protocols to show.
-        columns: columns to show, titles or parts of them, in this order.
+        columns: columns to show, titles or parts of them, in this order; also GFLOPs and img/s, if asked for.
         sort: column to sort by, or model (default: the first).
         digits: decimals of percentages.
         rename: names to show.
@@ -178,7 +178,9 @@ def _built(
         made = build_overview(known, predictions=predictions)
     else:
         pair = options.models if options.layout == "compare" else ()
-        made = build_tables(layout, known, predictions=predictions, pair=pair, notes=options.notes)
+        made = build_tables(
+            layout, known, predictions=predictions, pair=pair, notes=options.notes, costs=choice.costs()
+        )
     if not made:
         wanted = f"results of the protocol {layout.protocol}" if isinstance(layout, Layout) else "results"
         if options.layout == "published":

@@ -15,7 +15,7 @@ from evaltk import distributed, progress
 from evaltk.data import loading
 from evaltk.data.images import Split
 from evaltk.data.transforms import Transform
-from evaltk.features import checks
+from evaltk.features import checks, first_pace
 from evaltk.features.nets import Back, Extraction, FeatureNet, Spec, auto_batch, back, finite, forward
 from evaltk.features.pixels import PixelCache
 from evaltk.features.shards import Entry
@@ -56,7 +56,13 @@ def fill(job: Job[Spec], missing: Entries[Spec]) -> None:
     todo = [n for n in mine if sum(e.has_sound_shard(n) for e in missing.values()) < len(missing)]  # looks at each
     total, ready = (sum(len(job.indices(n, plan["shard"])) for n in some) for some in (mine, set(mine) - set(todo)))
     bad: list[tuple[str, str]] = []
-    with progress.bar(f"{split.dataset}/{split.name}", total, done=ready) as advance:
+    views = _views(tuple(missing))
+
+    def pace() -> float | None:
+        some = job.indices(todo[0], plan["shard"]) if todo else range(0)
+        return first_pace.images_a_second(job.net, loading.Views(split, tuple(views)), views, some, how)
+
+    with progress.bar(f"{split.dataset}/{split.name}", total, done=ready, pace=pace) as advance:
         for number, unreadable, kept, rows in _forward(job, tuple(missing), todo, plan, advance):
             bad += [(split.image_id(index), message) for index, message in unreadable]
             if bad:
@@ -70,6 +76,11 @@ def fill(job: Job[Spec], missing: Entries[Spec]) -> None:
     distributed.barrier()
 
 
+def _views(made: Sequence[tuple[Transform, Spec]]) -> dict[Transform, tuple[Spec, ...]]:
+    """The specs of each transform."""
+    return {t: tuple(spec for other, spec in made if other == t) for t in dict.fromkeys(t for t, _ in made)}
+
+
 def _forward(
     job: Job[Spec],
     made: Sequence[tuple[Transform, Spec]],
@@ -78,7 +89,7 @@ def _forward(
     advance: progress.Advance,
 ) -> Iterator[Shard]:
     """The shards in `todo`, one after the other."""
-    views = {t: tuple(spec for other, spec in made if other == t) for t in dict.fromkeys(t for t, _ in made)}
+    views = _views(made)
     place = {one: n for n, one in enumerate((t, spec) for t, specs in views.items() for spec in specs)}
     order = [place[one] for one in made]
     sender = Sender(job.net.device)

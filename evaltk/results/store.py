@@ -144,6 +144,7 @@ def read(path: Path) -> Result:
         elif version != FORMAT:
             if isinstance(version, int) and version > FORMAT:
                 do, kind = f"install a newer evaltk, or {do}", StorageError
+                raise ValueError(f"format {version!r:.20}, of a later evaltk")
             raise ValueError(f"format {version!r:.20}")
         result = _result(found)
         if not all(_finite(score.value) for score in result.scores):
@@ -156,7 +157,7 @@ def read(path: Path) -> Result:
             do += f"; if you edited it, remove its {checksums.FIELD!r}"
         raise kind(
             wanted=f"a result file of format {FORMAT} or earlier",
-            got=f"{type(error).__name__}: {str(error)[:100]}",
+            got=str(error)[:100] if kind is StorageError else f"{type(error).__name__}: {str(error)[:100]}",
             where=path,
             do=do,
         ) from error

@@ -11,7 +11,7 @@ from evaltk import safe_toml
 from evaltk.errors import SettingsError, nearest
 from evaltk.types import Result
 from reports.table import Cell, Table
-from reports.tables import view
+from reports.tables import facts, view
 
 LOWER_FIRST = (view.RANK,)
 
@@ -34,6 +34,14 @@ class Choice:
     sort: str = ""
     digits: int | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
+
+    def costs(self) -> bool:
+        """Whether a column of costs is asked for, which is not shown otherwise."""
+        asked = (*self.columns, self.sort)
+        titles = (facts.GFLOPS.casefold(), facts.RATE)
+        return any(
+            name and any(name.casefold() in t or fnmatchcase(t, name.casefold()) for t in titles) for name in asked
+        )
 
     def called(self, name: str) -> str:
         """What a model is called."""
