@@ -62,6 +62,11 @@ class LogisticModel:
         none = torch.empty(0, dtype=torch.int64, device=self.weight.device)
         return torch.cat([none, *(logits.argmax(1) for logits in self._logits(x))])
 
+    def confidence(self, x: Array) -> torch.Tensor:
+        """Softmax probability of the predicted class, [M] float32, of features [M, D]. Raises: as `predict`."""
+        none = torch.empty(0, device=self.weight.device)
+        return torch.cat([none, *(logits.double().softmax(1).amax(1).float() for logits in self._logits(x))])
+
     def _logits(self, x: Array) -> Iterator[torch.Tensor]:
         """Logits [<= READ_ROWS, C], block by block."""
         if x.ndim != 2 or x.shape[1] != self.weight.shape[1]:

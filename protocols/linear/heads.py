@@ -148,17 +148,20 @@ def measure(
 @torch.no_grad()
 def classify(
     heads: LinearClassifiers, which: int, x: np.ndarray | Tensor, y: Tensor, *, block: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """(classes that head `which` puts before the true one [N] int64, its prediction [N] int64), on the CPU.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(classes that head `which` puts before the true one [N] int64, its prediction [N] int64, the softmax probability
+    of that [N] float32), on the CPU.
 
     The logits are those of `measure` to the bit: the images with rank 0 are those it counts. Arguments: as there.
     """
     ranks, predicted = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0, dtype=torch.int64)]
+    confidence = [torch.zeros(0)]
     for rows, logits in _logits(heads, x, block):
         mine = logits[:, which]
         ranks.append(rank_of_label(mine, y[rows].to(mine.device)).cpu())
         predicted.append(mine.argmax(dim=1).cpu())
-    return torch.cat(ranks), torch.cat(predicted)
+        confidence.append(mine.double().softmax(dim=1).amax(dim=1).float().cpu())
+    return torch.cat(ranks), torch.cat(predicted), torch.cat(confidence)
 
 
 def choose(correct: Sequence[float], loss: Sequence[float]) -> int:

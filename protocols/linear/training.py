@@ -27,6 +27,7 @@ from protocols.linear.batches import Batch
 from protocols.linear.heads import LinearClassifiers
 
 HISTORY = ("train_loss", "held_correct", "held_loss", "test_correct")
+LATER = ("best_confidence", "chosen_confidence")  # missing in older entries of the cache
 
 
 class Source(Protocol):
@@ -65,6 +66,8 @@ class Trained:
         best_epoch, best_head: [F], where most reported images were right. best_rank, best_predicted: [F, N].
         chosen_head: [F], best on the held-out images after the last epoch, -1 where none were held out or all heads
             diverged. chosen_rank, chosen_predicted: [F, N], of the last epoch.
+        best_confidence, chosen_confidence: softmax probability of the predicted class, float32 [F, N]; NaN where there
+            is none, as in trainings cached before these were kept.
         skipped: number of images that could not be read, int64 [].
     """
 
@@ -74,9 +77,11 @@ class Trained:
     best_head: np.ndarray
     best_rank: np.ndarray
     best_predicted: np.ndarray
+    best_confidence: np.ndarray
     chosen_head: np.ndarray
     chosen_rank: np.ndarray
     chosen_predicted: np.ndarray
+    chosen_confidence: np.ndarray
     skipped: np.ndarray
 
     def write(self, store: Store) -> None:
@@ -87,8 +92,10 @@ class Trained:
     @staticmethod
     def read(store: Store) -> Trained:
         """What `write` has written. Raises: StorageError: the entry is damaged."""
-        names = (*HISTORY, *(f.name for f in fields(Trained) if f.name != "history"))
-        arrays = store.read_arrays(OUTCOME, names)
+        names = (*HISTORY, *(f.name for f in fields(Trained) if f.name not in ("history", *LATER)))
+        arrays = store.read_arrays(OUTCOME, names, LATER)
+        for name in LATER:
+            arrays.setdefault(name, np.full(arrays["best_rank"].shape, np.nan, np.float32))
         return Trained(history={name: arrays.pop(name) for name in HISTORY}, **arrays)
 
 
@@ -115,7 +122,8 @@ class _State:
         for heads, saved in zip(self.heads, tree["heads"], strict=True):
             for mine, theirs in zip(heads.tensors(), saved, strict=True):
                 mine.copy_(theirs)
-        for named, other in ((self.history, tree["history"]), (self.best, tree["best"])):
+        best = {"confidence": self.best["confidence"]} | tree["best"]  # older states have no confidences
+        for named, other in ((self.history, tree["history"]), (self.best, best)):
             for name, tensor in named.items():
                 tensor.copy_(other[name])
         self.diverged.copy_(tree["diverged"])
@@ -171,6 +179,7 @@ def _begin(
     shape = (sweep.epochs, num_recipes, num_lrs)
     numbers = {name: torch.full((num_recipes,), -1, dtype=torch.int64) for name in ("correct", "epoch", "head")}
     images = {name: torch.zeros(num_recipes, num_reported, dtype=torch.int64) for name in ("rank", "predicted")}
+    images["confidence"] = torch.full((num_recipes, num_reported), torch.nan)
     return _State(
         heads=heads,
         history={name: torch.full(shape, torch.nan, dtype=torch.float64) for name in HISTORY},
@@ -223,8 +232,9 @@ def _evaluate(
         correct = seen["test_correct"].masked_fill(~alive, -1)
         head = int(correct.argmax())  # of equals the one of the smallest learning rate
         if correct[head] > state.best["correct"][f]:
-            rank, predicted = probe.classify(heads, head, reported[f].x, y)
-            now = {"correct": correct[head], "epoch": epoch, "head": head, "rank": rank, "predicted": predicted}
+            rank, predicted, confidence = probe.classify(heads, head, reported[f].x, y)
+            now = {"correct": correct[head], "epoch": epoch, "head": head}
+            now |= {"rank": rank, "predicted": predicted, "confidence": confidence}
             for name, value in now.items():
                 state.best[name][f] = value
         elif state.best["correct"][f] < 0:
@@ -240,19 +250,21 @@ def _evaluate(
 def _outcome(state: _State, sweep: Sweep, reported: Sequence[Features], held: Sequence[Features]) -> Trained:
     chosen = torch.full((len(sweep.recipes),), -1, dtype=torch.int64)
     rank, predicted = torch.zeros_like(state.best["rank"]), torch.zeros_like(state.best["predicted"])
+    confidence = torch.full_like(state.best["confidence"], torch.nan)
     for f, heads in enumerate(state.heads):
         alive = [h for h in range(len(sweep.lrs)) if state.diverged[f, h] < 0]
         if held and alive:
             correct, loss = (state.history[name][-1, f][alive].tolist() for name in ("held_correct", "held_loss"))
             chosen[f] = alive[probe.choose(correct, loss)]  # of equals the one of the smallest learning rate
             y = torch.from_numpy(reported[f].y)
-            rank[f], predicted[f] = probe.classify(heads, int(chosen[f]), reported[f].x, y)
+            rank[f], predicted[f], confidence[f] = probe.classify(heads, int(chosen[f]), reported[f].x, y)
     return Trained(
         history={name: tensor.numpy() for name, tensor in state.history.items()},
         diverged=state.diverged.numpy(),
-        **{f"best_{name}": state.best[name].numpy() for name in ("epoch", "head", "rank", "predicted")},
+        **{f"best_{name}": tensor.numpy() for name, tensor in state.best.items() if name != "correct"},
         chosen_head=chosen.numpy(),
         chosen_rank=rank.numpy(),
         chosen_predicted=predicted.numpy(),
+        chosen_confidence=confidence.numpy(),
         skipped=torch.tensor(len(state.bad)).numpy(),
     )

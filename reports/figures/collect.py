@@ -55,7 +55,7 @@ def of_analyses(
     """
     groups: dict[tuple[str, str, str, int], list[tuple[Path, Result]]] = {}
     for path, result in found:
-        if result.protocol in ("prototypes", "precision", *features.PROTOCOLS):
+        if result.protocol in ("prototypes", "precision", *features.PROTOCOLS) or features.calibrated(result):
             key = result.protocol, result.data.name, result.data.fingerprint[:12], result.version
             groups.setdefault(key, []).append((path, result))
     names = [name for _, name, *_ in groups]
@@ -68,6 +68,10 @@ def of_analyses(
                 name = end if len(labelled) == 1 else f"{end}-{result.request[:6]}"
                 drawn = features.of_result(protocol, label, result, read(path), name)
                 yield from _whole(drawn, [(path, result)], complain)
+            continue
+        if protocol in features.CALIBRATED:
+            read_all = {label: (result, read(path)) for label, (path, result) in labelled.items()}
+            yield from _whole(features.calibration(read_all, end), members, complain)
             continue
         if protocol == "precision":
             yield from _whole(_precision(labelled, end), members, complain)

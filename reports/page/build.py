@@ -26,6 +26,7 @@ from reports.layouts import Over, Paper
 from reports.page import confused, mistakes
 from reports.page.figures import figures_of_analyses, figures_of_scores, inline
 from reports.page.galleries import GALLERY_ARRAYS, Gallery, build_gallery, bytes_per_gallery, gallery_fault
+from reports.page.inset import Inset
 from reports.page.provenance import provenance
 from reports.published import verdicts
 from reports.table import Table
@@ -81,6 +82,7 @@ def build_page(
     complain: Callable[[StorageError], object] = lambda _: None,
     find: mistakes.Find | None = None,
     wrong: int = mistakes.IMAGES,
+    pictures: Inset | None = None,
 ) -> str:
     """The page of these results. The same results give the same text.
 
@@ -90,6 +92,7 @@ def build_page(
         title: of the page (default: the models and datasets). command: that writes it, shown if given.
         complain: called for damaged predictions, which the page lists too.
         find: the images of a result, for the pictures of its confident mistakes. wrong: how many of each classifier.
+        pictures: of `evaltk show`.
     """
     broken: dict[str, None] = {}
     note = _noting(broken, complain)
@@ -129,7 +132,7 @@ def build_page(
     values |= _pictures(found, won, runs, names, note)
     shown = mistakes.strips(found, lambda path: _read(path, note), find, wrong) if find else ([], 0)
     values |= dict(zip(("mistakes", "mistakes_left"), shown, strict=True))
-    return render(values | {"broken": list(broken)})
+    return render(values | {"broken": list(broken), "pictures": pictures})
 
 
 def _noting(broken: dict[str, None], complain: Callable[[StorageError], object]) -> Callable[[StorageError], object]:
@@ -169,6 +172,7 @@ def _pictures(
 def render(values: Mapping[str, Any]) -> str:
     """The page from its values; every text is escaped, and only our own style and script may run."""
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    style += values["pictures"].style if values["pictures"] else ""
     policy = {
         "default-src": "'none'",
         "style-src": f"'{content_digest(style)}'",

@@ -72,7 +72,7 @@ def figures_of_analyses(
     kept: list[tuple[Path, Result]] = []
     number: dict[tuple[str, str], int] = {}
     for path, result in found:
-        if result.protocol in ("prototypes", "precision", *features.PROTOCOLS):
+        if result.protocol in ("prototypes", "precision", *features.PROTOCOLS) or features.calibrated(result):
             key = result.protocol, result.data.name
             number[key] = number.get(key, 0) + 1
             if number[key] <= COMPARED:

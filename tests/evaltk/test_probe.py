@@ -121,9 +121,11 @@ def test_what_is_measured_is_what_one_counts() -> None:
         logits = (x.double() @ heads.weight[h].double().T + heads.bias[h].double()).numpy()
         assert int(correct[h]) == int((logits.argmax(1) == y.numpy()).sum())
         assert float(loss[h]) == pytest.approx(float(F.cross_entropy(torch.from_numpy(logits), y)), rel=1e-5)
-        rank, predicted = probe.classify(heads, h, x, y)
+        rank, predicted, confidence = probe.classify(heads, h, x, y)
         assert int((rank == 0).sum()) == int(correct[h])
         assert predicted.tolist() == logits.argmax(1).tolist()
+        p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        np.testing.assert_allclose(confidence.numpy(), p.max(1), rtol=1e-5)
         own = logits[np.arange(101), y.numpy()]
         assert rank.tolist() == (logits > own[:, None]).sum(1).tolist()
 
@@ -137,7 +139,7 @@ def test_threads_and_blocks_change_no_prediction() -> None:
         for threads in (1, 2):
             torch.set_num_threads(threads)
             for block in (41, 500, None):
-                rank, predicted = probe.classify(heads, 7, x.numpy(), y, block=block)
+                rank, predicted, _ = probe.classify(heads, 7, x.numpy(), y, block=block)
                 assert torch.equal(rank, wanted[0]) and torch.equal(predicted, wanted[1])
                 correct, _ = probe.measure(heads, x.numpy(), y, block=block)
                 assert int(correct[7]) == int((rank == 0).sum())
