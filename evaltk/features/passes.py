@@ -11,10 +11,11 @@ from typing import Any, Generic
 
 import numpy as np
 
-from evaltk import distributed, progress
+from evaltk import distributed, files, progress
 from evaltk.data import loading
 from evaltk.data.images import Split
 from evaltk.data.transforms import Transform
+from evaltk.errors import StorageError
 from evaltk.features import checks, first_pace
 from evaltk.features.nets import Back, Extraction, FeatureNet, Spec, auto_batch, back, finite, forward
 from evaltk.features.pixels import PixelCache
@@ -67,6 +68,8 @@ def fill(job: Job[Spec], missing: Entries[Spec]) -> None:
             bad += [(split.image_id(index), message) for index, message in unreadable]
             if bad:
                 checks.check_unreadable(split, tuple(name for name, _ in bad), how.skip_bad_images, bad[0][1])
+            if number == todo[0]:
+                _check_room(job, todo, plan["shard"], [x.shape[1] for x in rows])
             for entry, x in zip(missing.values(), rows, strict=True):
                 entry.write_shard(number, x, kept, job.indices(number, plan["shard"]))
     distributed.barrier()
@@ -79,6 +82,17 @@ def fill(job: Job[Spec], missing: Entries[Spec]) -> None:
 def _views(made: Sequence[tuple[Transform, Spec]]) -> dict[Transform, tuple[Spec, ...]]:
     """The specs of each transform."""
     return {t: tuple(spec for other, spec in made if other == t) for t in dict.fromkeys(t for t, _ in made)}
+
+
+def _check_room(job: Job[Any], todo: Sequence[int], shard: int, widths: Sequence[int]) -> None:
+    """Raises: StorageError: less room than the shards still to be made and the largest feature's joined file need."""
+    images = sum(len(job.indices(number, shard)) for number in todo)
+    needed = images * sum(4 * width for width in widths) + len(job.split) * 4 * max(widths)
+    free = files.free_bytes(job.cache)
+    if needed > free:
+        where = f"{job.cache}, for {job.split.dataset} {job.split.name}"
+        do = "free some, or choose another folder with --cache; evaltk plan tells beforehand"
+        raise StorageError(wanted=f"{needed:,} bytes for features", got=f"{free:,} free", where=where, do=do)
 
 
 def _forward(

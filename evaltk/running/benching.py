@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 MEASURED = ("running_mean", "running_var", "num_batches_tracked")  # of BatchNorm: no parameters
 
 
+class TakenOver(Exception):
+    """Another run has taken a job over, as after this machine was suspended."""
+
+
 def measured(plan: Plan, left: Sequence[Job], bench: Bench) -> Iterator[Result | None]:
     """The results of jobs on one net, one by one and written; None on processes other than the main one."""
     for dataset in {id(job.dataset): job.dataset for job in left}.values():
@@ -41,12 +45,14 @@ def outcomes(
     *,
     carry_on: bool = False,
     alone: Callable[[Bench, Split, tuple[Need, ...]], AbstractContextManager[None]] | None = None,
+    ours: Callable[[Job], bool] | None = None,
 ) -> Iterator[tuple[Job, Result | Exception | None]]:
     """Each job of one net on one dataset with its result, written; None on processes other than the main one.
 
     Args:
         carry_on: an error of a job is handed on in place of its result; else it is raised.
         alone: around the extraction of a split, to keep other runs from doing the same at the same time.
+        ours: whether a job still is this run's to do, asked just before; `TakenOver` comes in place of the others.
     """
     from evaltk import distributed
 
@@ -80,6 +86,8 @@ def outcomes(
         moved |= zip(good, precisions.notes(bench, dataset, [asked[number] for number in good]), strict=True)
     for number, job in enumerate(here):
         result: Result | None = None
+        if ours is not None and number not in failed and distributed.is_main() and not ours(job):
+            failed[number] = TakenOver()
         if number not in failed and distributed.is_main():
             with _kept(failed, [number], carry_on):
                 result = _run_job(plan, job, bench, extracting, shared, moved[number], cost)

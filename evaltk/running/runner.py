@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,7 +150,7 @@ class _Runner:
                 if ours and bench is None:
                     with progress.about(f"[{self.ran.number}/{self.ran.total}] {ours[0].job.name}"):
                         bench = self.loaded(mine, ours)
-                made = self.pair(ours, bench)
+                made = self.pair(ours, bench, held)
                 for cell, stand in zip(here, stands, strict=True):
                     if stand == "theirs":
                         theirs.append(cell)
@@ -159,7 +159,10 @@ class _Runner:
                     else:
                         with progress.about(f"[{self.ran.number}/{self.ran.total}] {cell.job.name}"):
                             outcome = next(made) if stand == "ours" else results.read(cell.job.path)
-                        self.tell(cell, outcome, stand)
+                        if isinstance(outcome, benching.TakenOver):
+                            theirs.append(cell)
+                        else:
+                            self.tell(cell, outcome, stand)
                         if claim := held.pop(str(cell.job.path), None):
                             self.claims.release(claim)
             finally:
@@ -198,8 +201,10 @@ class _Runner:
                 raise
             return error
 
-    def pair(self, ours: Sequence[Cell], bench: Bench | Exception | None) -> Iterator[Result | Exception | None]:
-        """The results or errors of one net on one dataset, in order."""
+    def pair(
+        self, ours: Sequence[Cell], bench: Bench | Exception | None, held: Mapping[str, Claim]
+    ) -> Iterator[Result | Exception | None]:
+        """The results or errors of one net on one dataset, in order. held: the claims on them."""
         errors: dict[int, Exception] = {}
         for number, cell in enumerate(ours):
             try:
@@ -214,7 +219,14 @@ class _Runner:
         good = [cell.job for number, cell in enumerate(ours) if number not in errors]
         made = iter(())
         if good and bench is not None and not isinstance(bench, Exception):
-            made = benching.outcomes(ours[0].plan, good, bench, carry_on=not self.fail_fast, alone=self.alone)  # type: ignore[assignment]
+            made = benching.outcomes(  # type: ignore[assignment]
+                ours[0].plan,
+                good,
+                bench,
+                carry_on=not self.fail_fast,
+                alone=self.alone,
+                ours=None if _several() else lambda job: not held[str(job.path)].lost(),
+            )
         for number in range(len(ours)):
             yield errors[number] if number in errors else next(made)[1]
 

@@ -14,7 +14,7 @@ from evaltk.checkpoints.load import load_checkpoint
 from evaltk.data import images, loading
 from evaltk.data.images import Split
 from evaltk.data.transforms import Transform
-from evaltk.errors import DataError, SettingsError
+from evaltk.errors import DataError, SettingsError, StorageError
 from evaltk.features.extraction import Extraction, extract, extract_views
 from evaltk.models.backbone import Backbone, build_backbone
 from evaltk.types import Recipe
@@ -177,3 +177,18 @@ def test_batches_through_pipes_are_those_through_shared_memory(folder_split: Cal
     assert all(np.array_equal(a, b.numpy()) for a, b in zip(piped[2], shared[2], strict=True))
     image = load.split.open(3)
     assert np.array_equal(piped[2][1][3], LOOKS[1].pixels(image))
+
+
+def test_too_little_room_is_said_once_the_first_shard_is_there(
+    folder_split: Callable[[], Split], nets: list[Backbone], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 7 images of 32 and 64 values in shards, and the larger one again while they are joined.
+    needed = 7 * 4 * (32 + 64) + 7 * 4 * 64
+    views = {LOOKS[0]: (CLS, TWO)}
+    monkeypatch.setattr("evaltk.files.free_bytes", lambda path: needed - 1)
+    with pytest.raises(
+        StorageError, match=rf"wanted {needed:,} bytes for features; got {needed - 1:,} free; .*--cache"
+    ):
+        extract_views(nets[0], folder_split(), views, cache=tmp_path / "cache", how=HOW)
+    monkeypatch.setattr("evaltk.files.free_bytes", lambda path: needed)
+    assert extract_views(nets[0], folder_split(), views, cache=tmp_path / "cache", how=HOW)

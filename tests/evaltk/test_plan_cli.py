@@ -95,7 +95,7 @@ def test_what_is_done_and_what_is_to_do(tmp_path: Path, folders: list[str], caps
     assert states(found) == [("train", "cls/last1/normed", "cached"), ("test", "cls/last1/normed", "cached")]
     assert (found["jobs"], found["to_do"], pair["checkpoint"], pair["kind"]) == (2, 1, "pixels:8", "images")
     code, out, _ = said(capsys, "plan", "pixels:8", "--data", "digits", "--knn.k", "3", *folders)
-    assert code == 0 and "in the cache" in out and "none to extract" in out and "what knn does with" in out
+    assert code == 0 and "in the cache" in out and "none to extract" in out and "  then     knn: " in out
 
 
 def test_a_run_that_was_stopped_goes_on_as_planned(
@@ -131,16 +131,18 @@ def test_a_pass_that_serves_a_later_one_is_told_once(folders: list[str], capsys:
     assert found["num_bytes"] == sum(f["num_bytes"] for r in readings(found)[:2] for f in r["features"])
 
 
-def test_what_training_reads_is_listed_and_not_estimated(folders: list[str], capsys: Any) -> None:
+def test_what_training_reads_is_listed_and_estimated(folders: list[str], capsys: Any) -> None:
     asked = [NET, "--protocols", "linear", "--data", "digits", *folders]
     found = readings(told(capsys, *asked))
     assert [(r["split"], r["left"]) for r in found] == [("test", 797), ("train, 10 held out", 10), ("train", None)]
     assert [len(r["features"]) for r in found] == [2, 2, 0] and found[2]["seconds"] is None
     fast = readings(told(capsys, *asked, "--linear.fast"))
     assert [(r["split"], r["left"]) for r in fast] == [("test", 797), ("train", 1000)]
+    few, many = (told(capsys, *asked, "--linear.epochs", epochs)["own_seconds"] for epochs in ("1", "100"))
+    assert 20 < many / few < 500  # 100, but for what else the machine does
     code, out, _ = said(capsys, "plan", *asked)
-    assert code == 0 and "read   train, 1,000 images, by the protocol itself (not estimated)" in out
-    assert "not estimated: what linear does with the features" in out
+    assert code == 0 and "read   train, 1,000 images, by the protocol itself" in out
+    assert "then     linear: about" in out and "not estimated" not in out
 
 
 def test_too_little_room_is_refused(
@@ -184,18 +186,22 @@ def sequence_tree(root: Path) -> Path:
     return root
 
 
-def test_other_kinds_are_listed_and_not_estimated(tmp_path: Path, folders: list[str], capsys: Any) -> None:
+def test_other_kinds_are_listed(tmp_path: Path, folders: list[str], capsys: Any) -> None:
     data = [f"roxford5k={retrieval_tree(tmp_path / 'ox')}", f"davis2017={sequence_tree(tmp_path / 'davis')}"]
     before = tree(tmp_path)
-    found = told(capsys, NET, "--protocols", "retrieval", "vos", "--data", *data, *folders)
+    found = told(capsys, NET, "--protocols", "retrieval", "vos", "--vos.size", "64", "--data", *data, *folders)
     assert tree(tmp_path) == before
     assert [(p["kind"], [(r["split"], r["images"], r["left"]) for r in p["readings"]]) for p in found["pairs"]] == [
         ("retrieval", [("database", 6, None), ("queries", 2, None)]), ("sequences", [("2 sequences", 7, None)]),
     ]  # fmt: skip
     assert {job["covers"] for pair in found["pairs"] for job in pair["jobs"]} == {"nothing"}
     assert (found["seconds"], found["memory"], found["num_bytes"]) == (0, None, 0)
-    code, out, _ = said(capsys, "plan", NET, "--protocols", "retrieval", "vos", "--data", *data, *folders)
-    assert code == 0 and "not estimated: anything of vos" in out and "time" not in out
+    seconds = [job["seconds"] for pair in found["pairs"] for job in pair["jobs"]]
+    assert seconds[0] is None and seconds[1] > 0 and found["own_seconds"] == seconds[1]
+    code, out, _ = said(
+        capsys, "plan", NET, "--protocols", "retrieval", "vos", "--vos.size", "64", "--data", *data, *folders
+    )
+    assert code == 0 and "not estimated: anything of retrieval" in out and "then     vos: " in out
 
 
 ERRORS = {

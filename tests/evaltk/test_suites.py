@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 
 from evaltk import cli, load_checkpoint, results
 from evaltk.cli import _asked
+from evaltk.data.images import Split
 from evaltk.errors import EvaltkError
 from evaltk.running import failures, runner
 
@@ -294,3 +297,25 @@ def test_plan_of_a_suite(here: Path, capsys: pytest.CaptureFixture[str]) -> None
     ]  # fmt: skip
     assert all("prototypes would fail" in pair["notes"][0] for pair in found["pairs"][:3])
     assert not (here / "runs").exists()
+
+
+def test_a_decoding_process_that_is_killed_costs_the_results_of_its_images(
+    here: Path, capsys: Any, monkeypatch: Any, image_tree: Any
+) -> None:
+    root = image_tree({"train/a": 6, "train/b": 6, "test/a": 2, "test/b": 2})
+    argv = ["run", "pixels:8", "--protocols", "knn", "--knn.k", "3", "--knn.choose", "0", "--limit", "60", "-q"]
+    argv += ["--data", f"own:imagefolder={root}", "digits", "--workers", "1"]
+    parent, real = os.getpid(), Split.open
+
+    def killed(split: Split, index: int) -> Any:
+        if os.getpid() != parent and split.dataset == "own":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(split, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Split, "open", killed)
+        code, out, err = said(capsys, *argv)
+    assert code == 2 and "digits" in out and "failed: knn of pixels:8 on own: " in err
+    assert err.splitlines()[-1] == "evaltk: 2 results: 1 new, 0 there before, 1 failed"
+    code, out, _ = said(capsys, *argv)
+    assert code == 0 and "own" in out
