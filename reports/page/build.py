@@ -128,11 +128,11 @@ def build_page(
         "galleries": _galleries(found, note),
         "origins": provenance(found, runs),
         "skipped": [(_within(path, runs), why) for path, why in skipped],
+        "pictures": pictures,
     }
     values |= _pictures(found, won, runs, names, note)
-    shown = mistakes.strips(found, lambda path: _read(path, note), find, wrong) if find else ([], 0)
-    values |= dict(zip(("mistakes", "mistakes_left"), shown, strict=True))
-    return render(values | {"broken": list(broken), "pictures": pictures})
+    strips, left = mistakes.strips(found, lambda path: _read(path, note), find, wrong) if find else ([], 0)
+    return render(values | {"mistakes": strips, "mistakes_left": left, "broken": list(broken)})
 
 
 def _noting(broken: dict[str, None], complain: Callable[[StorageError], object]) -> Callable[[StorageError], object]:
