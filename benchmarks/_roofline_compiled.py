@@ -1,18 +1,20 @@
 """What compiling saves of a training step: the blocks' kernels and bytes, eager and as torch's Inductor fuses them.
 
-Inductor is asked for a CPU's kernels, since there is none for a GPU without one. It decides there what is fused with
-what in the same scheduler; Triton's kernels for a GPU are fused somewhat further, so a GPU is to save a bit more.
+Inductor's scheduler is asked what it would fuse for Triton, a GPU's compiler; no kernel is written or compiled, so it
+takes neither a GPU nor a C++ compiler. What runs meanwhile is the uncompiled graph.
 """
 
 from __future__ import annotations
 
-import copy
-import logging
+import functools
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks._roofline_count import Count
 from pretrain import card, methods, nets
@@ -34,55 +36,92 @@ class Cost:
 
 
 def blocks(recipe: Recipe, batch: int) -> tuple[Cost, Cost]:
-    """All blocks of a step, student and teacher: eager, and compiled. Takes a C++ compiler, and minutes."""
+    """All blocks of a step, student and teacher: eager, and compiled."""
     arch, v = nets.parse(recipe.net.arch), recipe.views
     method = methods.get(recipe.method.name)
+    patches = recipe.method.name == "ibot"  # needs the global views' patches after the last block, too
     eager, compiled = Cost(), Cost()
-    for views, size, trains in (
-        (v.num_global, v.global_size, True),
-        (v.num_local, v.local_size, True),
-        (v.num_global, v.global_size, False),
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    for views, size, trains, whole in (
+        (v.num_global, v.global_size, True, patches),
+        (v.num_local, v.local_size, True, False),
+        (v.num_global, v.global_size, False, patches),
     ):
         if not views:
             continue
         drop_path = recipe.net.drop_path if trains else 0.0
-        block = method.network(arch, recipe.method, drop_path=drop_path).backbone.blocks[-1]
+        block = _fake(method.network(arch, recipe.method, drop_path=drop_path).backbone.blocks[-1], mode)
         shape = (views * batch, (size // arch.patch_size) ** 2 + 1, arch.embed_dim)
-        eager += count_eager(block, shape, recipe.run.precision, trains=trains) * arch.depth
-        compiled += count_compiled(block, shape, recipe.run.precision, trains=trains) * arch.depth
+        x = mode.from_tensor(torch.empty(shape).requires_grad_(trains))
+        for class_only, times in ((False, arch.depth - 1), (not whole, 1)):
+            one = functools.partial(run, x=x, precision=recipe.run.precision, class_only=class_only)
+            eager += count_eager(block, one) * times
+            compiled += count_compiled(block, one) * times
     return eager, compiled
 
 
-def run(block: nn.Module, shape: tuple[int, int, int], precision: str, *, trains: bool) -> None:
-    """Forward, and backward where it trains. Every block but the first also sends a gradient on."""
-    x = torch.zeros(shape, requires_grad=trains)
-    with card.autocast(x.device, precision), torch.set_grad_enabled(trains):
-        y = block(x)
-    if trains:
+def _fake(block: nn.Module, mode: FakeTensorMode) -> nn.Module:
+    """The block with fake tensors as parameters."""
+    for part in block.modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            setattr(part, name, nn.Parameter(mode.from_tensor(parameter.detach())))
+    return block
+
+
+def run(block: nn.Module, *, x: torch.Tensor, precision: str, class_only: bool) -> None:
+    """Forward, and backward where x wants a gradient. Every block but the first also sends one on."""
+    x.grad = None
+    block.zero_grad(set_to_none=True)
+    with card.autocast(x.device, precision), torch.set_grad_enabled(x.requires_grad):
+        y = block(x, class_only=class_only)
+    if x.requires_grad:
         y.backward(torch.zeros_like(y))
 
 
-def count_eager(block: nn.Module, shape: tuple[int, int, int], precision: str, *, trains: bool) -> Cost:
+def count_eager(block: nn.Module, one: Callable[[nn.Module], None]) -> Cost:
     """Every operator is a launch."""
     with Count() as count:
-        run(block, shape, precision, trains=trains)
+        one(block)
     return Cost(launches=count.launches, bytes=count.bytes)
 
 
-def count_compiled(block: nn.Module, shape: tuple[int, int, int], precision: str, *, trains: bool) -> Cost:
+def count_compiled(block: nn.Module, one: Callable[[nn.Module], None]) -> Cost:
     """Every group that the scheduler has fused, and every kernel called from it, is a launch."""
-    from torch._inductor import compile_fx, config, metrics
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._functorch.partitioners import min_cut_rematerialization_partition
+    from torch._inductor import config
+    from torch._inductor.decomposition import select_decomp_table
 
+    found: list[int] = []
+    schedule = functools.partial(_scheduled, found=found)
+    backend = aot_autograd(
+        fw_compiler=schedule,
+        bw_compiler=schedule,
+        decompositions=select_decomp_table,
+        partition_fn=min_cut_rematerialization_partition,
+    )
     torch.compiler.reset()
-    metrics.reset()
-    log = compile_fx.inductor_metrics_log  # counts only where it is heard
-    level, log.propagate = log.level, False
-    log.setLevel(logging.INFO)
-    try:
-        with config.patch(force_disable_caches=True, compile_threads=1), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            run(torch.compile(copy.deepcopy(block)), shape, precision, trains=trains)
-    finally:
-        log.setLevel(level)
-    sizes = [node.get_read_write_buffers_sizes() for node, _ in metrics.node_runtimes]
-    return Cost(launches=sum(size > 0 for size in sizes), bytes=sum(sizes))
+    with config.patch(cpu_backend="triton", force_disable_caches=True), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        one(torch.compile(block, backend=backend))  # type: ignore[arg-type]
+    return Cost(launches=sum(size > 0 for size in found), bytes=sum(found))
+
+
+def _scheduled(graph: torch.fx.GraphModule, inputs: list[Any], *, found: list[int]) -> Callable[..., Any]:
+    """A compiler that notes the bytes of each kernel that there would be, and leaves the graph as it is."""
+    from torch._dynamo.utils import detect_fake_mode
+    from torch._functorch.aot_autograd import make_boxed_func
+    from torch._inductor.debug import DebugContext
+    from torch._inductor.graph import GraphLowering
+    from torch._inductor.scheduler import Scheduler
+    from torch._inductor.virtualized import V
+
+    inputs = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]  # of the mode of the graph
+    lowering = GraphLowering(graph, example_inputs=inputs)
+    with DebugContext(), V.set_fake_mode(detect_fake_mode(inputs)), V.set_graph_handler(lowering):
+        lowering.run(*inputs)
+        lowering.init_wrapper_code()
+        nodes = Scheduler(lowering.operations).nodes
+        found.extend(node.get_read_write_buffers_sizes() for node in nodes)
+    boxed: Callable[..., Any] = make_boxed_func(graph.forward)
+    return boxed

@@ -7,6 +7,7 @@ and the shortest kernel; the whole takes the sum of these, or the host's cost of
 from __future__ import annotations
 
 import collections
+import math
 import traceback
 from dataclasses import dataclass
 from typing import Any
@@ -132,8 +133,7 @@ class Count(TorchDispatchMode):
             return
         self.launches += 1
         ours = {id(t) for t in tensors}
-        moved = sum(t.numel() * t.element_size() for t in tensors)
-        moved += sum(o.numel() * o.element_size() for o in outs if id(o) not in ours)
+        moved = sum(_bytes(t) for t in tensors) + sum(_bytes(o) for o in outs if id(o) not in ours)
         if name.endswith("_") and name not in OVERWRITE:  # what they write they have read
             moved += _written(args)
         dtype = (tensors or outs)[0].dtype
@@ -162,4 +162,10 @@ def _masked(name: str, tensors: list[torch.Tensor]) -> bool:
 
 def _written(args: Any) -> int:
     first = [t for t in tree_flatten(args[0])[0] if isinstance(t, torch.Tensor)] if args else []
-    return sum(t.numel() * t.element_size() for t in first)
+    return sum(_bytes(t) for t in first)
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    """Of its memory; what is expanded is stored once."""
+    stored = (n for n, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride)
+    return math.prod(stored) * tensor.element_size() if tensor.numel() else 0

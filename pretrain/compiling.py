@@ -48,6 +48,7 @@ def _try(block: torch.nn.Module, width: int, precision: str) -> None:
     """One pass forward and backward; no gradient stays."""
     device = next(block.parameters()).device
     x = torch.zeros(2, 5, width, device=device, requires_grad=True)
-    with card.autocast(device, precision):
-        y = block(x)
-    torch.autograd.grad(y.float().sum(), [x])
+    for class_only in (False, True):
+        with card.autocast(device, precision):
+            y = block(x, class_only=class_only)
+        torch.autograd.grad(y.float().sum(), [x])

@@ -146,7 +146,7 @@ def init_state(recipe: Recipe, method: Method[Any], arch: Arch, device: torch.de
     return State(
         settings=settings,
         seed=recipe.run.seed,
-        student=distribute(network),
+        student=distribute(network, accumulate=recipe.run.accumulate),
         network=network,
         teacher=teacher,
         optimizer=optim.adamw(optim.groups(network, undecayed=method.unregularized), device),

@@ -16,7 +16,7 @@ from evaltk.errors import SettingsError
 from evaltk.models.vit import ViT
 from evaltk.seeding import derive
 from evaltk.types import Arch
-from pretrain import prototypes
+from pretrain import card, prototypes
 
 
 def parse(name: str) -> Arch:
@@ -102,15 +102,21 @@ class Network(nn.Module):
         self.backbone.mask_token.requires_grad_(masked)
         self.head: Any = head
 
-    def tokens(self, images: Tensor, mask: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
-        """Tokens after the final norm [B, 1 + n, D]; `keep` [n]: patches that are not dropped (after positions)."""
+    def tokens(
+        self, images: Tensor, mask: Tensor | None = None, keep: Tensor | None = None, *, class_only: bool = False
+    ) -> Tensor:
+        """Tokens after the final norm [B, 1 + n, D].
+
+        Args: keep: [n], patches that are not dropped (after positions). class_only: the class token's [B, 1, D].
+        """
         net = self.backbone
         x = net.pos_drop(net.embed(images, mask))
         if keep is not None:
             x = torch.cat([x[:, :1], x[:, 1 + keep]], dim=1)
-        for block in net.blocks:
+        for block in net.blocks[:-1]:
             x = block(x)
-        return net.norm(x)
+        last = net.blocks[-1]
+        return net.norm(last(x, class_only=True) if class_only else last(x))
 
     def forward(
         self,
@@ -131,9 +137,12 @@ class Network(nn.Module):
         """
         classes, patch = [], None
         for first, group in enumerate(_groups(views)):
-            x = self.tokens(group, mask if first == 0 else None, keep if first == 0 else None)
+            whole = first == 0 and patches is not None
+            # On a CPU the last block computes all tokens: products of other shapes would change the digits.
+            only = not whole and card.is_card(group.device)
+            x = self.tokens(group, mask if first == 0 else None, keep if first == 0 else None, class_only=only)
             classes.append(x[:, 0])
-            if first == 0 and patches is not None:
+            if whole:
                 patch = x[:, 1:].flatten(0, 1)
                 if isinstance(patches, Tensor):
                     patch = patch.index_select(0, patches)

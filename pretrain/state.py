@@ -68,9 +68,15 @@ class State(Generic[S]):
         return next(self.network.parameters()).device
 
 
-def distribute(network: Network) -> nn.Module:
-    """The network as it is called for a gradient: inside DDP where there are several processes."""
-    # Buffers are batch statistics, which the processes share already.
+def distribute(network: Network, *, accumulate: int) -> nn.Module:
+    """The network as it is called for a gradient: inside DDP where there are several processes.
+
+    Args: accumulate: micro-batches a step. With one, every backward pass is alike, which spares DDP its bookkeeping;
+        with several, torch (2.15) fails in the first step, whose first backward passes exchange nothing.
+    """
     if not distributed.active():
         return network
-    return DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
+    # Buffers are batch statistics, which the processes share already.
+    return DistributedDataParallel(
+        network, broadcast_buffers=False, gradient_as_bucket_view=True, static_graph=accumulate == 1
+    )

@@ -9,6 +9,7 @@ exp(similarity / temperature) over the neighbours of that class, divided by the 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 NEED = Need(recipe=Recipe(), view="eval")  # the class token after the final norm, under DINO's transform
+TIMED, TIMED_QUERIES = 16_384, 512  # images of the bank and queries that `estimate` times
 VOTES = 1 << 22  # votes (queries x classes) that exist at a time, for each k
 
 
@@ -103,6 +105,24 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
         deviations=unreadable(bank, queries),
         notes=notes,
     )
+
+
+def estimate(bench: Bench, dataset: Dataset, settings: Settings, an_image: float | None) -> float | None:
+    """Seconds of the search, from that of some queries in some of the bank. an_image: not needed."""
+    from evaltk import neighbours
+    from evaltk.features import noise
+
+    num_bank, num_queries = len(dataset.train), len(dataset.test) + min(settings.choose, len(dataset.train))
+    (bank,) = noise.features(
+        min(num_bank, TIMED),
+        noise.widths(bench.backbone, bench.transform(NEED.view), (bench.class_feature(NEED).recipe,)),
+        len(dataset.train.classes),
+    )
+    queries = bank.x[: min(num_queries, TIMED_QUERIES)]
+    k = min(max(settings.k), len(bank.x))
+    started = time.perf_counter()
+    neighbours.search(queries, bank.x, k, backend=settings.backend, device=bench.device)
+    return (time.perf_counter() - started) * num_queries / len(queries) * num_bank / len(bank.x)
 
 
 def _fitting(settings: Settings, num_bank: int, dataset: Dataset) -> Settings:
@@ -315,5 +335,6 @@ PROTOCOL = Protocol(
     doc=__doc__,
     check=check,
     extracts=extracts,
+    estimate=estimate,
     chooses_feature=True,
 )

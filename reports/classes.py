@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
+from evaltk.errors import StorageError
 from evaltk.metrics import calibration
 from evaltk.types import Result, Score
 from reports import comparable, layouts
@@ -16,6 +17,7 @@ from reports.layouts import Items, Layout
 from reports.table import Cell, Table
 
 NAMES = "class_names"
+MOST = 1_000_000  # classes
 PANELS = 4  # of a reliability diagram
 
 
@@ -52,11 +54,13 @@ def of_result(result: Result, arrays: Mapping[str, np.ndarray], classes: Sequenc
 
     Args:
         arrays: the result's predictions. classes: names by id, where the arrays hold none.
+
+    Raises: StorageError: arrays that are no classes of images, as of a file that was edited.
     """
     layout = layouts.protocols().get(result.protocol)
     if layout is None:
         return []
-    named = [str(name) for name in arrays[NAMES]] if NAMES in arrays else list(classes)
+    named = [str(name) for name in np.atleast_1d(arrays[NAMES])] if NAMES in arrays else list(classes)
     found: dict[str, Judged] = {}  # by the array of predictions: several scores may be of one
     for items in layout.items:
         if not items.predicted:
@@ -112,6 +116,9 @@ def _judged(
     found, true = (np.asarray(arrays[name]) for name in names)
     confidence = arrays.get(f"{names[0]}_confidence")
     at = ", ".join(f"{key} {value}" for key, value in score.at.items() if key not in ("chosen_on", "classes"))
+    if fault := _fault(true, found, confidence):
+        where = f"{result.checkpoint.get('name')}, {result.protocol} on {result.data.name}"
+        raise StorageError(wanted="a class of each image", got=fault, where=where, do="run again with --again")
     title = f"{result.checkpoint.get('name')}, {result.protocol} on {result.data.name} ({at})"
     return Judged(
         title=title,
@@ -121,6 +128,21 @@ def _judged(
         confidence=confidence,
         classes=classes,
     )
+
+
+def _fault(target: np.ndarray, predicted: np.ndarray, confidence: np.ndarray | None) -> str:
+    """What is wrong with arrays that a file holds; empty if nothing is."""
+    for name, ids in (("true classes", target), ("predictions", predicted)):
+        if ids.ndim != 1 or not len(ids) or len(ids) != len(target) or ids.dtype.kind not in "iu":
+            return f"{name} {list(ids.shape)} of type {ids.dtype}"
+        if ids.min() < 0 or ids.max() >= MOST:
+            return f"{name} from {ids.min()} to {ids.max()}"
+    if confidence is not None:
+        if confidence.shape != target.shape or confidence.dtype.kind != "f":
+            return f"confidences {list(confidence.shape)} of type {confidence.dtype}"
+        if not ((confidence >= 0) & (confidence <= 1 + 1e-6)).all():
+            return "confidences outside of 0 to 1"
+    return ""
 
 
 def tables(judged: Judged, limit: int) -> list[Table]:

@@ -44,7 +44,7 @@ DO = "name the right --branch or --family, or save the net's own state_dict"
 # Any ViT: only its names are compared.
 NAMES = Arch(name="", patch_size=16, embed_dim=384, depth=1, num_heads=6, mlp_ratio=4.0, img_size=224, norm_eps=1e-6)
 UNSUPPORTED = {  # kinds of nets that are common and not known here; the first that fits
-    "an EfficientNet or MobileNet": re.compile(
+    "an EfficientNet or MobileNet": re.compile(  # before ConvNeXt, whose conv_dw it has, too
         r"conv_pwl?\.weight|features\.\d+\.conv\.\d|features\.\d+\.\d+\.block\.\d+\.\d+\.weight"
     ),
     "a ConvNeXt": re.compile(r"(dwconv|conv_dw)\.weight|features\.\d+\.\d+\.layer_scale"),

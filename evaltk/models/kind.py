@@ -111,6 +111,10 @@ class Kind:
         """
         raise NotImplementedError
 
+    def class_blocks(self, net: Any, arch: Arch, images: torch.Tensor, *, last: int) -> list[torch.Tensor]:
+        """As `blocks`, where the class feature alone is read: the last output may end behind its tokens."""
+        return self.blocks(net, arch, images, last=last, mask=None)[0]
+
     def prefix(self, arch: Arch) -> int:
         """Tokens before the patches: the class feature, and registers."""
         return 1

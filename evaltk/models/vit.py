@@ -15,7 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional as F
 
-from evaltk.models import vit_layout
+from evaltk.models import vit_block, vit_layout
 from evaltk.models.activations import activation, of_transformer
 from evaltk.models.kind import Kind, Shapes, Weights, check_patches, check_rule
 from evaltk.models.skeleton import on_meta
@@ -103,6 +103,7 @@ class ViT(VisionTransformer):
         )
         self._other_parts(arch)
         for block in self.blocks:
+            vit_block.refine(block)
             for name, branch in block.named_children():
                 if isinstance(branch, drop.DropPath):
                     setattr(block, name, DropPath(branch.drop_prob, branch.scale_by_keep))
@@ -155,13 +156,17 @@ class ViT(VisionTransformer):
         return torch.cat([*(token.to(x.dtype) for token in first), *registers, x], dim=1)
 
     def last_blocks(
-        self, images: torch.Tensor, *, last: int = 1, mask: torch.Tensor | None = None
+        self, images: torch.Tensor, *, last: int = 1, mask: torch.Tensor | None = None, class_only: bool = False
     ) -> list[torch.Tensor]:
-        """Outputs of the last `last` blocks before the final norm, oldest first: each as large as `embed` gives."""
+        """Outputs of the last `last` blocks before the final norm, oldest first: each as large as `embed` gives.
+
+        Args: class_only: of the very last block the first token may suffice.
+        """
         x = self.norm_pre(self.pos_drop(self.embed(images, mask)))
         kept = []
         for i, block in enumerate(self.blocks):
-            x = block(x)
+            alone = class_only and block is self.blocks[-1] and isinstance(block, vit_block.Block)
+            x = block(x, class_only=True) if alone else block(x)
             if i >= len(self.blocks) - last:
                 kept.append(x)
         return kept
@@ -259,6 +264,11 @@ class ViTKind(Kind):
     ) -> tuple[list[torch.Tensor], tuple[int, int]]:
         """See `ViT.last_blocks`."""
         return net.last_blocks(images, last=last, mask=mask), net.grid_of(images)
+
+    def class_blocks(self, net: Any, arch: Arch, images: torch.Tensor, *, last: int) -> list[torch.Tensor]:
+        """The last output is the class token alone where that is pooled."""
+        outputs: list[torch.Tensor] = net.last_blocks(images, last=last, class_only=arch.pool == "token")
+        return outputs
 
     def prefix(self, arch: Arch) -> int:
         """Class and distillation token, registers."""

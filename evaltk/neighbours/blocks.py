@@ -43,7 +43,7 @@ def propose(
         from evaltk.neighbours import by_faiss
 
         return by_faiss.propose(q, blocks(bank, metric, bank_block, device, scale=scale), keep)
-    parts = [_Best(part, keep) for part in q.split(query_block)]
+    parts = [Best(part, keep, dtype) for part in q.split(query_block)]
     scratch = torch.empty(min(query_block, len(q)) * block_size(len(bank), bank_block), device=q.device, dtype=dtype)
     for start, block_rows in blocks(bank, metric, bank_block, device, dtype=dtype, scale=scale):
         for best in parts:
@@ -51,12 +51,12 @@ def propose(
     return torch.cat([b.similarity for b in parts]), torch.cat([b.index for b in parts])
 
 
-class _Best:
-    """The largest products so far for one block of queries, descending."""
+class Best:
+    """The largest products so far for one block of queries, descending, in `dtype`."""
 
-    def __init__(self, queries: torch.Tensor, keep: int) -> None:
+    def __init__(self, queries: torch.Tensor, keep: int, dtype: torch.dtype) -> None:
         self.queries, self.keep = queries, keep
-        self.similarity = torch.empty(len(queries), 0, device=queries.device, dtype=queries.dtype)
+        self.similarity = torch.empty(len(queries), 0, device=queries.device, dtype=dtype)
         self.index = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
 
     def fold(self, block: torch.Tensor, start: int) -> None:

@@ -1,13 +1,15 @@
 """Exact blockwise nearest neighbours: the similarity matrix is never stored, and the bank may be larger than memory.
 
-A float32 matrix product only selects candidates. Its rounding depends on processor, threads and a row's position in the
-block, so the rows within its error bound of the k-th best are compared again, pair by pair, in a fixed order
-(`fixed_order.dot`). If the candidates cannot be proven to include all of these, the query is searched exhaustively. The
-result is the same on every processor, device, backend and block size.
+A matrix product in float32, or first in bfloat16, only selects candidates. Its rounding depends on processor, threads
+and a row's position in the block, so the rows within its error bound of the k-th best are compared again, pair by pair,
+in a fixed order (`fixed_order.dot`). If the candidates cannot be proven to include all of these, the query is searched
+again: in float32 after bfloat16, exhaustively after float32. The result is the same on every processor, device, backend
+and block size.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -15,6 +17,7 @@ import torch
 
 from evaltk import fixed_order
 from evaltk.errors import DataError, SettingsError
+from evaltk.neighbours import halves
 from evaltk.neighbours.blocks import BANK_BLOCK, QUERY_BLOCK, Array, Metric, blocks, prepare, propose, rows, shift, top
 
 __all__ = ["Array", "Metric", "blocks", "prepare", "rows", "search", "top"]
@@ -33,6 +36,7 @@ def search(
     device: str = "cpu",
     query_block: int = QUERY_BLOCK,
     bank_block: int = BANK_BLOCK,
+    bf16: bool | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The k nearest rows of the bank for each query.
 
@@ -43,6 +47,7 @@ def search(
         queries: [Q, D] float32. bank: [N, D] float32, tensor or array; a memory-mapped array is read block by block.
         metric: ``cosine`` or ``dot``.
         backend: how candidates are selected: ``torch``, or ``faiss`` (an optional extra).
+        bf16: whether from products of bfloat16 first; None: where that is faster (GPUs, CPUs with AMX).
 
     Returns: similarity [Q, k] float32, descending; index [Q, k] int64.
     Raises: SettingsError: k out of range. DataError: rows that are zero (cosine) or not finite, or inner products
@@ -51,33 +56,99 @@ def search(
     _check(queries, bank, k, metric, backend)
     if not len(queries):
         return torch.empty(0, k), torch.empty(0, k, dtype=torch.int64)
-    home = "cpu" if device.startswith("mps") else device  # where float64 exists
-    scale = shift(bank, bank_block) if metric == "dot" else 0
-    full = fixed_order.full_precision(device) or backend == "faiss"
+    task = _Task(
+        bank=bank,
+        k=k,
+        metric=metric,
+        backend=backend,
+        device=device,
+        scale=shift(bank, bank_block) if metric == "dot" else 0,
+        query_block=query_block,
+        bank_block=bank_block,
+    )
+    if bf16 is None:
+        bf16 = backend == "torch" and halves.worth(device, len(queries) * len(bank))
+    exact, index = _through_bf16(queries, task) if bf16 else _through_float32(queries, task)
+    return _as_float32(exact), index.cpu()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Task:
+    """What `search` is asked for, but for the queries. scale: see `blocks.propose`."""
+
+    bank: Array
+    k: int
+    metric: Metric
+    backend: str
+    device: str
+    scale: int
+    query_block: int
+    bank_block: int
+
+    @property
+    def home(self) -> str:
+        """Where float64 exists."""
+        return "cpu" if self.device.startswith("mps") else self.device
+
+
+def _through_bf16(queries: Array, task: _Task) -> tuple[torch.Tensor, torch.Tensor]:
+    """Similarities float64 and indices [Q, k]; queries whose neighbours bfloat16 leaves open, through float32."""
+    approximate, index, error = halves.propose(
+        queries,
+        task.bank,
+        min(len(task.bank), halves.candidates(task.k)),
+        metric=task.metric,
+        scale=task.scale,
+        device=task.device,
+        query_block=task.query_block,
+        bank_block=task.bank_block,
+    )
+    exact, index, unsure = _settled(queries, approximate, index, error[:, None], task)
+    if bool(unsure.any()):
+        remaining = _raw(queries, "cpu")[unsure.cpu()]
+        exact[unsure], index[unsure] = _through_float32(remaining, task)
+    return exact, index
+
+
+def _through_float32(queries: Array, task: _Task) -> tuple[torch.Tensor, torch.Tensor]:
+    """Similarities float64 and indices [Q, k]; queries that float32 leaves open are searched exhaustively."""
+    bank, k, home = task.bank, task.k, task.home
+    full = fixed_order.full_precision(task.device) or task.backend == "faiss"
     dtype = torch.float32 if full else torch.float64
     approximate, index = propose(
         queries,
         bank,
         min(len(bank), k + k // 8 + SPARE),
-        metric=metric,
-        scale=scale,
+        metric=task.metric,
+        scale=task.scale,
         dtype=dtype,
-        backend=backend,
-        device=device if full else home,
-        query_block=query_block,
-        bank_block=bank_block,
+        backend=task.backend,
+        device=task.device if full else home,
+        query_block=task.query_block,
+        bank_block=task.bank_block,
     )
-    approximate, index = approximate.to(home, torch.float64), index.to(home)
-    # The order of two rows is certain if their products differ by more than both errors.
-    bound = approximate[:, k - 1 : k] - 2 * fixed_order.product_error(bank.shape[1], dtype)
-    unsure = (approximate[:, -1] >= bound[:, 0]) & (index.shape[1] < len(bank))
-    wanted = (approximate >= bound) & ~unsure[:, None]
-    exact = _compare(_raw(queries, home), bank, index, wanted, metric, home, bank_block)
-    exact, index = _in_order(exact, index, k)
+    exact, index, unsure = _settled(queries, approximate, index, fixed_order.product_error(bank.shape[1], dtype), task)
     if bool(unsure.any()):
         remaining = _raw(queries, "cpu")[unsure.cpu()].to(home)
-        exact[unsure], index[unsure] = _exhaustive(remaining, bank, k, metric, scale, home, bank_block)
-    return _as_float32(exact), index.cpu()
+        exact[unsure], index[unsure] = _exhaustive(remaining, bank, k, task.metric, task.scale, home, task.bank_block)
+    return exact, index
+
+
+def _settled(
+    queries: Array, approximate: torch.Tensor, index: torch.Tensor, error: torch.Tensor | float, task: _Task
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Similarities float64 and indices [Q, k] of candidates, and whether others may be among them [Q].
+
+    Args: approximate, index: [Q, n], products in descending order, and rows. error: a bound on the products' errors.
+    """
+    approximate, index = approximate.to(task.home, torch.float64), index.to(task.home)
+    # The order of two rows is certain if their products differ by more than both errors.
+    bound = approximate[:, task.k - 1 : task.k] - 2 * error
+    unsure = (approximate[:, -1] >= bound[:, 0]) & (index.shape[1] < len(task.bank))
+    wanted = (approximate >= bound) & ~unsure[:, None]
+    exact = _compare(_raw(queries, task.home), task.bank, index, wanted, task.metric, task.home, task.bank_block)
+    exact, index = _in_order(exact, index, task.k)
+    return exact, index, unsure
 
 
 def _as_float32(similarity: torch.Tensor) -> torch.Tensor:

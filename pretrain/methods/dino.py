@@ -222,8 +222,7 @@ class _SoftCrossEntropy(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         total = torch.zeros((), dtype=_wide(students[0]), device=students[0].device)
         for (index, start, stop), target in zip(plan, targets, strict=True):
-            block = students[index][start:stop]
-            log_p = torch.log_softmax(block.to(_wide(block)) / temperature, dim=-1)
+            log_p = torch.log_softmax(_divided(students[index][start:stop], temperature), dim=-1)
             total -= log_p.mul_(target).sum()
         return total
 
@@ -233,16 +232,24 @@ class _SoftCrossEntropy(torch.autograd.Function):
         students, targets = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
         # Each block is read before it is written; autograd's version check rejects a second backward pass.
         grads = [s.detach() if ctx.overwrite else torch.empty_like(s) for s in students]
+        last, mass = None, targets[0]
         for (index, start, stop), target in zip(ctx.plan, targets, strict=True):
-            block = students[index][start:stop]
-            p = torch.softmax(block.to(_wide(block)) / ctx.temperature, dim=-1)
-            p.mul_(target.sum(-1, keepdim=True)).sub_(target).mul_(grad_output / ctx.temperature)
-            grads[index][start:stop] = p
+            if target is not last:  # most views have the same one
+                last, mass = target, target.sum(-1, keepdim=True)
+            p = torch.softmax(_divided(students[index][start:stop], ctx.temperature), dim=-1)
+            p.mul_(mass).sub_(target)
+            torch.mul(p, grad_output / ctx.temperature, out=grads[index][start:stop])
         return (None, None, None, None, *grads, *(None for _ in targets))
 
 
 def _sum(tensors: Sequence[Tensor], *, like: Tensor) -> Tensor:
     return functools.reduce(operator.add, tensors) if tensors else torch.zeros_like(like)
+
+
+def _divided(scores: Tensor, temperature: float) -> Tensor:
+    """Scores / temperature, wide; those of DINO-vMF are divided already."""
+    wide = scores.to(_wide(scores))
+    return wide if temperature == 1 else wide / temperature
 
 
 def _wide(tensor: Tensor) -> torch.dtype:

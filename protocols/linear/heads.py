@@ -113,10 +113,15 @@ def deactivate(heads: LinearClassifiers, which: Tensor) -> None:
         tensor[which] = 0
 
 
+def block_of(heads: LinearClassifiers) -> int:
+    """Images at a time in evaluation."""
+    return max(1, LOGITS // heads.bias.numel())
+
+
 def _logits(heads: LinearClassifiers, x: np.ndarray | Tensor, block: int | None) -> Iterator[tuple[slice, Tensor]]:
     """Logits [n, H, C] of rows of x [N, D], a block of rows at a time."""
     num_heads, num_classes, dim = heads.weight.shape
-    block = block or max(1, LOGITS // (num_heads * num_classes))
+    block = block or block_of(heads)
     for start in range(0, len(x), block):
         rows = slice(start, min(start + block, len(x)))
         part = torch.as_tensor(np.array(x[rows]) if isinstance(x, np.ndarray) else x[rows])

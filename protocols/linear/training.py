@@ -6,6 +6,8 @@ named by seed, epoch and image, so that a run that was killed ends in the bits o
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -23,6 +25,7 @@ from evaltk.progress import log
 from evaltk.seeding import generator
 from evaltk.types import Features, Recipe
 from protocols.linear import heads as probe
+from protocols.linear import pieces
 from protocols.linear.batches import Batch
 from protocols.linear.heads import LinearClassifiers
 
@@ -160,11 +163,27 @@ def train(
         for epoch in range(start, sweep.epochs):
             losses = _one_epoch(state, sweep, source, epoch, advance)
             if distributed.is_main():
-                _evaluate(state, sweep, losses, reported, held)
+                with pieces.threads(state.heads, sweep.batch):
+                    _evaluate(state, sweep, losses, reported, held)
                 store.write_state(state.tree())
     if distributed.is_main():
         _outcome(state, sweep, reported, held).write(store)
     distributed.barrier()
+
+
+def pace(
+    sweep: Sweep, source: Source, reported: Sequence[Features], *, device: torch.device | str
+) -> tuple[float, float]:
+    """Seconds of a step, and of evaluating an image, with all heads; both of the second of two epochs."""
+    state = _begin(sweep, source, [f.x.shape[1] for f in reported], len(reported[0].y), device)
+    for epoch in range(2):
+        started = time.perf_counter()
+        losses = _one_epoch(state, sweep, source, epoch, lambda count: None)
+        trained = time.perf_counter()
+        with pieces.threads(state.heads, sweep.batch):
+            _evaluate(state, sweep, losses, reported, ())
+    evaluated = time.perf_counter() - trained
+    return (trained - started) / math.ceil(len(source) / sweep.batch), evaluated / len(reported[0].y)
 
 
 def _begin(
@@ -197,13 +216,23 @@ def _one_epoch(state: _State, sweep: Sweep, source: Source, epoch: int, advance:
         lrs.append(base.masked_fill(state.diverged[f] >= 0, 0).to(heads.weight))
         sums.append(torch.zeros(len(sweep.lrs), dtype=torch.float64, device=heads.weight.device))
     seen = 0
-    for batch in source.epoch(epoch, state.bad):
-        for x in batch.x:
-            check_finite(x, partial(_image, source, batch))
-        for heads, x, lr, total in zip(state.heads, batch.x, lrs, sums, strict=bool(state.heads)):
-            total += probe.step(heads, x, batch.y, lr).double() * len(batch.y)
-        seen += len(batch.y)
-        advance(len(batch.y))
+    for group in pieces.groups(source.epoch(epoch, state.bad), state.heads, sweep.batch):
+
+        def work(piece: pieces.Piece, group: list[Batch] = group) -> None:
+            f, which = piece
+            heads, lr, total = pieces.some(state.heads[f], which), lrs[f][which], sums[f][which]
+            for batch in group:
+                if which.start == 0:
+                    check_finite(batch.x[f], partial(_image, source, batch))
+                total += probe.step(heads, batch.x[f], batch.y, lr).double() * len(batch.y)
+
+        pieces.each(work, state.heads, sweep.batch)
+        for batch in group if not state.heads else ():
+            for x in batch.x:  # every process raises the same error
+                check_finite(x, partial(_image, source, batch))
+        images = sum(len(batch.y) for batch in group)
+        seen += images
+        advance(images)
     if not seen and distributed.is_main():
         raise DataError(wanted="readable training images", got="none", where="linear", do="restore them")
     return torch.stack([s.cpu() for s in sums]) / seen if sums else torch.empty(0)
@@ -218,15 +247,18 @@ def _evaluate(
 ) -> None:
     """Evaluate all heads after an epoch; diverged heads are zeroed and excluded."""
     epoch = state.epoch
+    living = []
     for f, heads in enumerate(state.heads):
         alive = probe.finite(heads).cpu() & torch.isfinite(losses[f]) & (state.diverged[f] < 0)
         state.diverged[f][~alive & (state.diverged[f] < 0)] = epoch
         probe.deactivate(heads, (~alive).to(heads.weight.device))
+        living.append(alive)
+    tested, on_held = (pieces.measure(state.heads, some) if some else [] for some in (reported, held))
+    for f, (heads, alive) in enumerate(zip(state.heads, living, strict=True)):
         y = torch.from_numpy(reported[f].y)
-        seen = {"train_loss": losses[f]}
-        seen["test_correct"], _ = probe.measure(heads, reported[f].x, y)
+        seen = {"train_loss": losses[f], "test_correct": tested[f][0]}
         if held:
-            seen["held_correct"], seen["held_loss"] = probe.measure(heads, held[f].x, torch.from_numpy(held[f].y))
+            seen["held_correct"], seen["held_loss"] = on_held[f]
         for name, values in seen.items():
             state.history[name][epoch, f] = values.double().masked_fill(~alive, torch.nan)
         correct = seen["test_correct"].masked_fill(~alive, -1)

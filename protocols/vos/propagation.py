@@ -21,6 +21,7 @@ from evaltk.models.backbone import Backbone
 from protocols.vos.affinity import AffinityConfig, Contexts, propagate_labels
 
 BAND = 64  # pixel rows per piece of work
+ON_CARD = 4  # frames a forward pass on a GPU: at patch 8 a frame of DAVIS is 6,240 tokens, enough to fill it
 Triple = tuple[float, float, float]
 
 
@@ -90,7 +91,7 @@ def _checked(backbone: Backbone, frames: Sequence[Frame], first_mask: np.ndarray
 def _tokens(
     backbone: Backbone, frames: Sequence[Frame], full: tuple[int, int], config: PropagationConfig
 ) -> Iterator[torch.Tensor]:
-    """Patch tokens [h, w, D] of each frame after the final norm; the next frame is decoded in the background."""
+    """Patch tokens [h, w, D] of each frame after the final norm; the next frames are decoded in the background."""
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (config.mean, config.std))
     size = images.working_size(*full, config.size)
 
@@ -108,21 +109,43 @@ def _tokens(
             x = torch.from_numpy(resized).permute(2, 0, 1).unsqueeze(0).float() / 255
             return (x - mean) / std
 
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        ahead = pool.submit(pixels, frames[0])
-        for t in range(len(frames)):
-            image = ahead.result()
-            if t + 1 < len(frames):
-                ahead = pool.submit(pixels, frames[t + 1])
-            (tokens,) = backbone.tokens(image)
-            if not bool(torch.isfinite(tokens.patches).all()):
-                raise DataError(
-                    wanted="finite tokens",
-                    got="NaN or infinity",
-                    where=frames[t],
-                    do="try --precision fp32; if that fails too, the checkpoint is corrupt or has diverged",
-                )
-            yield tokens.patches[0].view(*tokens.grid, -1)
+    step = at_once(backbone.device)
+    with ThreadPoolExecutor(max_workers=step) as pool:
+        ahead = [pool.submit(pixels, frame) for frame in frames[:step]]
+        for t in range(0, len(frames), step):
+            ready = torch.cat([one.result() for one in ahead])
+            ahead = [pool.submit(pixels, frame) for frame in frames[t + step : t + 2 * step]]
+            grid, patches = _forward(backbone, ready)
+            finite = torch.isfinite(patches).flatten(1).all(dim=1).tolist()
+            for number, fine in enumerate(finite):
+                if not fine:
+                    raise DataError(
+                        wanted="finite tokens",
+                        got="NaN or infinity",
+                        where=frames[t + number],
+                        do="try --precision fp32; if that fails too, the checkpoint is corrupt or has diverged",
+                    )
+            yield from (one.view(*grid, -1) for one in patches)
+
+
+def at_once(device: torch.device) -> int:
+    """Frames a forward pass. On a CPU one: nothing is gained, and products of other shapes round differently."""
+    return ON_CARD if device.type == "cuda" else 1
+
+
+def _forward(backbone: Backbone, x: torch.Tensor) -> tuple[tuple[int, int], torch.Tensor]:
+    """The grid and the patch tokens [B, h * w, D] of x [B, 3, H, W]; in halves where memory does not suffice.
+
+    Raises: torch.OutOfMemoryError: not even for one frame.
+    """
+    try:
+        (tokens,) = backbone.tokens(x)
+        return tokens.grid, tokens.patches
+    except torch.OutOfMemoryError:
+        if len(x) == 1:
+            raise
+    halves = [_forward(backbone, half) for half in x.chunk(2)]  # outside: the error holds what did not fit
+    return halves[0][0], torch.cat([patches for _, patches in halves])
 
 
 def one_hot(mask: np.ndarray, tokens: torch.Tensor) -> tuple[np.ndarray, torch.Tensor]:

@@ -141,7 +141,8 @@ def _bins(scores: Sequence[Score]) -> prototypes.BinLine | None:
 
 def _compared(members: Mapping[str, tuple[Path, Result]], end: str) -> Iterator[Drawn]:
     sweeps = {label: _sweep(result) for label, (_, result) in members.items()}
-    yield Drawn(name=f"thresholds-{end}", title="duplicates vs. threshold", figure=prototypes.thresholds(sweeps))
+    if any(max(sweep.largest) > 1 for sweep in sweeps.values()):  # else both lines are flat: there are no duplicates
+        yield Drawn(name=f"thresholds-{end}", title="duplicates vs. threshold", figure=prototypes.thresholds(sweeps))
     yield from sharing.over_checkpoints([result for _, result in members.values()], end)
 
 
@@ -150,7 +151,7 @@ def _prototypes(arrays: Mapping[str, Arrays], first: Result, end: str) -> Iterat
     kappas = {label: found["kappa"] for label, found in arrays.items()}
     yield Drawn(name=f"kappa-{end}", title="precision of the prototypes", figure=prototypes.kappa_histogram(kappas))
     sizes = {k: found[key] for k, found in arrays.items() if (key := f"sizes_leader_{threshold:g}") in found}
-    if sizes:
+    if any(np.max(one, initial=0) > 1 for one in sizes.values()):
         title = "sizes of duplicate sets"
         yield Drawn(name=f"set-sizes-{end}", title=title, figure=prototypes.set_sizes(sizes, threshold))
     counts = {label: found["counts"] for label, found in arrays.items()}

@@ -23,7 +23,7 @@ from reports.figures.style import Drawn, one_look
 from reports.formats import cell_text, html, latex
 from reports.formats.render import markdown, tidy_csv
 from reports.layouts import Over, Paper
-from reports.page import confused
+from reports.page import confused, mistakes
 from reports.page.figures import figures_of_analyses, figures_of_scores, inline
 from reports.page.galleries import GALLERY_ARRAYS, Gallery, build_gallery, bytes_per_gallery, gallery_fault
 from reports.page.inset import Inset
@@ -80,6 +80,8 @@ def build_page(
     title: str = "",
     command: str = "",
     complain: Callable[[StorageError], object] = lambda _: None,
+    find: mistakes.Find | None = None,
+    wrong: int = mistakes.IMAGES,
     pictures: Inset | None = None,
 ) -> str:
     """The page of these results. The same results give the same text.
@@ -88,15 +90,12 @@ def build_page(
         found: results and their files. runs: the folder they were found in, with training logs.
         skipped: files that are not results, and why; listed on the page.
         title: of the page (default: the models and datasets). command: that writes it, shown if given.
-        complain: called for damaged predictions, which the page lists too. pictures: of `evaltk show`.
+        complain: called for damaged predictions, which the page lists too.
+        find: the images of a result, for the pictures of its confident mistakes. wrong: how many of each classifier.
+        pictures: of `evaltk show`.
     """
     broken: dict[str, None] = {}
-
-    def note(error: StorageError) -> None:
-        if (text := str(error)) not in broken:
-            broken[text] = None
-            complain(error)
-
+    note = _noting(broken, complain)
     results = [result for _, result in found]
     checkpoints = len(checkpoint_names(results))
     predictions = paired.beside(found, note) if checkpoints <= TESTED else None
@@ -129,9 +128,22 @@ def build_page(
         "galleries": _galleries(found, note),
         "origins": provenance(found, runs),
         "skipped": [(_within(path, runs), why) for path, why in skipped],
+        "pictures": pictures,
     }
     values |= _pictures(found, won, runs, names, note)
-    return render(values | {"broken": list(broken), "pictures": pictures})
+    strips, left = mistakes.strips(found, lambda path: _read(path, note), find, wrong) if find else ([], 0)
+    return render(values | {"mistakes": strips, "mistakes_left": left, "broken": list(broken)})
+
+
+def _noting(broken: dict[str, None], complain: Callable[[StorageError], object]) -> Callable[[StorageError], object]:
+    """Keeps errors in `broken` and complains of each once."""
+
+    def note(error: StorageError) -> None:
+        if (text := str(error)) not in broken:
+            broken[text] = None
+            complain(error)
+
+    return note
 
 
 def _pictures(
@@ -285,7 +297,7 @@ def _groups(results: Sequence[Result], predictions: paired.Predictions | None) -
 
 def _classes(found: Sequence[tuple[Path, Result]], note: Callable[[StorageError], object]) -> list[Group]:
     """What classifiers get wrong, collapsed."""
-    made, left = confused.tables(found, lambda path: _read(path, note))
+    made, left = confused.tables(found, lambda path: _read(path, note), note)
     if not made:
         return []
     title = "Classes: least accurate, most confused" + (f" (of {left} more: evaltk classes)" if left else "")

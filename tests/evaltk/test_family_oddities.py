@@ -123,6 +123,7 @@ def test_kinds_of_nets_that_are_not_known(tmp_path: Path) -> None:
     for net, words in (
         (timm.create_model("convnext_atto"), "a ConvNeXt"),
         (torchvision.models.convnext_tiny(), "a ConvNeXt"),
+        (timm.create_model("mobilenetv3_small_050"), "an EfficientNet or MobileNet"),
         (torchvision.models.mobilenet_v2(), "MobileNet"),
         (timm.create_model("mobilenetv3_small_050"), "MobileNet"),
         (torchvision.models.densenet121(), "a DenseNet"),

@@ -6,6 +6,7 @@ EVALTK_GPU=cpu runs the same code on the CPU, which shows that the tests themsel
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import subprocess
 import sys
@@ -18,8 +19,9 @@ import torch
 
 from evaltk import build_backbone, distributed, load_checkpoint, neighbours, vmf
 from evaltk import fixed_order as fixed
+from evaltk.neighbours import halves
 from evaltk.running import runner
-from evaltk.types import Precision
+from evaltk.types import Precision, Recipe
 from pretrain import checkpoint as saving
 from pretrain import compiling, loop, prototypes
 from pretrain import recipe as recipes
@@ -45,10 +47,10 @@ TINY = ["net.arch=vit_patch4_dim32_depth2_heads2_img16", "method.num_prototypes=
         "optim.freeze_last_layer=0", "run.workers=0", "run.knn=0", "run.log_every=1", "run.monitor_every=1000",
         "net.drop_path=0"]  # fmt: skip
 METHODS = {
-    "dino": ["method.scoring=linear", "method.centering=logit"],
     "dino_vmf": [],
     "ibot_vmf": ["method.name=ibot"],
     "msn": ["method.name=msn", "method.scoring=cosine"],
+    "dino": ["method.scoring=linear", "method.centering=logit"],
 }
 
 
@@ -63,52 +65,10 @@ def test_tokens(name: str, precision: Precision, most: float) -> None:
     checkpoint = load_checkpoint(FILES[name], num_heads=3)
     x = torch.randn(4, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     wanted = build_backbone(checkpoint).tokens(x)[0]
-    got = build_backbone(checkpoint, device=DEVICE, precision=precision).tokens(x)[0]
+    net = build_backbone(checkpoint, device=DEVICE, precision=precision)
+    got = net.tokens(x)[0]
     assert gap(got.cls, wanted.cls) < most and gap(got.patches, wanted.patches) < most
-
-
-def settings(name: str) -> Any:
-    from protocols import fewshot, finetune, knn, linear, transfer
-
-    return {
-        "knn": knn.Settings(),
-        "linear": linear.Settings(fast=True, epochs=10),
-        "fewshot": fewshot.Settings(),
-        "transfer": transfer.Settings(strengths=5, max_iterations=100),
-        "finetune": finetune.Settings(epochs=1, warmup_epochs=0, batch=64, group=64, repeats=1),
-    }[name]
-
-
-@pytest.mark.parametrize("name", ["knn", "linear", "fewshot", "transfer", "finetune"])
-def test_a_protocol(name: str, tmp_path: Path) -> None:
-    values = []
-    for device in ("cpu", DEVICE):
-        found: list[Any] = []
-        where = tmp_path / f"{len(values)}"
-        plan = runner.Plan(
-            checkpoints=(NET,), protocols={name: settings(name)}, data=("digits",), out=where / "runs",
-            cache=where / "cache", device=device, limit=200,
-        )  # fmt: skip
-        runner.run(plan, report=lambda job, result, skipped, found=found: found.append(result))
-        values.append([score.value for score in found[0].scores])
-    assert np.allclose(values[0], values[1], atol=0.03), values  # rounding decides a few of 200 images
-
-
-def test_neighbours_are_the_same_to_the_bit() -> None:
-    draw = torch.Generator().manual_seed(0)
-    bank, queries = torch.randn(5000, 64, generator=draw), torch.randn(300, 64, generator=draw)
-    bank[100:140] = bank[7]
-    for metric in ("cosine", "dot"):
-        wanted = neighbours.search(queries, bank, 20, metric=metric)  # type: ignore[arg-type]
-        got = neighbours.search(queries, bank, 20, metric=metric, device=DEVICE)  # type: ignore[arg-type]
-        assert torch.equal(got[0], wanted[0]) and torch.equal(got[1], wanted[1])
-
-
-def test_products_in_a_fixed_order_are_the_same_to_the_bit() -> None:
-    draw = torch.Generator().manual_seed(1)
-    a, b = torch.randn(70, 384, generator=draw), torch.randn(384, 50, generator=draw)
-    assert torch.equal(fixed.matmul(a.to(DEVICE), b.to(DEVICE)).cpu(), fixed.matmul(a, b))
-    assert torch.equal(fixed.norm(a.to(DEVICE)).cpu(), fixed.norm(a))
+    assert gap(net.features(x, (Recipe(),))[0], wanted.cls) < most  # the last block without its patches
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine", "vmf"])
@@ -168,29 +128,11 @@ def losses(out: Path, device: str, *more: str) -> list[float]:
 def test_training(name: str, tmp_path: Path) -> None:
     more = [*METHODS[name], "views.where=workers", "run.compile=false"]
     wanted = losses(tmp_path / "cpu", "cpu", *more, "run.precision=fp32")
-    for precision, most in (("fp32", 2e-3), ("bf16", 0.03)):
+    # AdamW's first updates have the size of the rate whatever the gradient's: bf16's rounding shows in the third loss.
+    for precision, first, most in (("fp32", 1e-4, 2e-3), ("bf16", 0.01, 0.1)):
         got = losses(tmp_path / precision, DEVICE, *more, f"run.precision={precision}")
         assert len(got) == len(wanted) >= 5 and np.allclose(got, wanted, rtol=most), (precision, got, wanted)
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_a_run_that_is_stopped_resumes_to_the_bit(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = recipes.load("digits_dino_vmf", [*TINY, *METHODS[name], "run.precision=bf16"])
-    real = loop.train_step
-    assert loop.run(made, out=tmp_path / "whole", device=DEVICE) == 0
-
-    def stopping(*args: Any, **rest: Any) -> Any:
-        record = real(*args, **rest)
-        return dataclasses.replace(record, stop=record.step == 2)
-
-    monkeypatch.setattr(loop, "train_step", stopping)
-    assert loop.run(made, out=tmp_path / "parts", device=DEVICE) == loop.REQUEUE
-    monkeypatch.setattr(loop, "train_step", real)
-    assert loop.run(made, out=tmp_path / "parts", device=DEVICE) == 0
-    a, b = (saving.read(tmp_path / folder / saving.LAST) for folder in ("whole", "parts"))
-    for key in ("student", "teacher", "encoder", "target_encoder"):
-        for tensor in a.get(key, {}):
-            assert torch.equal(a[key][tensor], b[key][tensor]), tensor
+        assert np.isclose(got[0], wanted[0], rtol=first), (precision, got[0], wanted[0])
 
 
 def test_compiled_blocks_train_alike(tmp_path: Path) -> None:
@@ -239,3 +181,78 @@ def test_more_processes_than_cards_are_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("LOCAL_RANK", str(torch.cuda.device_count()))
     with pytest.raises(SettingsError, match="at most one process per GPU"), distributed.process_group("cuda"):
         pass
+
+
+def test_neighbours_are_the_same_to_the_bit() -> None:
+    draw = torch.Generator().manual_seed(0)
+    bank, queries = torch.randn(5000, 64, generator=draw), torch.randn(300, 64, generator=draw)
+    bank[100:140] = bank[7]
+    for metric, bf16 in itertools.product(("cosine", "dot"), (False, halves.worth(DEVICE, halves.FEWEST) or not CARD)):
+        wanted = neighbours.search(queries, bank, 20, metric=metric, bf16=False)  # type: ignore[arg-type]
+        got = neighbours.search(queries, bank, 20, metric=metric, device=DEVICE, bf16=bf16)  # type: ignore[arg-type]
+        assert torch.equal(got[0], wanted[0]) and torch.equal(got[1], wanted[1])
+
+
+def test_products_in_a_fixed_order_are_the_same_to_the_bit() -> None:
+    draw = torch.Generator().manual_seed(1)
+    a, b = torch.randn(70, 384, generator=draw), torch.randn(384, 50, generator=draw)
+    assert torch.equal(fixed.matmul(a.to(DEVICE), b.to(DEVICE)).cpu(), fixed.matmul(a, b))
+    assert torch.equal(fixed.norm(a.to(DEVICE)).cpu(), fixed.norm(a))
+
+
+def settings(name: str) -> Any:
+    from protocols import fewshot, finetune, knn, linear, transfer
+
+    return {
+        "knn": knn.Settings(),
+        "linear": linear.Settings(fast=True, epochs=10),
+        "fewshot": fewshot.Settings(),
+        "transfer": transfer.Settings(strengths=5, max_iterations=100),
+        "finetune": finetune.Settings(epochs=1, warmup_epochs=0, batch=64, group=64, repeats=1),
+    }[name]
+
+
+@pytest.mark.parametrize("name", ["knn", "linear", "fewshot", "transfer", "finetune"])
+def test_a_protocol(name: str, tmp_path: Path) -> None:
+    values = []
+    for device in ("cpu", DEVICE):
+        found: list[Any] = []
+        where = tmp_path / f"{len(values)}"
+        plan = runner.Plan(
+            checkpoints=(NET,), protocols={name: settings(name)}, data=("digits",), out=where / "runs",
+            cache=where / "cache", device=device, limit=200,
+        )  # fmt: skip
+        runner.run(plan, report=lambda job, result, skipped, found=found: found.append(result))
+        values.append([score.value for score in found[0].scores])
+    assert np.allclose(values[0], values[1], atol=0.03), values  # rounding decides a few of 200 images
+
+
+def test_a_video() -> None:
+    from evaltk.data import frames
+    from protocols import vos
+
+    checkpoint = load_checkpoint(FILES["dino"], num_heads=3)
+    paths = sorted((GOLDEN / "davis_cows" / "frames").glob("*.jpg"))
+    wanted = [frames.read_ids(GOLDEN / "davis_cows" / "masks" / f"{path.stem}.png") for path in paths]
+    found = vos.propagate(build_backbone(checkpoint, device=DEVICE), paths, wanted[0], vos.Settings())
+    assert all((mask == right).mean() >= 0.995 for mask, right in zip(found, wanted, strict=True))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_that_is_stopped_resumes_to_the_bit(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = recipes.load("digits_dino_vmf", [*TINY, *METHODS[name], "run.precision=bf16"])
+    real = loop.train_step
+    assert loop.run(made, out=tmp_path / "whole", device=DEVICE) == 0
+
+    def stopping(*args: Any, **rest: Any) -> Any:
+        record = real(*args, **rest)
+        return dataclasses.replace(record, stop=record.step == 2)
+
+    monkeypatch.setattr(loop, "train_step", stopping)
+    assert loop.run(made, out=tmp_path / "parts", device=DEVICE) == loop.REQUEUE
+    monkeypatch.setattr(loop, "train_step", real)
+    assert loop.run(made, out=tmp_path / "parts", device=DEVICE) == 0
+    a, b = (saving.read(tmp_path / folder / saving.LAST) for folder in ("whole", "parts"))
+    for key in ("student", "teacher", "encoder", "target_encoder"):
+        for tensor in a.get(key, {}):
+            assert torch.equal(a[key][tensor], b[key][tensor]), tensor

@@ -20,6 +20,7 @@ from evaltk.features.extraction import Extraction
 from evaltk.metrics import segmentation
 from evaltk.models.backbone import Backbone
 from protocols import vos
+from protocols.vos import propagation
 from protocols.vos.propagation import one_hot, winner
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -165,6 +166,28 @@ def test_a_video_of_two_objects_at_an_odd_size(backbone: Backbone, tmp_path: Pat
     assert np.array_equal(vos.propagate(backbone, opened, first, vos.Settings(size=128)), found)
     tall = [image.convert("RGB").transpose(Image.Transpose.TRANSPOSE) for image in opened]
     assert vos.propagate(backbone, tall, first.T, vos.Settings(size=128)).shape == (5, 130, 70)
+
+
+def test_frames_at_once_where_memory_allows(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = a_tree(tmp_path, size=(130, 70), names=("disc",))
+    paths = sorted((root / "JPEGImages" / "480p" / "disc").iterdir())
+    first = frames.read_ids(root / "Annotations" / "480p" / "disc" / "00000.png")
+    assert propagation.at_once(torch.device("cpu")) == 1 < propagation.at_once(torch.device("cuda"))
+    alone = vos.propagate(backbone, paths, first, vos.Settings(size=128))
+    seen, real = [], Backbone.tokens
+
+    def tokens(self: Backbone, x: torch.Tensor) -> object:
+        seen.append(len(x))
+        if len(x) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(self, x)
+
+    monkeypatch.setattr(Backbone, "tokens", tokens)
+    monkeypatch.setattr(propagation, "at_once", lambda device: 3)
+    assert np.array_equal(vos.propagate(backbone, paths, first, vos.Settings(size=128)), alone)
+    assert seen == [3, 2, 1, 2]
 
 
 def test_what_does_not_fit_is_named(backbone: Backbone) -> None:
