@@ -41,14 +41,19 @@ def measured(runs: Path) -> Measured:
     return Measured(runs=runs, found=found, skipped=skipped)
 
 
-def page(results: Measured, sections: Sequence[Section], album: Album, command: str, **told: Any) -> str:
+def page(
+    results: Measured, sections: Sequence[Section], album: Album, *, command: str, cache: Path | None, **told: Any
+) -> str:
     """The report with the pictures in it; photographs take what is left of `PAGE_BYTES`, at most their usual room.
 
     Args:
+        cache: of `evaltk run`, None: the usual one.
         told: title, checkpoints and notes of the pictures, see `reports.pictures.page.inset`.
     """
     from markupsafe import Markup
 
+    from evaltk.checkpoints import catalog
+    from evaltk.pictures.thumbnails import Finder
     from evaltk.progress import log
     from reports.page.build import build_page
     from reports.pictures import album as albums
@@ -60,6 +65,7 @@ def page(results: Measured, sections: Sequence[Section], album: Album, command: 
         skipped=results.skipped,
         command=command,
         complain=lambda error: log.warning("%s", error),
+        find=Finder.of((), cache or catalog.home()),
         pictures=pictures.inset(sections, Markup(TOKEN), **told),
     )
     room = max(0, min(albums.BYTES, PAGE_BYTES - len(text.encode())))

@@ -146,7 +146,8 @@ def main(argv: list[str]) -> int:
     if results is None:
         text = page.build(made, looks.album.symbols(), **told)
     else:
-        text = _in_report.page(results, made, looks.album, shlex.join(["evaltk", "show", *argv]), **told)
+        command = shlex.join(["evaltk", "show", *argv])
+        text = _in_report.page(results, made, looks.album, command=command, cache=options.cache, **told)
     files.write_text(options.out, text)
     log.info("%d images of %s, %.1f MB", len(chosen.shown), chosen.shown.dataset, len(text.encode()) / 1e6)
     print(options.out)
