@@ -90,9 +90,8 @@ def build_page(
         found: results and their files. runs: the folder they were found in, with training logs.
         skipped: files that are not results, and why; listed on the page.
         title: of the page (default: the models and datasets). command: that writes it, shown if given.
-        complain: called for damaged predictions, which the page lists too.
+        complain: called for damaged predictions, which the page lists too. pictures: of `evaltk show`.
         find: the images of a result, for the pictures of its confident mistakes. wrong: how many of each classifier.
-        pictures: of `evaltk show`.
     """
     broken: dict[str, None] = {}
     note = _noting(broken, complain)
@@ -104,7 +103,7 @@ def build_page(
     assert isinstance(over, Over)
     won = winners.contests(over, results, predictions)
     summary = [to_html(table) for table in build_tables(over, results, predictions=predictions)]
-    best = [to_html(table) for table in [winners.table(won)] if table]
+    best = [to_html(table)] if (table := winners.table(won)) else []
     groups = [*_groups(results, predictions), *_classes(found, note)]
     published = to_html(beside.table) if beside.table else None
     on_page = [*summary, *best, *([published] if published else []), *(t for group in groups for t in group.tables)]
