@@ -19,6 +19,7 @@ from reports.table import Cell, Table
 NAMES = "class_names"
 MOST = 1_000_000  # classes
 PANELS = 4  # of a reliability diagram
+UNREADABLE = {"finetune": -1}  # what is kept as the prediction of an image that cannot be read; others leave it out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,11 @@ class Judged:
         assert self.confidence is not None
         there = np.isfinite(self.confidence)
         return calibration.reliability(self.confidence[there], (self.predicted == self.target)[there])
+
+    def readable(self) -> tuple[np.ndarray, np.ndarray]:
+        """(true, predicted) classes of the images that could be read: others are predicted as -1."""
+        there = self.predicted >= 0
+        return self.target[there], self.predicted[there]
 
     def name(self, label: int) -> str:
         """What a class is called."""
@@ -116,7 +122,7 @@ def _judged(
     found, true = (np.asarray(arrays[name]) for name in names)
     confidence = arrays.get(f"{names[0]}_confidence")
     at = ", ".join(f"{key} {value}" for key, value in score.at.items() if key not in ("chosen_on", "classes"))
-    if fault := _fault(true, found, confidence):
+    if fault := _fault(true, found, confidence, UNREADABLE.get(result.protocol, 0)):
         where = f"{result.checkpoint.get('name')}, {result.protocol} on {result.data.name}"
         raise StorageError(wanted="a class of each image", got=fault, where=where, do="run again with --again")
     title = f"{result.checkpoint.get('name')}, {result.protocol} on {result.data.name} ({at})"
@@ -130,25 +136,26 @@ def _judged(
     )
 
 
-def _fault(target: np.ndarray, predicted: np.ndarray, confidence: np.ndarray | None) -> str:
-    """What is wrong with arrays that a file holds; empty if nothing is."""
+def _fault(target: np.ndarray, predicted: np.ndarray, confidence: np.ndarray | None, least: int) -> str:
+    """What is wrong with arrays that a file holds; empty if nothing is. least: the smallest prediction."""
     for name, ids in (("true classes", target), ("predictions", predicted)):
         if ids.ndim != 1 or not len(ids) or len(ids) != len(target) or ids.dtype.kind not in "iu":
             return f"{name} {list(ids.shape)} of type {ids.dtype}"
-        if ids.min() < 0 or ids.max() >= MOST:
+        if ids.min() < (least if ids is predicted else 0) or ids.max() >= MOST:
             return f"{name} from {ids.min()} to {ids.max()}"
     if confidence is not None:
         if confidence.shape != target.shape or confidence.dtype.kind != "f":
             return f"confidences {list(confidence.shape)} of type {confidence.dtype}"
-        if not ((confidence >= 0) & (confidence <= 1 + 1e-6)).all():
+        if not (np.isnan(confidence) | ((confidence >= 0) & (confidence <= 1 + 1e-6))).all():
             return "confidences outside of 0 to 1"
     return ""
 
 
 def tables(judged: Judged, limit: int) -> list[Table]:
     """The least accurate classes, the most confused pairs, and the calibration where confidences are kept."""
+    target, predicted = judged.readable()
     number = 1 + int(max(judged.target.max(), judged.predicted.max()))
-    count, accuracy = calibration.by_class(judged.target, judged.predicted, number)
+    count, accuracy = calibration.by_class(target, predicted, number)
     order = [c for c in np.lexsort((np.arange(number), accuracy)).tolist() if count[c]][:limit]
     worst = tuple(
         (judged.name(c), (Cell(value=float(accuracy[c])), Cell(value=float(count[c]), unit="count", digits=0)))
@@ -159,7 +166,7 @@ def tables(judged: Judged, limit: int) -> list[Table]:
             f"{judged.name(pair.label)} as {judged.name(pair.predicted)}",
             (Cell(value=float(pair.count), unit="count", digits=0), Cell(value=pair.share)),
         )
-        for pair in calibration.worst_pairs(judged.target, judged.predicted, limit)
+        for pair in calibration.worst_pairs(target, predicted, limit)
     )
     end = f": {judged.title}"
     made = [Table(title=f"Least accurate classes{end}", columns=("accuracy (%)", "images"), rows=worst, stub="class")]

@@ -104,7 +104,8 @@ def _values(one: Judged, most: int) -> dict[str, object]:
     from evaltk.metrics import calibration
 
     number = 1 + int(max(one.target.max(), one.predicted.max()))
-    count, accuracy = calibration.by_class(one.target, one.predicted, number)
+    target, predicted = one.readable()
+    count, accuracy = calibration.by_class(target, predicted, number)
     found: dict[str, object] = {
         "title": one.title,
         "classes": {
@@ -112,7 +113,7 @@ def _values(one: Judged, most: int) -> dict[str, object]:
         },
         "confused": [
             asdict(pair) | {"label": one.name(pair.label), "predicted": one.name(pair.predicted)}
-            for pair in calibration.worst_pairs(one.target, one.predicted, most)
+            for pair in calibration.worst_pairs(target, predicted, most)
         ],
     }
     if one.confidence is not None:

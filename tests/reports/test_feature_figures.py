@@ -74,6 +74,19 @@ def test_tables_of_classes() -> None:
     assert judged.name(7) == "class 7" and classes.of_result(replace(result, protocol="vos"), arrays) == []
 
 
+def test_unreadable_images_are_no_mistakes() -> None:
+    """Fine-tuning keeps -1 and NaN for images that cannot be read; they have no class, least of all the last one."""
+    result, found = shift()
+    result = replace(result, protocol="finetune", scores=(score("top1_best_epoch", 0.5),))
+    there = found["knn_test"] == found["target_test"]
+    arrays = {"target": found["target_test"], "best": np.where(there, found["knn_test"], -1)}
+    arrays["best_confidence"] = np.where(there, 0.5, np.nan)
+    (judged,) = classes.of_result(result, arrays)
+    worst, calibration = classes.tables(judged, 9)
+    assert all(row[0].value == 1 for _, row in worst.rows) and "expected error 50.00 %" in calibration.title
+    assert sum(row[-1].value or 0 for _, row in worst.rows) == there.sum() == judged.reliability().count.sum()
+
+
 def test_knn_is_judged_at_the_chosen_k() -> None:
     result = knn()
     arrays = {"target": np.array([0, 1]), "k20_t0.07": np.array([0, 0]), "k10_t0.07": np.array([1, 1])}
