@@ -88,7 +88,8 @@ def linear(bench: Bench, split: DenseSplit, views: Views, settings: Settings) ->
 def rate(step: int, steps: int, warmup: int) -> float:
     """The share of the peak learning rate at a step: linear from near 0 within the warm-up, and linear to 0 at the end.
 
-    mmsegmentation's `poly` with power 1: the falling line is multiplied by the rising one.
+    mmcv's `poly` with power 1: the falling line times the rising one, which is one step ahead of mmcv's here, so that
+    the first step is not lost (mmcv/runner/hooks/lr_updater.py, get_warmup_lr; there from 1e-6).
     """
     rising = min(1.0, (step + 1) / (warmup + 1))
     return rising * (1 - step / steps)
