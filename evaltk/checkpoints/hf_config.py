@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from evaltk.checkpoints.rawfile import RawFile
 from evaltk.errors import CheckpointError, some
-from evaltk.types import EvalView
+from evaltk.types import EvalView, Interpolation
 
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -21,7 +21,7 @@ ACTIVATIONS = {
     "swish": "silu",
     "relu": "relu",
 }
-FILTERS = {2: "bilinear", 3: "bicubic"}  # of PIL, as `resample` numbers them
+FILTERS: dict[int, Interpolation] = {2: "bilinear", 3: "bicubic"}  # of PIL, as `resample` numbers them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +83,7 @@ def read(raw: RawFile) -> Config:
         mean=mean,
         std=std,
         view=_view(raw),
-        notes=("heads, epsilon and activation as config.json states",) if raw.config else (),
+        notes=(*(("heads, epsilon and activation as config.json states",) if raw.config else ()), *_notes(raw)),
     )
 
 
@@ -156,7 +156,8 @@ def _view(raw: RawFile) -> EvalView | None:
         crop = {"height": crop, "width": crop}
     if not isinstance(size, Mapping):
         return None
-    interpolation = FILTERS.get(said.get("resample"), "bicubic")  # type: ignore[call-overload]
+    resample = said.get("resample")
+    interpolation: Interpolation = FILTERS.get(resample, "bicubic") if isinstance(resample, int) else "bicubic"
     short, high = size.get("shortest_edge"), size.get("height")
     if isinstance(short, int) and short > 0:
         side = crop.get("height") if isinstance(crop, Mapping) and said.get("do_center_crop", True) else short
@@ -167,6 +168,15 @@ def _view(raw: RawFile) -> EvalView | None:
         side = side if isinstance(side, int) and 0 < side <= high else high
         return EvalView(crop=side, margin=high / side, interpolation=interpolation, square=True)
     return None
+
+
+def _notes(raw: RawFile) -> tuple[str, ...]:
+    """What of the processor is not followed."""
+    resample = raw.preprocessor.get("resample")
+    if "size" not in raw.preprocessor or (isinstance(resample, int) and resample in FILTERS):
+        return ()
+    told = "says no filter" if resample is None else f"asks for Pillow's filter {str(resample)[:20]}"
+    return (f"preprocessor_config.json {told}: images are resized bicubic",)
 
 
 def _odd(raw: RawFile, name: str, value: object, wanted: str) -> CheckpointError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -152,3 +153,24 @@ def test_a_folder_whose_one_weight_file_has_another_name(tmp_path: Path) -> None
     wanted = evaltk.load_checkpoint(folder).digest
     (folder / "model.safetensors").rename(folder / "dinov2_small.safetensors")
     assert evaltk.load_checkpoint(folder).digest == wanted
+
+
+@pytest.mark.parametrize(
+    ("said", "filter_", "told"),
+    [
+        ({"resample": 2}, "bilinear", ""),
+        ({"resample": 3}, "bicubic", ""),
+        ({"resample": 1}, "bicubic", "asks for Pillow's filter 1: images are resized bicubic"),
+        ({"resample": [2]}, "bicubic", r"asks for Pillow's filter \[2\]"),
+        ({}, "bicubic", "says no filter"),
+    ],
+)
+def test_a_filter_that_is_not_followed_is_told(
+    said: dict[str, object], filter_: str, told: str, tmp_path: Path
+) -> None:
+    folder = path_of("hf_dinov2", tmp_path / "folder")
+    looks = {"size": {"shortest_edge": 32}, "crop_size": {"height": 28, "width": 28}, **said}
+    (folder / "preprocessor_config.json").write_text(json.dumps(looks))
+    found = evaltk.load_checkpoint(folder)
+    assert (found.view.crop, found.view.interpolation) == (28, filter_)
+    assert bool(re.search(told, " ".join(found.notes))) and ("resized" in " ".join(found.notes)) == bool(told)

@@ -17,6 +17,7 @@ PARSERS: dict[str, Callable[[str, Path], Parser | None]] = {
     "checkpoint-legacy": weight_parsers.legacy,
     "checkpoint-safetensors": weight_parsers.checkpoints(".safetensors", ("hf_dinov2_checkpoint.safetensors",)),
     "hub-folder": weight_parsers.hub_folder,
+    "hub-beside": weight_parsers.hub_beside,
     "head": weight_parsers.heads,
     "catalogue": weight_parsers.catalogue,
     "npy": array_parsers.score_npy,

@@ -8,6 +8,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mutation
 from making import Make, Parser, as_json, changed, either, mutated
@@ -65,6 +66,44 @@ def hub_folder(name: str, folder: Path) -> Parser:
         texts(rng, path / "config.json")
 
     return Parser(name=name, make=make, read=lambda path: load(path, ReadOptions()))
+
+
+def hub_beside(name: str, folder: Path) -> Parser:
+    """What lies beside weights on the hub: image processors, indexes of shards, timm's configuration."""
+    import timm
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    from evaltk.checkpoints.load import load
+    from evaltk.checkpoints.read_options import ReadOptions
+
+    families = GOLDEN / "families"
+    weights = families / "hf_dinov2_checkpoint.safetensors"
+    config = json.loads((families / "hf_dinov2_config.json").read_text(encoding="utf-8"))
+    with safe_open(weights, "pt") as stored:
+        shards = dict.fromkeys(stored.keys(), "model-00001-of-00001.safetensors")
+    small = {"depth": 1, "img_size": 16, "patch_size": 8, "embed_dim": 24}
+    net = folder / "net.safetensors"
+    save_file(timm.create_model("vit_tiny_patch16_224", num_classes=0, **small).state_dict(), net)
+    pixels: dict[str, Any] = {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 16, 16], "crop_pct": 0.9}
+    pixels |= {"interpolation": "bicubic", "num_classes": 0}
+    looks = {"image_mean": [0.5] * 3, "image_std": [0.2] * 3, "size": {"shortest_edge": 32}, "crop_size": 28}
+    kinds: dict[str, tuple[Path, str, dict[str, Any]]] = {
+        "preprocessor_config.json": (weights, "model.safetensors", looks | {"do_normalize": True, "resample": 3}),
+        "model.safetensors.index.json": (weights, "model-00001-of-00001.safetensors", {"weight_map": shards}),
+        "config.json": (net, "model.safetensors", {"architecture": "vit_tiny_patch16_224", "model_args": small,
+                                                   "pretrained_cfg": pixels}),
+    }  # fmt: skip
+
+    def make(rng: random.Random, path: Path) -> None:
+        path.mkdir()
+        kind = rng.choice(list(kinds))
+        source, called, tree = kinds[kind]
+        shutil.copy(source, path / called)
+        (path / "config.json").write_bytes(as_json(config))
+        either(changed([tree], as_json), mutated(as_json(tree)))(rng, path / kind)
+
+    return Parser(name=name, make=make, read=lambda path: load(path, ReadOptions()), share=0.5)
 
 
 def recipe(name: str, folder: Path) -> Parser:
