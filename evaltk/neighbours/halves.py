@@ -73,7 +73,7 @@ def _products(part: torch.Tensor, block: torch.Tensor, scratch: torch.Tensor) ->
 
 
 def _on_card(device: str) -> bool:
-    """CUDA from Ampere on, with a torch that gives products of bfloat16 in float32 (from 2.8 on), which is tried out."""
+    """CUDA from Ampere on, with a torch (from 2.8 on) that gives products of bfloat16 in float32; tried out."""
     if torch.version.cuda is None or torch.cuda.get_device_capability(device) < (8, 0):
         return False
     third = torch.full((16, 16), 1 / 3, device=device, dtype=torch.bfloat16)
