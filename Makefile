@@ -39,7 +39,7 @@ fuzz: $(STAMP)
 
 docs: $(STAMP) $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	$(BIN)/python -m pytest -m documents -n auto --maxprocesses 4 tests/test_documents.py tests/evaltk/test_cli.py
+	$(BIN)/python -m pytest -m documents -n auto --maxprocesses 4 tests/test_documents.py tests/evaltk/test_documents_run.py tests/evaltk/test_cli.py
 
 wheel: $(STAMP)
 	$(BIN)/python tests/wheel_check.py

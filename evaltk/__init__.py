@@ -32,7 +32,7 @@ __all__ = ["EvaltkError", "build_backbone", "build_head", "evaluate", "extract",
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_MODULES})
+    return sorted({*(name for name in globals() if name.startswith("__")), *__all__, *_MODULES})
 
 
 def __getattr__(name: str) -> object:

@@ -15,6 +15,14 @@ from evaltk import progress
 from evaltk.errors import SettingsError
 
 Options = TypeVar("Options")
+MISFIT = "options that fit the command"  # what an error of `parse` wants
+ELSEWHERE = {  # what other tools call it: what does it here
+    "--dry-run": "evaltk plan, with the same arguments, is a dry run",
+    "--config": "a suite file is named first: evaltk run FILE.toml (docs/suites.md)",
+    "--epochs": "a recipe's settings are changed by --set optim.epochs=N, a protocol's by --linear.epochs N",
+    "--lr": "a recipe's settings are changed by --set optim.lr=X",
+    "--arch": "a net of another kind is passed to evaltk.evaluate in Python; timm:NAME and random:ARCH are names",
+}
 
 
 def parse(
@@ -41,8 +49,11 @@ def parse(
             sys.stderr.write(said.getvalue())
         got, hint = _told(said.getvalue())
         do = f"{prog} --help shows the options"
-        do = f"did you mean {hint}? {do}" if hint else do
-        raise SettingsError(wanted="options that fit the command", got=got, where=prog, do=do) from None
+        if other := next((ELSEWHERE[word] for word in got.replace(",", " ").split() if word in ELSEWHERE), ""):
+            do = f"{other}; {do}"
+        elif hint:
+            do = f"did you mean {hint}? {do}"
+        raise SettingsError(wanted=MISFIT, got=got, where=prog, do=do) from None
 
 
 def _told(text: str) -> tuple[str, str]:

@@ -175,6 +175,11 @@ def _nothing_extracted(bench: Bench, dataset: Any, settings: Any) -> Extracts:
     return ()
 
 
+def not_estimated(bench: Bench, dataset: Any, settings: Any, an_image: float | None) -> float | None:
+    """The `estimate` of a protocol that cannot tell."""
+    return None
+
+
 def _no_check(dataset: Any, settings: Any) -> None:
     return None
 
@@ -214,6 +219,8 @@ class Protocol:
         chooses_feature: whether ``--feature`` decides what it measures; it is refused otherwise.
         learns: (settings) -> whether it learns classes from training images; then there have to be some, of two classes
             or more (see `evaltk.data.sanity`).
+        estimate: (bench, dataset, settings, seconds from an image's file to its features, if timed) -> seconds of what
+            it does beside the extraction, from a short trial; None where it cannot be told.
     """
 
     name: str
@@ -229,6 +236,7 @@ class Protocol:
     prepare: Callable[[Bench, Any, Any], None] = nothing_to_prepare
     chooses_feature: bool = False
     learns: Callable[[Any], bool] = _always
+    estimate: Callable[[Bench, Any, Any, float | None], float | None] = not_estimated
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evaltk import files
+from evaltk import files, safe_json
 
 BLOCK = 1 << 24  # bytes that one checksum covers, so that several threads can check a large file
 THREADS = 8
@@ -127,7 +127,7 @@ def loads(text: str, *, required: bool = False) -> dict[str, Any]:
 
     Raises: Damaged: another checksum. ValueError: no JSON, or no object.
     """
-    tree = json.loads(text)
+    tree = safe_json.parse(text)
     if not isinstance(tree, dict):
         raise Damaged("no JSON object")
     wanted = tree.pop(FIELD, None)

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from evaltk import files, owned
+from evaltk import files, owned, safe_json
+from evaltk.errors import StorageError
 
 BEAT = 5.0  # seconds between two signs of life
 STALE = 120.0  # seconds without one; NFS may show a file of up to a minute ago
@@ -97,11 +98,18 @@ class Claims:
             if number <= claim.number:
                 _remove(_folder(claim.path, number))
 
-    def tidy(self, folder: Path) -> None:
-        """Remove the claims of the dead in `folder` whose work is done: the file that they are on is there."""
-        with suppress(OSError):
+    def tidy(self, folder: Path, *, undone: bool = False) -> None:
+        """Remove the claims of the dead in `folder` whose work is done: the file that they are on is there.
+
+        What was killed while it made or removed a claim is removed, too.
+
+        Args:
+            undone: also those of other work, where a claim stands for no file.
+        """
+        with suppress(OSError, StorageError):  # it may be a folder that can be read only
+            owned.sweep(folder)
             names = {entry.name.rpartition(".claim-")[0] for entry in folder.iterdir() if ".claim-" in entry.name}
-            for work in (folder / name for name in names if (folder / name).is_file()):
+            for work in (folder / name for name in names if undone or (folder / name).is_file()):
                 if (claim := self.take(work)) is not None:
                     self.release(claim)
 
@@ -114,7 +122,7 @@ class Claims:
     def _left(self, folder: Path) -> bool:
         """Whether the claim in `folder` has no living holder."""
         told = _owner(folder)
-        if told.get("token") in self._held:
+        if str(told.get("token")) in self._held:
             return False
         if told.get("host") == _host() and _dead(told.get("process")):
             return True
@@ -183,7 +191,7 @@ def _remove(folder: Path) -> None:
 
 def _owner(folder: Path) -> dict[str, object]:
     try:
-        told = json.loads(_text(folder / OWNER))
+        told = safe_json.parse(_text(folder / OWNER))
     except ValueError:
         return {}
     return told if isinstance(told, dict) else {}

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 MORE = " (all with --verbose)"
 SHORT = 60  # characters of what was got that are always shown
+NAME = 255  # characters of a file's name at most
 
 
 class EvaltkError(Exception):
@@ -26,7 +27,9 @@ class EvaltkError(Exception):
 
     def __init__(self, *, wanted: str, got: str, where: object = "", do: str = "") -> None:
         # Keys and titles come from files; their line breaks and escape codes must not reach a terminal.
-        self.wanted, self.got, self.where, self.do = (printable(t) for t in (wanted, got, str(where), do))
+        self.wanted, self.got, self.where, self.do = (
+            _no_endless_word(printable(t)) for t in (wanted, got, str(where), do)
+        )
         parts = [f"wanted {self.wanted}", f"got {self.got}"]
         if self.where:
             parts.append(f"where: {self.where}")
@@ -112,6 +115,11 @@ def printable(text: str) -> str:
         return text
     blank = re.sub(r"\s*[\r\n\t\f\v]\s*", " ", text)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in blank)
+
+
+def _no_endless_word(text: str) -> str:
+    """`text` with words cut that are longer than a name can be on any file system (255), as damaged files hold them."""
+    return text if len(text) <= NAME else re.sub(rf"[^\s/]{{{NAME + 1},}}", lambda m: f"{m[0][:SHORT]}...", text)
 
 
 def _rebuild(kind: type[EvaltkError], wanted: str, got: str, where: str, do: str) -> EvaltkError:

@@ -29,6 +29,13 @@ SHORT = {"images": "img", "bytes": "B"}
 _ABOUT: ContextVar[str] = ContextVar("about", default="")
 
 
+class _Printable(logging.Formatter):
+    """Messages hold names of files and classes, whose control characters must not reach a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(map(printable, super().format(record).split("\n")))
+
+
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
     """Messages on stderr. `line`: what stands in the terminal's last line and is drawn again below a message."""
 
@@ -63,7 +70,7 @@ def configure(*, quiet: bool = False, verbose: bool = False) -> None:
     """
     handler = _Handler()
     where = " %(relativeCreated)d ms %(module)s" if verbose else ""
-    handler.setFormatter(logging.Formatter(f"evaltk{where}: %(message)s"))
+    handler.setFormatter(_Printable(f"evaltk{where}: %(message)s"))
     log.handlers[:] = [handler]
     log.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
     log.propagate = False
@@ -113,7 +120,9 @@ def status(text: str) -> Iterator[None]:
 
 
 @contextmanager
-def bar(title: str, total: int, *, done: int = 0, unit: str = "images") -> Iterator[Advance]:
+def bar(
+    title: str, total: int, *, done: int = 0, unit: str = "images", pace: Callable[[], float | None] | None = None
+) -> Iterator[Advance]:
     """Progress with the rate and the time left; yields `advance(n)`. Silent with --quiet.
 
     Under torchrun the first process alone speaks.
@@ -121,6 +130,7 @@ def bar(title: str, total: int, *, done: int = 0, unit: str = "images") -> Itera
     Args:
         total: number of items, 0 if it is not known.
         done: items finished by an earlier run; they count as done, but not towards the rate.
+        pace: tries out how many items a second there will be; asked in a terminal alone, shown until the first advance.
     """
     if not log.isEnabledFor(logging.INFO) or not _first():
         yield lambda n: None
@@ -129,6 +139,9 @@ def bar(title: str, total: int, *, done: int = 0, unit: str = "images") -> Itera
     state = _State(title=_titled(title), total=total, done=done, count=done, unit=unit, begun=now, said=now)
     if handler is not None:
         handler.draw(state.text(now))
+        if pace is not None and (expected := pace()):
+            state.begun = time.monotonic()
+            handler.draw(state.paced(expected, about="about "))
 
     def advance(n: int) -> None:
         state.count += n
@@ -164,16 +177,19 @@ class _State:
 
     def text(self, now: float) -> str:
         """``model · dataset/split 640/2,000 · 31 img/s · 0:44 left``."""
+        own, seconds = self.count - self.done, now - self.begun
+        return self.paced(own / seconds if own > 0 and seconds > 0 else 0.0)
+
+    def paced(self, rate: float, *, about: str = "") -> str:
+        """As `text`, at `rate` items a second; 0: not known."""
         if self.unit == "bytes":
             amount = f"{_size(self.count)}/{_size(self.total)}" if self.total else _size(self.count)
         else:
             amount = f"{self.count:,}/{self.total:,}" if self.total else f"{self.count:,}"
-        own, seconds = self.count - self.done, now - self.begun
-        if own <= 0 or seconds <= 0:
+        if not rate:
             return f"{self.title} {amount}"
-        rate = own / seconds
-        left = [f"{_clock((self.total - self.count) / rate)} left"] if self.total > self.count else []
-        return " · ".join([f"{self.title} {amount}", _rate(rate, self.unit), *left])
+        left = [f"{about}{_clock((self.total - self.count) / rate)} left"] if self.total > self.count else []
+        return " · ".join([f"{self.title} {amount}", about + _rate(rate, self.unit), *left])
 
     def ended(self, now: float) -> str:
         """``model · dataset/split 2,000 images in 1:04, 31 img/s``."""

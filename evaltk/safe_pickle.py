@@ -6,11 +6,13 @@ Not even numpy's `dtype` is safe to give to a pickle: its state can claim that a
 from __future__ import annotations
 
 import functools
+import io
 import pickle
 import re
+import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -26,8 +28,11 @@ def read(path: Path, *, encoding: str = "latin1") -> Any:
     Raises: pickle.UnpicklingError: any other object, before it is constructed. OSError. Any error of `pickle` for a
         corrupt file.
     """
-    with path.open("rb") as stream:
+    stream = io.BytesIO(path.read_bytes())  # of which no more can be read than there is
+    try:
         return _PlainOnly(stream, encoding=encoding).load()
+    except KeyError as error:
+        raise pickle.UnpicklingError(f"byte {error} where an operation of a pickle was to come") from error
 
 
 class DType:
@@ -91,10 +96,20 @@ STAND_INS: dict[str, Callable[..., Any]] = {
 }
 
 
-class _PlainOnly(pickle.Unpickler):
+# Python's own, not C's: that one makes room for as many objects as a file says it numbers, 8 GB for a file of 1 kB.
+class _PlainOnly(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> object:
         stand_in = STAND_INS.get(f"{re.sub(r'^numpy[.]_?core[.]', '', module)}.{name}")
         if stand_in is None:
             raise pickle.UnpicklingError(f"the object {module}.{name}, which was not loaded")
         # A fresh wrapper each time, so that a file cannot modify the stand-in for the next file.
         return functools.partial(stand_in)
+
+    def _bytearray(self: Any) -> None:
+        (size,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(size)))  # pickle's own makes room for all of it first
+
+    dispatch: ClassVar[dict[int, Callable[..., None]]] = {
+        **pickle._Unpickler.dispatch,
+        pickle.BYTEARRAY8[0]: _bytearray,
+    }

@@ -11,11 +11,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 import torch
 
 T = TypeVar("T")
+_THREADS: ContextVar[int] = ContextVar("threads", default=0)  # of `each`, 0: as many as torch uses
 
 
 @contextmanager
@@ -32,8 +34,19 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def small_operations() -> Iterator[None]:
+    """Inside, operations of torch use one thread, which is faster for small ones, and `each` as many as outside."""
+    token = _THREADS.set(_THREADS.get() or torch.get_num_threads())
+    try:
+        with one_thread():
+            yield
+    finally:
+        _THREADS.reset(token)
+
+
 def each(work: Callable[[T], None], pieces: Iterable[T], device: torch.device) -> None:
-    """Call `work` once per piece, in as many threads as torch uses here, this thread included.
+    """Call `work` once per piece, in as many threads as torch uses here, this thread included; nested calls in one.
 
     On devices other than the CPU, which run asynchronously anyway, this thread does everything. Grad and inference mode
     are those of the caller. The first error stops the queue and is raised; pieces already started are finished.
@@ -43,10 +56,11 @@ def each(work: Callable[[T], None], pieces: Iterable[T], device: torch.device) -
             work(piece)
         return
     left = deque(pieces)
-    threads = min(torch.get_num_threads(), len(left))
+    threads = min(_THREADS.get() or torch.get_num_threads(), len(left))
     inference, grad = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
 
     def take() -> None:
+        token = _THREADS.set(1)  # for work that calls `each` itself
         try:
             while True:
                 try:
@@ -56,6 +70,7 @@ def each(work: Callable[[T], None], pieces: Iterable[T], device: torch.device) -
                 work(piece)
         finally:
             left.clear()
+            _THREADS.reset(token)
 
     def help_out() -> None:
         torch.get_num_threads()  # see one_thread

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import tomllib
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from evaltk import safe_toml
 from evaltk.errors import SettingsError, nearest
 from pretrain import methods
 from pretrain.data.loader import Data
@@ -81,10 +81,11 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = path_of(name)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # bad UTF-8 and TOML are ValueErrors
-        got = "values nested too deep" if isinstance(error, RecursionError) else str(error)[:120]
-        raise SettingsError(wanted="TOML in UTF-8", got=got, where=path, do="fix the TOML syntax") from error
+        table = safe_toml.read(path)
+    except ValueError as error:
+        raise SettingsError(
+            wanted="TOML in UTF-8", got=str(error)[:120], where=path, do="fix the TOML syntax"
+        ) from error
     for word in overrides:
         key, eq, text = word.partition("=")
         section, dot, leaf = key.strip().partition(".")
@@ -102,8 +103,8 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
 def _value(text: str) -> Any:
     try:
-        return tomllib.loads(f"v = {text}")["v"]
-    except (ValueError, RecursionError):
+        return safe_toml.parse(f"v = {text}")["v"]
+    except ValueError:
         return text  # a bare word is a string
 
 

@@ -1,11 +1,15 @@
 """Weighted k-nearest-neighbour classification on frozen features, as in DINO.
 
 Protocol: dino/eval_knn.py:126-183. A single pass over the bank serves every k and temperature.
+
+The confidence of a prediction is its class's share of the votes (the original has none): the sum of
+exp(similarity / temperature) over the neighbours of that class, divided by the sum over all k neighbours.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -18,9 +22,11 @@ from evaltk.errors import SettingsError
 from evaltk.types import DeviationKind, Features, Recipe, Score
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 NEED = Need(recipe=Recipe(), view="eval")  # the class token after the final norm, under DINO's transform
+TIMED, TIMED_QUERIES = 16_384, 512  # images of the bank and queries that `estimate` times
 VOTES = 1 << 22  # votes (queries x classes) that exist at a time, for each k
 
 
@@ -64,20 +70,24 @@ def check(dataset: Dataset, settings: Settings) -> None:
 
 
 def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
-    """Top-1 and top-5 for every k and temperature, top-1 at the best k (as in the paper) and at the chosen k.
+    """Top-1 and top-5 for every k and temperature; top-1 and calibration at the best k (as in the paper) and chosen k.
 
     The best k is the best on the reported split; the chosen one is the best on training images, by leave-one-out.
+    Confidences are kept for these two.
 
     A k larger than the bank is left out, with a note.
 
     Raises: SettingsError: every k is larger than the bank. DataError: features that are not finite, zero, or all the
         same.
     """
+    import torch
+
     bank, queries = (bench.features(split, bench.class_feature(NEED)) for split in (dataset.train, dataset.test))
     asked, settings = settings.k, _fitting(settings, len(bank.x), dataset)
     sanity.check_varied(bank.x, f"{dataset.name} {bank.key.split}")
     num_classes = len(dataset.train.classes)
-    ranks, predictions = classify(bank, queries, settings, num_classes, bench.device)
+    near, labels = _neighbours(bank, queries, settings, bench.device)
+    ranks, predictions = rank_neighbours(near, labels, torch.from_numpy(queries.y), settings, num_classes)
     scores = _sweep(dataset, ranks, settings) + _best(dataset, ranks, settings)
     left = [k for k in asked if k not in settings.k]
     notes: tuple[str, ...] = (
@@ -88,12 +98,31 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
     elif settings.choose:
         notes += (f"k not chosen on training images: k = {max(settings.k)} needs more than {len(bank.x)} of them",)
     arrays = {f"k{k}_t{t!r}": p.numpy().astype("int32") for (k, t), p in predictions.items()}
+    calibration, confidences = _calibration(dataset, scores, near, labels, predictions, queries.y)
     return Outcome(
-        scores=scores,
-        predictions={"target": queries.y} | arrays,
+        scores=scores + calibration,
+        predictions={"target": queries.y} | arrays | confidences,
         deviations=unreadable(bank, queries),
         notes=notes,
     )
+
+
+def estimate(bench: Bench, dataset: Dataset, settings: Settings, an_image: float | None) -> float | None:
+    """Seconds of the search, from that of some queries in some of the bank. an_image: not needed."""
+    from evaltk import neighbours
+    from evaltk.features import noise
+
+    num_bank, num_queries = len(dataset.train), len(dataset.test) + min(settings.choose, len(dataset.train))
+    (bank,) = noise.features(
+        min(num_bank, TIMED),
+        noise.widths(bench.backbone, bench.transform(NEED.view), (bench.class_feature(NEED).recipe,)),
+        len(dataset.train.classes),
+    )
+    queries = bank.x[: min(num_queries, TIMED_QUERIES)]
+    k = min(max(settings.k), len(bank.x))
+    started = time.perf_counter()
+    neighbours.search(queries, bank.x, k, backend=settings.backend, device=bench.device)
+    return (time.perf_counter() - started) * num_queries / len(queries) * num_bank / len(bank.x)
 
 
 def _fitting(settings: Settings, num_bank: int, dataset: Dataset) -> Settings:
@@ -161,12 +190,38 @@ def classify(
     """({(k, temperature): rank of the true class [N]}, {(k, temperature): predicted class [N]})."""
     import torch
 
+    similarity, labels = _neighbours(bank, queries, settings, device)
+    return rank_neighbours(similarity, labels, torch.from_numpy(queries.y), settings, num_classes)
+
+
+def _neighbours(
+    bank: Features, queries: Features, settings: Settings, device: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(similarity [N, K], class [N, K] int64) of the nearest of the bank, K the largest k."""
+    import torch
+
     from evaltk import neighbours
 
     similarity, index = neighbours.search(queries.x, bank.x, max(settings.k), backend=settings.backend, device=device)
-    return rank_neighbours(
-        similarity, torch.from_numpy(bank.y)[index], torch.from_numpy(queries.y), settings, num_classes
-    )
+    return similarity, torch.from_numpy(bank.y)[index]
+
+
+def vote_shares(
+    similarity: torch.Tensor, labels: torch.Tensor, predicted: torch.Tensor, k: int, temperature: float
+) -> torch.Tensor:
+    """Each predicted class's share of the votes of the k nearest: float32 [N] in (0, 1].
+
+    Args:
+        similarity: [N, K >= k], sorted. labels: int64 [N, K]. predicted: int64 [N], as in `rank_neighbours`.
+
+    Like the votes they have the same bits on every processor.
+    """
+    from evaltk import fixed_exp, fixed_order
+
+    s = similarity[:, :k].double()
+    weights = fixed_exp.exp((s - s[:, :1]) / temperature)
+    own = fixed_order.dot(weights, (labels[:, :k] == predicted[:, None]).double())
+    return (own / fixed_order.dot(weights, weights.new_ones(1))).float()
 
 
 def rank_neighbours(
@@ -215,6 +270,31 @@ def _best(dataset: Dataset, ranks: dict[tuple[int, float], torch.Tensor], settin
     return (_score(dataset, ranks[k, t], "top1_best_k", 1, k=k, temperature=t, chosen_on="the reported split"),)
 
 
+def _calibration(
+    dataset: Dataset,
+    scores: tuple[Score, ...],
+    similarity: torch.Tensor,
+    labels: torch.Tensor,
+    predictions: Mapping[tuple[int, float], torch.Tensor],
+    target: np.ndarray,
+) -> tuple[tuple[Score, ...], dict[str, np.ndarray]]:
+    """(calibration errors at the best and the chosen k, {array name: confidences [N] float32})."""
+    from evaltk.metrics.scores import calibration_error
+
+    errors: list[Score] = []
+    arrays: dict[str, np.ndarray] = {}
+    for score in scores:
+        metric = {"top1_best_k": "ece_best_k", "top1_chosen_k": "ece_chosen_k"}.get(score.metric)
+        if metric is None:
+            continue
+        k, t = next(at for at in predictions if at == (score.at["k"], score.at["temperature"]))
+        predicted = predictions[k, t]
+        confidence = vote_shares(similarity, labels, predicted, k, t).cpu().numpy()
+        arrays[f"k{k}_t{t!r}_confidence"] = confidence
+        errors.append(calibration_error(dataset, metric, confidence, predicted.cpu().numpy() == target, score.at))
+    return tuple(errors), arrays
+
+
 def _chosen(
     bench: Bench,
     dataset: Dataset,
@@ -255,5 +335,6 @@ PROTOCOL = Protocol(
     doc=__doc__,
     check=check,
     extracts=extracts,
+    estimate=estimate,
     chooses_feature=True,
 )

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
+from evaltk.errors import StorageError
 from evaltk.metrics import calibration
 from evaltk.types import Result, Score
 from reports import comparable, layouts
-from reports.figures.style import COLOURS, GREY, panels, style
+from reports.figures.style import COLOURS, GREY, panels, shortened, shown, style
+from reports.layouts import Items, Layout
 from reports.table import Cell, Table
 
 NAMES = "class_names"
+MOST = 1_000_000  # classes
+PANELS = 4  # of a reliability diagram
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +38,12 @@ class Judged:
     confidence: np.ndarray | None
     classes: Sequence[str]
 
+    def reliability(self) -> calibration.Reliability:
+        """Of the predictions whose confidence is kept: an unreadable image has none."""
+        assert self.confidence is not None
+        there = np.isfinite(self.confidence)
+        return calibration.reliability(self.confidence[there], (self.predicted == self.target)[there])
+
     def name(self, label: int) -> str:
         """What a class is called."""
         return self.classes[label] if label < len(self.classes) else f"class {label}"
@@ -44,44 +54,95 @@ def of_result(result: Result, arrays: Mapping[str, np.ndarray], classes: Sequenc
 
     Args:
         arrays: the result's predictions. classes: names by id, where the arrays hold none.
+
+    Raises: StorageError: arrays that are no classes of images, as of a file that was edited.
     """
     layout = layouts.protocols().get(result.protocol)
-    named = [str(name) for name in arrays[NAMES]] if NAMES in arrays else list(classes)
-    found: dict[str, Judged] = {}
-    for items in layout.items if layout else ():
+    if layout is None:
+        return []
+    named = [str(name) for name in np.atleast_1d(arrays[NAMES])] if NAMES in arrays else list(classes)
+    found: dict[str, Judged] = {}  # by the array of predictions: several scores may be of one
+    for items in layout.items:
         if not items.predicted:
             continue
         scored = [s for metric in reversed(items.metrics) for s in comparable.scores(result, metric)]
-        swept = items.metrics[0] if layout and layout.sweep and len(scored) > 1 else ""
-        chosen = [s for s in scored if s.metric != swept][:1] or scored[:1]
-        for score in scored if layout and layout.sweep == "on" else chosen:
-            judged = _judged(result, score, arrays, items.predicted, items.target, named)
-            if judged is not None:
-                found.setdefault(judged.title, judged)
-    return list(found.values())
+        for score in _shown(layout, items, scored):
+            names = _names(score, items)
+            if names is not None and all(name in arrays for name in names) and names[0] not in found:
+                found[names[0]] = _judged(result, layout, score, arrays, names, named)
+    return list({one.title: one for one in reversed(found.values())}.values())[::-1]
+
+
+def _shown(layout: Layout, items: Items, scored: Sequence[Score]) -> Sequence[Score]:
+    """Every set's score, few-shot's first splits, or else the one that was not swept over."""
+    if layout.sweep == "on":
+        return scored
+    if layout.sweep == "shots":
+        return [s for s in scored if s.at.get("split") == 1]
+    swept = items.metrics[0] if layout.sweep and len(scored) > 1 else ""
+    return [s for s in scored if s.metric != swept][:1] or scored[:1]
+
+
+def _short(layout: Layout, score: Score) -> str:
+    """The classifier in a few words."""
+    if "classifier" in score.at:
+        return str(score.at["classifier"])
+    if "k" in score.at:
+        return f"{layout.label} k={score.at['k']}"
+    if "shots" in score.at:
+        shots = score.at["shots"]
+        return f"{layout.label}, {shots}" + (" per class" if isinstance(shots, int) else "")
+    column = next((e.title for e in layout.extra if e.metric == score.metric and not e.hidden), "")
+    return column if layout.protocol == "linear" and column else layout.label
+
+
+def _names(score: Score, items: Items) -> tuple[str, str] | None:
+    """The arrays of predicted and true classes that a score is of; None: it lacks a setting that they are named by."""
+    given = {"metric": score.metric, **score.at}
+    try:
+        return items.predicted.format(**given), items.target.format(**given)
+    except KeyError:
+        return None
 
 
 def _judged(
     result: Result,
+    layout: Layout,
     score: Score,
     arrays: Mapping[str, np.ndarray],
-    predicted: str,
-    target: str,
+    names: tuple[str, str],
     classes: Sequence[str],
-) -> Judged | None:
-    given = {"metric": score.metric, **score.at}
-    try:
-        names = [template.format(**given) for template in (predicted, target)]
-    except KeyError:
-        return None
-    if any(name not in arrays for name in names):
-        return None
+) -> Judged:
     found, true = (np.asarray(arrays[name]) for name in names)
     confidence = arrays.get(f"{names[0]}_confidence")
     at = ", ".join(f"{key} {value}" for key, value in score.at.items() if key not in ("chosen_on", "classes"))
+    if fault := _fault(true, found, confidence):
+        where = f"{result.checkpoint.get('name')}, {result.protocol} on {result.data.name}"
+        raise StorageError(wanted="a class of each image", got=fault, where=where, do="run again with --again")
     title = f"{result.checkpoint.get('name')}, {result.protocol} on {result.data.name} ({at})"
-    short = str(score.at.get("classifier", result.protocol))
-    return Judged(title=title, short=short, target=true, predicted=found, confidence=confidence, classes=classes)
+    return Judged(
+        title=title,
+        short=_short(layout, score),
+        target=true,
+        predicted=found,
+        confidence=confidence,
+        classes=classes,
+    )
+
+
+def _fault(target: np.ndarray, predicted: np.ndarray, confidence: np.ndarray | None) -> str:
+    """What is wrong with arrays that a file holds; empty if nothing is."""
+    for name, ids in (("true classes", target), ("predictions", predicted)):
+        if ids.ndim != 1 or not len(ids) or len(ids) != len(target) or ids.dtype.kind not in "iu":
+            return f"{name} {list(ids.shape)} of type {ids.dtype}"
+        if ids.min() < 0 or ids.max() >= MOST:
+            return f"{name} from {ids.min()} to {ids.max()}"
+    if confidence is not None:
+        if confidence.shape != target.shape or confidence.dtype.kind != "f":
+            return f"confidences {list(confidence.shape)} of type {confidence.dtype}"
+        if not ((confidence >= 0) & (confidence <= 1 + 1e-6)).all():
+            return "confidences outside of 0 to 1"
+    return ""
 
 
 def tables(judged: Judged, limit: int) -> list[Table]:
@@ -111,8 +172,7 @@ def tables(judged: Judged, limit: int) -> list[Table]:
 
 
 def _calibration(judged: Judged, end: str) -> Table:
-    assert judged.confidence is not None
-    found = calibration.reliability(judged.confidence, judged.predicted == judged.target)
+    found = judged.reliability()
     size = len(found.count)
     rows = tuple(
         (
@@ -130,19 +190,24 @@ def _calibration(judged: Judged, end: str) -> Table:
     return Table(title=title, columns=("confidence (%)", "accuracy (%)", "images"), rows=rows, stub="confidence")
 
 
-def diagram(judged: Sequence[Judged]) -> Figure:
-    """Reliability diagrams: accuracy over confidence, one panel per classifier whose confidences are kept (up to 4)."""
-    shown = [one for one in judged if one.confidence is not None][:4]
+def diagram(judged: Sequence[Judged], names: Sequence[str] = ()) -> Figure:
+    """Reliability diagrams: accuracy over confidence, one panel per classifier whose confidences are kept (up to 4).
+
+    names: of the checkpoints, where they differ; a panel's title begins with it.
+    """
+    first = names or [""] * len(judged)
+    kept = [(one, name) for one, name in zip(judged, first, strict=True) if one.confidence is not None][:PANELS]
     with style():
-        figure, axes = panels(len(shown), height=2.8)
-        for one, ax in zip(shown, axes, strict=True):
-            assert one.confidence is not None
-            found = calibration.reliability(one.confidence, one.predicted == one.target)
+        figure, axes = panels(len(kept), height=2.2 if len(kept) > 2 else 2.8)
+        for (one, name), ax in zip(kept, axes, strict=True):
+            found = one.reliability()
             size = len(found.count)
             used = found.count > 0
             middle = (np.arange(size) + 0.5) / size
             ax.bar(middle[used], found.accuracy[used], width=0.9 / size, color=COLOURS[0], label="accuracy")
             ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle="--")
-            ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy")
-            ax.set_title(f"{one.short}: ECE {100 * found.ece:.2f} %")
+            ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy" if ax is axes[0] else "")
+            ece = f"ECE {100 * found.ece:.2f} %"
+            title = f"{shortened(shown(name), 30)}\n{one.short}: {ece}" if name else f"{one.short}\n{ece}"
+            ax.set_title(title, fontsize=8 if len(kept) > 2 else 9)
     return figure

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from evaltk.results.rows import cell
 from evaltk.types import Result
 
 COLUMNS = (
@@ -50,7 +51,8 @@ def as_csv(found: Sequence[dict[str, Any]]) -> str:
     writer.writeheader()
     for row in found:
         setting = " ".join(f"{name}={value}" for name, value in row["setting"].items())
-        writer.writerow(row | {"setting": setting, "deviations": "; ".join(row["deviations"])})
+        texts = row | {"setting": setting, "deviations": "; ".join(row["deviations"])}
+        writer.writerow({name: cell(value) for name, value in texts.items()})
     return stream.getvalue()
 
 

@@ -176,6 +176,11 @@ def test_public_names_have_docstrings(path: Path) -> None:
             assert ast.get_docstring(node), f"{name_of(path)}: {node.name} needs a docstring"
 
 
+def test_files_of_tests_stay_small() -> None:
+    long = {name_of(p): len(p.read_text(encoding="utf-8").splitlines()) for p in (ROOT / "tests").rglob("*.py")}
+    assert not {name: lines for name, lines in long.items() if lines > LONGEST_FILE}, "split it by subject"
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_files_and_functions_stay_small(path: Path) -> None:
     text = path.read_text(encoding="utf-8")

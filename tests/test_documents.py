@@ -1,6 +1,7 @@
 """What the documents show is real: commands have the flags they show, the tutorial runs, links lead somewhere.
 
-docs/python.md, docs/data.md and docs/extending.md are executed by tests of their own, in the default run.
+Commands and Python blocks are executed by tests/evaltk/test_documents_run.py; those of docs/python.md, data.md and
+extending.md by tests of their own, in the default run.
 """
 
 from __future__ import annotations
@@ -131,18 +132,6 @@ def test_the_tutorial_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) 
             numbers = re.findall(r"\d+\.\d\d", shown)
             assert numbers and set(numbers) <= set(re.findall(r"\d+\.\d\d", came))
     assert ran == 8 and (workplace / "report.html").stat().st_size > 100_000
-
-
-@pytest.mark.documents
-def test_the_start_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The commands that the README and the first page begin with."""
-    for path in (ROOT / "README.md", ROOT / "docs" / "index.md"):
-        _, block = next(found for found in FENCED.findall(path.read_text(encoding="utf-8")) if "evaltk " in found[1])
-        lines = [line for line in block.splitlines() if line.startswith("evaltk ")]
-        assert len(lines) == 2
-        for line in lines:
-            assert cli.main(shlex.split(line, comments=True)[1:]) == 0, (line, capsys.readouterr().err)
-    assert (workplace / "report.html").exists()
 
 
 @pytest.mark.documents

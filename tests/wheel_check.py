@@ -67,7 +67,11 @@ def wheel_faults(wheel: Path) -> list[str]:
     there = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     needed = {name for name in tracked() if not name.endswith(".md")}
     lacking, odd = sorted(needed - there), sorted(there - needed)
-    return [f"the wheel lacks {name}" for name in lacking] + [f"the wheel has {name}" for name in odd]
+    opened = zipfile.ZipFile(wheel)
+    (about,) = [name for name in opened.namelist() if name.endswith(".dist-info/METADATA")]
+    said = opened.read(about).decode().splitlines()
+    undeclared = [f"the wheel's metadata lack Import-Name: {p}" for p in PACKAGES if f"Import-Name: {p}" not in said]
+    return undeclared + [f"the wheel lacks {name}" for name in lacking] + [f"the wheel has {name}" for name in odd]
 
 
 def sdist_faults(sdist: Path) -> list[str]:
@@ -89,6 +93,13 @@ def try_out(wheel: Path, folder: Path) -> None:
     where = run([python, "-c", "import evaltk, reports; print(evaltk.__file__, reports.__file__)"], folder)
     if str(clean) not in where or str(ROOT) in where:
         raise SystemExit(f"imported from {where}")
+    first = site / "reports" / "__init__.py"
+    ours = first.read_bytes()
+    first.write_text("# another distribution's\n")
+    ended = subprocess.run([command, "ls", "tables"], cwd=folder, capture_output=True, text=True, check=False)
+    if ended.returncode != 2 or "overwritten" not in ended.stderr:
+        raise SystemExit(f"an overwritten package is not told: {ended.stderr}")
+    first.write_bytes(ours)
     run([command, "run", "pixels:8", "--data", "digits", "--limit", "100"], folder)
     if "pixels:8" not in run([command, "table"], folder):
         raise SystemExit("no table")

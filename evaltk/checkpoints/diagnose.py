@@ -43,11 +43,11 @@ SHOWN = 6  # missing names for which the nearest is looked up
 DO = "name the right --branch or --family, or save the net's own state_dict"
 # Any ViT: only its names are compared.
 NAMES = Arch(name="", patch_size=16, embed_dim=384, depth=1, num_heads=6, mlp_ratio=4.0, img_size=224, norm_eps=1e-6)
-UNSUPPORTED = {  # kinds of nets that are common and not known here
-    "a ConvNeXt": re.compile(r"(dwconv|conv_dw)\.weight|features\.\d+\.\d+\.layer_scale"),
-    "an EfficientNet or MobileNet": re.compile(
+UNSUPPORTED = {  # kinds of nets that are common and not known here; the first that fits
+    "an EfficientNet or MobileNet": re.compile(  # before ConvNeXt, whose conv_dw it has, too
         r"conv_pwl?\.weight|features\.\d+\.conv\.\d|features\.\d+\.\d+\.block\.\d+\.\d+\.weight"
     ),
+    "a ConvNeXt": re.compile(r"(dwconv|conv_dw)\.weight|features\.\d+\.\d+\.layer_scale"),
     "a VGG or AlexNet": re.compile(r"^(module\.)?features\.\d+\.weight"),
     "a DenseNet": re.compile(r"denseblock1\.denselayer1\."),
     "a RegNet": re.compile(r"block1-0\.|trunk_output\."),

@@ -1,8 +1,12 @@
-"""A file of timm's train.py: its `arch` and `args` say which net it holds and how images were prepared for it."""
+"""A file of timm's train.py: its `arch` and `args` say which net it holds and how images were prepared for it.
+
+The trainings of DeiT and MAE make their nets by timm's registry too, and their files hold `args.model`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,19 +33,40 @@ def stated(raw: RawFile, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     if model is None or kind is None:
         return {}
     facts: dict[str, Any] = {"notes": (f"{name}, as the file's arch and args state",), "position": "size_aa"}
-    arch = kind.read(kind.rename(weights), raw.path)
+    facts |= _net(name, model, kind, weights, raw.path)
+    return facts | _pixels(args, model)
+
+
+def heads_of(
+    raw: RawFile, weights: Mapping[str, torch.Tensor], of_width: Mapping[int, int], own: tuple[str, ...]
+) -> dict[str, Any]:
+    """Heads and epsilon of a net that a training of DeiT's or MAE's wrote, for `conversion.converted`.
+
+    They are the family's where `args.model` begins with a name of its own (`own`) or there is none, and those of timm's
+    net where it is timm's. Any other name is of a net that nothing here knows: {}, so that they are asked for.
+    """
+    name = state_dicts.settings(raw.tree).get("model")
+    if not isinstance(name, str) or name.startswith(own):
+        return {"norm_eps": 1e-6, "heads_of_width": of_width}
+    model, kind = _model(name, {}), kinds.recognise(weights)
+    if model is None or kind is None:
+        return {"notes": (f"the file calls its net {name}, which is not known here",)}
+    return {"notes": (f"{name}, as the file's args state",)} | _net(name, model, kind, weights, raw.path)
+
+
+def _net(name: str, model: Any, kind: Any, weights: Mapping[str, torch.Tensor], path: Path) -> dict[str, Any]:
+    """What timm's net of the name that a file gives tells of its tensors: all, only the heads, or nothing."""
+    arch = kind.read(kind.rename(weights), path)
     differ = timm_folder.differences(model, weights)
     other = f"the file calls itself {name}, whose tensors are others ({', '.join(differ[:1])})"
     if not kind.built_by_name and not differ:
         arch = kind.of_model(arch, model)
-        facts |= {"num_heads": arch.num_heads, "norm_eps": arch.norm_eps, "activation": arch.activation}
-        facts |= {"pool": arch.pool} | ({} if kind.sized_by_tensors else {"img_size": arch.img_size})
-    elif not kind.built_by_name and getattr(model, "embed_dim", None) == arch.embed_dim:
+        facts = {"num_heads": arch.num_heads, "norm_eps": arch.norm_eps, "activation": arch.activation}
+        return facts | {"pool": arch.pool} | ({} if kind.sized_by_tensors else {"img_size": arch.img_size})
+    if not kind.built_by_name and getattr(model, "embed_dim", None) == arch.embed_dim:
         heads = kind.of_model(arch, model).num_heads
-        facts |= {"num_heads": heads, "notes": (f"{other}: only its {heads} heads are taken",)}
-    elif differ:
-        facts["notes"] = (f"{other}: set aside",)
-    return facts | _pixels(args, model)
+        return {"num_heads": heads, "notes": (f"{other}: only its {heads} heads are taken",)}
+    return {"notes": (f"{other}: set aside",)} if differ else {}
 
 
 def _model(name: str, args: Mapping[str, Any]) -> Any:

@@ -22,16 +22,29 @@ TABLE = Path(datasets.__file__).with_name("downloads.toml")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class File:
-    """A file to download. md5: of its bytes, empty where none is published. into: folder for what is in it."""
+    """A file to download.
+
+    Attributes:
+        mirrors: other addresses, tried where `url` does not have it. into: folder for what is in it.
+        md5, sha256: of its bytes, empty where none is published.
+    """
 
     url: str
     md5: str = ""
+    sha256: str = ""
+    mirrors: tuple[str, ...] = ()
     into: str = ""
 
     @property
     def name(self) -> str:
         """The file's own name."""
         return Path(urlsplit(self.url).path).name
+
+    @property
+    def checks(self) -> str:
+        """What its bytes are compared with, in words."""
+        known = [f"{kind} {digest}" for kind, digest in (("MD5", self.md5), ("sha256", self.sha256)) if digest]
+        return " and ".join(known) or "no checksum is published: that of this download is kept"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +65,7 @@ def table(path: Path = TABLE) -> dict[str, Public]:
             name=name,
             licence=given["licence"],
             root=given.get("root", ""),
-            files=tuple(File(**file) for file in given["files"]),
+            files=tuple(File(**file | {"mirrors": tuple(file.get("mirrors", ()))}) for file in given["files"]),
         )
         for name, given in found.items()
     }
@@ -85,11 +98,7 @@ def fetch(name: str, folder: Path, *, known: dict[str, Public], say: Callable[[s
         if whole.is_file() and not part.exists():
             whole.replace(part)  # put there by hand: it is compared, and opened
         else:
-            size = size_of(file.url)
-            told = f", {size / 1e6:,.1f} MB" if size else ""
-            checked = f"MD5 {file.md5}" if file.md5 else "no checksum is published"
-            say(f"{file.url}{told}; licence: {public.licence}; {checked}")
-            download(file.url, part, title=f"fetching {file.name}", advance=lambda count: None)
+            _download(file, part, licence=public.licence, say=say)
         sha256 = _compare(part, file)
         into = folder / file.into
         make_folder(into)
@@ -105,17 +114,35 @@ def fetch(name: str, folder: Path, *, known: dict[str, Public], say: Callable[[s
     return folder / public.root
 
 
+def _download(file: File, part: Path, *, licence: str, say: Callable[[str], None]) -> None:
+    """Download a file from the first address that has it. Raises: DownloadError: the last one's, if none does."""
+    addresses = (file.url, *file.mirrors)
+    for url in addresses:
+        size = size_of(url)
+        told = f", {size / 1e6:,.1f} MB" if size else ""
+        say(f"{url}{told}; licence: {licence}; {file.checks}")
+        try:
+            download(url, part, title=f"fetching {file.name}", advance=lambda count: None)
+        except DownloadError as error:
+            if url == addresses[-1]:
+                raise
+            say(f"{url}: {error.got}; trying another address")
+        else:
+            return
+
+
 def _compare(part: Path, file: File) -> str:
-    """The sha256 of what came. Raises: DownloadError: its MD5 is not the published one; it is set aside."""
+    """The sha256 of what came. Raises: DownloadError: its checksum is not the published one; it is set aside."""
     md5, sha = hashlib.md5(usedforsecurity=False), hashlib.sha256()
     with part.open("rb") as stream:
         while block := stream.read(1 << 20):
             md5.update(block)
             sha.update(block)
-    if file.md5 and md5.hexdigest() != file.md5:
-        aside = part.with_name(f"{file.name}.mismatch")
-        part.replace(aside)
-        state_path(part).unlink(missing_ok=True)
-        do = f"look at {aside}, remove it and fetch again; if it stays so, the publisher has changed the file"
-        raise DownloadError(wanted=f"MD5 {file.md5}", got=md5.hexdigest(), where=file.url, do=do)
+    for kind, wanted, got in (("MD5", file.md5, md5.hexdigest()), ("sha256", file.sha256, sha.hexdigest())):
+        if wanted and wanted != got:
+            aside = part.with_name(f"{file.name}.mismatch")
+            part.replace(aside)
+            state_path(part).unlink(missing_ok=True)
+            do = f"look at {aside}, remove it and fetch again; if it stays so, the publisher has changed the file"
+            raise DownloadError(wanted=f"{kind} {wanted}", got=got, where=file.url, do=do)
     return sha.hexdigest()

@@ -36,9 +36,10 @@ class Session:
 
     def run(self, todo: Sequence[Cell]) -> None:
         """Run cells. Raises: EvaltkError: the error, where all failed for the same reason, or nothing can go on."""
-        from evaltk.running import runner
+        from evaltk.running import remembered, runner
 
         self.ran.total += len(todo)
+        remembered.remember(todo)
         try:
             with _processes(self.options.device):
                 runner.run_cells(todo, report=self.report, ran=self.ran, fail_fast=self.options.fail_fast)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import multiprocessing
 import os
 import sys
@@ -12,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from evaltk import safe_json
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -76,12 +77,12 @@ def read(recipe: Recipe, folder: Path, steps: int) -> Progress:
     with contextlib.suppress(OSError):
         for text in (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines():
             with contextlib.suppress(ValueError):
-                line = json.loads(text)
-                last = line
-                counted = line if "unique_prototypes" in line else counted
+                line = safe_json.parse(text)
+                last = line if isinstance(line, dict) else last
+                counted = last if "unique_prototypes" in last else counted
     return Progress(
         name=recipe.name,
-        step=int(last.get("step", 0)),
+        step=step if isinstance(step := last.get("step"), int) else 0,
         steps=steps,
         unique=counted.get("unique_prototypes"),
         largest=counted.get("largest_duplicate_set"),

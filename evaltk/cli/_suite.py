@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evaltk import arguments
+from evaltk import arguments, safe_toml
 from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.cli import _options
 from evaltk.data.options import DataFlags
@@ -78,7 +77,12 @@ class SuiteFile:
             return arguments.parse(kind, line, str(self.path), None, default=base)
         except SettingsError as error:
             got, do = error.got, f"see evaltk run --help{' --protocols ' + entry.name if title == 'protocols' else ''}"
-            raise self.wrong(f"values that fit {entry.name}", got, where, do) from error
+            fits = (
+                f"values that fit {entry.name}"
+                if error.wanted == arguments.MISFIT
+                else f"{error.wanted}, for {entry.name}"
+            )
+            raise self.wrong(fits, got, where, do) from error
         except TypeError as error:
             raise self.wrong("a value that a flag can have", str(error), where, "see evaltk run --help") from error
 
@@ -107,9 +111,11 @@ def read(path: Path, flags: Sequence[str]) -> SuiteFile:
     Raises: StorageError: no such file. SettingsError: no TOML, an unknown key, a later version.
     """
     try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
+        told = safe_toml.read(path)
     except FileNotFoundError as error:
         raise StorageError(wanted="a suite file", got="no such file", where=path, do="check the path") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(wanted="TOML in UTF-8", got=str(error), where=path, do="save it as UTF-8") from error
     except (OSError, ValueError) as error:
         got = str(error)[:120]
         raise SettingsError(wanted="a suite file in TOML", got=got, where=path, do="correct it") from error
@@ -117,7 +123,7 @@ def read(path: Path, flags: Sequence[str]) -> SuiteFile:
         path=path, checkpoints=(), protocols=(), data=(), only=(), without=(), flags={}, slurm={}
     )  # for its errors
     version = told.pop("version", VERSION)
-    if not (isinstance(version, int) and 1 <= version <= VERSION):
+    if isinstance(version, bool) or not (isinstance(version, int) and 1 <= version <= VERSION):
         later = isinstance(version, int) and version > VERSION
         do = "install a newer evaltk" if later else f"version = {VERSION}"
         raise suite.wrong(f"version {VERSION} of the format", repr(version), "version", do)
@@ -154,7 +160,7 @@ def words(kind: type, given: Mapping[str, Any]) -> list[str]:
 
 
 def _word(value: object, name: str) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or "\0" in str(value):
         raise TypeError(f"{name} = {value!r}")
     return repr(value) if isinstance(value, float) else str(value)
 

@@ -20,7 +20,7 @@ import tyro
 
 from evaltk import files
 from evaltk.cli import _options
-from evaltk.errors import SettingsError
+from evaltk.errors import SettingsError, printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,13 +71,13 @@ def main(argv: list[str]) -> int:
             if not (options.all or named or old):
                 continue
             with files.storage_errors(folder):
-                shutil.rmtree(folder)
+                folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
         elif options.entries and not named:
             continue
         if options.action == "ls" and not shown:
             print("entry              size    last written  what it holds")
         shown, total = shown + 1, total + size
-        print(f"{_name(folder)[:12]}  {size / 2**20:9.1f} MiB  {days:6.1f} days  {_describe(folder)}")
+        print(f"{_name(folder)[:12]}  {size / 2**20:9.1f} MiB  {days:6.1f} days  {printable(_describe(folder))}")
     if shown or options.action == "prune":
         from evaltk.progress import log
 

@@ -1,8 +1,9 @@
 """Show which classes results get wrong, and the calibration.
 
 The least accurate classes, the most confused pairs, confidence against accuracy,
-from finished results of classifiers (knn, linear, fewshot, transfer, clustering,
-shift). Confidences, and so calibration, are kept by shift alone.
+from finished results of classifiers (knn, linear, fewshot, transfer, finetune,
+clustering, shift). All but clustering keep confidences. A k-NN prediction's
+confidence is its class's share of the votes.
 
 Examples:
     evaltk classes --runs runs --data imagenet=/data/imagenet
@@ -92,7 +93,7 @@ def _draw(path: Path, judged: list[Judged]) -> None:
     from reports.figures import style
 
     if not any(one.confidence is not None for one in judged):
-        do = "evaltk run CKPT --protocols shift --data NAME=PATH"
+        do = "evaltk run CKPT --protocols knn --data NAME=PATH, with --again where it is older"
         raise SettingsError(wanted="a result with confidences", got="none", where="--figure", do=do)
     style.save(classes.diagram(judged), path.with_suffix(""), [path.suffix.removeprefix(".")], title="Reliability")
 
@@ -115,5 +116,5 @@ def _values(one: Judged, most: int) -> dict[str, object]:
         ],
     }
     if one.confidence is not None:
-        found["ece"] = calibration.reliability(one.confidence, one.predicted == one.target).ece
+        found["ece"] = one.reliability().ece
     return found

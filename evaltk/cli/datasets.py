@@ -22,6 +22,7 @@ import tyro
 
 from evaltk.cli import _options
 from evaltk.data.options import DataFlags, DataOptions
+from evaltk.errors import printable
 
 if TYPE_CHECKING:
     from evaltk.data.images import Dataset
@@ -65,7 +66,7 @@ def main(argv: list[str]) -> int:
             print("\n".join(_report(datasets.load(word, own), options.contents)))
         except EvaltkError as error:
             sys.stdout.flush()
-            print(f"evaltk: {word.partition('=')[0]}: {error}", file=sys.stderr)
+            print(f"evaltk: {printable(word.partition('=')[0])}: {error}", file=sys.stderr)
             unusable += 1
     return 2 if unusable else 0
 
@@ -104,7 +105,7 @@ def _report(dataset: Any, contents: bool) -> list[str]:
     if dataset.KIND == "images":
         lines[1:1] = _images(dataset)
         lines += _contents(dataset) if contents else ()
-    return [lines[0], *(f"  {line}" for line in lines[1:])]
+    return [printable(lines[0]), *(f"  {printable(line)}" for line in lines[1:])]
 
 
 def _images(dataset: Dataset) -> list[str]:

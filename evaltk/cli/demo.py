@@ -59,6 +59,7 @@ class Options:
 def main(argv: list[str]) -> int:
     """Train where that is not done, evaluate all, show prototypes, and say what was seen. Returns: 0, or 75, 130."""
     from evaltk import files, results
+    from evaltk.pictures.thumbnails import Finder
     from evaltk.progress import log
     from evaltk.running import runner
     from reports.page.build import build_page
@@ -75,7 +76,9 @@ def main(argv: list[str]) -> int:
     print_tables(shown)
     drawn = _figures(shown, options.out)
     page_path = options.out / "report.html"
-    files.write_text(page_path, build_page(list(results.find(plan.out)), runs=options.out))
+    files.write_text(
+        page_path, build_page(list(results.find(plan.out)), runs=options.out, find=Finder.of(("digits",), plan.cache))
+    )
     for path in (*drawn, page_path):
         log.info("wrote %s", path)
     log.info("look at a checkpoint: evaltk inspect %s", heads.checkpoints[-1])

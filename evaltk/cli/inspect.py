@@ -18,7 +18,7 @@ import tyro
 from evaltk import plugins
 from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.cli import _options
-from evaltk.errors import printable, some
+from evaltk.errors import SettingsError, printable, some
 
 if TYPE_CHECKING:
     from evaltk.types import Checkpoint
@@ -33,6 +33,9 @@ class Options(ReadOptions):
 
     Attributes:
         checkpoint: a file, a catalogue name, timm:NAME, random:ARCH or pixels:SIZE.
+        speed: measure images a second, too; takes a few seconds.
+        device: where to measure: auto (cuda, else mps, else cpu) or a device.
+        batch_size: images a batch of measuring (default: as evaltk run, by the net's size).
         plugin: Python file with families of your own.
         json: print JSON instead of text.
     """
@@ -40,6 +43,9 @@ class Options(ReadOptions):
     checkpoint: Annotated[str, tyro.conf.Positional]
     plugin: tyro.conf.UseAppendAction[tuple[Path, ...]] = field(default=(), metadata={"metavar": "FILE.py"})
     json: bool = False
+    speed: bool = False
+    device: str = field(default="auto", metadata={"metavar": "DEVICE"})
+    batch_size: int | None = field(default=None, metadata={"metavar": "N"})
 
 
 def main(argv: list[str]) -> int:
@@ -51,7 +57,8 @@ def main(argv: list[str]) -> int:
     locate.check(options.checkpoint)
     from evaltk.checkpoints.load import load
 
-    facts = describe(load(options.checkpoint, options.read_options()))
+    loaded = load(options.checkpoint, options.read_options())
+    facts = describe(loaded) | {"cost": _cost(loaded, options)}
     print(json.dumps(facts, indent=1) if options.json else text(facts))
     return 0
 
@@ -86,6 +93,41 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
+def _cost(checkpoint: Checkpoint, options: Options) -> dict[str, Any]:
+    """Operations of an image as an evaluation shows it, and the rate if asked for; {} where flags lack."""
+    from evaltk.data import transforms
+    from evaltk.features.nets import auto_batch
+    from evaltk.machine import resolve_device
+    from evaltk.models import cost
+    from evaltk.models.backbone import build_backbone
+
+    c = checkpoint
+    px = transforms.view("eval", c.arch.img_size, c.mean, c.std, family=c.view).crop
+    try:
+        found: dict[str, Any] = {"gflops": cost.flops(build_backbone(c), px) / 1e9, "px": px}
+    except SettingsError:  # such as images of another size than its positions, whose rule nothing tells
+        return {}
+    if options.speed:
+        device = resolve_device(options.device)
+        net = build_backbone(c, device=device)
+        batch = options.batch_size or auto_batch(net)
+        rate = cost.images_per_second(net, px, batch)
+        found |= {"images_per_second": rate, "batch": batch, "device": device}
+    return found
+
+
+def _spent(cost: dict[str, Any]) -> list[tuple[str, str]]:
+    """Lines on what a forward pass costs."""
+    operations = cost["gflops"]
+    lines = [("cost", f"{operations:.4g} GFLOPs per image of {cost['px']} px ({operations / 2:.4g} G multiply-adds)")]
+    if "images_per_second" in cost:
+        told = (
+            f"{cost['images_per_second']:.4g} images per second in batches of {cost['batch']}, {cost['device']}, fp32"
+        )
+        lines.append(("speed", told))
+    return lines
+
+
 def _head(checkpoint: Checkpoint) -> dict[str, Any] | None:
     if checkpoint.head is None:
         return None
@@ -106,7 +148,7 @@ def _head(checkpoint: Checkpoint) -> dict[str, Any] | None:
 
 
 def text(facts: dict[str, Any]) -> str:
-    """What `describe` gives, one line per property, at most 24."""
+    """What `describe` gives, one line per property, at most 26."""
     from evaltk.checkpoints.rawfile import pattern
 
     arch, head = facts["arch"], facts["head"]
@@ -123,6 +165,7 @@ def text(facts: dict[str, Any]) -> str:
             f"patch {arch['patch_size']}, {arch['img_size']} px, {facts['parameters']:,} parameters",
         ),
         *((("details", ", ".join(f"{k} {_spelled(v)}" for k, v in arch["details"])),) if arch["details"] else ()),
+        *(_spent(facts["cost"]) if facts.get("cost", {}).get("gflops") else ()),
         ("class feature", facts["feature"]),
         ("positions", facts["positions"]),
         ("images", f"{facts['images']}, mean {_numbers(facts['mean'])}, std {_numbers(facts['std'])}"),

@@ -1,6 +1,7 @@
 """Dry run: what `evaltk run` would do, its time and disk space.
 
-Takes its arguments, writes no results. Only feature extraction is estimated. Exits with 2 where that would not fit.
+Takes its arguments, writes no results. Extraction is estimated from a few images, and what most protocols do after it
+from a short trial. Exits with 2 where it would not fit.
 
 Examples:
     evaltk plan mine.pth --protocols knn linear --data x:imagefolder=~/photos
@@ -13,7 +14,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING
 
-from evaltk.errors import SettingsError, StorageError
+from evaltk.errors import SettingsError, StorageError, printable
 
 if TYPE_CHECKING:
     from evaltk.running.estimates import FeaturesToBe, Forecast, Pair, Reading
@@ -33,7 +34,7 @@ def main(argv: list[str]) -> int:
     if asked.options.json:
         print(json.dumps(as_json(expected)))
     else:
-        print("\n".join(as_text(expected)))
+        print("\n".join(map(printable, as_text(expected))))
     check_fits(expected)
     return 0
 
@@ -59,7 +60,7 @@ def check_fits(forecast: Forecast) -> None:
 def as_json(forecast: Forecast) -> dict[str, object]:
     """The forecast with its totals, for machines: bytes and seconds."""
     jobs = [job for pair in forecast.pairs for job in pair.jobs]
-    totals = {name: getattr(forecast, name) for name in ("num_bytes", "room", "seconds", "memory")}
+    totals = {name: getattr(forecast, name) for name in ("num_bytes", "room", "seconds", "own_seconds", "memory")}
     to_do = sum(not job.done for job in jobs)
     return dataclasses.asdict(forecast) | totals | {"jobs": len(jobs), "to_do": to_do, "fits": forecast.fits}
 
@@ -75,9 +76,16 @@ def as_text(forecast: Forecast) -> list[str]:
     extracted = [r for pair in forecast.pairs for r in pair.readings if r.left]
     if extracted:
         lines += _totals(forecast, sum(r.left or 0 for r in extracted))
-    elif any(r.features for pair in forecast.pairs for r in pair.readings):
+        return lines
+    if any(r.features for pair in forecast.pairs for r in pair.readings):
         lines.append("images   none to extract features of: all that are known beforehand are cached")
-    return lines
+    return lines + _own(forecast)
+
+
+def _own(forecast: Forecast) -> list[str]:
+    if not any(job.seconds is not None for pair in forecast.pairs for job in pair.jobs):
+        return []
+    return [f"then     {span(forecast.own_seconds)} for what the protocols do with the features"]
 
 
 def _totals(forecast: Forecast, left: int) -> list[str]:
@@ -87,6 +95,7 @@ def _totals(forecast: Forecast, left: int) -> list[str]:
     lines.append(
         f"time     {span(forecast.seconds)} for that on one process{part}; {span(forecast.loading)} to load the nets"
     )
+    lines += _own(forecast)
     if forecast.memory is not None:
         lines.append(f"memory   about {size(forecast.memory)} at the peak of extraction")
     lines.append(
@@ -105,8 +114,10 @@ def _pair(pair: Pair) -> list[str]:
     lines += [line for reading in dict.fromkeys(readings) for line in reading]
     lines += [f"  note   {note}" for note in pair.notes]
     left = [job for job in pair.jobs if not job.done]
-    beyond = list(dict.fromkeys(job.protocol for job in left if job.covers == "extraction"))
-    wholly = list(dict.fromkeys(job.protocol for job in left if job.covers == "nothing"))
+    lines += [f"  then     {job.protocol}: {span(job.seconds)}" for job in left if job.seconds is not None]
+    open_ = [job for job in left if job.seconds is None]
+    beyond = list(dict.fromkeys(job.protocol for job in open_ if job.covers == "extraction"))
+    wholly = list(dict.fromkeys(job.protocol for job in open_ if job.covers == "nothing"))
     parts = [f"what {', '.join(beyond)} do{'es' if len(beyond) == 1 else ''} with the features"] if beyond else []
     parts += [f"anything of {', '.join(wholly)}"] if wholly else []
     return [*lines, f"  not estimated: {'; '.join(parts)}"] if parts else lines
@@ -115,7 +126,7 @@ def _pair(pair: Pair) -> list[str]:
 def _reading(reading: Reading) -> list[str]:
     head = f"  read   {reading.split}, {reading.images:,} images"
     if reading.left is None:
-        return [f"{head}, by the protocol itself (not estimated)"]
+        return [f"{head}, by the protocol itself"]
     some = "" if reading.left in (0, reading.images) else f", {reading.left:,} of them left to extract"
     lines = [f"{head} ({reading.looks.partition(', RGB')[0]}){some}"]
     lines += [f"           {one.recipe}: {_state(one)}" for one in reading.features]

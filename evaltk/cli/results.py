@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from evaltk.cli import _options
-from evaltk.errors import SettingsError, StorageError
+from evaltk.errors import SettingsError, StorageError, printable
 
 if TYPE_CHECKING:
     from evaltk.results.rows import Row
@@ -128,7 +128,7 @@ def _shown(row: Row, name: str) -> str:
     if name == "at":
         import json
 
-        return ", ".join(f"{key} {one}" for key, one in json.loads(str(value)).items())
+        return printable(", ".join(f"{key} {one}" for key, one in json.loads(str(value)).items()))
     return "" if value is None else str(value)
 
 
@@ -136,7 +136,7 @@ def _failed(options: Options) -> int:
     from evaltk.running import failures
 
     for path, failure in failures.find(options.runs):
-        print(f"{failure.title()}: {failure.message} ({failure.at} on {failure.node}; {path})")
+        print(printable(f"{failure.title()}: {failure.message} ({failure.at} on {failure.node}; {path})"))
     return 0
 
 
@@ -161,7 +161,8 @@ def _merge(options: Options) -> int:
     for title, pairs in (("duplicate", merged.duplicates), ("conflict", merged.conflicts)):
         listed: Sequence[tuple[Path, Path]] = pairs if title == "conflict" else pairs[:MOST]
         for first, other in listed:
-            print(f"{title}: {other} is left out; {first} {'says the same' if title == 'duplicate' else 'differs'}")
+            says = "says the same" if title == "duplicate" else "differs"
+            print(printable(f"{title}: {other} is left out; {first} {says}"))
         if len(listed) < len(pairs):
             print(f"... and {len(pairs) - len(listed)} more duplicates")
     told = f"{len(merged.duplicates)} duplicates, {len(merged.conflicts)} conflicts"
@@ -180,5 +181,5 @@ def _import(options: Options) -> int:
         name = str(result.checkpoint["name"])
         path = results.path_of(options.runs, name, result.protocol, result.data.name, result.request)
         results.write(path, result, {})
-        print(path)
+        print(printable(str(path)))
     return 0

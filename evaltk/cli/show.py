@@ -8,10 +8,12 @@ Examples:
     evaltk show dino_vits16 dinov2_vits14 --data imagenet=/data/imagenet --out page.html
     evaltk show mine.pth --data photos/ --images 8 --pictures attention components --crop 480 --whole
     evaltk show mine.pth --data digits --map pca
+    evaltk show mine.pth --data digits --runs runs --out report.html    # within the report
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,6 +82,7 @@ class Showing:
         checkpoints: files, catalogue names, timm:NAME or random:ARCH[@SEED].
         data: a dataset (evaltk ls datasets), or a folder of images.
         out: the page to write.
+        runs: results folder: write its report, as evaltk report does, with the pictures in it.
         seed: of random draws.
         force: overwrite an existing file.
         cache: cache folder (default: $EVALTK_HOME, ~/.cache/evaltk).
@@ -89,6 +92,7 @@ class Showing:
     checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional] = field(metadata={"metavar": "CHECKPOINT ..."})
     data: str = field(metadata={"metavar": "[LABEL:]NAME=PATH"})
     out: Path = field(default=Path("page.html"), metadata={"metavar": "FILE"})
+    runs: Path | None = field(default=None, metadata={"metavar": "DIR"})
     seed: int = 0
     force: bool = False
     cache: Path | None = None
@@ -117,9 +121,12 @@ def main(argv: list[str]) -> int:
     _check(options)
     from evaltk import files
     from evaltk.api.data import any_images
+    from evaltk.cli import _in_report
     from evaltk.pictures import images
     from evaltk.progress import log
+    from reports.pictures import page
 
+    results = _in_report.measured(options.runs) if options.runs else None
     found = any_images(options.data, DataOptions.of(options, options.seed))
     pictures = _applying(options, getattr(found, "KIND", "images"))
     chosen = images.choose(
@@ -128,8 +135,18 @@ def main(argv: list[str]) -> int:
         bank=options.bank,
         points=options.points,
         seed=options.seed,
+        skip=options.skip_bad_images,
     )
-    text = _page(options, pictures, found, chosen)
+    made, looks = _drawn(options, pictures, found, chosen)
+    told: dict[str, Any] = {
+        "title": f"{', '.join(one.name for one in looks.seen)} on {chosen.shown.dataset}",
+        "checkpoints": [(one.name, one.words) for one in looks.seen],
+        "notes": chosen.notes,
+    }
+    if results is None:
+        text = page.build(made, looks.album.symbols(), **told)
+    else:
+        text = _in_report.page(results, made, looks.album, shlex.join(["evaltk", "show", *argv]), **told)
     files.write_text(options.out, text)
     log.info("%d images of %s, %.1f MB", len(chosen.shown), chosen.shown.dataset, len(text.encode()) / 1e6)
     print(options.out)
@@ -165,14 +182,14 @@ def _applying(options: Options, kind: str) -> tuple[str, ...]:
     return tuple(name for name in ALL if name in options.pictures)
 
 
-def _page(options: Options, pictures: Sequence[str], found: Any, chosen: Any) -> str:
+def _drawn(options: Options, pictures: Sequence[str], found: Any, chosen: Any) -> tuple[list[Section], Looks]:
+    """(the sections of the page, what they show)."""
     from evaltk.checkpoints.load import load
     from evaltk.data import limits
     from evaltk.machine import resolve_device
     from evaltk.pictures import near, ranks, sections, seen, videos
     from evaltk.progress import log
     from evaltk.running import runner
-    from reports.pictures import page
 
     plan, device = _plan(options), resolve_device(options.device)
     looks_seen: list[seen.Seen] = []
@@ -198,14 +215,7 @@ def _page(options: Options, pictures: Sequence[str], found: Any, chosen: Any) ->
     made = _sections(options, pictures, looks)
     made += [videos.section(clips, masks, looks.album)] if clips else []
     made += [ranks.section(gallery, orders, looks.album)] if gallery is not None else []
-    names = ", ".join(one.name for one in looks.seen)
-    return page.build(
-        made,
-        looks.album.symbols(),
-        title=f"{names} on {chosen.shown.dataset}",
-        checkpoints=[(one.name, one.words) for one in looks.seen],
-        notes=chosen.notes,
-    )
+    return made, looks
 
 
 def _sections(options: Options, pictures: Sequence[str], looks: Looks) -> list[Section]:

@@ -43,7 +43,7 @@ class Options:
         models: models to show, names or patterns such as 'dino*'; for --layout compare, the two.
         data: datasets to show.
         protocols: protocols to show.
-        columns: columns to show, titles or parts of them, in this order.
+        columns: columns to show, titles or parts of them, in this order; also GFLOPs and img/s, if asked for.
         sort: column to sort by, or model (default: the first).
         digits: decimals of percentages.
         rename: names to show.
@@ -178,12 +178,15 @@ def _built(
         made = build_overview(known, predictions=predictions)
     else:
         pair = options.models if options.layout == "compare" else ()
-        made = build_tables(layout, known, predictions=predictions, pair=pair, notes=options.notes)
+        made = build_tables(
+            layout, known, predictions=predictions, pair=pair, notes=options.notes, costs=choice.costs()
+        )
     if not made:
         wanted = f"results of the protocol {layout.protocol}" if isinstance(layout, Layout) else "results"
         if options.layout == "published":
             wanted = "results with a published counterpart"
-        raise StorageError(wanted=wanted, got=f"none among {len(found)}", where=runs, do="evaltk run first")
+        do = "evaltk results ls shows what there is" if options.layout == VIEW else "evaltk run first"
+        raise StorageError(wanted=wanted, got=f"none among {len(found)}", where=runs, do=do)
     if isinstance(layout, Paper) and not options.published_only and all(_published_alone(t) for t in made):
         log.info("published numbers only: no results for %s in %s", layout.name, runs)
     if options.layout == VIEW:

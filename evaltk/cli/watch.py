@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from reports.training.logs import RunLog
 
 QUIET = 900.0  # seconds without a line after which a run whose process cannot be asked counts as stopped
-OWNER = re.compile(r"process (\d+) on (\S+)")
+OWNER = re.compile(r"process (\d{1,18}) on (\S+)")
 
 
 @dataclass(frozen=True, kw_only=True)

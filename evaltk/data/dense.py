@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from evaltk.data import frames
 from evaltk.data.folders import EXTENSIONS, is_hidden
 from evaltk.data.images import Split
+from evaltk.data.listed import leads_out
 from evaltk.deviations import Deviation
 from evaltk.errors import DataError, some
 
@@ -101,14 +103,24 @@ def paired(
 ) -> DenseSplit:
     """A split of (image, label map) below `root`, in their order; no pixel is read.
 
-    Raises: DataError: no pairs, files that are missing, more classes than a byte holds.
+    Raises: DataError: no pairs, a pair or a class twice, files that are missing, more classes than a byte holds.
     """
     if not pairs:
         raise DataError(wanted=f"images of {name}", got="none", where=root, do="see evaltk datasets check")
     if not 2 <= len(classes) <= MOST:
         do = "name two classes or more, at most 255"
         raise DataError(wanted=f"2 to {MOST} classes", got=str(len(classes)), where=root, do=do)
-    missing = [path for pair in pairs for path in pair if not (root / path).is_file()]
+    if len(set(classes)) < len(classes):
+        got = some(sorted(name for name, count in Counter(classes).items() if count > 1), 3)
+        raise DataError(wanted="each class once", got=f"twice: {got}", where=root, do="give every class its own name")
+    if twice := [path for path, count in Counter(image for image, _ in pairs).items() if count > 1]:
+        raise DataError(
+            wanted=f"each image of {name} once", got=f"twice: {some(twice, 3)}", where=root, do="list it once"
+        )
+    if odd := [path for pair in pairs for path in pair if leads_out(path)]:
+        got = f"{odd[0]!r}, which leads out of the folder"
+        raise DataError(wanted=f"images of {name}", got=got, where=root, do="restore the list")
+    missing = [path for pair in pairs for path in pair if not _is_file(root / path)]
     if missing:
         got = f"{len(missing)} missing: {some(missing, 3)}"
         raise DataError(wanted=f"an image and a label map each of {name}", got=got, where=root, do="restore the files")
@@ -132,17 +144,30 @@ def paired(
     )
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
 def beside(root: Path, images: str, masks: str, *, where: str) -> list[tuple[str, str]]:
     """(image, label map) of the folders `images` and `masks` below `root`, paired by name without ending, sorted.
 
-    Raises: DataError: a folder that lacks, an image without a label map or the other way round.
+    Raises: DataError: a folder that lacks, two files of a name, an image without a label map or the other way round.
     """
     stems: list[dict[str, str]] = []
     for folder in (images, masks):
         if not (root / folder).is_dir():
             raise DataError(wanted="a folder", got="no such folder", where=root / folder, do=where)
         names = sorted(p.name for p in (root / folder).iterdir() if p.suffix.lower() in EXTENSIONS)
-        stems.append({Path(name).stem: f"{folder}/{name}" for name in names if not is_hidden(name)})
+        named: dict[str, str] = {}
+        for name in (name for name in names if not is_hidden(name)):
+            other = named.setdefault(Path(name).stem, f"{folder}/{name}")
+            if other != f"{folder}/{name}":
+                got, do = f"{other} and {folder}/{name}", "keep one of them, or rename it with its label map"
+                raise DataError(wanted="one file of a name", got=got, where=root / folder, do=do)
+        stems.append(named)
     alone = sorted(set(stems[0]) ^ set(stems[1]))
     if alone:
         got = f"{len(stems[0])} images, {len(stems[1])} label maps, alone: {some(alone, 5)}"

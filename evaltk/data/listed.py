@@ -54,17 +54,17 @@ def locate(root: Path, folders: Sequence[str], marks: Sequence[str], where: str)
     return root / folders[found.index(max(found))]
 
 
-def lines(path: Path, where: str) -> list[str]:
-    """The lines of a text file, stripped; empty ones and comments (#) are left out.
+def lines(path: Path, where: str, *, comments: bool = True) -> list[str]:
+    """The lines of a text file, stripped; empty ones and, where there can be some, comments (#) are left out.
 
     Raises: DataError: no such file, no text, nothing in it.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        got = "no such file" if isinstance(error, FileNotFoundError) else str(error)
+        got = "no such file" if isinstance(error, FileNotFoundError) else str(error)[:120]
         raise DataError(wanted=path.name, got=got, where=path.parent, do=where) from error
-    found = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    found = [line.strip() for line in text.splitlines() if line.strip() and not (comments and line.startswith("#"))]
     if not found:
         raise DataError(wanted=f"lines in {path.name}", got="none", where=path, do=where)
     return found
@@ -176,12 +176,17 @@ def _check_apart(listings: Mapping[str, Listing], where: str) -> None:
             seen[file] = split
 
 
+def leads_out(name: str) -> bool:
+    """Whether a name in a list leads out of the folder that it is of."""
+    return PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts
+
+
 def _check_names(listing: Listing, known: Mapping[str, int], where: str) -> None:
     unknown = sorted({cls for _, cls in listing.pairs} - set(known))
     if unknown:
         got = f"{len(unknown)} others: {', '.join(unknown[:5])}"
         raise DataError(wanted=f"the {len(known)} known classes", got=got, where=listing.path, do=where)
     for file, _ in listing.pairs:
-        if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
+        if leads_out(file):
             got = f"{file!r}, which leads out of the image folder"
             raise DataError(wanted="names of images", got=got, where=listing.path, do=where)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from evaltk.data.dense import DenseDataset
 from evaltk.data.encoded import EncodedSplit
 from evaltk.data.images import Dataset, Split
 from evaltk.deviations import Deviation, DeviationKind
@@ -21,7 +22,7 @@ MOST = 0.05
 END = 4096  # bytes from a file's end, read before the whole of it is
 
 
-def check(dataset: Dataset) -> tuple[Deviation, ...]:
+def check(dataset: Dataset | DenseDataset) -> tuple[Deviation, ...]:
     """The test images that are training images too, () where there are none.
 
     Raises: DataError: they are more than `MOST` of the test split: then it does not measure generalisation.

@@ -48,6 +48,7 @@ class RowGroups:
             try:
                 with opened(path) as file:
                     cells = file.read_row_group(group, columns=[column])[column]
+                    _check_rows(len(cells), file.metadata.row_group(group).num_rows)
                 encoded = [None if cell is None else cell["bytes"] for cell in cells.to_pylist()]
             except Exception as error:  # a damaged file can raise nearly anything; none of it is ours
                 raise DataError(wanted="a parquet file", got=str(error)[:160], where=path, do="restore it") from error
@@ -197,6 +198,12 @@ def opened(path: Path) -> pyarrow.parquet.ParquetFile:
     return pq.ParquetFile(path)
 
 
+def _check_rows(found: int, stated: int) -> None:
+    """Or images would be paired with labels of others. Raises: ValueError."""
+    if found != stated:
+        raise ValueError(f"{found:,} rows where its metadata states {stated:,}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Table:
     """One file: its image column, rows of each row group, labels (numbers or names), and names of the numbers."""
@@ -221,6 +228,7 @@ class _Table:
                 labels = () if label is None else tuple(file.read(columns=[label])[label].to_pylist())
                 labels = (own.NONE,) * len(labels) if own.bare(labels) else labels
                 rows = tuple(file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups))
+                _check_rows(len(labels), sum(rows) if label else 0)
                 names = _names_in(schema.metadata or {}, label or "")
         except SettingsError:
             raise

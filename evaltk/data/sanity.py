@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from evaltk.data import overlap
+from evaltk.data.dense import DenseDataset
 from evaltk.data.encoded import EncodedSplit
 from evaltk.data.images import Dataset
 from evaltk.deviations import Deviation, DeviationKind
@@ -64,7 +66,7 @@ def shared_images(dataset: Any) -> tuple[Deviation, ...]:
 
     Raises: DataError: they are more than the test split can bear.
     """
-    if not isinstance(dataset, Dataset) or not len(dataset.train):
+    if not isinstance(dataset, Dataset | DenseDataset) or not len(dataset.train):
         return ()
     if any(one.kind is DeviationKind.SHARED_IMAGES for one in dataset.deviations):
         return ()
@@ -77,7 +79,7 @@ def shared_images(dataset: Any) -> tuple[Deviation, ...]:
         return overlap.check(dataset)
     rows = np.unique(np.linspace(0, len(test) - 1, SAMPLE).astype(np.int64))
     part = test.taken(rows, name=f"{test.name} (a sample)", fingerprint=test.fingerprint)
-    return overlap.check(Dataset(name=dataset.name, train=train, test=part))
+    return overlap.check(replace(dataset, test=part))  # type: ignore[arg-type]
 
 
 def check_varied(x: np.ndarray, where: str) -> None:

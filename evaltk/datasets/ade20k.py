@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from evaltk.data import listed as lists
 from evaltk.data.dense import DenseDataset, beside, paired
 from evaltk.datasets import DatasetSpec
 
@@ -38,7 +39,7 @@ def _classes(folder: Path) -> list[str]:
     listed = folder / NAMES
     if not listed.is_file():
         return [str(i) for i in range(FIRST, NUM_CLASSES + FIRST)]
-    rows = [line.split("\t") for line in listed.read_text(encoding="utf-8").splitlines()[1:] if line.strip()]
+    rows = [line.split("\t") for line in lists.lines(listed, WHERE, comments=False)[1:]]
     names = [row[-1].split(",")[0].strip() for row in rows]
     return names if len(names) == NUM_CLASSES else [str(i) for i in range(FIRST, NUM_CLASSES + FIRST)]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from evaltk.data import listed as lists
 from evaltk.data.images import Split
 from evaltk.datasets import DatasetSpec
 from evaltk.deviations import Deviation, DeviationKind
@@ -99,10 +100,11 @@ def read_sequences(root: Path, split: str = "val", *, frames: bool = True, year:
     listed = root / "ImageSets" / year / f"{split}.txt"
     if not listed.is_file():
         raise DataError(wanted=f"the list of sequences {split}.txt", got="no such file", where=listed, do=WHERE)
-    names = [line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not names or len(set(names)) < len(names):
-        got = "an empty list" if not names else "a sequence twice"
-        raise DataError(wanted="the names of sequences, each once", got=got, where=listed, do=WHERE)
+    names = lists.lines(listed, WHERE)
+    if len(set(names)) < len(names):
+        raise DataError(wanted="the names of sequences, each once", got="a sequence twice", where=listed, do=WHERE)
+    if odd := [name for name in names if lists.leads_out(name) or "/" in name]:  # masks are written under these names
+        raise DataError(wanted="names of folders", got=repr(odd[0])[:80], where=listed, do=WHERE)
     return tuple(_sequence(root, name, frames) for name in names)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from evaltk import safe_json
 from evaltk.data import listed, parquet
 from evaltk.data.images import Dataset
 from evaltk.datasets import DatasetSpec
@@ -36,7 +36,7 @@ def _listing(meta: Path, split: str) -> listed.Listing:
         return listed.read(meta / f"{split}.txt", _pair, form="apple_pie/1005649", where=WHERE)
     path = meta / f"{split}.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = safe_json.read(path)
         pairs = [_pair(line) for names in found.values() for line in names]
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise DataError(wanted="{class: [images]}", got=str(error)[:120], where=path, do=WHERE) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from evaltk.data import listed as lists
 from evaltk.data.dense import DenseDataset, beside, paired
 from evaltk.datasets import DatasetSpec
 from evaltk.errors import DataError
@@ -17,7 +18,7 @@ def load(root: Path, label: str = "masks") -> DenseDataset:
     if not listed.is_file():
         do = "name the classes, one per line, the first is id 0"
         raise DataError(wanted="the names of the classes", got="no such file", where=listed, do=do)
-    classes = [line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
+    classes = lists.lines(listed, WHERE, comments=False)
     splits = [
         paired(label, name, root, beside(root, f"{name}/images", f"{name}/masks", where=WHERE), classes)
         for name in ("train", "test")

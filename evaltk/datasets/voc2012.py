@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from evaltk.data import listed as lists
 from evaltk.data.dense import DenseDataset, DenseSplit, paired
 from evaltk.datasets import DatasetSpec
 from evaltk.errors import DataError
@@ -39,7 +40,7 @@ def _split(folder: Path, label: str, name: str, masks: str) -> DenseSplit:
     listed = folder / "ImageSets" / "Segmentation" / f"{name}.txt"
     if not listed.is_file():
         raise DataError(wanted=f"the list {name}.txt", got="no such file", where=listed, do=WHERE)
-    names = [line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = lists.lines(listed, WHERE)
     return paired(label, name, folder, [(f"JPEGImages/{n}.jpg", f"{masks}/{n}.png") for n in names], CLASSES)
 
 

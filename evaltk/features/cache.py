@@ -169,12 +169,15 @@ class CacheEntry:
             if not self.done():
                 raise
 
-    def read_arrays(self, name: str, arrays: Sequence[str]) -> dict[str, np.ndarray]:
-        """Arrays of a finished entry by name. Raises: StorageError: the entry is damaged."""
+    def read_arrays(self, name: str, arrays: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
+        """Arrays of a finished entry by name, and those of `optional` that are there.
+
+        Raises: StorageError: the entry is damaged.
+        """
         self.check()
         try:
             with np.load(self.whole / name, allow_pickle=False) as stored:
-                return {array: stored[array] for array in arrays}
+                return {array: stored[array] for array in (*arrays, *(name for name in optional if name in stored))}
         except Exception as error:  # zipfile, numpy and a missing field each have errors of their own
             raise self._damaged(error) from error
 

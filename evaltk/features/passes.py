@@ -11,11 +11,12 @@ from typing import Any, Generic
 
 import numpy as np
 
-from evaltk import distributed, progress
+from evaltk import distributed, files, progress
 from evaltk.data import loading
 from evaltk.data.images import Split
 from evaltk.data.transforms import Transform
-from evaltk.features import checks
+from evaltk.errors import StorageError
+from evaltk.features import checks, first_pace
 from evaltk.features.nets import Back, Extraction, FeatureNet, Spec, auto_batch, back, finite, forward
 from evaltk.features.pixels import PixelCache
 from evaltk.features.shards import Entry
@@ -56,11 +57,19 @@ def fill(job: Job[Spec], missing: Entries[Spec]) -> None:
     todo = [n for n in mine if sum(e.has_sound_shard(n) for e in missing.values()) < len(missing)]  # looks at each
     total, ready = (sum(len(job.indices(n, plan["shard"])) for n in some) for some in (mine, set(mine) - set(todo)))
     bad: list[tuple[str, str]] = []
-    with progress.bar(f"{split.dataset}/{split.name}", total, done=ready) as advance:
+    views = _views(tuple(missing))
+
+    def pace() -> float | None:
+        some = job.indices(todo[0], plan["shard"]) if todo else range(0)
+        return first_pace.images_a_second(job.net, loading.Views(split, tuple(views)), views, some, how)
+
+    with progress.bar(f"{split.dataset}/{split.name}", total, done=ready, pace=pace) as advance:
         for number, unreadable, kept, rows in _forward(job, tuple(missing), todo, plan, advance):
             bad += [(split.image_id(index), message) for index, message in unreadable]
             if bad:
                 checks.check_unreadable(split, tuple(name for name, _ in bad), how.skip_bad_images, bad[0][1])
+            if number == todo[0]:
+                _check_room(job, todo, plan["shard"], [x.shape[1] for x in rows])
             for entry, x in zip(missing.values(), rows, strict=True):
                 entry.write_shard(number, x, kept, job.indices(number, plan["shard"]))
     distributed.barrier()
@@ -68,6 +77,22 @@ def fill(job: Job[Spec], missing: Entries[Spec]) -> None:
         for entry in missing.values():
             entry.finish(num_shards, split.labels)
     distributed.barrier()
+
+
+def _views(made: Sequence[tuple[Transform, Spec]]) -> dict[Transform, tuple[Spec, ...]]:
+    """The specs of each transform."""
+    return {t: tuple(spec for other, spec in made if other == t) for t in dict.fromkeys(t for t, _ in made)}
+
+
+def _check_room(job: Job[Any], todo: Sequence[int], shard: int, widths: Sequence[int]) -> None:
+    """Raises: StorageError: less room than the shards still to be made and the largest feature's joined file need."""
+    images = sum(len(job.indices(number, shard)) for number in todo)
+    needed = images * sum(4 * width for width in widths) + len(job.split) * 4 * max(widths)
+    free = files.free_bytes(job.cache)
+    if needed > free:
+        where = f"{job.cache}, for {job.split.dataset} {job.split.name}"
+        do = "free some, or choose another folder with --cache; evaltk plan tells beforehand"
+        raise StorageError(wanted=f"{needed:,} bytes for features", got=f"{free:,} free", where=where, do=do)
 
 
 def _forward(
@@ -78,7 +103,7 @@ def _forward(
     advance: progress.Advance,
 ) -> Iterator[Shard]:
     """The shards in `todo`, one after the other."""
-    views = {t: tuple(spec for other, spec in made if other == t) for t in dict.fromkeys(t for t, _ in made)}
+    views = _views(made)
     place = {one: n for n, one in enumerate((t, spec) for t, specs in views.items() for spec in specs)}
     order = [place[one] for one in made]
     sender = Sender(job.net.device)

@@ -7,7 +7,6 @@ recently used splits go where there is no room.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -79,7 +78,7 @@ class PixelCache:
         for transform in transforms:
             path = self._path(transform, number)
             try:
-                about = safe_json.read(path.with_suffix(".json"))
+                about = checksums.loads(safe_json.text(path.with_suffix(".json")), required=True)
                 checksums.check_file(path, about["sum"])
                 arrays.append(np.load(path, mmap_mode="r", allow_pickle=False))
                 told.append({name: about[name] for name in ("kept", "bad")})
@@ -111,7 +110,7 @@ class PixelCache:
                 path.with_suffix(".json").unlink(missing_ok=True)
                 files.write(path, lambda stream, pixels=pixels: np.save(stream, pixels))  # type: ignore[misc]
                 about = {"kept": kept, "bad": bad, "sum": checksums.of_file(path)}
-                files.write_text(path.with_suffix(".json"), json.dumps(about))
+                files.write_text(path.with_suffix(".json"), checksums.dumps(about))
             except (StorageError, OSError) as error:
                 self.full = True
                 log.warning("pixels are kept no longer: %s", error)

@@ -142,9 +142,9 @@ class Memory:
         sy, ydy = self._sy[age][:, age], self._ydy[age][:, age]
         gamma = float(sy[-1, -1] / ydy[-1, -1])  # D scaled so that the newest pair has the right length
         sg, yg = (_products(pairs[:n], g[None])[age] for pairs, g in ((self._s, gradient), (self._y, scaled)))
-        v = torch.linalg.solve_triangular(sy.triu(), sg, upper=True)  # [n, 1]
+        v = torch.linalg.solve_triangular(sy, sg, upper=True)  # [n, 1]; what is below the diagonal is not read
         inner = sy.diag()[:, None] * v + gamma * (ydy @ v - yg)
-        u = torch.linalg.solve_triangular(sy.triu().T, inner, upper=False)
+        u = torch.linalg.solve_triangular(sy.T, inner, upper=False)
         slots = torch.empty(2, n, dtype=torch.float64)
         slots[:, age] = torch.stack([u[:, 0], v[:, 0]])
         us, vy = slots.to(gradient)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 
+from evaltk import spread
 from evaltk.logistic.lbfgs import Limits, Memory, Solution, Value, minimise, point_at
 from evaltk.logistic.problem import Problem
 
 PAIRS, PAIR_BYTES = 40, 2**30  # L-BFGS pairs; fewer if those of all folds would exceed this memory
+SMALL = 2**17  # weights below which a step of L-BFGS is not worth a second thread
 SINGLE = 1e-6  # relative gradient that is attainable in float32
 ABSENT_LOGIT = -1e4  # logit of a class without rows (with intercept): its probability is 0
 
@@ -28,12 +32,21 @@ def solve(problem: Problem, l2s: Sequence[float], limits: Limits) -> Iterator[tu
             batch = [(fold, w) for fold, w in pending.items() if w.dtype == dtype]
             if not batch:
                 continue
-            for (fold, _), value in zip(batch, problem.values(batch), strict=True):
-                try:
-                    pending[fold] = paths[fold].send(value)
-                except StopIteration:
-                    del pending[fold]
-        yield from done
+            values = dict(zip((fold for fold, _ in batch), problem.values(batch), strict=True))
+            following: dict[int, torch.Tensor] = {}
+
+            def go_on(fold: int, values: Mapping[int, Value] = values, following: Any = following) -> None:
+                with suppress(StopIteration):
+                    following[fold] = paths[fold].send(values[fold])
+
+            if batch[0][1].numel() < SMALL or len(batch) >= torch.get_num_threads():
+                spread.each(go_on, values, problem.z.device)
+            else:
+                for fold in values:
+                    go_on(fold)
+            left = {fold: w for fold, w in pending.items() if fold not in values}
+            pending = dict(sorted((left | following).items()))
+        yield from sorted(done, key=lambda entry: entry[0])
         done.clear()
 
 

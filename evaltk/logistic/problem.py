@@ -9,16 +9,22 @@ optimum is zero outside it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from evaltk import spread
 from evaltk.errors import DataError
 from evaltk.logistic.inputs import Array, check_finite, features_type, fold_masks, labels, read
 from evaltk.logistic.lbfgs import Value
 
 CPU_LOGITS, GPU_LOGITS = 2**22, 2**27  # logits in memory at a time: about a CPU's last-level cache; 512 MB on a GPU
+AT_ONCE, PARTS = 8, 2**25  # blocks computed side by side, as many as their gradients have no more values
+SMALL = 2**27  # products (rows x folds x classes x dimensions) below which a block is not worth a second thread
 
 FAINTEST = -69.0  # clamp for logits less the row's largest (p = 1e-30): denormals would slow products tenfold
 
@@ -109,28 +115,54 @@ class Problem:
         self.y = torch.empty_like(y)
         self.y[self.place] = y
         self._norms = torch.linalg.vector_norm(self.z, dim=1, dtype=torch.float64)
-        self._scratch = self.z.new_empty(0)
+        self._scratch: deque[torch.Tensor] = deque()  # one for each thread that computes
 
     def values(self, points: Sequence[tuple[int, torch.Tensor]]) -> list[Value]:
         """The loss at each point (fold, weights [C, R]), all in one product and in the weights' dtype."""
         weights = torch.stack([w for _, w in points])  # [A, C, R]
         gradient = torch.zeros_like(weights, dtype=torch.float64)
         sums = torch.zeros(2, len(points), dtype=torch.float64, device=self.z.device)  # losses, squared scales
-        for start, end, live in self._live([fold for fold, _ in points]):
-            w = weights[live].flatten(0, 1)  # [L * C, R]
-            for z, y, norms in self._blocks(start, end, len(live)):
-                z = z.to(w.dtype)
-                p, others, loss = self._softmax(z, y, w)
-                p.scatter_(2, y, -others)  # the residual; computing 1 - p of the true class would cancel
-                product = p.flatten(1).T @ z
+        blocks = [
+            (live, *block)
+            for start, end, live in self._live([fold for fold, _ in points])
+            for block in self._blocks(start, end, len(live))
+        ]
+        at_once = max(1, min(AT_ONCE, PARTS // weights.numel()))
+        for first in range(0, len(blocks), at_once):
+            wave = blocks[first : first + at_once]
+            parts: list[tuple[torch.Tensor, ...]] = [()] * len(wave)
+
+            def compute(n: int, wave: Any = wave, parts: Any = parts) -> None:
+                live, z, y, norms = wave[n]
+                parts[n] = self._part(z.to(weights.dtype), y, norms, weights[live].flatten(0, 1))
+
+            self._each(compute, wave, weights[0].numel())
+            for (live, *_), (product, loss, squares) in zip(wave, parts, strict=True):  # in order: the same bits
                 gradient[live] += product.view(len(live), self.num_classes, -1)
-                sums[0, live] += loss.sum((0, 2))
-                sums[1, live] += ((others.double() * norms) ** 2).sum((0, 2))
+                sums[0, live] += loss
+                sums[1, live] += squares
         losses, squares = sums.tolist()
         return [
             Value(loss=loss, gradient=g, scale=math.sqrt(square))
             for loss, g, square in zip(losses, gradient.to(weights.dtype), squares, strict=True)
         ]
+
+    def _part(
+        self, z: torch.Tensor, y: torch.Tensor, norms: torch.Tensor, w: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of a block of rows: the gradient [L * C, R], losses [L] and squared scales [L]; arguments as `_softmax`."""
+        with self._softmax(z, y, w) as (p, others, loss):
+            p.scatter_(2, y, -others)  # the residual; computing 1 - p of the true class would cancel
+            return p.flatten(1).T @ z, loss.sum((0, 2)), ((others.double() * norms) ** 2).sum((0, 2))
+
+    def _each(self, compute: Callable[[int], None], wave: Sequence[tuple[Any, ...]], weights: int) -> None:
+        """Call compute(n) for each block: side by side, or one after the other where each keeps all threads busy."""
+        products = max(len(live) * len(z) for live, z, *_ in wave) * weights
+        if products < SMALL or len(wave) >= torch.get_num_threads():  # true inside `spread.small_operations`
+            spread.each(compute, range(len(wave)), self.z.device)
+        else:
+            for n in range(len(wave)):
+                compute(n)
 
     def curvature(self, fold: int, w: torch.Tensor) -> torch.Tensor:
         """Diagonal [C, R] of the Hessian at weights [C, R]: sum_i p_ic (1 - p_ic) z_ir^2."""
@@ -138,10 +170,10 @@ class Problem:
         for start, end, _ in self._live([fold]):
             for z, y, _ in self._blocks(start, end, 1):
                 z = z.to(w.dtype)
-                p, others, _ = self._softmax(z, y, w)
-                own = p.sum(2, keepdim=True).sub_(1).neg_()  # p of the true class, 1 - others
-                p.mul_(1 - p).scatter_(2, y, others * own)
-                diagonal += p.flatten(1).T @ z.square()
+                with self._softmax(z, y, w) as (p, others, _):
+                    own = p.sum(2, keepdim=True).sub_(1).neg_()  # p of the true class, 1 - others
+                    p.mul_(1 - p).scatter_(2, y, others * own)
+                    diagonal += p.flatten(1).T @ z.square()
         return diagonal.to(w.dtype)
 
     def _live(self, folds: list[int]) -> Iterator[tuple[int, int, list[int]]]:
@@ -160,17 +192,22 @@ class Problem:
             rows = slice(first, min(first + size, end))
             yield self.z[rows], self.y[rows, None, None].expand(-1, num_folds, 1), self._norms[rows, None, None]
 
+    @contextmanager
     def _softmax(
         self, z: torch.Tensor, y: torch.Tensor, w: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Softmax and loss of rows z [n, R] with classes y [n, L, 1] under weights [L * C, R] of L folds.
 
-        Returns: p [n, L, C] in scratch memory, zero for the true class; 1 - p of the true class [n, L, 1]; the loss
+        Yields: p [n, L, C] in scratch memory, zero for the true class; 1 - p of the true class [n, L, 1]; the loss
             [n, L, 1] float64. The latter two are summed from the other classes, so that small values keep their digits.
         """
-        if self._scratch.numel() < len(z) * len(w) or self._scratch.dtype != z.dtype:
-            self._scratch = z.new_empty(len(z) * len(w))  # allocating per block costs more than the softmax
-        p = self._scratch[: len(z) * len(w)].view(len(z), len(w))
+        try:
+            scratch = self._scratch.pop()
+        except IndexError:
+            scratch = z.new_empty(0)
+        if scratch.numel() < len(z) * len(w) or scratch.dtype != z.dtype:
+            scratch = z.new_empty(len(z) * len(w))  # allocating per block costs more than the softmax
+        p = scratch[: len(z) * len(w)].view(len(z), len(w))
         p = torch.mm(z, w.T, out=p).view(len(z), -1, self.num_classes)
         p.sub_(p.amax(dim=2, keepdim=True))
         own = p.gather(2, y)  # [n, L, 1], at most 0
@@ -180,7 +217,8 @@ class Problem:
         p.div_(total)
         few = (others.double() / own.double().exp()).log1p()
         loss = torch.where(others < total / 2, few, total.double().log() - own.double())
-        return p, others / total, loss
+        yield p, others / total, loss
+        self._scratch.append(scratch)
 
 
 def build_problem(

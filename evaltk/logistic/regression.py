@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
+from evaltk import spread
 from evaltk.errors import DataError, SettingsError
 from evaltk.logistic.inputs import READ_ROWS, Array, check_finite, check_settings, read
 from evaltk.logistic.lbfgs import Limits, Solution
@@ -29,6 +31,7 @@ from evaltk.logistic.problem import Problem, build_problem
 from evaltk.metrics.classification import mean_per_class
 
 TOLERANCE, MAX_ITERATIONS = 1e-5, 1000
+SMALL = 2**30  # products (rows x dimensions x classes x folds) of a small problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +64,11 @@ class LogisticModel:
         """Classes [M] int64 of features [M, D]. Raises: DataError: features of another dimension, or not finite."""
         none = torch.empty(0, dtype=torch.int64, device=self.weight.device)
         return torch.cat([none, *(logits.argmax(1) for logits in self._logits(x))])
+
+    def confidence(self, x: Array) -> torch.Tensor:
+        """Softmax probability of the predicted class, [M] float32, of features [M, D]. Raises: as `predict`."""
+        none = torch.empty(0, device=self.weight.device)
+        return torch.cat([none, *(logits.double().softmax(1).amax(1).float() for logits in self._logits(x))])
 
     def _logits(self, x: Array) -> Iterator[torch.Tensor]:
         """Logits [<= READ_ROWS, C], block by block."""
@@ -134,12 +142,13 @@ def fit_path(
     """
     limits = Limits(tolerance=tolerance, max_iterations=max_iterations)
     check_settings(l2s, limits)
-    problem, masks = build_problem(
-        x, y, folds, num_classes=num_classes, intercept=intercept, device=device, block=block
-    )
-    models: list[dict[float, LogisticModel]] = [{} for _ in masks]
-    for fold, l2, solution in solve(problem, l2s, limits):
-        models[fold][l2] = _model(problem, fold, l2, solution)
+    with _threads(x, num_classes, folds):
+        problem, masks = build_problem(
+            x, y, folds, num_classes=num_classes, intercept=intercept, device=device, block=block
+        )
+        models: list[dict[float, LogisticModel]] = [{} for _ in masks]
+        for fold, l2, solution in solve(problem, l2s, limits):
+            models[fold][l2] = _model(problem, fold, l2, solution)
     return tuple(tuple(of_fold[l2] for l2 in l2s) for of_fold in models)
 
 
@@ -186,27 +195,34 @@ def cross_validate(
         raise SettingsError(wanted="top1 or mean_per_class", got=repr(metric), where="metric", do="use one of these")
     limits = Limits(tolerance=tolerance, max_iterations=max_iterations)
     check_settings(l2s, limits)
-    problem, masks = build_problem(
-        x, y, folds, num_classes=num_classes, intercept=intercept, device=device, block=block
-    )
-    if bool(masks.all(dim=1).any()):
-        raise SettingsError(
-            wanted="folds that hold rows out",
-            got="a fold that trains on all rows",
-            where="folds",
-            do="set some rows of each fold to False",
+    with _threads(x, num_classes, folds):
+        problem, masks = build_problem(
+            x, y, folds, num_classes=num_classes, intercept=intercept, device=device, block=block
         )
-    scores = torch.zeros(len(l2s), len(masks), dtype=torch.float64)
-    relative, converged = torch.zeros_like(scores), torch.zeros_like(scores, dtype=torch.bool)
-    for fold, l2, solution in solve(problem, l2s, limits):
-        at = [i for i, other in enumerate(l2s) if other == l2]
-        left_out = problem.place[~masks[fold].to(problem.place.device)]
-        w = solution.point.w.to(problem.z.dtype)
-        predicted = torch.cat([(problem.z[rows] @ w.T).argmax(1) for rows in left_out.split(READ_ROWS)])
-        scores[at, fold] = _score(predicted, problem.y[left_out], metric, num_classes)
-        relative[at, fold], converged[at, fold] = solution.relative, solution.converged
+        if bool(masks.all(dim=1).any()):
+            raise SettingsError(
+                wanted="folds that hold rows out",
+                got="a fold that trains on all rows",
+                where="folds",
+                do="set some rows of each fold to False",
+            )
+        scores = torch.zeros(len(l2s), len(masks), dtype=torch.float64)
+        relative, converged = torch.zeros_like(scores), torch.zeros_like(scores, dtype=torch.bool)
+        for fold, l2, solution in solve(problem, l2s, limits):
+            at = [i for i, other in enumerate(l2s) if other == l2]
+            left_out = problem.place[~masks[fold].to(problem.place.device)]
+            w = solution.point.w.to(problem.z.dtype)
+            predicted = torch.cat([(problem.z[rows] @ w.T).argmax(1) for rows in left_out.split(READ_ROWS)])
+            scores[at, fold] = _score(predicted, problem.y[left_out], metric, num_classes)
+            relative[at, fold], converged[at, fold] = solution.relative, solution.converged
     mean = torch.tensor([math.fsum(row) / len(row) for row in scores.tolist()], dtype=torch.float64)
     return CrossValidation(l2s=tuple(l2s), scores=scores, mean=mean, relative_gradients=relative, converged=converged)
+
+
+def _threads(x: Array, num_classes: int, folds: Array | None) -> AbstractContextManager[None]:
+    """One thread an operation for small problems: folds and blocks of rows are spread over the threads instead."""
+    products = math.prod(x.shape) * num_classes * (1 if folds is None else len(folds))
+    return spread.small_operations() if products < SMALL else nullcontext()
 
 
 def _model(problem: Problem, fold: int, l2: float, solution: Solution) -> LogisticModel:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from evaltk.metrics.calibration import BINS, reliability
 from evaltk.metrics.statistics import Statistic, bootstrap_interval, wilson_interval
 from evaltk.types import Score
 
@@ -35,6 +36,25 @@ def share(dataset: Reported, metric: str, correct: int, n: int, at: Mapping[str,
         n=n,
         at=at or {},
         interval=wilson_interval(correct, n),
+    )
+
+
+def calibration_error(
+    dataset: Reported, metric: str, confidence: np.ndarray, correct: np.ndarray, at: Mapping[str, object] | None = None
+) -> Score:
+    """The expected calibration error on the reported split, in 15 equal bins; see `calibration.reliability`.
+
+    Args:
+        confidence: float32 [N], as kept beside the result, so that its tables and diagrams give the same number.
+        correct: bool [N].
+    """
+    return Score(
+        dataset=dataset.name,
+        split=dataset.test.name,
+        metric=metric,
+        value=reliability(confidence, correct).ece,
+        n=len(correct),
+        at={**(at or {}), "bins": BINS},
     )
 
 

@@ -87,6 +87,9 @@ class Backbone:
         # On a CPU the last block computes all tokens: products of other shapes would change the digits.
         self.spares_patches = self.device.type == "cuda"
 
+    def __repr__(self) -> str:
+        return f"Backbone({self.arch.name}, {self.device}, {self.precision}, weights {self.digest[:12]})"
+
     @torch.no_grad()  # not inference_mode, whose tensors a probe could not be trained on
     def tokens(
         self, images: torch.Tensor, *, last: int = 1, norm: bool = True, mask: torch.Tensor | None = None

@@ -38,14 +38,16 @@ class Chosen:
         return len(self.bank.classes) > 1 and bool((self.bank.labels >= 0).all())
 
 
-def choose(found: Any, *, count: int, bank: int, points: int, seed: int) -> Chosen:
+def choose(found: Any, *, count: int, bank: int, points: int, seed: int, skip: int = 0) -> Chosen:
     """The images of a dataset, of one split, the frames of videos, or queries and database of a benchmark.
 
     Args:
         found: a dataset of images or sequences, or a split. count: images shown. bank: images searched (of the training
             split, where there is one). points: images of the map. Each is drawn class by class with `seed`.
+        skip: unreadable images allowed among those shown, which are left out.
 
-    Raises: SettingsError: a number below 1. DataError: a kind of dataset without images to show, or no images.
+    Raises: SettingsError: a number below 1. DataError: a kind of dataset without images to show, no images, or more
+        unreadable ones than allowed.
     """
     for flag, value, least in (("--images", count, 1), ("--bank", bank, 2), ("--points", points, 3)):
         if value < least:
@@ -72,15 +74,39 @@ def choose(found: Any, *, count: int, bank: int, points: int, seed: int) -> Chos
     )
     if len(judged) < len(shown):
         judged = shown
+    drawn, shown = shown, readable(shown, skip)
     known = len(searched.classes) > 1 and bool((searched.labels >= 0).all())
     uses = ("shown", "searched for neighbours", "classified and drawn in the map" if known else "drawn in the map")
     notes = [
         f"{use}: {len(part):,} of {len(whole):,} images of {whole.dataset}, {whole.name}"
         for part, whole, use in zip((shown, searched, judged), (parts[1], parts[0], parts[1]), uses, strict=True)
     ]
+    if lost := len(drawn) - len(shown):
+        notes.append(f"left out: {lost} of the images drawn to be shown, which cannot be decoded")
     if alone:
         notes.append("all are of one split: no image counts as a neighbour of its own")
     return Chosen(shown=shown, bank=searched, judged=judged, alone=alone, notes=tuple(notes))
+
+
+def readable(split: Split, allowed: int) -> Split:
+    """The images of a split that can be decoded. Raises: DataError: more than `allowed` cannot, or none can."""
+    if not allowed:
+        return split
+    kept, error = [], None
+    for row in range(len(split)):
+        try:
+            split.open(row)
+        except DataError as found:
+            error = error or found
+        else:
+            kept.append(row)
+    if error is None:
+        return split
+    if len(split) - len(kept) > allowed or not kept:
+        raise error
+    rows = np.asarray(kept, dtype=np.int64)
+    state = hashlib.sha256(split.fingerprint.encode() + rows.tobytes())
+    return split.taken(rows, name=split.name, fingerprint=state.hexdigest())
 
 
 def frames(videos: Any) -> Split:

@@ -134,7 +134,7 @@ def _mistakes(
 
 
 def flat(features: np.ndarray, method: MapMethod, seed: int) -> np.ndarray:
-    """Features [N, D] as points [N, 2] float64, by PCA, scikit-learn's t-SNE (from PCA) or UMAP.
+    """Features [N, D] as points [N, 2] float64, by PCA, scikit-learn's t-SNE or UMAP; both of these start from PCA.
 
     Raises: SettingsError: UMAP is not installed, or fewer than three points.
     """
@@ -147,7 +147,12 @@ def flat(features: np.ndarray, method: MapMethod, seed: int) -> np.ndarray:
         except ImportError as error:
             do = "pip install 'evaltk[umap]', or --map tsne"
             raise SettingsError(wanted="umap-learn", got="not installed", where="--map umap", do=do) from error
-        made = umap.UMAP(n_neighbors=min(15, len(features) - 1), random_state=seed).fit_transform(features)
+        start = _plane(features)
+        # Spectral starts differ from call to call where images have duplicates, and need four; noise: no axis is empty.
+        start = start / max(float(np.abs(start).max()), 1e-12) * 10
+        start += np.random.default_rng(seed).normal(scale=1e-3, size=start.shape)
+        width = min(15, len(features) - 1)
+        made = umap.UMAP(n_neighbors=width, init=start, random_state=seed, n_jobs=1).fit_transform(features)
         return np.asarray(made, dtype=np.float64)
     if method == "tsne":
         from sklearn.manifold import TSNE
@@ -155,5 +160,10 @@ def flat(features: np.ndarray, method: MapMethod, seed: int) -> np.ndarray:
         perplexity = min(PERPLEXITY, (len(features) - 1) / 3)
         made = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(features.astype(np.float32))
         return np.asarray(made, dtype=np.float64)
+    return _plane(features)
+
+
+def _plane(features: np.ndarray) -> np.ndarray:
+    """The first two principal components [N, 2], the second 0 where there is one only."""
     placed = components(features, 2).project(features)
     return placed if placed.shape[1] == 2 else np.pad(placed, ((0, 0), (0, 2 - placed.shape[1])))

@@ -242,7 +242,8 @@ def features_map(looks: Looks, method: near.MapMethod, seed: int) -> Section:
     return Section(
         name="map",
         title="Map of features",
-        about=f"Class features of {len(split):,} images at unit length in two dimensions by {NAMES[method]}."
+        about=f"Class features of {len(looks.nears[0].features):,} images at unit length in two dimensions by "
+        f"{NAMES[method]}."
         + ("" if method == "pca" else " The distance of far points means little in such maps, the axes nothing."),
         groups=tuple(drawings),
         missing=(f"no map: it needs {near.FEW} images",) if few else (),

@@ -10,7 +10,10 @@ import torch
 from evaltk.bench import Bench
 from evaltk.data.images import Split
 from evaltk.data.transforms import FILTERS, Transform
+from evaltk.errors import DataError
 from evaltk.models import attention
+
+LONGEST = 8  # an image's longer side over its shorter one, where it is shown whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +63,8 @@ def look(bench: Bench, split: Split, *, name: str, block: int | None = None, who
     Args:
         block: whose attention (1 is the first; None: the last). whole: whole images instead of the net's centre crop.
 
-    Raises: SettingsError: no such block, a size that the net cannot take. DataError: an unreadable image.
+    Raises: SettingsError: no such block, a size that the net cannot take. DataError: an unreadable image, or a whole
+        one that is too long.
     """
     backbone, arch = bench.backbone, bench.backbone.arch
     transform = bench.transform()
@@ -68,7 +72,10 @@ def look(bench: Bench, split: Split, *, name: str, block: int | None = None, who
     attending = bool(attention.layers(backbone))
     pixels, maps, patches = [], [], []
     for index in range(len(split)):
-        image = view.pixels(split.open(index))
+        opened = split.open(index)
+        if whole:
+            _check_shape(opened.size, split.image_id(index))
+        image = view.pixels(opened)
         x = view.normalise(torch.from_numpy(np.array(image)[None]))
         tokens = backbone.tokens(x)[-1]
         h, w = tokens.grid
@@ -91,6 +98,14 @@ def look(bench: Bench, split: Split, *, name: str, block: int | None = None, who
         patches=tuple(patches),
         missing=missing,
     )
+
+
+def _check_shape(size: tuple[int, int], name: str) -> None:
+    """A strip, whose shorter side becomes the crop's, would be more patches than attention has memory for."""
+    if max(size) > LONGEST * min(size):
+        wanted = f"images at most {LONGEST} times as long as wide, for --whole"
+        got = f"{size[0]} x {size[1]} px"
+        raise DataError(wanted=wanted, got=got, where=name, do="leave --whole out: it is cropped then")
 
 
 def _covered(image: np.ndarray, h: int, w: int, patch: int) -> np.ndarray:

@@ -20,6 +20,7 @@ from evaltk.types import Preprocessing, Result, ResultData, Score, digest
 
 REQUIRED = ("checkpoint", "protocol", "dataset", "metric", "value")
 OPTIONAL = ("n", "split", "low", "high", "arch", "epoch", "at")
+MOST = 2**53  # a count that every reader of the results can hold
 UNSTATED = "(split not stated)"
 FRACTIONS = re.compile(r"(acc|accuracy|top|map|recall|f1|precision|em\b|exact_match)", re.I)
 
@@ -52,10 +53,13 @@ def read(path: Path) -> list[Figure]:
     """The figures of a file: a CSV with the columns of `REQUIRED` and any of `OPTIONAL`, the JSON that CLIP_benchmark
     writes for one dataset (or a list of it), or lm-evaluation-harness's.
 
-    Raises: DataError: another file, a column that lacks or is unknown, a value that is no number.
+    Raises: DataError: another file, a column that lacks or is unknown, a value that is no number or outside of its
+        interval, two figures for the same.
     """
     try:
         text = safe_json.text(path)
+    except UnicodeDecodeError as error:
+        raise DataError(wanted="a text in UTF-8", got=str(error)[:120], where=path, do="save it as UTF-8") from error
     except (OSError, ValueError) as error:
         raise DataError(wanted="a file of results", got=str(error)[:120], where=path, do="check the path") from error
     if path.suffix.lower() == ".csv":
@@ -64,28 +68,56 @@ def read(path: Path) -> list[Figure]:
         figures = _json(path, text)
     if not figures:
         raise DataError(wanted="at least one figure", got="none", where=path, do="name another file")
+    _check(figures, path)
     return figures
 
 
+def _check(figures: list[Figure], path: Path) -> None:
+    """Raises: DataError: a number that cannot be one of that kind, or two figures for the same."""
+    seen: dict[str, Figure] = {}
+    for figure in figures:
+        whose = f"{path}, {figure.metric} of {figure.checkpoint} on {figure.dataset}"
+        numbers = [figure.value, *(bound for bound in (figure.low, figure.high) if bound is not None)]
+        if not all(math.isfinite(number) for number in numbers):
+            raise DataError(wanted="numbers", got=", ".join(f"{n:g}" for n in numbers), where=whose, do="correct it")
+        if (figure.low is None) != (figure.high is None):
+            raise DataError(wanted="low and high, or neither", got="one", where=whose, do="fill in both or none")
+        if figure.low is not None and figure.high is not None and not figure.low <= figure.value <= figure.high:
+            got = f"{figure.value:g} with an interval from {figure.low:g} to {figure.high:g}"
+            raise DataError(wanted="a value inside its interval", got=got, where=whose, do="correct low and high")
+        for name, count in (("n", figure.n), ("epoch", figure.epoch or 0)):
+            if not 0 <= count <= MOST:
+                raise DataError(wanted=f"{name} from 0 to 2**53", got=str(count)[:60], where=whose, do="correct it")
+        key = digest(dataclasses.asdict(figure) | dict.fromkeys(("value", "n", "low", "high", "arch")))
+        if key in seen:
+            got, do = f"{seen[key].value:g} and {figure.value:g}", "keep one of them, or tell them apart by split or at"
+            raise DataError(wanted="one figure for each", got=got, where=whose, do=do)
+        seen[key] = figure
+
+
 def results(figures: list[Figure], source: str, *, percent: bool) -> Iterator[Result]:
-    """The figures as results, one for each checkpoint, protocol and dataset, marked as those of `source`.
+    """The figures as results, one for each checkpoint, epoch, protocol and dataset, marked as those of `source`.
 
     Args:
         percent: the values are percentages; else fractions.
 
-    Raises: SettingsError: a value above 1 that is said to be a fraction.
+    Raises: SettingsError: a value above 1 that is said to be a fraction, or percentages none of which is above 1.
     """
     if not source.strip():
         do = "--source 'Name (year), table 2, https://...'"
         raise SettingsError(wanted="whose figures they are", got="nothing", where="--source", do=do)
-    groups: dict[tuple[str, str, str], list[Figure]] = {}
+    largest = max((f.value for f in figures if FRACTIONS.search(f.metric)), default=0.0)
+    if percent and 0 < largest <= 1:
+        do = "leave --percent out, if they are fractions; else divide them by 100 in the file, and leave it out"
+        raise SettingsError(wanted="percentages", got=f"no value above {largest:g}", where="--percent", do=do)
+    groups: dict[tuple[str, str, str, int | None], list[Figure]] = {}
     for figure in figures:
-        groups.setdefault((figure.checkpoint, figure.protocol, figure.dataset), []).append(figure)
-    for (checkpoint, protocol, dataset), mine in groups.items():
+        groups.setdefault((figure.checkpoint, figure.protocol, figure.dataset, figure.epoch), []).append(figure)
+    for (checkpoint, protocol, dataset, epoch), mine in groups.items():
         scores = tuple(_score(figure, percent=percent) for figure in mine)
         asked = {"source": source, "figures": [dataclasses.asdict(figure) for figure in mine]}
         yield Result(
-            checkpoint={"name": f"{checkpoint} [{source}]", "family": "theirs", "epoch": mine[0].epoch,
+            checkpoint={"name": f"{checkpoint} [{source}]", "family": "theirs", "epoch": epoch,
                         "arch": {"name": mine[0].arch or None}},
             protocol=protocol,
             version=0,
@@ -110,6 +142,9 @@ def _score(figure: Figure, *, percent: bool) -> Score:
     interval = None
     if figure.low is not None and figure.high is not None:
         interval = (figure.low / scale, figure.high / scale)
+        if fraction and interval[1] - interval[0] > 2:
+            got = f"{interval[0]:g} to {interval[1]:g} for {figure.metric} of {figure.checkpoint}"
+            raise SettingsError(wanted="an interval of fractions", got=got, where="the file", do="correct its width")
     return Score(
         dataset=figure.dataset,
         split=figure.split or UNSTATED,
@@ -122,8 +157,11 @@ def _score(figure: Figure, *, percent: bool) -> Score:
 
 
 def _csv(path: Path, text: str) -> list[Figure]:
-    reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff")))
-    columns = [name.strip() for name in reader.fieldnames or ()]
+    try:
+        rows = list(csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline="")))
+    except csv.Error as error:
+        raise DataError(wanted="a CSV", got=str(error), where=path, do="save it as CSV in UTF-8") from error
+    columns = [name.strip() for name in rows[0]] if rows else []
     if missing := [name for name in REQUIRED if name not in columns]:
         do = f"columns {', '.join(REQUIRED)}; and where known {', '.join(OPTIONAL)}"
         raise DataError(wanted=f"the columns {', '.join(missing)}", got=", ".join(columns)[:100], where=path, do=do)
@@ -131,12 +169,17 @@ def _csv(path: Path, text: str) -> list[Figure]:
         if name not in (*REQUIRED, *OPTIONAL):
             do = nearest(name, (*REQUIRED, *OPTIONAL))
             raise DataError(wanted="a known column", got=repr(name), where=path, do=do)
+        if columns.count(name) > 1:
+            raise DataError(wanted="each column once", got=f"{name} twice", where=path, do="remove one of them")
     found = []
-    for number, row in enumerate(reader, start=2):
-        told = {
-            (key or "").strip(): (value or "").strip() for key, value in row.items() if isinstance(value, str | None)
-        }
-        found.append(_figure(told, f"{path}, line {number}"))
+    for number, row in enumerate(rows[1:], start=2):
+        where = f"{path}, row {number}"
+        if not row:  # an empty line
+            continue
+        if len(row) > len(columns):  # such as a comma for a decimal point
+            got, do = f"{len(row)} ({', '.join(row[len(columns) - 1 :])})", "quote a text with a comma; 0.5, not 0,5"
+            raise DataError(wanted=f"{len(columns)} cells, as in the header", got=got, where=where, do=do)
+        found.append(_figure(dict(zip(columns, (cell.strip() for cell in row), strict=False)), where))
     return found
 
 
@@ -157,10 +200,17 @@ def _figure(told: Mapping[str, Any], where: str) -> Figure:
             elif field.name in ("n", "epoch"):
                 made[field.name] = int(text)
             elif field.name == "at":
-                made[field.name] = dict(json.loads(text))
+                made[field.name] = _object(text)
             else:
                 made[field.name] = str(text)
-        except (ValueError, TypeError) as error:
+                if not str(text).isprintable():
+                    raise DataError(
+                        wanted=f"a {field.name} without control characters",
+                        got=repr(text)[:60],
+                        where=where,
+                        do="name it",
+                    )
+        except (ValueError, TypeError, OverflowError) as error:
             raise DataError(
                 wanted=f"a number for {field.name}" if field.name != "at" else "a JSON object for at",
                 got=repr(text)[:60],
@@ -168,6 +218,15 @@ def _figure(told: Mapping[str, Any], where: str) -> Figure:
                 do="correct it",
             ) from error
     return Figure(**made)
+
+
+def _object(text: object) -> dict[str, object]:
+    """A JSON object of finite values from a text. Raises: ValueError."""
+    found = safe_json.parse(str(text))
+    if not isinstance(found, dict):
+        raise ValueError("no object")
+    json.dumps(found, allow_nan=False)
+    return found
 
 
 def _json(path: Path, text: str) -> list[Figure]:
@@ -192,7 +251,7 @@ def _clip_benchmark(part: Mapping[str, Any], where: str) -> Iterator[Figure]:
     metrics = part["metrics"] if isinstance(part["metrics"], dict) else {}
     name = " ".join(str(part[key]) for key in ("model", "pretrained") if part.get(key))
     for metric, value in metrics.items():
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if _is_number(value):
             told = {
                 "checkpoint": name, "protocol": part.get("task") or "clip_benchmark", "dataset": part["dataset"],
                 "metric": metric, "value": value, "arch": part["model"],
@@ -208,19 +267,31 @@ def _lm_eval(told: Mapping[str, Any], where: str) -> list[Figure]:
     counts = told.get("n-samples") if isinstance(told.get("n-samples"), dict) else {}
     found = []
     for task, metrics in told["results"].items():
+        samples = (counts or {}).get(task)
+        n = samples.get("effective") if isinstance(samples, dict) else None
         for key, value in metrics.items() if isinstance(metrics, dict) else ():
             metric, comma, kind = key.partition(",")
-            if isinstance(value, bool) or not isinstance(value, int | float) or metric.endswith("_stderr"):
+            if not _is_number(value) or metric.endswith("_stderr"):
                 continue
+            figure = _figure(
+                {"checkpoint": name, "protocol": "lm_eval", "dataset": task, "metric": metric, "value": value}, where
+            )
             error = metrics.get(f"{metric}_stderr{comma}{kind}")
-            spread = 1.96 * error if isinstance(error, int | float) else None
-            n = (counts or {}).get(task)
+            spread = 1.96 * error if _is_number(error) and math.isfinite(error) else None
             found.append(
-                Figure(
-                    checkpoint=str(name), protocol="lm_eval", dataset=str(task), metric=metric, value=float(value),
-                    n=int(n.get("effective", 0)) if isinstance(n, dict) else 0,
-                    low=None if spread is None else value - spread, high=None if spread is None else value + spread,
+                dataclasses.replace(
+                    figure,
+                    n=n if isinstance(n, int) and not isinstance(n, bool) else 0,
+                    low=None if spread is None else figure.value - spread,
+                    high=None if spread is None else figure.value + spread,
                     at={"filter": kind} if kind not in ("", "none") else {},
                 )
-            )  # fmt: skip
+            )
     return found
+
+
+def _is_number(value: object) -> bool:
+    """A number that a float can hold, or NaN or infinity, which JSON of Python's may have."""
+    return isinstance(value, float) or (
+        isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 1023
+    )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from evaltk import files
-from evaltk.errors import SettingsError, nearest
+from evaltk.errors import SettingsError, nearest, printable
 from evaltk.results import foreign
 from evaltk.types import Result
 
@@ -61,7 +61,7 @@ def of(path: Path, result: Result) -> Iterator[Row]:
             "high": high,
             "n": score.n,
         }
-        yield {name: (common | mine)[name] for name in KINDS}
+        yield {name: printable(v) if isinstance(v := (common | mine)[name], str) else v for name in KINDS}
 
 
 def _text(value: object) -> str | None:
@@ -94,7 +94,11 @@ def where(text: str) -> Where:
 
     Raises: SettingsError: no such column, or a text that does not parse.
     """
-    return _Parser(text).whole()
+    try:
+        return _Parser(text).whole()
+    except RecursionError as error:
+        do = "write fewer parentheses and nots"
+        raise SettingsError(wanted="a condition on results", got="nested too deep", where="--where", do=do) from error
 
 
 class _Parser:
@@ -154,6 +158,8 @@ class _Parser:
         if KINDS[column] is not str:
             try:
                 wanted = float(value)
+                if wanted != wanted:
+                    raise ValueError
             except ValueError:
                 raise self._wrong(f"{value!r} for {column}, a number") from None
         if op in ("=", "!="):
@@ -209,8 +215,18 @@ def _csv(rows: Sequence[Row]) -> Callable[[BinaryIO], object]:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(KINDS), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({k: repr(v) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    writer.writerows({k: repr(v) if isinstance(v, float) else cell(v) for k, v in row.items()} for row in rows)
     return lambda stream: stream.write(text.getvalue().encode())
+
+
+def cell(value: Value) -> Value:
+    """A value for CSV: a text that a spreadsheet would take for a formula begins with an apostrophe, as it shows texts.
+
+    >>> cell("=1+1"), cell("dino"), cell(-0.5)
+    ("'=1+1", 'dino', -0.5)
+    """
+    text = printable(value) if isinstance(value, str) else value
+    return f"'{text}" if isinstance(text, str) and text.startswith(("=", "+", "-", "@")) else text
 
 
 def _jsonl(rows: Sequence[Row]) -> Callable[[BinaryIO], object]:

@@ -45,7 +45,7 @@ class DamagedResult(StorageError):
 
 def path_of(out: Path, checkpoint: str, protocol: str, dataset: str, request: str) -> Path:
     """Where a result lies: ``OUT/CHECKPOINT/PROTOCOL-DATASET-REQUEST.json``; other settings make another file."""
-    return out / slug(checkpoint) / f"{protocol}-{slug(dataset)}-{request[:12]}.json"
+    return out / slug(checkpoint) / f"{slug(protocol)}-{slug(dataset)}-{request[:12]}.json"
 
 
 def slug(name: str) -> str:
@@ -144,6 +144,7 @@ def read(path: Path) -> Result:
         elif version != FORMAT:
             if isinstance(version, int) and version > FORMAT:
                 do, kind = f"install a newer evaltk, or {do}", StorageError
+                raise ValueError(f"format {version!r:.20}, of a later evaltk")
             raise ValueError(f"format {version!r:.20}")
         result = _result(found)
         if not all(_finite(score.value) for score in result.scores):
@@ -156,7 +157,7 @@ def read(path: Path) -> Result:
             do += f"; if you edited it, remove its {checksums.FIELD!r}"
         raise kind(
             wanted=f"a result file of format {FORMAT} or earlier",
-            got=f"{type(error).__name__}: {str(error)[:100]}",
+            got=str(error)[:100] if kind is StorageError else f"{type(error).__name__}: {str(error)[:100]}",
             where=path,
             do=do,
         ) from error

@@ -14,6 +14,7 @@ from evaltk.data import sanity
 from evaltk.errors import CheckpointError
 from evaltk.machine import provenance, resolve_device
 from evaltk.progress import log
+from evaltk.running.costs import Meter
 from evaltk.running.planning import Job, Plan, known_protocol, stamp
 from evaltk.types import Deviation, Preprocessing, Result, ResultData, digest
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from evaltk.types import Checkpoint
 
 MEASURED = ("running_mean", "running_var", "num_batches_tracked")  # of BatchNorm: no parameters
+
+
+class TakenOver(Exception):
+    """Another run has taken a job over, as after this machine was suspended."""
 
 
 def measured(plan: Plan, left: Sequence[Job], bench: Bench) -> Iterator[Result | None]:
@@ -40,16 +45,18 @@ def outcomes(
     *,
     carry_on: bool = False,
     alone: Callable[[Bench, Split, tuple[Need, ...]], AbstractContextManager[None]] | None = None,
+    ours: Callable[[Job], bool] | None = None,
 ) -> Iterator[tuple[Job, Result | Exception | None]]:
     """Each job of one net on one dataset with its result, written; None on processes other than the main one.
 
     Args:
         carry_on: an error of a job is handed on in place of its result; else it is raised.
         alone: around the extraction of a split, to keep other runs from doing the same at the same time.
+        ours: whether a job still is this run's to do, asked just before; `TakenOver` comes in place of the others.
     """
     from evaltk import distributed
 
-    started = time.perf_counter()
+    started, meter = time.perf_counter(), Meter(bench=bench)
     dataset, failed = here[0].dataset, dict[int, Exception]()
     learning = any(known_protocol(job.protocol).learns(job.settings) for job in here)
     shared = sanity.shared_images(dataset) if learning and distributed.is_main() else ()
@@ -60,7 +67,8 @@ def outcomes(
     for split, needs in merged(asked.values()):
         crew.doing(f"features of {split.dataset} {split.name}")
         of_split = [n for n, extracts in asked.items() if any(s is split and wants for s, wants in extracts)]
-        with _kept(failed, of_split, carry_on), alone(bench, split, needs) if alone else nullcontext():
+        unshared = alone(bench, split, needs) if alone else nullcontext()
+        with _kept(failed, of_split, carry_on), unshared, meter.extracting(split, needs):
             bench.prepare(split, needs)
     for number, job in enumerate(here):
         if number not in failed:
@@ -68,6 +76,8 @@ def outcomes(
             with _kept(failed, [number], carry_on):
                 known_protocol(job.protocol).prepare(bench, dataset, job.settings)
     extracting = time.perf_counter() - started
+    told = meter.told()
+    cost = {"cost": told} if told else {}
     moved = dict.fromkeys(asked, tuple[str, ...]())
     if plan.precision == "bf16" and distributed.is_main():
         from evaltk.running import moved as precisions
@@ -76,9 +86,11 @@ def outcomes(
         moved |= zip(good, precisions.notes(bench, dataset, [asked[number] for number in good]), strict=True)
     for number, job in enumerate(here):
         result: Result | None = None
+        if ours is not None and number not in failed and distributed.is_main() and not ours(job):
+            failed[number] = TakenOver()
         if number not in failed and distributed.is_main():
             with _kept(failed, [number], carry_on):
-                result = _run_job(plan, job, bench, extracting, shared, moved[number])
+                result = _run_job(plan, job, bench, extracting, shared, moved[number], cost)
         distributed.barrier()
         yield job, failed.get(number, result)
 
@@ -101,10 +113,8 @@ def bench_of(plan: Plan, left: Sequence[Job]) -> Bench:
     Raises: CheckpointError, SettingsError: a file that cannot be used or is another by now, a device or size that will
         not do.
     """
-    with progress.status("loading torch"):
-        device = device_of(plan, left)
-    with progress.status("reading the weights"):
-        loaded = checkpoint_of(plan, left[0])
+    device = device_of(plan, left)
+    loaded = checkpoint_of(plan, left[0])
     for job in left:
         known_protocol(job.protocol).check_checkpoint(loaded)
     return bench_with(plan, loaded, device)
@@ -112,9 +122,10 @@ def bench_of(plan: Plan, left: Sequence[Job]) -> Bench:
 
 def checkpoint_of(plan: Plan, job: Job) -> Checkpoint:
     """The checkpoint of a job, loaded. Raises: CheckpointError: it cannot be used, or is another by now."""
-    from evaltk.checkpoints.load import load
+    with progress.status("reading the weights"):
+        from evaltk.checkpoints.load import load
 
-    loaded = load(job.checkpoint, plan.read)
+        loaded = load(job.checkpoint, plan.read)
     _check_unchanged(job, loaded)
     for note in loaded.notes:
         log.info("%s: %s", job.name, note)
@@ -146,7 +157,8 @@ def device_of(plan: Plan, left: Sequence[Job]) -> str:
     """The device of the forward passes of jobs `left`. Raises: SettingsError: it is not on this machine."""
     # Protocols that pass images themselves sum in float64 where the net is.
     features_only = all(known_protocol(job.protocol).prepare is nothing_to_prepare for job in left)
-    return resolve_device(plan.device, mps=features_only)
+    with progress.status("loading torch"):
+        return resolve_device(plan.device, mps=features_only)
 
 
 def wanted(here: Sequence[Job], bench: Bench) -> list[tuple[Split, tuple[Need, ...]]]:
@@ -180,7 +192,13 @@ def _check_unchanged(job: Job, loaded: Checkpoint) -> None:
 
 
 def _run_job(
-    plan: Plan, job: Job, bench: Bench, extracting: float, shared: tuple[Deviation, ...], moved: tuple[str, ...]
+    plan: Plan,
+    job: Job,
+    bench: Bench,
+    extracting: float,
+    shared: tuple[Deviation, ...],
+    moved: tuple[str, ...],
+    cost: dict[str, Any],
 ) -> Result:
     started = time.perf_counter()
     needs = [need for _, split_needs in extracts_of(job, bench) for need in split_needs]
@@ -211,7 +229,7 @@ def _run_job(
         scores=outcome.scores,
         seed=plan.seed,
         request=digest(job.asked),
-        made=provenance(device, seconds) | {"stamp": stamp(job.dataset)} | plugins.provenance(),
+        made=provenance(device, seconds) | {"stamp": stamp(job.dataset)} | cost | plugins.provenance(),
     )
     results.write(job.path, result, outcome.predictions)
     return result

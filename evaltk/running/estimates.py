@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaltk import files, machine
-from evaltk.bench import AnyDataset, Bench, Need
+from evaltk.bench import AnyDataset, Bench, Need, not_estimated
 from evaltk.data.images import Split
 from evaltk.datasets.davis2017 import Sequences
 from evaltk.errors import EvaltkError, StorageError
@@ -64,9 +64,12 @@ def forecast(todo: Sequence[Cell]) -> Forecast:
         all_jobs = [cell.job for cell in mine]
         for dataset in {id(job.dataset): job.dataset for job in all_jobs}.values():
             here = [job for job in left if job.dataset is dataset]
-            told = tuple(_told(job, job not in here, bench, bad) for job in all_jobs if job.dataset is dataset)
             good = [job for job in here if str(job.path) not in bad]
             readings, notes = _readings(mine[0].plan, good, dataset, bench, before)
+            an_image = max((r.seconds / r.left for r in readings if r.seconds and r.left), default=None)
+            told = tuple(
+                _told(job, job not in here, bench, bad, an_image) for job in all_jobs if job.dataset is dataset
+            )
             notes += tuple(
                 f"{job.protocol} would fail: {bad[str(job.path)].brief()}" for job in here if str(job.path) in bad
             )
@@ -115,10 +118,21 @@ def _bench(plan: Plan, left: Sequence[Job]) -> tuple[Bench | None, dict[str, Eva
             return None, {str(job.path): error for job in left}
 
 
-def _told(job: Job, done: bool, bench: Bench | None, bad: Mapping[str, EvaltkError]) -> JobToBe:
-    some = bench is not None and not done and str(job.path) not in bad
-    some = some and any(needs for _, needs in extracts_of(job, bench))  # type: ignore[arg-type]
-    return JobToBe(protocol=job.protocol, path=str(job.path), done=done, covers="extraction" if some else "nothing")
+def _told(job: Job, done: bool, bench: Bench | None, bad: Mapping[str, EvaltkError], an_image: float | None) -> JobToBe:
+    some, seconds = False, None
+    if bench is not None and not done and str(job.path) not in bad:
+        some = any(needs for _, needs in extracts_of(job, bench))
+        protocol = known_protocol(job.protocol)
+        if protocol.estimate is not not_estimated:
+            log.info("timing what %s does", job.protocol)
+        seconds = protocol.estimate(bench, job.dataset, job.settings, an_image)
+    return JobToBe(
+        protocol=job.protocol,
+        path=str(job.path),
+        done=done,
+        covers="extraction" if some else "nothing",
+        seconds=seconds,
+    )
 
 
 def _readings(

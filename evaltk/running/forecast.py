@@ -59,12 +59,17 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobToBe:
-    """One result: its file, whether it is done, and whether the estimate covers its `extraction` or `nothing` of it."""
+    """One result: its file, whether it is done, and whether the estimate covers its `extraction` or `nothing` of it.
+
+    Attributes:
+        seconds: of what the protocol does beside the extraction; None: not estimated, or done.
+    """
 
     protocol: str
     path: str
     done: bool
     covers: Literal["extraction", "nothing"]
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +119,11 @@ class Forecast:
     def seconds(self) -> float:
         """For extraction, on one process, once everything is loaded."""
         return sum(r.seconds or 0.0 for p in self.pairs for r in p.readings)
+
+    @property
+    def own_seconds(self) -> float:
+        """For what the protocols do beside the extraction, as far as it is estimated."""
+        return sum(job.seconds or 0.0 for p in self.pairs for job in p.jobs)
 
     @property
     def memory(self) -> int | None:

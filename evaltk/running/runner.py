@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +32,7 @@ __all__ = [
 
 Report = Callable[[Job, Result, bool], None]
 Standing = Literal["done", "ours", "theirs", "failed"]
+PASSES = "passes"  # the folder of the cache in which extractions are claimed
 POLL = 0.2, 5.0  # seconds between two looks at what others hold, at first and at most
 
 
@@ -95,7 +96,8 @@ def run_cells(todo: Sequence[Cell], *, report: Report, ran: Ran, fail_fast: bool
     with Claims() as claims:
         runner = _Runner(claims=claims, report=report, ran=ran, fail_fast=fail_fast or _several())
         runner.known = {cell.job.path: token(cell) for cell in todo}
-        pause, told, folders = POLL[0], False, {cell.job.path.parent for cell in todo}
+        pause, told = POLL[0], False
+        folders, caches = {cell.job.path.parent for cell in todo}, {cell.plan.cache for cell in todo}
         while True:
             left: list[Cell] = []
             nets: dict[object, list[Cell]] = {}
@@ -112,8 +114,11 @@ def run_cells(todo: Sequence[Cell], *, report: Report, ran: Ran, fail_fast: bool
                 log.info("waiting for %d results that other runs are at (%s)", len(left), who)
             time.sleep(pause)
             todo = left
-        for folder in folders if _is_main() else ():
-            claims.tidy(folder)
+        if _is_main():
+            for folder in folders:
+                claims.tidy(folder)
+            for cache in caches:
+                claims.tidy(cache / PASSES, undone=True)
 
 
 def token(cell: Cell) -> str:
@@ -145,7 +150,7 @@ class _Runner:
                 if ours and bench is None:
                     with progress.about(f"[{self.ran.number}/{self.ran.total}] {ours[0].job.name}"):
                         bench = self.loaded(mine, ours)
-                made = self.pair(ours, bench)
+                made = self.pair(ours, bench, held)
                 for cell, stand in zip(here, stands, strict=True):
                     if stand == "theirs":
                         theirs.append(cell)
@@ -154,7 +159,10 @@ class _Runner:
                     else:
                         with progress.about(f"[{self.ran.number}/{self.ran.total}] {cell.job.name}"):
                             outcome = next(made) if stand == "ours" else results.read(cell.job.path)
-                        self.tell(cell, outcome, stand)
+                        if isinstance(outcome, benching.TakenOver):
+                            theirs.append(cell)
+                        else:
+                            self.tell(cell, outcome, stand)
                         if claim := held.pop(str(cell.job.path), None):
                             self.claims.release(claim)
             finally:
@@ -193,8 +201,10 @@ class _Runner:
                 raise
             return error
 
-    def pair(self, ours: Sequence[Cell], bench: Bench | Exception | None) -> Iterator[Result | Exception | None]:
-        """The results or errors of one net on one dataset, in order."""
+    def pair(
+        self, ours: Sequence[Cell], bench: Bench | Exception | None, held: Mapping[str, Claim]
+    ) -> Iterator[Result | Exception | None]:
+        """The results or errors of one net on one dataset, in order. held: the claims on them."""
         errors: dict[int, Exception] = {}
         for number, cell in enumerate(ours):
             try:
@@ -209,7 +219,14 @@ class _Runner:
         good = [cell.job for number, cell in enumerate(ours) if number not in errors]
         made = iter(())
         if good and bench is not None and not isinstance(bench, Exception):
-            made = benching.outcomes(ours[0].plan, good, bench, carry_on=not self.fail_fast, alone=self.alone)  # type: ignore[assignment]
+            made = benching.outcomes(  # type: ignore[assignment]
+                ours[0].plan,
+                good,
+                bench,
+                carry_on=not self.fail_fast,
+                alone=self.alone,
+                ours=None if _several() else lambda job: not held[str(job.path)].lost(),
+            )
         for number in range(len(ours)):
             yield errors[number] if number in errors else next(made)[1]
 
@@ -272,7 +289,7 @@ def _pass(bench: Bench, split: Split, needs: Sequence[Need]) -> Path | None:
     if not needs:
         return None
     net = (bench.backbone.digest, bench.backbone.precision, bench.backbone.position)
-    return bench.cache / "passes" / digest([*net, split.fingerprint, split.stamp, split.name])[:32]
+    return bench.cache / PASSES / digest([*net, split.fingerprint, split.stamp, split.name])[:32]
 
 
 def _extracted(bench: Bench, split: Split, needs: Sequence[Need]) -> bool:

@@ -118,7 +118,8 @@ def choose(train: Split, settings: Settings, seed: int) -> Chosen:
 
 
 def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
-    """Top-1 for each number of shots, penalty and split, and the mean and standard deviations over splits.
+    """Top-1 and calibration error for each number of shots, penalty and split, their means and the standard deviations
+    of top-1 over splits.
 
     Raises: DataError: as `check`; identical features for all images; a class without readable images.
     """
@@ -132,6 +133,7 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
     x, x_test = centred(bank.x), centred(queries.x)
     _check_varied(x, bank)
     predictions: dict[tuple[Shots, float], np.ndarray] = {}
+    confidences: dict[tuple[Shots, float], np.ndarray] = {}
     with progress.bar(f"{dataset.name} few-shot", len(chosen.shots), unit="fits") as advance:
         for few in chosen.shots:
             chosen_rows = [feature_row[row] for row in few.rows.tolist() if row in feature_row]
@@ -139,13 +141,15 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
             _check_classes(few, y, dataset.train)
             for model in fit(x[chosen_rows], y, settings.penalty, len(dataset.train.classes), bench.device):
                 predictions[few, model.l2] = model.predict(x_test).cpu().numpy()
+                confidences[few, model.l2] = model.confidence(x_test).cpu().numpy()
                 notes += _not_converged(few, model)
             advance(1)
     common = {"images": settings.images(), "feature": _feature(need)}
     train_rows = {f"{scores.name(few)}_train": few.rows for few in chosen.shots}
     return Outcome(
-        scores=scores.scores(dataset, queries.y, predictions, common),
-        predictions={"target": queries.y} | scores.arrays(queries.y, predictions) | train_rows,
+        scores=scores.scores(dataset, queries.y, predictions, common)
+        + scores.calibration(dataset, queries.y, predictions, confidences, common),
+        predictions={"target": queries.y} | scores.arrays(queries.y, predictions, confidences) | train_rows,
         deviations=selection(settings, bench.seed) + unreadable(bank, queries),
         notes=chosen.notes + notes,
     )

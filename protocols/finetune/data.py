@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -18,7 +18,7 @@ from evaltk.features import sweep_cache
 from evaltk.features.cache import cache_key, splits_key
 from evaltk.features.sweep_cache import Store
 from evaltk.metrics.classification import EQUAL
-from evaltk.metrics.scores import bootstrap_bounds, mean_of_classes, share
+from evaltk.metrics.scores import bootstrap_bounds, calibration_error, mean_of_classes, share
 from evaltk.seeding import derive
 from evaltk.types import Score, canonical
 from protocols.finetune import batches as finetune_batches
@@ -111,12 +111,15 @@ def train(job: Job) -> None:
 
 def outcome(job: Job) -> Outcome:
     """The figures of a fine-tuning that has ended. Raises: StorageError: its cache entry is damaged."""
-    found = job.store.read_arrays(sweep_cache.OUTCOME, finetune_training.OUTCOME)
+    found = job.store.read_arrays(sweep_cache.OUTCOME, finetune_training.OUTCOME, finetune_training.LATER)
     lrs, epochs, target = job.tuning.lr, job.tuning.epochs, job.dataset.test.labels
     best, last = int(found["best_lr"]), epochs - 1
     at = {"recipe": job.recipe, "lr": lrs[best], "epoch": int(found["best_epoch"]) + 1, "metric": job.metric}
     scores = list(_scores(job, found["best_rank"], "_best_epoch", at | {"chosen_on": "the reported split"}))
     arrays = {"target": target, "best": found["best_predicted"].astype(np.int32)}
+    errors = list(_calibration(job, found.get("best_confidence"), found["best_rank"], "_best_epoch", scores[0].at))
+    if errors:
+        arrays["best_confidence"] = found["best_confidence"]
     chosen = _chosen(found["held_score"][:, last])
     for h, lr in enumerate(lrs):
         if found["diverged"][h] < 0:
@@ -125,10 +128,15 @@ def outcome(job: Job) -> Outcome:
                 on = {"chosen_on": f"{len(job.held)} images of {job.dataset.train.name}, held out"}
                 scores += _scores(job, found["last_rank"][h], "_chosen_lr", told | on)
                 arrays["chosen"] = found["last_predicted"][h].astype(np.int32)
+                if "last_confidence" in found:
+                    sure = found["last_confidence"][h]
+                    if more := list(_calibration(job, sure, found["last_rank"][h], "_chosen_lr", told | on)):
+                        arrays["chosen_confidence"] = sure
+                        errors += more
             scores += _scores(job, found["last_rank"][h], "", told)
     arrays |= {name: found[name] for name in ("train_loss", "test_score", "held_score")}
     return Outcome(
-        scores=tuple(scores),
+        scores=(*scores, *errors),
         predictions=arrays,
         deviations=tuple(_deviations(job, found)),
         notes=tuple(_notes(job, found)),
@@ -137,6 +145,15 @@ def outcome(job: Job) -> Outcome:
             "eval": job.transform.recorded(),
         },
     )
+
+
+def _calibration(
+    job: Job, confidence: np.ndarray | None, rank: np.ndarray, which: str, at: Mapping[str, object]
+) -> Iterator[Score]:
+    """The calibration error over the images that can be read; none where an older training kept no confidences."""
+    readable = rank >= 0
+    if confidence is not None and np.isfinite(confidence[readable]).all():
+        yield calibration_error(job.dataset, f"ece{which}", confidence[readable], rank[readable] == 0, at)
 
 
 def _chosen(held: np.ndarray) -> int | None:

@@ -22,8 +22,9 @@ from protocols.finetune.recipe import Classifier
 @torch.no_grad()
 def classify(
     model: Classifier, backbone: Backbone, split: Split, transform: Transform, how: Extraction
-) -> tuple[Tensor, Tensor]:
-    """(classes put before the true one, predicted class), each [N] int64 on the CPU; -1 for unreadable images.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(classes put before the true one, predicted class), each [N] int64, -1 for unreadable images; (the softmax
+    probability of that class [N] float32, NaN for them); on the CPU.
 
     Args:
         backbone: whose device and precision are used.
@@ -34,6 +35,7 @@ def classify(
     chunk = how.batch_size or auto_batch(backbone)
     batches = [mine[i : i + chunk] for i in range(0, len(mine), chunk)]
     shifted = torch.zeros(2, len(split), dtype=torch.int64)  # rank and class, plus 1: other processes add 0 to mine
+    sure = torch.zeros(len(split))
     messages: list[str] = []
     model.eval()
     load = partial(loading.pixels, split, transform)
@@ -47,8 +49,10 @@ def classify(
                 logits = model(transform.normalise(x)).float().cpu()
             shifted[0, at] = rank_of_label(logits, torch.from_numpy(split.labels)[at].long()) + 1
             shifted[1, at] = logits.argmax(dim=1) + 1
+            sure[at] = logits.double().softmax(dim=1).amax(dim=1).float()
     rank, predicted = distributed.all_reduce(shifted.to(backbone.device)).cpu() - 1
+    confidence = distributed.all_reduce(sure.to(backbone.device)).cpu().masked_fill(rank < 0, torch.nan)
     bad = (rank < 0).nonzero()[:, 0]
     names = tuple(split.image_id(int(number)) for number in bad)
     check_unreadable(split, names, how.skip_bad_images, messages[0] if messages else "")
-    return rank, predicted
+    return rank, predicted, confidence

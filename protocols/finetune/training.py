@@ -35,6 +35,7 @@ OUTCOME = (
     "train_loss", "test_score", "held_score", "diverged", "best_lr", "best_epoch", "best_rank", "best_predicted",
     "last_rank", "last_predicted", "bad",
 )  # fmt: skip
+LATER = ("best_confidence", "last_confidence")  # of the outcome; missing in older entries of the cache
 Mixing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -70,6 +71,7 @@ class State:
         diverged: [H], the epoch in which training with that rate diverged, or -1.
         best_lr, best_epoch: with the best test_score so far, or -1. best_rank, best_predicted: of that epoch [N].
         last_rank, last_predicted: after the last epoch [H, N], -1 where diverged or unreadable.
+        best_confidence, last_confidence: softmax probabilities of the predicted classes, float32 as these, NaN there.
         bad: numbers of the images that could not be read so far.
     """
 
@@ -87,6 +89,8 @@ class State:
     best_predicted: Tensor
     last_rank: Tensor
     last_predicted: Tensor
+    best_confidence: Tensor
+    last_confidence: Tensor
     bad: set[int] = field(default_factory=set)
 
     @staticmethod
@@ -105,13 +109,15 @@ class State:
             best_predicted=torch.full((num_images,), -1),
             last_rank=torch.full((num_rates, num_images), -1),
             last_predicted=torch.full((num_rates, num_images), -1),
+            best_confidence=torch.full((num_images,), torch.nan),
+            last_confidence=torch.full((num_rates, num_images), torch.nan),
         )
 
     def outcome(self) -> dict[str, Tensor]:
-        """The fields named in `OUTCOME`, as tensors."""
+        """The fields named in `OUTCOME` and `LATER`, as tensors."""
         numbers = {"best_lr": torch.tensor(self.best_lr), "best_epoch": torch.tensor(self.best_epoch)}
         bad = {"bad": torch.tensor(sorted(self.bad), dtype=torch.int64)}
-        return {name: (numbers | bad).get(name, getattr(self, name)) for name in OUTCOME}
+        return {name: (numbers | bad).get(name, getattr(self, name)) for name in (*OUTCOME, *LATER)}
 
     def tree(self) -> dict[str, Any]:
         """All of it, to be saved."""
@@ -120,10 +126,11 @@ class State:
 
     def take(self, tree: Any) -> None:
         """Become what was saved. Raises: KeyError, TypeError, ValueError, AttributeError: it is something else."""
+        there = (*OUTCOME, *(name for name in LATER if name in tree))
         for name, mine in self.outcome().items():
-            if name != "bad" and tree[name].shape != mine.shape:
+            if name in there and name != "bad" and tree[name].shape != mine.shape:
                 raise ValueError("arrays of other sizes")
-        for name in OUTCOME:
+        for name in there:
             setattr(self, name, tree[name])
         self.best_lr, self.best_epoch, self.bad = int(tree["best_lr"]), int(tree["best_epoch"]), {*tree["bad"].tolist()}
         self.lr, self.epoch = int(tree["lr"]), int(tree["epoch"])
@@ -131,7 +138,7 @@ class State:
 
 
 def tune(task: Task, store: Store) -> None:
-    """Train once per learning rate; the fields `OUTCOME` of the last `State` go into the store as arrays.
+    """Train once per learning rate; the fields `outcome` of the last `State` go into the store as arrays.
 
     Raises: DataError: unreadable images, too few for one batch. StorageError: a full disk, a damaged state.
         SettingsError: processes that do not see the same cache, training that diverged with every rate.
@@ -275,17 +282,18 @@ def _sum_gradients(model: Classifier) -> None:
 def _evaluate(task: Task, model: Classifier, state: State, epoch: int) -> None:
     """Scores after an epoch, and the predictions where it is the best so far or the last."""
     views, h = task.views, state.lr
-    rank, predicted = classify(model, task.backbone, task.test, views.transform, views.how)
+    rank, predicted, confidence = classify(model, task.backbone, task.test, views.transform, views.how)
     score = _score(task, task.test, rank)
     # Of equal scores the first of the lowest learning rate stays.
     if not state.test_score.nan_to_num(-1).max() >= score - classification.EQUAL:
         state.best_lr, state.best_epoch, state.best_rank, state.best_predicted = h, epoch, rank, predicted
+        state.best_confidence = confidence
     state.test_score[h, epoch] = score
     if task.held is not None:
-        held, _ = classify(model, task.backbone, task.held, views.transform, views.how)
+        held, *_ = classify(model, task.backbone, task.held, views.transform, views.how)
         state.held_score[h, epoch] = _score(task, task.held, held)
     if epoch + 1 == task.tuning.epochs:
-        state.last_rank[h], state.last_predicted[h] = rank, predicted
+        state.last_rank[h], state.last_predicted[h], state.last_confidence[h] = rank, predicted, confidence
 
 
 def _score(task: Task, split: Split, rank: Tensor) -> float:

@@ -1,6 +1,7 @@
 """Linear classification on frozen features, Lin.[C] and Lin.[D]."""
 
 from evaltk.bench import Protocol
+from protocols.linear.cost import estimate
 from protocols.linear.protocol import check, extracts, identity, learns, prepare, run
 from protocols.linear.settings import LRS, PAPER_EPOCHS, Settings, dino_rule
 
@@ -24,6 +25,7 @@ PROTOCOL = Protocol(
     kind="images",
     settings=Settings,
     run=run,
+    estimate=estimate,
     doc=__doc__,
     check=check,
     identity=identity,

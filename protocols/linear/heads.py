@@ -113,10 +113,15 @@ def deactivate(heads: LinearClassifiers, which: Tensor) -> None:
         tensor[which] = 0
 
 
+def block_of(heads: LinearClassifiers) -> int:
+    """Images at a time in evaluation."""
+    return max(1, LOGITS // heads.bias.numel())
+
+
 def _logits(heads: LinearClassifiers, x: np.ndarray | Tensor, block: int | None) -> Iterator[tuple[slice, Tensor]]:
     """Logits [n, H, C] of rows of x [N, D], a block of rows at a time."""
     num_heads, num_classes, dim = heads.weight.shape
-    block = block or max(1, LOGITS // (num_heads * num_classes))
+    block = block or block_of(heads)
     for start in range(0, len(x), block):
         rows = slice(start, min(start + block, len(x)))
         part = torch.as_tensor(np.array(x[rows]) if isinstance(x, np.ndarray) else x[rows])
@@ -148,17 +153,20 @@ def measure(
 @torch.no_grad()
 def classify(
     heads: LinearClassifiers, which: int, x: np.ndarray | Tensor, y: Tensor, *, block: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """(classes that head `which` puts before the true one [N] int64, its prediction [N] int64), on the CPU.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(classes that head `which` puts before the true one [N] int64, its prediction [N] int64, the softmax probability
+    of that [N] float32), on the CPU.
 
     The logits are those of `measure` to the bit: the images with rank 0 are those it counts. Arguments: as there.
     """
     ranks, predicted = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0, dtype=torch.int64)]
+    confidence = [torch.zeros(0)]
     for rows, logits in _logits(heads, x, block):
         mine = logits[:, which]
         ranks.append(rank_of_label(mine, y[rows].to(mine.device)).cpu())
         predicted.append(mine.argmax(dim=1).cpu())
-    return torch.cat(ranks), torch.cat(predicted)
+        confidence.append(mine.double().softmax(dim=1).amax(dim=1).float().cpu())
+    return torch.cat(ranks), torch.cat(predicted), torch.cat(confidence)
 
 
 def choose(correct: Sequence[float], loss: Sequence[float]) -> int:

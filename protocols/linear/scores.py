@@ -11,7 +11,7 @@ import torch
 from evaltk.bench import Outcome
 from evaltk.data.images import Dataset
 from evaltk.deviations import Deviation, DeviationKind, left_out
-from evaltk.metrics.scores import share
+from evaltk.metrics.scores import calibration_error, share
 from evaltk.types import Features, Recipe, Score
 from protocols.linear import heads as probe
 from protocols.linear.data import Job, columns_of
@@ -47,6 +47,7 @@ def of_job(job: Job) -> Outcome:
     last = len(trained.history["test_correct"]) - 1
     held = f"{len(job.held)} images of {dataset.train.name}, held out"
     scores: list[Score] = []
+    errors: list[Score] = []
     arrays: dict[str, np.ndarray] = {"target": reported.y}
     for name, features in sweep.groups.items():
         f = _chosen(features, trained)
@@ -54,10 +55,16 @@ def of_job(job: Job) -> Outcome:
             at = sweep.at(f, int(trained.chosen_head[f]), last) | {"chosen_on": held}
             scores += _pair(dataset, trained.chosen_rank[f], name, "", at)
             arrays[f"{name}_last"] = trained.chosen_predicted[f].astype(np.int32)
+            if _known(confidence := trained.chosen_confidence[f]):
+                errors += _calibration(dataset, trained.chosen_rank[f], confidence, f"{name}_ece", at)
+                arrays[f"{name}_last_confidence"] = confidence
         f = max(features, key=lambda i: (int((trained.best_rank[i] == 0).sum()), -i))
         at = sweep.at(f, int(trained.best_head[f]), int(trained.best_epoch[f])) | {"chosen_on": "the reported split"}
         scores += _pair(dataset, trained.best_rank[f], name, "_best_epoch", at)
         arrays[f"{name}_best"] = trained.best_predicted[f].astype(np.int32)
+        if _known(confidence := trained.best_confidence[f]):
+            errors += _calibration(dataset, trained.best_rank[f], confidence, f"{name}_ece_best_epoch", at)
+            arrays[f"{name}_best_confidence"] = confidence
     for f in range(len(job.recipes)):
         for h in range(len(job.lrs)):
             correct = trained.history["test_correct"][-1, f, h]
@@ -66,7 +73,7 @@ def of_job(job: Job) -> Outcome:
     arrays["top1_by_epoch"] = (trained.history["test_correct"] / len(reported.y)).astype(np.float32)  # [E, F, H]
     skipped = left_out(int(trained.skipped), dataset.train.name)
     return Outcome(
-        scores=tuple(scores),
+        scores=(*scores, *errors),
         predictions=arrays,
         deviations=(*_deviations(job, reported), *skipped),
         notes=_training_notes(job) + _notes(sweep),
@@ -86,11 +93,16 @@ def of_head(dataset: Dataset, found: Features, recipe: Recipe, head: LinearHead)
     """Top-1 and top-5 of a published head on the features it is for."""
     weight, bias = head.weight[None], head.bias[None]
     heads = probe.LinearClassifiers(weight=weight, bias=bias, weight_momentum=weight, bias_momentum=bias)
-    rank, predicted = probe.classify(heads, 0, found.x, torch.from_numpy(found.y))
+    rank, predicted, confidence = probe.classify(heads, 0, found.x, torch.from_numpy(found.y))
     at: dict[str, object] = {"head": head.origin.name, "feature": recipe.text()}
-    arrays = {"target": found.y, "head": predicted.numpy().astype(np.int32)}
+    arrays = {
+        "target": found.y,
+        "head": predicted.numpy().astype(np.int32),
+        "head_confidence": confidence.numpy(),
+    }
+    error = _calibration(dataset, rank.numpy(), confidence.numpy(), "head_ece", at)
     return Outcome(
-        scores=_pair(dataset, rank.numpy(), "head", "", at),
+        scores=(*_pair(dataset, rank.numpy(), "head", "", at), *error),
         predictions=arrays,
         deviations=tuple(left_out(len(found.skipped), dataset.test.name)),
         notes=head.notes,
@@ -110,6 +122,17 @@ def _chosen(features: list[int], trained: Trained) -> int | None:
 def _pair(dataset: Dataset, rank: np.ndarray, name: str, which: str, at: dict[str, object]) -> tuple[Score, Score]:
     top1, top5 = (share(dataset, f"{name}_top{k}{which}", int((rank < k).sum()), len(rank), at) for k in (1, 5))
     return top1, top5
+
+
+def _known(confidence: np.ndarray) -> bool:
+    return not np.isnan(confidence).any()
+
+
+def _calibration(
+    dataset: Dataset, rank: np.ndarray, confidence: np.ndarray, metric: str, at: dict[str, object]
+) -> tuple[Score]:
+    """The calibration error of softmax probabilities [N] of predictions that are right where rank [N] is 0."""
+    return (calibration_error(dataset, metric, confidence, rank == 0, at),)
 
 
 def _training_notes(job: Job) -> tuple[str, ...]:
@@ -135,6 +158,8 @@ def _notes(sweep: _Sweep) -> tuple[str, ...]:
         f = _chosen(features, trained)
         if f is not None and (head := int(trained.chosen_head[f])) in edges:
             found.append(f"linear: {name} chose the {edges[head]} of its learning rates: more beyond it may be better")
+    if not _known(trained.best_confidence):
+        found.append("linear: no calibration error, as this training was cached without confidences")
     lost = np.argwhere(trained.diverged >= 0)
     if len(lost):
         some = [

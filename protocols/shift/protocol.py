@@ -10,6 +10,8 @@ from evaltk import settings_rules
 from evaltk.bench import Bench, Extracts, Need, Outcome, of_all_splits, unreadable
 from evaltk.data import sanity
 from evaltk.data.images import Dataset
+from evaltk.deviations import Deviation
+from evaltk.errors import DataError
 from evaltk.types import Features, Recipe, Score
 from protocols.shift.settings import Settings
 
@@ -79,7 +81,8 @@ def extracts(bench: Bench, dataset: Dataset, settings: Settings) -> Extracts:
 def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
     """Top-1 and calibration error of each classifier on each set, and the mean corruption error.
 
-    Raises: as `check`; DataError: unreadable images, features that are not finite or all the same.
+    Raises: as `check`; DataError: a set of training images, unreadable images, features that are not finite or all the
+        same.
     """
     import numpy as np
 
@@ -87,6 +90,7 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
     found = {"train": bench.features(dataset.train, need)}
     bank = _few(bench, found["train"], settings.shots)
     tests = every_set(bench, dataset, settings)
+    seen = [found for one in tests[1:] if not one.corrupted for found in _shared(dataset, one)]
     scores: list[Score] = []
     arrays: dict[str, np.ndarray] = {"class_names": np.asarray(dataset.train.classes)}
     notes = [one.note for one in tests if one.note]
@@ -114,9 +118,18 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
     return Outcome(
         scores=(*scores, *more, *_means(dataset, scores)),
         predictions=arrays,
-        deviations=unreadable(*found.values()),
+        deviations=(*seen, *unreadable(*found.values())),
         notes=tuple(dict.fromkeys((*notes, *told))),
     )
+
+
+def _shared(dataset: Dataset, one: TestSet) -> tuple[Deviation, ...]:
+    """Images of a set that are training images too. Raises: DataError: many."""
+    try:
+        return sanity.shared_images(replace(dataset, test=one.split, deviations=()))
+    except DataError as error:
+        wanted, do = f"images of {one.name} that are no training images", "name another set, or take them out of it"
+        raise DataError(wanted=wanted, got=error.got, where=error.where, do=do) from error
 
 
 def judge(

@@ -1,6 +1,7 @@
 """Linear transfer to small datasets: L2 softmax regression on frozen features."""
 
 from evaltk.bench import Protocol
+from protocols.transfer.cost import estimate
 from protocols.transfer.protocol import Settings, check, choose, extracts, mean_of_classes, run
 
 __all__ = ["PROTOCOL", "Settings", "check", "choose", "extracts", "mean_of_classes", "run"]
@@ -11,6 +12,7 @@ PROTOCOL = Protocol(
     kind="images",
     settings=Settings,
     run=run,
+    estimate=estimate,
     doc=__doc__,
     check=check,
     extracts=extracts,

@@ -73,7 +73,8 @@ def check(dataset: Dataset, settings: Settings) -> None:
 
 
 def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
-    """The dataset's metric on the test split, and the other one, after a fit on all training images.
+    """The dataset's metric on the test split, the other one, and the calibration error of the softmax probabilities,
+    after a fit on all training images.
 
     Raises: DataError: an empty split, a single class, a test class without training images, too few images for the
         folds, test images that are also training images, features that are not finite.
@@ -82,6 +83,7 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
 
     from evaltk import logistic
     from evaltk.data import overlap
+    from evaltk.metrics.scores import calibration_error
 
     deviations = overlap.check(dataset)
     train, test = (bench.features(split, bench.class_feature(NEED)) for split in (dataset.train, dataset.test))
@@ -95,18 +97,19 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
     chosen = choose([float(v) for v in search.mean], prefer="stronger" if settings.mode == "cv5" else "weaker")
     l2 = settings.l2s[chosen]
     model = logistic.fit(train.x, train.y, l2=l2, **shared)
-    predicted = model.predict(test.x).cpu().numpy()
+    predicted, confidence = model.predict(test.x).cpu().numpy(), model.confidence(test.x).cpu().numpy()
     notes = (how, *_warnings(search, chosen, model.converged, model.relative_gradient))
     at: dict[str, object] = {"mode": settings.mode, "l2": _short(l2)}
     return Outcome(
         scores=(
             *_scores(bench, dataset, predicted, test.y, metric, at),
             *_validation(dataset, search, chosen, metric, at),
+            calibration_error(dataset, "ece", confidence, predicted == test.y, at),
         ),
         predictions={
             "target": test.y,
             "predicted": predicted.astype(np.int32),
-            "predicted_confidence": model.scores(test.x).double().softmax(dim=1).amax(dim=1).cpu().numpy().astype("f4"),
+            "predicted_confidence": confidence,
         },
         deviations=deviations,
         notes=notes,

@@ -1,6 +1,7 @@
 """Video object segmentation on DAVIS-2017 by label propagation."""
 
 from evaltk.bench import Protocol
+from protocols.vos.cost import estimate
 from protocols.vos.protocol import VERSION, Settings, prepare, propagate, run
 
 __all__ = ["PROTOCOL", "Settings", "prepare", "propagate", "run"]
@@ -11,6 +12,7 @@ PROTOCOL = Protocol(
     kind="sequences",
     settings=Settings,
     run=run,
+    estimate=estimate,
     doc=__doc__,
     prepare=prepare,
 )

@@ -172,6 +172,11 @@ def _with_statistics(bench: Bench, settings: Settings) -> tuple[Settings, tuple[
     )
 
 
+def statistics_of(bench: Bench, settings: Settings) -> Settings:
+    """The settings with the pixel statistics that frames are normalised with."""
+    return _with_statistics(bench, settings)[0]
+
+
 def _masks(bench: Bench, dataset: Sequences, sequence: Video, settings: Settings) -> Path:
     """Path of a sequence's masks, computed unless cached: .npz with `masks`, ids uint8 [T, H, W]."""
     key = _key(bench, dataset, sequence, settings)

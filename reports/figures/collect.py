@@ -55,7 +55,7 @@ def of_analyses(
     """
     groups: dict[tuple[str, str, str, int], list[tuple[Path, Result]]] = {}
     for path, result in found:
-        if result.protocol in ("prototypes", "precision", *features.PROTOCOLS):
+        if result.protocol in ("prototypes", "precision", *features.PROTOCOLS) or features.calibrated(result):
             key = result.protocol, result.data.name, result.data.fingerprint[:12], result.version
             groups.setdefault(key, []).append((path, result))
     names = [name for _, name, *_ in groups]
@@ -68,6 +68,10 @@ def of_analyses(
                 name = end if len(labelled) == 1 else f"{end}-{result.request[:6]}"
                 drawn = features.of_result(protocol, label, result, read(path), name)
                 yield from _whole(drawn, [(path, result)], complain)
+            continue
+        if protocol in features.CALIBRATED:
+            read_all = {label: (result, read(path)) for label, (path, result) in labelled.items()}
+            yield from _whole(features.calibration(read_all, end), members, complain)
             continue
         if protocol == "precision":
             yield from _whole(_precision(labelled, end), members, complain)
@@ -137,7 +141,8 @@ def _bins(scores: Sequence[Score]) -> prototypes.BinLine | None:
 
 def _compared(members: Mapping[str, tuple[Path, Result]], end: str) -> Iterator[Drawn]:
     sweeps = {label: _sweep(result) for label, (_, result) in members.items()}
-    yield Drawn(name=f"thresholds-{end}", title="duplicates vs. threshold", figure=prototypes.thresholds(sweeps))
+    if any(max(sweep.largest) > 1 for sweep in sweeps.values()):  # else both lines are flat: there are no duplicates
+        yield Drawn(name=f"thresholds-{end}", title="duplicates vs. threshold", figure=prototypes.thresholds(sweeps))
     yield from sharing.over_checkpoints([result for _, result in members.values()], end)
 
 
@@ -146,7 +151,7 @@ def _prototypes(arrays: Mapping[str, Arrays], first: Result, end: str) -> Iterat
     kappas = {label: found["kappa"] for label, found in arrays.items()}
     yield Drawn(name=f"kappa-{end}", title="precision of the prototypes", figure=prototypes.kappa_histogram(kappas))
     sizes = {k: found[key] for k, found in arrays.items() if (key := f"sizes_leader_{threshold:g}") in found}
-    if sizes:
+    if any(np.max(one, initial=0) > 1 for one in sizes.values()):
         title = "sizes of duplicate sets"
         yield Drawn(name=f"set-sizes-{end}", title=title, figure=prototypes.set_sizes(sizes, threshold))
     counts = {label: found["counts"] for label, found in arrays.items()}

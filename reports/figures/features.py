@@ -9,10 +9,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from evaltk.types import Result
-from reports import classes
+from reports import classes, layouts
 from reports.figures.style import COLOURS, Drawn, panels, shown, style
 
 PROTOCOLS = ("geometry", "shift", "segmentation")
+CALIBRATED = ("knn", "linear", "fewshot", "transfer", "finetune")  # their checkpoints are compared in one figure
 MOST = 30  # classes of a figure of IoU
 
 
@@ -37,6 +38,33 @@ def of_result(protocol: str, label: str, result: Result, arrays: Mapping[str, np
             if iou:
                 title = f"IoU by class of {label}, {method}"
                 yield Drawn(name=f"iou-{method}-{end}", title=title, figure=by_class(iou, f"{label}, {method}"))
+
+
+def calibrated(result: Result) -> bool:
+    """Whether the result is of one of `CALIBRATED` and has a calibration error; older results have none."""
+    return result.protocol in CALIBRATED and any("ece" in s.metric.split("_") for s in result.scores)
+
+
+def calibration(members: Mapping[str, tuple[Result, Mapping[str, np.ndarray]]], end: str) -> Iterator[Drawn]:
+    """Reliability diagrams of the headline classifier of checkpoints [{label: (result, arrays)}], four in a figure.
+
+    Few-shot has one figure per checkpoint: a panel for each number of images per class.
+    """
+    judged = {label: [one for one in classes.of_result(*found) if one.confidence is not None]
+              for label, found in members.items()}  # fmt: skip
+    judged = {label: found for label, found in judged.items() if found}
+    first = next(result for result, _ in members.values())
+    if first.protocol == "fewshot":
+        figures = [(found, list[str](), f"few-shot classifiers of {label}") for label, found in judged.items()]
+    else:
+        labels = list(judged)
+        parts = [labels[start : start + classes.PANELS] for start in range(0, len(labels), classes.PANELS)]
+        what = layouts.protocols()[first.protocol].label
+        figures = [([judged[label][0] for label in part], part, what) for part in parts]
+    for number, (shown_here, names, what) in enumerate(figures, 1):
+        name = f"reliability-{first.protocol}-{end}" + (f"-{number}" if len(figures) > 1 else "")
+        title = f"reliability of {what} on {first.data.name}"
+        yield Drawn(name=name, title=title, figure=classes.diagram(shown_here, names))
 
 
 def blocks(cka: np.ndarray, label: str) -> Figure:

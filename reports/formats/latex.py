@@ -25,6 +25,7 @@ SPECIAL = {
 }  # fmt: skip
 QUOTES = {'"': "''", "'": "'", "`": "`"}  # what T1 would give a sign of its own, in the default encoding
 ACCENTS = "\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327\u0328"
+COLUMN, PAGE = 5, 8  # columns of numbers that fit a column of a paper of two, and a page, in footnote size
 PREAMBLE = r"""\documentclass{article}
 \usepackage[T1]{fontenc}
 \usepackage[a3paper,landscape,margin=15mm]{geometry}
@@ -65,12 +66,14 @@ def environment(table: Table, end: str = "") -> str:
     columns = list(zip(*(cells for _, cells in table.rows), strict=True)) if table.rows else [()] * len(table.columns)
     found = [[cell_text.pieces(cell, table, letters) for cell in column] for column in columns]
     shapes = [_shape(cells, parts) for cells, parts in zip(columns, found, strict=True)]
+    width = sum(shape.width for shape in shapes)
+    name = "table*" if any(table.groups) and width > COLUMN else "table"  # over both columns of a paper that has two
     lines = [
         "% \\usepackage{booktabs,siunitx}",
-        "\\begin{table}",
+        f"\\begin{{{name}}}",
         "\\centering",
         "\\sisetup{detect-weight=true, mode=text}",
-        *(["\\footnotesize\\setlength{\\tabcolsep}{3pt}"] if any(table.groups) else []),  # a paper's width
+        *([_small(width)] if any(table.groups) else []),
         f"\\caption{{{escaped(table.title)}}}",
         f"\\label{{{reference(table)}}}",
         f"\\begin{{tabular}}{{l{''.join(map(_columns, shapes))}}}",
@@ -81,8 +84,15 @@ def environment(table: Table, end: str = "") -> str:
     for r, (label, cells) in enumerate(table.rows):
         parts = [_cell(cell, found[c][r], shapes[c]) for c, cell in enumerate(cells)]
         lines.append(" & ".join([escaped(label), *parts]) + r" \\")
-    lines += ["\\bottomrule", "\\end{tabular}", *_notes(table, letters), *end.splitlines(), "\\end{table}"]
+    lines += ["\\bottomrule", "\\end{tabular}", *_notes(table, letters), *end.splitlines(), f"\\end{{{name}}}"]
     return "\n".join(lines) + "\n"
+
+
+def _small(width: int) -> str:
+    """Letters and gaps with which so many columns of numbers fit a paper."""
+    return (
+        "\\scriptsize\\setlength{\\tabcolsep}{2pt}" if width > PAGE else "\\footnotesize\\setlength{\\tabcolsep}{3pt}"
+    )
 
 
 def reference(table: Table) -> str:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 
 from evaltk.errors import SettingsError, nearest, printable
+from evaltk.results import rows
 from reports.formats import cell_text, html, latex, terminal
 from reports.table import Cell, Table
 
@@ -105,7 +106,7 @@ def tidy_csv(table: Table) -> str:
     for label, cells in table.rows:
         for column, cell in zip(table.titles(), cells, strict=True):
             if cell.value is not None or cell.published is not None:
-                writer.writerow([table.title, label, column, *_fields(cell)])
+                writer.writerow([*map(rows.cell, (table.title, label, column)), *_fields(cell)])
     return stream.getvalue()
 
 

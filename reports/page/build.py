@@ -23,9 +23,10 @@ from reports.figures.style import Drawn, one_look
 from reports.formats import cell_text, html, latex
 from reports.formats.render import markdown, tidy_csv
 from reports.layouts import Over, Paper
-from reports.page import confused
+from reports.page import confused, mistakes
 from reports.page.figures import figures_of_analyses, figures_of_scores, inline
 from reports.page.galleries import GALLERY_ARRAYS, Gallery, build_gallery, bytes_per_gallery, gallery_fault
+from reports.page.inset import Inset
 from reports.page.provenance import provenance
 from reports.published import verdicts
 from reports.table import Table
@@ -79,6 +80,9 @@ def build_page(
     title: str = "",
     command: str = "",
     complain: Callable[[StorageError], object] = lambda _: None,
+    find: mistakes.Find | None = None,
+    wrong: int = mistakes.IMAGES,
+    pictures: Inset | None = None,
 ) -> str:
     """The page of these results. The same results give the same text.
 
@@ -87,14 +91,11 @@ def build_page(
         skipped: files that are not results, and why; listed on the page.
         title: of the page (default: the models and datasets). command: that writes it, shown if given.
         complain: called for damaged predictions, which the page lists too.
+        find: the images of a result, for the pictures of its confident mistakes. wrong: how many of each classifier.
+        pictures: of `evaltk show`.
     """
     broken: dict[str, None] = {}
-
-    def note(error: StorageError) -> None:
-        if (text := str(error)) not in broken:
-            broken[text] = None
-            complain(error)
-
+    note = _noting(broken, complain)
     results = [result for _, result in found]
     checkpoints = len(checkpoint_names(results))
     predictions = paired.beside(found, note) if checkpoints <= TESTED else None
@@ -129,7 +130,20 @@ def build_page(
         "skipped": [(_within(path, runs), why) for path, why in skipped],
     }
     values |= _pictures(found, won, runs, names, note)
-    return render(values | {"broken": list(broken)})
+    shown = mistakes.strips(found, lambda path: _read(path, note), find, wrong) if find else ([], 0)
+    values |= dict(zip(("mistakes", "mistakes_left"), shown, strict=True))
+    return render(values | {"broken": list(broken), "pictures": pictures})
+
+
+def _noting(broken: dict[str, None], complain: Callable[[StorageError], object]) -> Callable[[StorageError], object]:
+    """Keeps errors in `broken` and complains of each once."""
+
+    def note(error: StorageError) -> None:
+        if (text := str(error)) not in broken:
+            broken[text] = None
+            complain(error)
+
+    return note
 
 
 def _pictures(
@@ -158,6 +172,7 @@ def _pictures(
 def render(values: Mapping[str, Any]) -> str:
     """The page from its values; every text is escaped, and only our own style and script may run."""
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    style += values["pictures"].style if values["pictures"] else ""
     policy = {
         "default-src": "'none'",
         "style-src": f"'{content_digest(style)}'",
@@ -282,7 +297,7 @@ def _groups(results: Sequence[Result], predictions: paired.Predictions | None) -
 
 def _classes(found: Sequence[tuple[Path, Result]], note: Callable[[StorageError], object]) -> list[Group]:
     """What classifiers get wrong, collapsed."""
-    made, left = confused.tables(found, lambda path: _read(path, note))
+    made, left = confused.tables(found, lambda path: _read(path, note), note)
     if not made:
         return []
     title = "Classes: least accurate, most confused" + (f" (of {left} more: evaltk classes)" if left else "")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from evaltk.errors import StorageError
 from evaltk.types import Result
 from reports import classes
 from reports.table import Table
@@ -16,13 +17,24 @@ ROWS = 5  # of a table
 
 
 def tables(
-    found: Sequence[tuple[Path, Result]], read: Callable[[Path], Mapping[str, np.ndarray]]
+    found: Sequence[tuple[Path, Result]],
+    read: Callable[[Path], Mapping[str, np.ndarray]],
+    complain: Callable[[StorageError], object],
 ) -> tuple[list[Table], int]:
-    """(tables of the first classifiers that got anything wrong, how many classifiers are left out)."""
+    """(tables of the first classifiers that got anything wrong, how many classifiers are left out).
+
+    Args:
+        complain: is told of arrays that are no predictions.
+    """
     made: list[Table] = []
     shown = left = 0
     for path, result in found:
-        for judged in classes.of_result(result, read(path))[:1]:
+        try:
+            mine = classes.of_result(result, read(path))[:1]
+        except StorageError as error:
+            complain(error)
+            continue
+        for judged in mine:
             if not (judged.target != judged.predicted).any():
                 continue
             if shown == CLASSIFIERS:

@@ -38,12 +38,17 @@ HREF = "{http://www.w3.org/1999/xlink}href"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """A figure on the page: its title, its alternative text, the SVG, and whether it has several panels."""
+    """A figure on the page: its title, its alternative text and the SVG.
+
+    Attributes:
+        wide: whether it has several panels. narrow: the same with its panels one below the other, for a phone.
+    """
 
     title: str
     words: str
     svg: Markup
     wide: bool
+    narrow: Markup | None = None
 
 
 def figures_of_scores(results: Sequence[Result], logs: Mapping[str, TrainingLog]) -> tuple[list[Shown], int]:
@@ -67,7 +72,7 @@ def figures_of_analyses(
     kept: list[tuple[Path, Result]] = []
     number: dict[tuple[str, str], int] = {}
     for path, result in found:
-        if result.protocol in ("prototypes", "precision", *features.PROTOCOLS):
+        if result.protocol in ("prototypes", "precision", *features.PROTOCOLS) or features.calibrated(result):
             key = result.protocol, result.data.name
             number[key] = number.get(key, 0) + 1
             if number[key] <= COMPARED:
@@ -87,6 +92,15 @@ def inline(drawn: Drawn, name: str) -> Shown:
     if isinstance(engine, ConstrainedLayoutEngine):
         engine.set(w_pad=MARGIN / 72)  # a browser may have another font, whose letters are wider
     drawn.figure.set_size_inches(WHOLE if 72 * inches > WIDE else SINGLE, height * (1.0 if inches > SINGLE else 1.15))
+    svg, wide = _svg(drawn, name, words)
+    if wide and _stacked(drawn.figure):
+        narrow, _ = _svg(drawn, f"{name}-narrow", words)
+        return Shown(title=drawn.title, words=words, svg=svg, wide=True, narrow=narrow)
+    return Shown(title=drawn.title, words=words, svg=svg, wide=wide)
+
+
+def _svg(drawn: Drawn, name: str, words: str) -> tuple[Markup, bool]:
+    """(the figure as it is laid out now, whether it is wide)."""
     root = ET.fromstring(style.render(drawn.figure, "svg"))
     _clean(root, name)
     width, height = (float(part) for part in root.attrib["viewBox"].split()[2:])
@@ -104,7 +118,24 @@ def inline(drawn: Drawn, name: str) -> Shown:
     title, desc = ET.Element("title", id=f"{name}-title"), ET.Element("desc", id=f"{name}-words")
     title.text, desc.text = drawn.title, words
     root[:0] = [title, desc]
-    return Shown(title=drawn.title, words=words, svg=Markup(ET.tostring(root, encoding="unicode")), wide=wide)
+    return Markup(ET.tostring(root, encoding="unicode")), wide
+
+
+def _stacked(figure: Figure) -> bool:
+    """Put panels that stand side by side one below the other; whether there are such, and nothing else."""
+    places = [axes.get_subplotspec() for axes in figure.axes]
+    count = len(places)
+    if count < 2 or any(p is None or p.get_gridspec().get_geometry() != (1, count) for p in places):
+        return False
+    grid, first = figure.add_gridspec(count, 1), figure.axes[0]
+    ticks, labels = first.get_yticks(), [text.get_text() for text in first.get_yticklabels()]
+    for n, axes in enumerate(figure.axes):
+        axes.set_subplotspec(grid[n])
+        if not any(text.get_text() for text in axes.get_yticklabels()) and len(axes.get_yticks()) == len(ticks):
+            axes.set_yticks(ticks, labels)  # it shares those of its neighbour
+    _, height = figure.get_size_inches()
+    figure.set_size_inches(SINGLE, count * height)
+    return True
 
 
 def _shorten(figure: Figure) -> None:

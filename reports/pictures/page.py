@@ -11,6 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from reports.page.build import TEMPLATES, content_digest, environment
+from reports.page.inset import Inset
 
 HERE = Path(__file__).parent
 
@@ -58,14 +59,31 @@ def build(
     notes: Sequence[str],
 ) -> str:
     """The page. Args: symbols: see `Album.symbols`. checkpoints: (name, what it is). The same values, the same text."""
-    style = (TEMPLATES / "page.css").read_text(encoding="utf-8") + (HERE / "pictures.css").read_text(encoding="utf-8")
+    style = (TEMPLATES / "page.css").read_text(encoding="utf-8") + _style()
     policy = (
         f"default-src 'none'; style-src '{content_digest(style)}'; img-src data:; base-uri 'none'; form-action 'none'"
     )
     values = {"sections": sections, "symbols": symbols, "title": title, "checkpoints": checkpoints, "notes": notes}
-    return _template().render(values, style=Markup(style), policy=policy)
+    return _template("pictures.html.jinja").render(values, style=Markup(style), policy=policy)
+
+
+def inset(
+    sections: Sequence[Section],
+    symbols: Markup,
+    *,
+    title: str,
+    checkpoints: Sequence[tuple[str, str]],
+    notes: Sequence[str],
+) -> Inset:
+    """The same as a part of the page of results; arguments as `build`."""
+    values = {"sections": sections, "symbols": symbols, "title": title, "checkpoints": checkpoints, "notes": notes}
+    return Inset(body=Markup(_template("inset.html.jinja").render(values)), style=_style())
+
+
+def _style() -> str:
+    return (HERE / "pictures.css").read_text(encoding="utf-8")
 
 
 @functools.cache
-def _template() -> jinja2.Template:
-    return environment().from_string((HERE / "pictures.html.jinja").read_text(encoding="utf-8"))
+def _template(name: str) -> jinja2.Template:
+    return environment().overlay(loader=jinja2.FileSystemLoader(HERE)).get_template(name)

@@ -21,6 +21,7 @@ def build_tables(
     predictions: Predictions | None = None,
     pair: Sequence[str] = (),
     notes: bool = True,
+    costs: bool = False,
 ) -> list[Table]:
     """The tables of a layout.
 
@@ -32,6 +33,7 @@ def build_tables(
         predictions: per-item values, for bold and paired tests (`paired.beside`); None: no tests.
         pair: names of the two checkpoints for the layout `compare`; default: the only two.
         notes: all notes on the results below the result view; else how many there are.
+        costs: operations and images a second as columns of the result view.
 
     Raises: SettingsError: `compare` without two checkpoints.
     """
@@ -41,7 +43,7 @@ def build_tables(
         if layout.kind == "compare":
             return compare.build(layout, results, predictions=predictions, pair=pair)
         if layout.kind == "summary":
-            return view.build(layout, results, predictions, notes=notes)
+            return view.build(layout, results, predictions, notes=notes, costs=costs)
         if layout.kind == "published":
             compared = beside_published.compare_with_published(results).table
             return [compared] if compared else []

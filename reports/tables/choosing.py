@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from evaltk import safe_toml
 from evaltk.errors import SettingsError, nearest
 from evaltk.types import Result
 from reports.table import Cell, Table
-from reports.tables import view
+from reports.tables import facts, view
 
 LOWER_FIRST = (view.RANK,)
 
@@ -34,6 +34,14 @@ class Choice:
     sort: str = ""
     digits: int | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
+
+    def costs(self) -> bool:
+        """Whether a column of costs is asked for, which is not shown otherwise."""
+        asked = (*self.columns, self.sort)
+        titles = (facts.GFLOPS.casefold(), facts.RATE)
+        return any(
+            name and any(name.casefold() in t or fnmatchcase(t, name.casefold()) for t in titles) for name in asked
+        )
 
     def called(self, name: str) -> str:
         """What a model is called."""
@@ -98,7 +106,7 @@ def renames(pairs: Iterable[str], names: Path | None, known: Iterable[str]) -> t
 def _of_file(path: Path, models: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     do = 'write "old name" = "new name" on each line'
     try:
-        named = tomllib.loads(path.expanduser().read_text(encoding="utf-8"))
+        named = safe_toml.read(path.expanduser())
     except OSError as error:
         got = error.strerror or str(error)
         raise SettingsError(wanted="a file of names", got=got, where=path, do=do) from error

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
 
+from evaltk.results import foreign
 from evaltk.types import DeviationKind, Result, Score
 from reports import comparable, layouts
 from reports.formats import cell_text
 from reports.layouts import Layout, Over, Task
 from reports.paired import Predictions
 from reports.table import Cell, Table
-from reports.tables import cells
+from reports.tables import cells, facts
 from reports.tables.overviews import ordered
 
 # What is said even where notes are not asked for: numbers under these conditions mislead without it.
@@ -23,7 +24,7 @@ ALWAYS = (
     DeviationKind.SHARED_IMAGES,
     DeviationKind.THEIRS,
 )
-RANK, PARAMETERS, SIZE = "mean rank", "params (M)", "px"
+RANK = "mean rank"
 HALF = "±: half the width of the 95 % interval"
 SECOND = "underlined: best of those that are not bold"
 Who = tuple[str, str]  # identity of a checkpoint
@@ -47,13 +48,18 @@ class Column:
         return f"{self.group} {self.title}".strip()
 
 
-def build(over: Over, results: Sequence[Result], predictions: Predictions | None, *, notes: bool = True) -> list[Table]:
+def build(
+    over: Over,
+    results: Sequence[Result],
+    predictions: Predictions | None, *, notes: bool = True, costs: bool = False,
+) -> list[Table]:  # fmt: skip
     """The view of all results, models in order of the first column; [] if there is nothing to show.
 
     Results that are not comparable have columns of their own, whose titles name the difference.
 
     Args:
         notes: all notes and deviations as footnotes; else those of `ALWAYS`, and how many others there are.
+        costs: with columns of operations and images a second.
     """
     columns = list(columns_of(over, results))
     if not columns:
@@ -67,25 +73,28 @@ def build(over: Over, results: Sequence[Result], predictions: Predictions | None
     values = [[better(one, column) for column in columns] for one in who]
     body = _with_second([list(row) for _, row in done.rows], values, ranked)
     groups, heads = [c.group for c in columns], [c.title for c in columns]
-    legend = [HALF] if any(cell.interval for row in body for cell in row) else []
-    legend += [
+    legend = [
+        *([HALF] if any(cell.interval for row in body for cell in row) else []),
         *done.legend,
         *([SECOND] if any(cell.second for row in body for cell in row) else []),
         *dict.fromkeys(c.footnote for c in columns if c.footnote),
     ]
     minor: list[int] = [c for c, column in enumerate(columns) if column.beside]
-    facts = _facts(list(who), results, columns)
+    told = facts.known(list(who), results, {id(r) for column in columns for r, _ in column.scores.values()})
+    if costs:
+        told += facts.costs(list(who), results)
+        legend.append(facts.COSTS)
     if (ranks := _ranks(values, ranked)) is not None:
-        facts = [(RANK, [Cell(value=rank, unit="rank", digits=1) for rank in ranks[0]]), *facts]
+        told = [(RANK, [Cell(value=rank, unit="rank", digits=1) for rank in ranks[0]]), *told]
         legend.append(f"mean rank: over {ranks[1]}")
-    for title, column_cells in facts:
+    for title, column_cells in told:
         minor.append(len(heads))
         groups.append("")
         heads.append(title)
         for row, cell in zip(body, column_cells, strict=True):
             row.append(cell)
     best = sorted(range(len(rows)), key=lambda r: (values[r][0] is None, -(values[r][0] or 0.0)))
-    table = Table(
+    return [Table(
         title=_title(over, columns),
         name=over.name,
         stub="model",
@@ -96,8 +105,7 @@ def build(over: Over, results: Sequence[Result], predictions: Predictions | None
         half=True,
         footnotes=(*done.footnotes, *_notes(columns, who, titles, whole=notes)),
         legend=tuple(legend),
-    )
-    return [table]
+    )]  # fmt: skip
 
 
 def _title(over: Over, columns: Sequence[Column]) -> str:
@@ -185,6 +193,9 @@ def _tasks(layout: Layout, group: Sequence[Result]) -> Iterator[tuple[Task, bool
         else:
             yield task, ranked
         main = True
+    if not main and foreign.source(group[0]):  # others' figures may lack the settings that tell our headline
+        for score in [s for s in group[0].scores if layout.unit != "percent" or foreign.FRACTIONS.search(s.metric)][:1]:
+            yield Task(metric=score.metric, title=score.metric), not layout.analysis
 
 
 def _by_default(layout: Layout) -> tuple[Task, ...]:
@@ -254,39 +265,6 @@ def _ranks(values: Sequence[Sequence[float | None]], ranked: Sequence[int]) -> t
     each = [[1 + sum(w > v for w in one) + (one.count(v) - 1) / 2 for v in one] for one in columns]
     told = f"the {len(whole)} tasks" if len(whole) == len(ranked) else f"the {len(whole)} of {len(ranked)} tasks"
     return [mean(one[r] for one in each) for r in range(len(values))], f"{told} that all models have"
-
-
-def _facts(
-    who: Sequence[Who], results: Sequence[Result], columns: Sequence[Column]
-) -> list[tuple[str, list[Cell]]]:  # fmt: skip
-    """Parameters and image size of the models, each where any result says it."""
-    parameters: dict[Who, int] = {}
-    sizes: dict[Who, dict[int, None]] = {}
-    there = {id(result) for column in columns for result, _ in column.scores.values()}
-    for result in results:
-        one = comparable.identity(result)
-        count = result.checkpoint.get("parameters")
-        if isinstance(count, int) and not isinstance(count, bool):
-            parameters[one] = count
-        if id(result) in there:
-            crops = [view.crop for view in result.preprocessing.views.values() if view.crop and not view.augmented]
-            sizes.setdefault(one, {}).update(dict.fromkeys(crops))
-    facts = []
-    if parameters:
-        known = [parameters.get(one) for one in who]
-        small = max(count or 0 for count in known) < 1e6
-        facts.append((PARAMETERS, [Cell() if count is None else
-                                   Cell(value=count / 1e6, unit="million", digits=3 if small else 1)
-                                   for count in known]))  # fmt: skip
-    if any(sizes.values()):
-        facts.append((SIZE, [_size(list(sizes.get(one, {}))) for one in who]))
-    return facts
-
-
-def _size(crops: list[int]) -> Cell:
-    if len(crops) == 1:
-        return Cell(value=float(crops[0]), unit="count", digits=0)
-    return Cell(note="/".join(map(str, sorted(crops))))
 
 
 def _notes(columns: Sequence[Column], who: Mapping[Who, str], titles: Sequence[str], *, whole: bool) -> list[str]:

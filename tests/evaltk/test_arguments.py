@@ -87,8 +87,8 @@ def test_verbose_tells_all(capsys: pytest.CaptureFixture[str]) -> None:
     error = SettingsError(wanted="x", got="y", do=f"{nearest('name1', known)}; or another")
     assert len(error.brief()) <= 290 and error.brief().endswith("(all with --verbose); or another")
     assert "name000" in error.brief() and "name099" not in error.brief() and "name099" in str(error)
-    long = SettingsError(wanted="x", got="y" * 900, where="/here", do="z")
-    assert len(long.brief()) == 290 and long.brief().endswith("y ...; where: /here; do: z")
+    long = SettingsError(wanted="x", got="y " * 450, where="/here", do="z")
+    assert len(long.brief()) == 290 and long.brief().endswith(" ...; where: /here; do: z")
     short = SettingsError(wanted="x", got="y", do="z")
     assert short.brief() == str(short)
     advice = SettingsError(wanted="x", got="y" * 150, do=f"a; b (c; d); {'e' * 200}; {'f' * 100}")
@@ -116,3 +116,20 @@ def test_a_mistyped_flag_is_named_on_a_terminal_too() -> None:
     red, off = "\x1b[31m", "\x1b[0m"
     text = f"{red}╭─{off} {red}Unrecognized options{off} ─╮\n{red}│{off} --nope {red}│{off}\n╰───╯\n"
     assert arguments._told(text)[0].lstrip() == "--nope"
+
+
+@pytest.mark.parametrize(
+    ("command", "do"),
+    [
+        (
+            "run pixels:8 --data digits --dry-run",
+            "do: evaltk plan, with the same arguments, is a dry run; evaltk run --help",
+        ),
+        ("pretrain digits_dino_vmf --epochs 2", "do: a recipe's settings are changed by --set optim.epochs=N"),
+    ],
+)
+def test_flags_of_other_tools_are_told_what_does_that_here(
+    command: str, do: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(command.split()) == 2
+    assert do in capsys.readouterr().err

@@ -92,6 +92,38 @@ def test_what_a_killed_program_held_is_taken_over_at_once(tmp_path: Path) -> Non
     assert left_in(tmp_path) == []
 
 
+KILLED = {
+    "made": ("Path.rename = die", ""),  # which puts the claim in its place
+    "held": ("", "die()"),
+    "removed": ("", "shutil.rmtree = die"),  # after the rename that takes it away
+}
+DIES = """
+import os, shutil, sys
+from pathlib import Path
+from evaltk.claims import Claims
+def die(*given, **more):
+    os.kill(os.getpid(), 9)
+with Claims() as mine:
+    BEFORE
+    claim = mine.take(Path(sys.argv[1]))
+    AFTER
+    mine.release(claim)
+"""
+
+
+@pytest.mark.parametrize("when", KILLED)
+def test_what_the_dead_have_left_is_removed_without_their_work(tmp_path: Path, when: str) -> None:
+    """A claim on an extraction stands for no file; the kill may fall while its folder is made or removed."""
+    script = DIES.replace("BEFORE", KILLED[when][0]).replace("AFTER", KILLED[when][1])
+    command = [sys.executable, "-c", script, str(tmp_path / "work")]
+    assert subprocess.run(command, check=False).returncode == -9 and left_in(tmp_path)
+    with Claims() as mine:
+        mine.tidy(tmp_path)
+        assert bool(left_in(tmp_path)) == (when == "held")
+        mine.tidy(tmp_path, undone=True)
+    assert left_in(tmp_path) == []
+
+
 def test_of_another_machine_only_silence_tells(tmp_path: Path, elsewhere: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     work, now = tmp_path / "knn.json", [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])

@@ -73,6 +73,17 @@ def test_a_list_with_a_sequence_twice_is_refused(root: Path) -> None:
         davis2017.load(root)
 
 
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [(b"dog\n../480p/cat\n", "names of folders; got '../480p/cat'"), (b"dog\n\xff\n", "invalid start byte")],
+)
+def test_a_list_that_leads_elsewhere_or_is_no_text(root: Path, names: bytes, told: str) -> None:
+    """Masks are written into folders of these names."""
+    (root / "ImageSets" / "2017" / "val.txt").write_bytes(names)
+    with pytest.raises(DataError, match=told):
+        davis2017.load(root)
+
+
 def test_masks_alone_are_enough_for_scoring(root: Path) -> None:
     shutil.rmtree(root / "JPEGImages")
     assert [len(s.masks) for s in davis2017.read_sequences(root, frames=False)] == [3, 3]

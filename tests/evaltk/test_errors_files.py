@@ -43,6 +43,12 @@ def test_a_message_is_one_line_of_printable_characters() -> None:
     assert printable("naïve 日本 °") == "naïve 日本 °"
 
 
+def test_a_word_that_no_name_can_be_is_cut() -> None:
+    path = "/".join(["f" * 255] * 4)  # as long as names may be
+    error = EvaltkError(wanted="a key", got=f"model_type {'a' * 5000!r}", where=path, do=f"evaltk inspect {path}")
+    assert error.got == f"model_type '{'a' * 59}..." and error.where == path and error.do.endswith(path)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_errors_survive_pickling(kind: type[EvaltkError]) -> None:
     error = kind(wanted="w", got="g", where=Path("p"), do="d")

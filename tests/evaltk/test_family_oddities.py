@@ -15,6 +15,7 @@ from family_files import FILES, IMAGENET, close, file_of
 
 import evaltk
 from evaltk.errors import CheckpointError, EvaltkError
+from evaltk.types import Recipe
 
 BARE = FILES["solo_vit"][1]
 
@@ -122,7 +123,9 @@ def test_kinds_of_nets_that_are_not_known(tmp_path: Path) -> None:
     for net, words in (
         (timm.create_model("convnext_atto"), "a ConvNeXt"),
         (torchvision.models.convnext_tiny(), "a ConvNeXt"),
+        (timm.create_model("mobilenetv3_small_050"), "an EfficientNet or MobileNet"),
         (torchvision.models.mobilenet_v2(), "MobileNet"),
+        (timm.create_model("mobilenetv3_small_050"), "MobileNet"),
         (torchvision.models.densenet121(), "a DenseNet"),
     ):
         small = {k: torch.zeros(()).expand(t.shape) for k, t in net.state_dict().items()}
@@ -130,3 +133,24 @@ def test_kinds_of_nets_that_are_not_known(tmp_path: Path) -> None:
             evaltk.load_checkpoint(saved(small, tmp_path))
         assert words in str(caught.value)
         assert "evaltk.evaluate" in str(caught.value)
+
+
+def test_a_swin_in_timms_names(tmp_path: Path) -> None:
+    """A bare state dict of timm's own Swin: its feature is timm's pooled one; pixels are asked for."""
+    torch.manual_seed(0)
+    net = timm.models.swin_transformer.SwinTransformer(
+        img_size=56, patch_size=4, embed_dim=24, depths=(2, 2), num_heads=(3, 6), window_size=7, num_classes=5
+    ).eval()
+    for block in (block for stage in net.layers for block in stage.blocks):
+        torch.nn.init.normal_(block.attn.relative_position_bias_table)
+    torch.save(net.state_dict(), tmp_path / "swin.pth")
+    with pytest.raises(CheckpointError, match="pixel mean"):
+        evaltk.load_checkpoint(tmp_path / "swin.pth")
+    half = (0.5, 0.5, 0.5)
+    found = evaltk.load_checkpoint(tmp_path / "swin.pth", mean=half, std=half)
+    assert (found.arch.kind, found.arch.img_size, found.arch.pool) == ("swin", 56, "avg")
+    images = torch.randn(2, 3, 56, 56)
+    (feature,) = evaltk.build_backbone(found).features(images, (Recipe(),))
+    with torch.no_grad():
+        wanted = net.forward_head(net.forward_features(images), pre_logits=True)
+    torch.testing.assert_close(feature, wanted, rtol=1e-5, atol=1e-5)

@@ -120,6 +120,33 @@ def test_other_bytes_than_published_are_set_aside(site: Site, tmp_path: Path) ->
         _dataset_files.fetch("photo", tmp_path, known=known, say=lambda text: None)
 
 
+def test_another_address_is_tried_and_compared_with_the_same_checksum(site: Site, tmp_path: Path) -> None:
+    site.body = tar(tmp_path / "x.tgz", {"photos/train/a/1.jpg": b"x" * 1000}).read_bytes()
+    url, sha256 = site.url.replace("net.pth", "photos.tgz"), hashlib.sha256(site.body).hexdigest()
+
+    def fetch(folder: str, digest: str) -> list[str]:
+        said: list[str] = []
+        file = _dataset_files.File(url=url, mirrors=(f"{url}?mirror",), sha256=digest)
+        known = {"photos": _dataset_files.Public(name="photos", files=(file,), licence="MIT")}
+        site.statuses = [404, 404]  # the size, and the file
+        _dataset_files.fetch("photos", tmp_path / folder, known=known, say=said.append)
+        return said
+
+    said = fetch("one", sha256)
+    assert "HTTP status 404" in said[1] and said[1].endswith("trying another address") and "?mirror" in said[2]
+    assert (tmp_path / "one" / "photos/train/a/1.jpg").is_file() and f"sha256 {sha256}" in said[0]
+    with pytest.raises(DownloadError, match="wanted sha256 0000"):
+        fetch("two", "0" * 64)
+    assert [p.name for p in (tmp_path / "two").iterdir()] == ["photos.tgz.mismatch"]
+
+
+def test_every_file_has_a_checksum_or_says_that_there_is_none() -> None:
+    for one in _dataset_files.table().values():
+        for file in one.files:
+            assert len(file.md5) in (0, 32) and len(file.sha256) in (0, 64) and (file.md5 or file.sha256), file.url
+    assert "that of this download is kept" in _dataset_files.File(url="https://example.org/x.zip").checks
+
+
 def test_the_table_is_torchvision_s() -> None:
     from torchvision import datasets as theirs
 
@@ -127,6 +154,7 @@ def test_the_table_is_torchvision_s() -> None:
     pairs = {theirs.CIFAR10.url: theirs.CIFAR10.tgz_md5, theirs.CIFAR100.url: theirs.CIFAR100.tgz_md5}
     pairs |= {theirs.DTD._URL: theirs.DTD._MD5, theirs.Food101._URL: theirs.Food101._MD5}
     pairs |= dict(theirs.OxfordIIITPet._RESOURCES)
+    pairs[theirs.SUN397._DATASET_URL] = theirs.SUN397._DATASET_MD5
     flowers = theirs.Flowers102
     pairs |= {flowers._download_url_prefix + name: md5 for name, md5 in flowers._file_dict.values()}
     assert {url: known.get(url) for url in pairs} == pairs and theirs.FGVCAircraft._URL in known

@@ -190,6 +190,21 @@ def test_threads_and_blocks_do_not_change_predictions() -> None:
         assert bool((one.predict(test) == other.predict(test)).all())
 
 
+def test_a_small_search_has_the_same_bits_with_any_number_of_threads(threads: Callable[[int], None]) -> None:
+    x, y = raw_features(600, 24, 8, spread=0.3)
+    folds = np.arange(600) % 5 != np.arange(5)[:, None]
+    found = []
+    for number in (1, 3):
+        threads(number)
+        found.append(
+            logistic.cross_validate(
+                x, y, l2s=[1e3, 10.0, 1e-3], num_classes=8, intercept=True, folds=folds, metric="top1", block=50
+            )
+        )
+    assert torch.equal(found[0].scores, found[1].scores)
+    assert torch.equal(found[0].relative_gradients, found[1].relative_gradients)
+
+
 def test_classes_without_rows() -> None:
     x, y = raw_features(200, 12, 4)
     gap = np.array([0, 2, 3, 5])[y]

@@ -285,3 +285,27 @@ def test_timm_weights_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "weights of timm:vit_small_patch16_224" in line
     assert "run once with a network, or name a weight file" in line
     assert "\n" not in line
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a network: no minute of retries, and weights of the cache are used as they are."""
+    import huggingface_hub.constants as hub
+
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(timm, "create_model", lambda *a, **k: pytest.fail("asked for"))
+    with pytest.raises(
+        CheckpointError, match=r"got no answer from http://127\.0\.0\.1:9: .*; do: run once with a network"
+    ):
+        evaltk.load_checkpoint("timm:vit_small_patch16_224")
+    monkeypatch.setattr(timm_family, "at_hand", lambda name: True)
+    with pytest.raises(CheckpointError, match="a net of the cache"):
+        monkeypatch.setattr(timm, "create_model", lambda *a, **k: _raise(hub.HF_HUB_OFFLINE))
+        evaltk.load_checkpoint("timm:vit_small_patch16_224")
+    assert not hub.HF_HUB_OFFLINE
+
+
+def _raise(offline: bool) -> None:
+    assert offline
+    raise OSError("a net of the cache")

@@ -32,6 +32,11 @@ def png(number: int) -> bytes:
     return stream.getvalue()
 
 
+def pixels(number: int) -> bytes:
+    """Of the image that `png` encodes."""
+    return np.random.default_rng(number).integers(0, 256, (6, 8, 3), dtype=np.uint8).tobytes()
+
+
 def write(
     path: Path, images: Sequence[bytes | None], labels: Sequence[object], *, label: str = "label",
     names: Sequence[str] | None = TEXTURES, image: str = "image",
@@ -160,6 +165,21 @@ def test_files_that_lack_or_broke(tmp_path: Path) -> None:
     pq.write_table(pa.table({"label": [1, 2]}), tmp_path / "test.parquet")
     with pytest.raises(DataError, match="one column of encoded images"):
         datasets.load(f"pets={tmp_path}")
+
+
+def test_row_groups_of_other_sizes_than_stated(tmp_path: Path) -> None:
+    """Images would be paired with the labels of others, or looked for where there are none."""
+    path = dtd(tmp_path) / "data/test-00000-of-00001.parquet"
+    sound, said = path.read_bytes(), set()
+    start = len(sound) - 8 - int.from_bytes(sound[-8:-4], "little")
+    for at in (i for i in range(start, len(sound) - 8) if sound[i] == 4):  # 2 rows, as parquet writes numbers
+        path.write_bytes(sound[:at] + b"\6" + sound[at + 1 :])
+        try:
+            split = datasets.load(f"dtd={tmp_path}").test
+            assert [np.asarray(split.open(i)).tobytes() for i in range(4)] == [pixels(i) for i in range(10, 14)]
+        except DataError as error:
+            said.add(error.got)
+    assert said >= {"4 rows where its metadata states 5"}
 
 
 def test_images_that_will_not_do_are_named(tmp_path: Path) -> None:

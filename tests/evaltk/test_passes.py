@@ -14,7 +14,7 @@ from evaltk.checkpoints.load import load_checkpoint
 from evaltk.data import images, loading
 from evaltk.data.images import Split
 from evaltk.data.transforms import Transform
-from evaltk.errors import DataError, SettingsError
+from evaltk.errors import DataError, SettingsError, StorageError
 from evaltk.features.extraction import Extraction, extract, extract_views
 from evaltk.models.backbone import Backbone, build_backbone
 from evaltk.types import Recipe
@@ -109,7 +109,7 @@ def test_the_next_net_decodes_nothing(
     assert all(path.suffix in (".npy", ".json") for path in (tmp_path / "kept/pixels").glob("*/*"))
 
 
-@pytest.mark.parametrize("what", ["pixels", "about", "gone", "touched"])
+@pytest.mark.parametrize("what", ["pixels", "about", "other images", "gone", "touched"])
 def test_pixels_that_cannot_be_used_are_decoded_anew(
     what: str, nets: list[Backbone], folder_split: Callable[[], Split], tmp_path: Path, opened: Counter[int]
 ) -> None:
@@ -123,6 +123,10 @@ def test_pixels_that_cannot_be_used_are_decoded_anew(
         path.write_bytes(data)
     elif what == "about":
         path.with_suffix(".json").write_text("[")
+    elif what == "other images":  # a flipped bit of an index: pixels would be taken for those of another image
+        text = path.with_suffix(".json").read_text()
+        path.with_suffix(".json").write_text(text.replace('"kept": [0, 1', '"kept": [0, 3'))
+        assert text != path.with_suffix(".json").read_text()
     elif what == "gone":
         path.unlink()
     else:
@@ -173,3 +177,18 @@ def test_batches_through_pipes_are_those_through_shared_memory(folder_split: Cal
     assert all(np.array_equal(a, b.numpy()) for a, b in zip(piped[2], shared[2], strict=True))
     image = load.split.open(3)
     assert np.array_equal(piped[2][1][3], LOOKS[1].pixels(image))
+
+
+def test_too_little_room_is_said_once_the_first_shard_is_there(
+    folder_split: Callable[[], Split], nets: list[Backbone], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 7 images of 32 and 64 values in shards, and the larger one again while they are joined.
+    needed = 7 * 4 * (32 + 64) + 7 * 4 * 64
+    views = {LOOKS[0]: (CLS, TWO)}
+    monkeypatch.setattr("evaltk.files.free_bytes", lambda path: needed - 1)
+    with pytest.raises(
+        StorageError, match=rf"wanted {needed:,} bytes for features; got {needed - 1:,} free; .*--cache"
+    ):
+        extract_views(nets[0], folder_split(), views, cache=tmp_path / "cache", how=HOW)
+    monkeypatch.setattr("evaltk.files.free_bytes", lambda path: needed)
+    assert extract_views(nets[0], folder_split(), views, cache=tmp_path / "cache", how=HOW)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
+from evaltk.types import FeatureKey, Features
 from protocols.linear import heads as probe
+from protocols.linear import pieces
 
+KEY = FeatureKey(
+    sha256="0", dataset="0", split="x", transform="", recipe="", precision="fp32", position="dino", version=1
+)
 LRS = [digit * 10.0**power for power in range(-4, 1) for digit in range(1, 10)]
 CLASSES, DIM, BATCH, EPOCHS, STEPS = 7, 12, 16, 4, 5
 
@@ -121,9 +128,11 @@ def test_what_is_measured_is_what_one_counts() -> None:
         logits = (x.double() @ heads.weight[h].double().T + heads.bias[h].double()).numpy()
         assert int(correct[h]) == int((logits.argmax(1) == y.numpy()).sum())
         assert float(loss[h]) == pytest.approx(float(F.cross_entropy(torch.from_numpy(logits), y)), rel=1e-5)
-        rank, predicted = probe.classify(heads, h, x, y)
+        rank, predicted, confidence = probe.classify(heads, h, x, y)
         assert int((rank == 0).sum()) == int(correct[h])
         assert predicted.tolist() == logits.argmax(1).tolist()
+        p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        np.testing.assert_allclose(confidence.numpy(), p.max(1), rtol=1e-5)
         own = logits[np.arange(101), y.numpy()]
         assert rank.tolist() == (logits > own[:, None]).sum(1).tolist()
 
@@ -137,7 +146,7 @@ def test_threads_and_blocks_change_no_prediction() -> None:
         for threads in (1, 2):
             torch.set_num_threads(threads)
             for block in (41, 500, None):
-                rank, predicted = probe.classify(heads, 7, x.numpy(), y, block=block)
+                rank, predicted, _ = probe.classify(heads, 7, x.numpy(), y, block=block)
                 assert torch.equal(rank, wanted[0]) and torch.equal(predicted, wanted[1])
                 correct, _ = probe.measure(heads, x.numpy(), y, block=block)
                 assert int(correct[7]) == int((rank == 0).sum())
@@ -171,3 +180,26 @@ def test_a_gpu_gives_the_same_heads() -> None:
 )
 def test_the_best_of_several_heads(correct: list[float], loss: list[float], best: int) -> None:
     assert probe.choose(correct, loss) == best
+
+
+def test_pieces_of_heads_are_all_of_them(threads: Callable[[int], None]) -> None:
+    lrs = torch.linspace(0.01, 0.5, 70)
+    whole, apart = (probe.begin(70, CLASSES, DIM, generator=drawn()) for _ in range(2))
+    losses = torch.zeros(70)
+    threads(3)
+
+    def work(piece: pieces.Piece) -> None:
+        which = piece[1]
+        losses[which] = probe.step(pieces.some(apart, which), x, y, lrs[which])
+
+    for x, y in data(torch.float32):
+        expected = probe.step(whole, x, y, lrs)
+        pieces.each(work, [apart], len(x))
+        torch.testing.assert_close(losses, expected, rtol=1e-5, atol=0)
+    for found, expected in zip(apart.tensors(), whole.tensors(), strict=True):  # wider vectors may round sums otherwise
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    features = Features(x=x.numpy(), y=y.numpy(), ids=tuple(map(str, range(len(x)))), key=KEY)
+    ((correct, loss),) = pieces.measure([apart], [features])
+    right, mean = probe.measure(apart, features.x, y)
+    assert torch.equal(correct, right)
+    torch.testing.assert_close(loss, mean, rtol=1e-12, atol=0)

@@ -64,6 +64,26 @@ def test_a_line_says_what_how_far_how_fast_and_how_long(clock: Clock, screen: Sc
     assert screen.lines() == [""]  # a short one leaves nothing
 
 
+def test_a_rate_tried_out_stands_until_the_first_batch_is_done(clock: Clock, screen: Screen) -> None:
+    def pace() -> float:
+        clock.now += 3.0  # counts towards neither rate nor time left
+        return 16.0
+
+    with progress.bar("photos/train", 640, pace=pace) as advance:
+        assert screen.lines()[-1] == "photos/train 0/640 · about 16 img/s · about 0:40 left"
+        clock.now += 4
+        advance(80)
+        assert screen.lines()[-1] == "photos/train 80/640 · 20 img/s · 0:28 left"
+    with progress.bar("photos/train", 640, pace=lambda: None):
+        assert screen.lines()[-1] == "photos/train 0/640"
+
+
+def test_off_a_terminal_nothing_is_tried_out(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    progress.configure()
+    with progress.bar("photos", 640, pace=lambda: pytest.fail("asked")):
+        pass
+
+
 def test_slow_and_large_things_have_units_of_their_own(clock: Clock, screen: Screen) -> None:
     for unit, number, text in (
         ("images", 3, "photos 3/10 · 0.3 img/s · 0:23 left"),
@@ -122,3 +142,11 @@ def test_off_a_terminal_a_line_comes_every_half_minute(
         clock.now += 60
         advance(1)
     assert capsys.readouterr().err == ""
+
+
+def test_names_in_messages_do_nothing_to_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    progress.configure()
+    progress.log.warning("skipped %s:\nno result", "\x1b[2Ja\rb\x07")
+    assert screen.getvalue() == "evaltk: skipped \\x1b[2Ja b\\x07:\nno result\n"

@@ -101,6 +101,8 @@ def test_where(text: str, runs: Path) -> None:
         ("value > and", "got 'and'"),
         ("value = 'x", "'x\"; where"),
         ("", "got an end in the middle"),
+        ("not " * 5000 + "value>0", "nested too deep"),
+        ("value>nan", "'nan' for value, a number"),
     ],
 )
 def test_conditions_that_are_none(text: str, says: str) -> None:
@@ -206,13 +208,26 @@ BAD = {
     "a.json|[1, 2]": "wanted the JSON of a known tool; got list",
     'a.json|{"scores": 1}': "got scores",
     'a.json|{"dataset": "d", "model": "m", "metrics": 3}': "wanted at least one figure",
+    "a.csv|H\na,b,c,top1,0,55\n": "wanted 5 cells, as in the header; got 6 (0, 55)",
+    "a.csv|H,value\na,b,c,top1,1,2\n": "got value twice",
+    "a.csv|H\na,b,c,top1,0.5\na,b,c,top1,0.6\n": "wanted one figure for each; got 0.5 and 0.6",
+    "a.csv|H,n\na,b,c,top1,0.5,-3\n": "wanted n from 0",
+    "a.csv|H,low,high\na,b,c,top1,0.5,0.6,0.7\n": "wanted a value inside its interval",
+    "a.csv|H,low\na,b,c,top1,0.5,0.4\n": "wanted low and high",
+    'a.csv|H,at\na,b,c,top1,1,"[[1, 2]]"\n': "a JSON object for at",
+    'a.csv|H,at\na,b,c,top1,1,"{""k"": NaN}"\n': "a JSON object for at",
+    "a.csv|H\n" + "a" * 200_000 + ",b,c,top1,1\n": "wanted a CSV; got field larger",
+    "a.csv|H\n\x1b[31ma,b,c,top1,1\n": "without control characters; got '\\x1b[31ma'",
+    'a.json|{"results": {"t": {"acc,none": NaN}}}': "wanted a number for value",
+    'a.json|{"results": {"t": {"acc,none": 1' + "0" * 400 + "}}}": "wanted at least one figure",
+    "a.json|" + "[" * 100_000: "nested too deep",
 }
 
 
-@pytest.mark.parametrize("case", [*BAD])
+@pytest.mark.parametrize("case", [*BAD], ids=range(len(BAD)))
 def test_files_of_others_that_will_not_do(case: str, tmp_path: Path) -> None:
     name, _, text = case.partition("|")
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_text(text.replace("H", "checkpoint,protocol,dataset,metric,value", 1))
     with pytest.raises(EvaltkError) as error:
         foreign.read(tmp_path / name)
     assert BAD[case] in str(error.value)
@@ -234,6 +249,48 @@ def test_what_the_user_can_mend(argv: list[str], says: str, capsys: Any, tmp_pat
     monkeypatch.chdir(tmp_path)
     code, out, err = said(capsys, "results", *argv)
     assert code == 2 and not out and says in err and err.count("\n") == 1
+
+
+def test_figures_that_fit_no_scale(tmp_path: Path) -> None:
+    figure = foreign.Figure(checkpoint="a", protocol="knn", dataset="d", metric="top1", value=0.77)
+    with pytest.raises(EvaltkError, match="wanted percentages; got no value above 0"):
+        list(foreign.results([figure], "them", percent=True))
+    with pytest.raises(EvaltkError, match="an interval of fractions; got -17 to 18"):
+        list(foreign.results([dataclasses.replace(figure, low=-17.0, high=18.0)], "them", percent=False))
+    two = [figure, dataclasses.replace(figure, epoch=1), dataclasses.replace(figure, epoch=2)]
+    assert [r.checkpoint["epoch"] for r in foreign.results(two, "them", percent=False)] == [None, 1, 2]
+
+
+def test_others_names_stay_in_the_folder_and_in_the_line(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "a.csv").write_text("checkpoint,protocol,dataset,metric,value\n../../=1+1,../../../knn,../d,top1,0.5\n")
+    runs = tmp_path / "one" / "runs"
+    code, out, _ = said(capsys, "results", "import", tmp_path / "a.csv", "--runs", runs, "--source", "=X")
+    (path,) = list(tmp_path.rglob("*.json"))
+    assert code == 0 and path.parent.parent == runs and out == f"{path}\n"
+    assert said(capsys, "table", "--runs", runs)[0] == 0
+    table = said(capsys, "table", "--runs", runs, "--format", "csv", "--rename", "../../=1+1 [=X]==2+2")[1]
+    assert table.splitlines()[1].startswith("'=2+2,")  # a spreadsheet shows it and computes nothing
+    said(capsys, "results", "export", tmp_path / "b.csv", "--runs", runs)
+    assert (
+        "\n../../=1+1 [=X],,theirs" in (tmp_path / "b.csv").read_text() and ",'=X," in (tmp_path / "b.csv").read_text()
+    )
+    path.write_text(path.read_text().replace("../../=1+1", "\\u001b[31m\\ud800").replace('"crc32"', '"crc"'))
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "crc"}))
+    for form in ("csv", "jsonl", "parquet"):
+        assert said(capsys, "results", "export", tmp_path / f"c.{form}", "--runs", runs)[0] == 0
+    out = said(capsys, "results", "ls", "--runs", runs)[1]
+    assert out.startswith("\\x1b[31m\\ud800 [=X]")
+    path.with_suffix(".failed").write_text(
+        json.dumps(dict.fromkeys(("checkpoint", "protocol", "dataset", "message"), "\x1b[2J\n"))
+    )
+    assert said(capsys, "results", "ls", "--failed", "--runs", runs)[1].count("\\x1b[2J") == 4
+
+
+def test_others_figures_without_our_settings_are_shown(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "a.csv").write_text("checkpoint,protocol,dataset,metric,value\na,knn,d,top1,0.5\n")
+    said(capsys, "results", "import", tmp_path / "a.csv", "--runs", tmp_path / "runs", "--source", "Paper")
+    code, out, _ = said(capsys, "table", "--runs", tmp_path / "runs")
+    assert code == 0 and "| a [Paper] |" in out and "50.00" in out
 
 
 def test_figures_need_a_source(tmp_path: Path) -> None:

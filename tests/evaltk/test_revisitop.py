@@ -6,6 +6,7 @@ import os
 import pickle
 import struct
 import subprocess
+import tracemalloc
 from collections import OrderedDict
 from pathlib import Path
 
@@ -157,6 +158,16 @@ class ForgedArray:
 def test_bytes_never_become_pointers(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="an array of type"):
         revisitop.read_ground_truth(written(tmp_path, changed(easy=ForgedArray()), protocol=2))
+
+
+@pytest.mark.parametrize("numbered", [b"r\0\0\0\1", b"p16777216\n", b"\x96\0\0\0\1\0\0\0\0"])
+def test_a_number_in_a_file_takes_no_memory(tmp_path: Path, numbered: bytes) -> None:
+    (tmp_path / "gnd.pkl").write_bytes(b"\x80\x02}" + numbered + b".")
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"no imlist|EOFError"):
+        revisitop.read_ground_truth(tmp_path / "gnd.pkl")
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
 
 
 def test_a_file_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -15,12 +15,12 @@ import pytest
 import torch
 
 import protocols
-from evaltk import load_checkpoint, results
+from evaltk import claims, load_checkpoint, results
 from evaltk.bench import ImageOptions
 from evaltk.checkpoints import load as checkpoints
 from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.errors import CheckpointError, DataError, SettingsError, StorageError
-from evaltk.running import runner
+from evaltk.running import benching, runner
 from evaltk.running.runner import Plan
 from evaltk.types import IMAGENET_MEAN, DeviationKind, OriginProof, Result
 from protocols import knn, linear
@@ -276,6 +276,25 @@ def test_results_come_in_the_order_asked_for(tmp_path: Path) -> None:
     ran(plan_for(tmp_path, data=("b:digits",)))
     seen = ran(plan_for(tmp_path, data=("a:digits", "b:digits", "c:digits")))
     assert [(r.data.name, skip) for _, r, skip in seen] == [("a", False), ("b", True), ("c", False)]
+
+
+def test_what_another_run_took_over_meanwhile_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, asked, written = benching.outcomes, [], []
+
+    def outcomes(plan: Plan, here: Any, bench: Any, **given: Any) -> Any:
+        asked.append(here[0].dataset.name)
+        if asked == ["a"]:  # the other run has died since, so that what it took comes back to us
+            theirs = here[0].path.with_name(f"{here[0].path.name}.claim-1")
+            theirs.mkdir()
+            (theirs / "owner").write_text(json.dumps({"token": "x", "process": 2**30, "host": claims._host()}))
+        return real(plan, here, bench, **given)
+
+    monkeypatch.setattr(benching, "outcomes", outcomes)
+    write = results.write
+    monkeypatch.setattr(results, "write", lambda path, *given: (written.append(path), write(path, *given))[1])
+    seen = ran(plan_for(tmp_path, data=("a:digits", "b:digits")))
+    assert asked == ["a", "b", "a"] and [r.data.name for _, r, _ in seen] == ["b", "a"] and len(written) == 2
+    assert not [*tmp_path.rglob("*.claim-*")]
 
 
 def test_results_before_an_error_stay(tmp_path: Path, pictures: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import pickle
 import re
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from family_files import GOLDEN as FAMILY_FILES
 from PIL import Image
 
 from evaltk import cli, datasets, results
+from evaltk.data import decoding
 from evaltk.metrics.retrieval import evaluate
 from evaltk.pictures import images, near
 
@@ -120,6 +122,44 @@ def test_refused(
     assert code == 2 and said in error and len(error) < 300 and not out.exists()
 
 
+def test_images_of_every_kind(show: Callable[..., tuple[int, Path]], tmp_path: Path) -> None:
+    """Gray, 16 bits, palette, transparent, CMYK, one pixel, one bit; a broken one is left out where that is allowed."""
+    folder = tmp_path / "kinds"
+    folder.mkdir()
+    slope = (np.add.outer(np.arange(20), np.arange(30)) * 5).astype(np.uint8)
+    colour = np.dstack([slope, slope[::-1], slope[:, ::-1]])
+    Image.fromarray(slope).save(folder / "gray.png")
+    Image.fromarray(slope.astype(np.uint16) * 257).save(folder / "gray16.png")
+    Image.fromarray(np.dstack([colour, slope])).save(folder / "rgba.png")
+    Image.fromarray(colour).quantize(16).save(folder / "palette.png")
+    Image.fromarray(colour).convert("CMYK").save(folder / "cmyk.jpg")
+    Image.fromarray(colour[:1, :1]).save(folder / "pixel.png")
+    Image.fromarray(slope > 100).save(folder / "bit.png")
+    (folder / "torn.png").write_bytes(b"no image")
+    argv = ["--num-heads", "3", "--data", str(folder), "--pictures", "attention", "components", "neighbours", "map"]
+    assert show(DEIT, *argv)[0] == 2
+    code, out = show(DEIT, *argv, "--skip-bad-images", "1")
+    text = out.read_text()
+    assert code == 0 and "left out: 1 of the images drawn to be shown" in text and "features of 7 images" in text
+    drawn = re.findall(r'aria-label="Attention maps: [^"]*, (\w+\.\w+)', text)
+    assert len(drawn) == 7 and "torn.png" not in drawn
+    shown = decoding.Reading(show="as-shown")
+    pixels = {path.name: np.asarray(decoding.rgb(path, shown)) for path in folder.glob("gray*")}
+    assert np.abs(pixels["gray.png"].astype(int) - pixels["gray16.png"]).max() <= 1
+
+
+def test_a_strip_is_not_shown_whole(
+    show: Callable[..., tuple[int, Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "strips"
+    folder.mkdir()
+    Image.new("RGB", (400, 4)).save(folder / "a.png")
+    argv = ["--num-heads", "3", "--position", "dino", "--data", str(folder), "--images", "1", "--pictures", "attention"]
+    assert show(DEIT, *argv, "--whole")[0] == 2
+    assert "got 400 x 4 px; where: a.png" in capsys.readouterr().err
+    assert show(DEIT, *argv)[0] == 0
+
+
 def test_who_is_shown_searched_and_judged(data: Path) -> None:
     found = datasets.load(f"x:imagefolder={data}")
     chosen = images.choose(found, count=6, bank=10, points=8, seed=0)
@@ -134,7 +174,8 @@ def test_who_is_shown_searched_and_judged(data: Path) -> None:
 
 def test_maps_are_flat_and_seeded() -> None:
     x = np.random.default_rng(0).normal(size=(12, 5))
-    for method in ("pca", "tsne"):
+    there = ("pca", "tsne", *(["umap"] if importlib.util.find_spec("umap") else []))
+    for method in there:
         a, b = near.flat(x, method, 1), near.flat(x, method, 1)  # type: ignore[arg-type]
         assert a.shape == (12, 2) and np.isfinite(a).all() and np.array_equal(a, b)
     centred = x - x.mean(0)
@@ -190,5 +231,11 @@ def test_ranks_are_those_of_the_protocol(show: Callable[..., tuple[int, Path]], 
         assert frames == [kinds[one] for one in said]
         ap = evaluate(order[query : query + 1], gnd[query : query + 1])["medium"]["map"]
         assert f"AP (medium) {100 * ap:.1f} %" in text
-    code, _ = show(DEIT, *argv, "videos", "--force")
-    assert code == 2
+    assert show(DEIT, *argv, "videos", "--force")[0] == 2
+    assert show(DEIT, *argv, "ranks", "--force", "--runs", str(tmp_path / "home"))[0] == 2  # no results there
+    assert show(DEIT, *argv, "ranks", "--force", "--runs", str(tmp_path / "runs"))[0] == 0
+    report = out.read_text()
+    assert '<a href="#pictures">' in report and '<h3 id="pictures-ranks">' in report and "provenance" in report
+    drawn = [d for d in re.findall(r'<svg class="drawing".*?</svg>', report) if "Ranks: " in d]
+    assert drawn == rows
+    assert set(re.findall(r'href="#(p\d+)"', report)) == set(re.findall(r'symbol id="(p\d+)"', report))

@@ -56,3 +56,20 @@ def test_what_another_device_computes_is_asked_for_by_one_thread() -> None:
     seen = []
     spread.each(lambda piece: seen.append((piece, threading.get_ident())), range(5), torch.device("cuda"))
     assert seen == [(piece, threading.get_ident()) for piece in range(5)]
+
+
+def test_small_operations_leave_the_threads_to_the_pieces(threads: Callable[[int], None]) -> None:
+    threads(3)
+    met, seen = threading.Barrier(3), []
+
+    def work(piece: int) -> None:
+        met.wait(timeout=600)
+        inside: list[int] = []
+        spread.each(lambda _: inside.append(threading.get_ident()), range(4), torch.device("cpu"))
+        seen.append((torch.get_num_threads(), set(inside) == {threading.get_ident()}))
+
+    with spread.small_operations():
+        assert torch.get_num_threads() == 1
+        with spread.small_operations():
+            spread.each(work, range(3), torch.device("cpu"))
+    assert seen == [(1, True)] * 3 and torch.get_num_threads() == 3

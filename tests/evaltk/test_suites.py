@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 
 from evaltk import cli, load_checkpoint, results
 from evaltk.cli import _asked
+from evaltk.data.images import Split
 from evaltk.errors import EvaltkError
 from evaltk.running import failures, runner
 
@@ -123,6 +126,10 @@ BAD = {
     "version = 2": "wanted version 1 of the format; got 2; where: suite.toml: version; do: install a newer evaltk",
     'version = "x"': "do: version = 1",
     "limit = [1": "wanted a suite file in TOML",
+    "limit = " + "[" * 100_000: "wanted a suite file in TOML; got nested too deep",
+    'protocols = [{name = "knn", temperature = [inf]}]': "wanted temperatures > 0, for knn; got (inf,)",
+    'out = "a\\u0000b"': "wanted a value that a flag can have; got out = 'a\\x00b'",
+    "version = true": "got True; where: suite.toml: version; do: version = 1",
     'checkpoints = ["nets/*.pt"]': "wanted a pattern that some checkpoint matches; got no match; where: nets/*.pt",
     "checkpoints = []": "wanted at least one of checkpoints; got none",
     "checkpoints = [3]": "got 3; where: suite.toml: checkpoints",
@@ -144,7 +151,7 @@ BAD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("line", [*BAD])
+@pytest.mark.parametrize("line", [*BAD], ids=range(len(BAD)))
 def test_what_is_wrong_with_a_file_is_said_before_any_work(line: str, here: Path, image_tree: Any) -> None:
     for name in ("a", "b") if "imagefolder" in line else ():
         image_tree({"train/one": 2, "train/two": 1 + len(name), "test/one": 1, "test/two": ord(name) - 96}, name=name)
@@ -290,3 +297,25 @@ def test_plan_of_a_suite(here: Path, capsys: pytest.CaptureFixture[str]) -> None
     ]  # fmt: skip
     assert all("prototypes would fail" in pair["notes"][0] for pair in found["pairs"][:3])
     assert not (here / "runs").exists()
+
+
+def test_a_decoding_process_that_is_killed_costs_the_results_of_its_images(
+    here: Path, capsys: Any, monkeypatch: Any, image_tree: Any
+) -> None:
+    root = image_tree({"train/a": 6, "train/b": 6, "test/a": 2, "test/b": 2})
+    argv = ["run", "pixels:8", "--protocols", "knn", "--knn.k", "3", "--knn.choose", "0", "--limit", "60", "-q"]
+    argv += ["--data", f"own:imagefolder={root}", "digits", "--workers", "1"]
+    parent, real = os.getpid(), Split.open
+
+    def killed(split: Split, index: int) -> Any:
+        if os.getpid() != parent and split.dataset == "own":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(split, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Split, "open", killed)
+        code, out, err = said(capsys, *argv)
+    assert code == 2 and "digits" in out and "failed: knn of pixels:8 on own: " in err
+    assert err.splitlines()[-1] == "evaltk: 2 results: 1 new, 0 there before, 1 failed"
+    code, out, _ = said(capsys, *argv)
+    assert code == 0 and "own" in out

@@ -84,6 +84,26 @@ def test_a_name_that_is_not_the_nets_is_set_aside(tmp_path: Path) -> None:
         evaltk.load_checkpoint(tmp_path / "c.pth")
 
 
+@pytest.mark.parametrize("fc_norm", [False, True])  # DeiT's layout, and that of MAE's fine-tuned nets
+def test_a_training_of_deit_or_mae_that_names_another_net(tmp_path: Path, fc_norm: bool) -> None:
+    def saved(width: int, heads: int, said: str | None) -> Path:
+        pooled = {"global_pool": "avg", "fc_norm": True} if fc_norm else {}
+        kwargs = SMALL | {"embed_dim": width, "num_heads": heads, "num_classes": 7} | pooled
+        tree: dict[str, Any] = {"model": timm.create_model("vit_tiny_patch16_224", **kwargs).state_dict(), "epoch": 5}
+        torch.save(tree | ({"args": argparse.Namespace(model=said)} if said else {}), tmp_path / "c.pth")
+        return tmp_path / "c.pth"
+
+    own = "vit_base_patch16" if fc_norm else "deit_base_patch16_224"
+    for said in (own, None, "vit_base_patch16_clip_224"):
+        assert evaltk.load_checkpoint(saved(768, 12, said), norm_eps=1e-6).arch.num_heads == 12
+    with pytest.raises(
+        CheckpointError, match="--num-heads N --norm-eps EPS, as"
+    ):  # 24 heads of 32, as the name may say
+        evaltk.load_checkpoint(saved(768, 24, "my_vit_b32"))
+    found = evaltk.load_checkpoint(saved(768, 24, "my_vit_b32"), num_heads=24, norm_eps=1e-5)
+    assert (found.arch.num_heads, found.arch.norm_eps) == (24, 1e-5)
+
+
 def test_a_folder_with_weights_of_another_net(tmp_path: Path) -> None:
     """vit_small's 384 are divided by vit_tiny's three heads too: it would load, with wrong features."""
     config = {"architecture": "vit_tiny_patch16_224", "model_args": SMALL, "pretrained_cfg": {"mean": [0.5] * 3}}

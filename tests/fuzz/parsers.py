@@ -7,6 +7,7 @@ from pathlib import Path
 
 import array_parsers
 import data_parsers
+import listing_parsers
 import result_parsers
 import weight_parsers
 from making import Parser
@@ -42,4 +43,11 @@ PARSERS: dict[str, Callable[[str, Path], Parser | None]] = {
     "figures": result_parsers.figures,
     "page": result_parsers.page,
     "cache": result_parsers.cache_entry,
+    "suite": listing_parsers.suite,
+    "names": listing_parsers.names,
+    "label-maps": listing_parsers.label_maps,
+    "published-lists": listing_parsers.published_lists,
+    "others-figures": listing_parsers.others_figures,
+    "kept-pixels": listing_parsers.kept_pixels,
+    "claims": listing_parsers.claims,
 }

@@ -64,7 +64,7 @@ def predictions(name: str, folder: Path) -> Parser:
     import prediction_files
 
     from evaltk import results
-    from reports import paired
+    from reports import classes, paired
     from reports.tables.build import build_overview
 
     pairs: list[tuple[bytes, Mapping[str, np.ndarray]]] = prediction_files.pairs(folder)
@@ -91,6 +91,9 @@ def predictions(name: str, folder: Path) -> Parser:
     def read(path: Path) -> object:
         found = list(results.find(path))
         made = build_overview([r for _, r in found], predictions=paired.beside(found, lambda e: None))
+        for file, result in found:
+            for judged in classes.of_result(result, results.read_predictions(file)):
+                made += classes.tables(judged, 3)
         return len(made)
 
     return Parser(name=name, make=make, read=read)

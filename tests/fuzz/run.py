@@ -67,7 +67,9 @@ class Watch:
             self.seen.append(f"{event} {args!r}"[:120])
         writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
         if (writes or event in WRITES) and isinstance(args[0], str | bytes | os.PathLike):
-            path = os.path.abspath(os.fsdecode(args[0]))
+            fd = args[min(2, len(args) - 1)] if event in WRITES else -1  # shutil.rmtree names files by their folder's
+            place = os.path.realpath(f"/proc/self/fd/{fd}") if isinstance(fd, int) and fd >= 0 else ""
+            path = os.path.abspath(os.path.join(place, os.fsdecode(args[0])))
             if not path.startswith((self.folder, "/dev/")) and "__pycache__" not in path:
                 self.seen.append(f"{event} {path}")
 

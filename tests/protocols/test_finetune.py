@@ -129,6 +129,13 @@ def test_it_learns(tmp_path: Path) -> None:
     assert found["top1_chosen_lr"].at["chosen_on"] == "6 images of train, held out"
     assert found["top1"].value == 1.0  # after the last epoch too
     assert (outcome.predictions["best"] == outcome.predictions["target"]).all()
+    for array, metric in (
+        ("best", "ece_best_epoch"),
+        ("chosen", "ece_chosen_lr"),
+    ):  # all right: how far below 1 on mean
+        confidence = outcome.predictions[f"{array}_confidence"].astype(float)
+        assert confidence.dtype == float and (confidence > 0.5).all() and (confidence <= 1).all()
+        assert found[metric].value == pytest.approx(1 - confidence.mean(), abs=1e-9) and found[metric].at["bins"] == 15
 
 
 def test_a_killed_run_ends_in_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,12 +172,21 @@ def test_the_net_that_other_protocols_see_is_left_as_it_is(tmp_path: Path) -> No
 def test_best_is_by_the_data_sets_metric_over_epochs_and_rates(tmp_path: Path) -> None:
     settings = Settings(lr=(0.002, 0.05), metric="mean_per_class", **FEW)
     outcome = finetune.run(bench(tmp_path), small_digits(), settings)
+    confidence, right = (
+        outcome.predictions["best_confidence"],
+        outcome.predictions["best"] == outcome.predictions["target"],
+    )
+    bins = np.ceil(confidence.astype(float) * 15)
+    slow = sum(
+        abs(confidence[bins == b].mean(dtype=float) - right[bins == b].mean()) * (bins == b).mean() for b in set(bins)
+    )
+    (error,) = [s for s in outcome.scores if s.metric == "ece_best_epoch"]
+    assert error.value == pytest.approx(slow, abs=1e-9)
     history = outcome.predictions["test_score"]
     (best,) = [s for s in outcome.scores if s.metric == "mean_per_class_best_epoch"]
     h, e = np.unravel_index(int(np.argmax(history)), history.shape)
     assert (best.at["lr"], best.at["epoch"]) == ((0.002, 0.05)[h], e + 1)
     assert best.value == pytest.approx(history.max())
-    right = outcome.predictions["best"] == outcome.predictions["target"]
     recalls = [right[outcome.predictions["target"] == c].mean() for c in np.unique(outcome.predictions["target"])]
     assert best.value == pytest.approx(float(np.mean(recalls)))
     assert best.interval is not None and best.interval[0] <= best.value <= best.interval[1]

@@ -152,7 +152,7 @@ def test_ties_go_to_the_smaller_index_and_class() -> None:
 def test_one_image_and_one_class() -> None:
     bank = np.random.default_rng(0).normal(size=(12, 4))
     outcome = a_run(bank, np.zeros(12, int), bank[:1], np.zeros(1, int), 1, k=(1, 12), choose=0)
-    assert [s.value for s in outcome.scores] == [1.0] * 5 and {s.n for s in outcome.scores} == {1}
+    assert [s.value for s in outcome.scores] == [1.0] * 5 + [0.0] and {s.n for s in outcome.scores} == {1}
 
 
 def test_k_larger_than_the_bank() -> None:
@@ -273,7 +273,7 @@ def test_temperatures_that_are_near_each_other_are_kept_apart() -> None:
     draw = np.random.default_rng(0)
     bank, labels = draw.normal(size=(50, 8)), draw.integers(0, 3, 50)
     outcome = a_run(bank, labels, bank[:9], labels[:9], 3, k=(5,), temperature=(0.07, 0.07000001), choose=0)
-    assert sorted(outcome.predictions) == ["k5_t0.07", "k5_t0.07000001", "target"]
+    assert sorted(outcome.predictions) == ["k5_t0.07", "k5_t0.07000001", "k5_t0.07_confidence", "target"]
 
 
 def test_many_classes_are_voted_for_in_small_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from small_inputs import DEIT
 
 import evaltk
 from evaltk import cli, datasets, results
+from evaltk.data import sanity
 from evaltk.data.dense import DenseSplit
 from evaltk.data.transforms import Transform
 from evaltk.errors import DataError
@@ -231,3 +233,39 @@ def test_bad_label_maps(tmp_path: Path, files: Callable[..., None]) -> None:
     files("train/images/1.png", colour=True)
     with pytest.raises(DataError, match="alone: 1"):
         datasets.load(f"masks={tmp_path}")
+    files("train/masks/1.png")
+    files("train/images/1.bmp", colour=True)  # which of the two has that label map?
+    with pytest.raises(DataError, match=r"one file of a name; got train/images/1\.bmp and train/images/1\.png"):
+        datasets.load(f"masks={tmp_path}")
+    for text, says in ((b"a\na\n", "each class once; got twice: a"), (b"\xff\n", "invalid start byte")):
+        (tmp_path / "classes.txt").write_bytes(text)
+        (tmp_path / "train/images/1.bmp").unlink(missing_ok=True)
+        with pytest.raises(DataError, match=says):
+            datasets.load(f"masks={tmp_path}")
+
+
+def test_test_images_among_the_training_images(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "data", ignore=shutil.ignore_patterns("runs"))
+    assert sanity.shared_images(datasets.load(f"masks={tmp_path / 'data'}")) == ()
+    shutil.copy(tmp_path / "data/train/images/0.png", tmp_path / "data/test/images/0.png")
+    with pytest.raises(DataError, match="test images of masks that are not in train too; got 1 of 4"):
+        sanity.shared_images(datasets.load(f"masks={tmp_path / 'data'}"))
+
+
+def test_lists_of_images_that_will_not_do(tmp_path: Path, files: Callable[..., None]) -> None:
+    lists = tmp_path / "ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    files("JPEGImages/a.jpg", colour=True)
+    files("SegmentationClass/a.png")
+    (lists / "val.txt").write_text("a\n")
+    cases = {
+        "a\na\n": "each image of train once",
+        "../JPEGImages/a\n": "leads out",
+        "a\0\n": "2 missing",
+        "": "lines in",
+    }
+    cases |= {"n" * 300: "2 missing"}
+    for text, says in cases.items():
+        (lists / "train.txt").write_text(text)
+        with pytest.raises(DataError, match=says):
+            datasets.load(f"voc2012={tmp_path}")

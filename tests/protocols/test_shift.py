@@ -178,6 +178,7 @@ def test_settings(wrong: dict[str, object], said: str) -> None:
     [
         (["--shift.test-on", "a=/nowhere"], "no such folder"),
         (["--shift.test-on", "a={folder}/numbered"], "a:numbered="),
+        (["--shift.test-on", "a={folder}/data/train"], "images of a that are no training images"),
         (["--shift.k", "999"], "<= 36 training images"),
         (["--test-on", "a={folder}/other", "--protocols", "knn"], "the protocol shift for other test sets"),
     ],

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pytest
 from result_files import knn
 
+from evaltk.errors import StorageError
+from reports import classes
 from reports.page import confused
 
 
@@ -15,7 +19,7 @@ def test_tables_are_counts_of_the_predictions() -> None:
     draw = np.random.default_rng(0)
     target = draw.integers(0, 4, 200)
     found = np.where(draw.random(200) < 0.6, target, draw.integers(0, 4, 200))
-    (worst, pairs), left = confused.tables([(Path("a.json"), knn())], lambda path: _arrays(target, found))
+    (worst, pairs), left = confused.tables([(Path("a.json"), knn())], lambda path: _arrays(target, found), refused)
     accuracy = {f"class {c}": float((found[target == c] == c).mean()) for c in range(4)}
     assert [name for name, _ in worst.rows] == sorted(accuracy, key=lambda name: accuracy[name])
     assert [row[0].value for _, row in worst.rows] == sorted(accuracy.values())
@@ -26,11 +30,36 @@ def test_tables_are_counts_of_the_predictions() -> None:
 
 def test_what_is_right_has_no_table_and_many_are_counted() -> None:
     right = np.arange(10)
-    assert confused.tables([(Path("a.json"), knn())], lambda path: _arrays(right, right)) == ([], 0)
+    assert confused.tables([(Path("a.json"), knn())], lambda path: _arrays(right, right), refused) == ([], 0)
     many = [(Path(f"{n}.json"), knn()) for n in range(confused.CLASSIFIERS + 3)]
-    made, left = confused.tables(many, lambda path: _arrays(right, right[::-1]))
+    made, left = confused.tables(many, lambda path: _arrays(right, right[::-1]), refused)
     assert len(made) == 2 * confused.CLASSIFIERS and left == 3
-    assert confused.tables(many, lambda path: {}) == ([], 0)
+    assert confused.tables(many, lambda path: {}, refused) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        (np.arange(9), r"predictions \[9\] of type int64"),
+        (np.arange(10.0), r"predictions \[10\] of type float64"),
+        (np.arange(10).astype(str), "of type <U2"),
+        (np.arange(10)[None], r"predictions \[1, 10\]"),
+        (np.arange(-1, 9), "predictions from -1 to 8"),
+        (np.arange(10) << 40, "predictions from 0 to 9895604649984"),
+    ],
+)
+def test_arrays_that_are_no_predictions_are_told(found: np.ndarray, says: str) -> None:
+    told: list[StorageError] = []
+    results = [(Path("a.json"), knn()), (Path("b.json"), knn())]
+    arrays = {Path("a.json"): _arrays(np.arange(10), found), Path("b.json"): _arrays(np.arange(10), np.arange(10) % 9)}
+    made, _ = confused.tables(results, arrays.__getitem__, told.append)
+    assert len(made) == 2 and len(told) == 1 and re.search(says, str(told[0]))
+    with pytest.raises(StorageError, match="true classes"):
+        classes.of_result(knn(), _arrays(np.zeros(0, np.int64), np.zeros(0, np.int64)))
+
+
+def refused(error: StorageError) -> None:
+    raise error
 
 
 def _arrays(target: np.ndarray, found: np.ndarray) -> dict[str, np.ndarray]:

@@ -244,3 +244,29 @@ def test_latex_compiles(tmp_path: Path) -> None:
         ended = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
         assert ended.returncode == 0, ended.stdout[-2000:].decode(errors="replace")
         assert (tmp_path / f"{name}.pdf").stat().st_size > 10_000
+
+
+def nine_tasks() -> Table:
+    """Four models and nine tasks, as the result view makes them."""
+    tasks = ("aircraft", "cifar10", "cifar100", "dtd", "flowers102", "food101", "imagenet", "pets", "sun397")
+    row = (*(Cell(value=0.8425, bold=n == 3, second=n == 4) for n in range(9)), Cell(value=2.3, unit="rank", digits=1))
+    names = ("DINO ViT-S/16", "MSN ViT-L/16", "iBOT ViT-B/16", "random ViT-S/16")
+    columns = (*(f"{task} k=20" for task in tasks), "mean rank")
+    return Table(title="Results", columns=columns, groups=(*["k-NN"] * 9, ""), rows=tuple((n, row) for n in names))
+
+
+def test_a_wide_latex_table_takes_both_columns() -> None:
+    wide, few = nine_tasks(), replace(nine_tasks(), columns=("a", "b"), groups=("k-NN", "k-NN"), rows=())
+    assert "\\begin{table*}" in render(wide, "latex") and "\\end{table*}" in render(wide, "latex")
+    assert "\\begin{table}" in render(few, "latex") and "\\end{table}" in render(few, "latex")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+@pytest.mark.parametrize("paper", ["\\documentclass[twocolumn]{article}", "\\documentclass{article}\\textwidth397pt"])
+def test_nine_tasks_fit_a_paper(paper: str, tmp_path: Path) -> None:
+    head = f"{paper}\\usepackage{{booktabs,siunitx}}\\begin{{document}}\n"
+    (tmp_path / "paper.tex").write_text(head + render(nine_tasks(), "latex") + "\\end{document}\n")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0 and "Overfull" not in ended.stdout, ended.stdout[-2000:]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import chromium
 import numpy as np
 import pytest
+from result_files import knn, write
 
+from evaltk import results
+from reports.page.build import build_page
 from reports.pictures import album, page, svg
 from reports.pictures.page import Drawing, Group, Section
 
@@ -16,7 +20,8 @@ browser_only = pytest.mark.skipif(not chromium.PROGRAM, reason="needs Chromium (
 NAME = "<b onclick='x'>ü"
 
 
-def text_of(number: int = 16, side: int = 224) -> str:
+def text_of(runs: Path | None = None, number: int = 16, side: int = 224) -> str:
+    """The page of pictures, or the page of one result with the pictures in it."""
     rng = np.random.default_rng(0)
     book = album.Album()
     noise = [rng.integers(0, 256, (side, side + 40, 3), dtype=np.uint8) for _ in range(number)]
@@ -43,13 +48,22 @@ def text_of(number: int = 16, side: int = 224) -> str:
             beside=True,
         ),
     ]
-    return page.build(sections, book.symbols(), title=NAME, checkpoints=[(NAME, NAME)], notes=[NAME])
+    title = f"{NAME} {'long' * 30}"
+    if runs is None:
+        return page.build(sections, book.symbols(), title=title, checkpoints=[(NAME, NAME)], notes=[NAME])
+    write(runs, [(knn(), {})])
+    pictures = page.inset(sections, book.symbols(), title=title, checkpoints=[(NAME, NAME)], notes=[NAME])
+    return build_page(list(results.find(runs)), runs=runs, pictures=pictures)
 
 
-def test_a_page_is_small_and_escapes_names() -> None:
-    text = text_of()
-    assert len(text.encode()) < 5_000_000 and NAME not in text and text == text_of()
-    assert text.count("<symbol") == 16  # each photograph once
+def test_a_page_is_small_and_escapes_names(tmp_path: Path) -> None:
+    alone, report = text_of(), text_of(tmp_path)
+    assert alone == text_of()
+    for text in (alone, report):
+        assert len(text.encode()) < 5_000_000 and NAME not in text
+        assert text.count("<symbol") == 16  # each photograph once
+    assert re.findall('id="(rows|pairs|map)"', alone) == ["rows", "pairs", "map"]
+    assert len(set(found := re.findall(' id="([^"]+)"', report))) == len(found) and "pictures-map" in found
 
 
 def test_photographs_are_made_smaller_until_they_fit() -> None:
@@ -69,9 +83,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Brows
 
 @pytest.mark.browser
 @browser_only
-def test_in_the_browser(browser: chromium.Browser, tmp_path: Path) -> None:
+@pytest.mark.parametrize("within", [False, True])
+def test_in_the_browser(browser: chromium.Browser, tmp_path: Path, within: bool) -> None:
     path = tmp_path / "page.html"
-    path.write_text(text_of(), encoding="utf-8")
+    path.write_text(text_of(tmp_path / "runs" if within else None), encoding="utf-8")
     inks = set()
     for width in (390, 1280):
         for dark in (False, True):
@@ -85,4 +100,4 @@ def test_in_the_browser(browser: chromium.Browser, tmp_path: Path) -> None:
         "[...document.querySelectorAll('use')].every(u => document.querySelector(u.getAttribute('href')))"
     )
     assert browser.run("getComputedStyle(document.querySelector('.map')).imageRendering") == "pixelated"
-    assert browser.run("document.querySelector('use').getBoundingClientRect().height") > 100
+    assert browser.run("document.querySelector('svg.drawing use').getBoundingClientRect().height") > 100

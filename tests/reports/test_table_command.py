@@ -144,7 +144,7 @@ def test_foreign_and_damaged_files_are_named_and_counted(runs: Path, capsys: pyt
     lines = err.splitlines()
     assert [re.sub(r".*/", "", line) for line in lines[:4]] == [
         "knn-digits-aaaaaaaaaaaa.json: JSONDecodeError: Unterminated string starting at: line 1 column 15 (char 14)",
-        "knn-digits-bbbbbbbbbbbb.json: ValueError: format 3",
+        "knn-digits-bbbbbbbbbbbb.json: format 3, of a later evaltk",
         "knn-digits-cccccccccccc.json: ValueError: a field of another kind",
         "notes.json: no result of evaltk",
     ]

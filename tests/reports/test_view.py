@@ -13,7 +13,7 @@ from evaltk.errors import SettingsError
 from evaltk.types import Deviation, DeviationKind, Result, Score
 from reports import layouts, paired
 from reports.table import Table
-from reports.tables import choosing, view, winners
+from reports.tables import choosing, facts, view, winners
 from reports.tables.build import build_tables
 
 SUMMARY = layouts.load("summary")
@@ -148,10 +148,10 @@ def test_parameters_are_shown_where_results_state_them() -> None:
     results = [tuned("a", 0.7, 0.6, 0.8), tuned("b", 0.6, 0.6, 0.8)]
     results[0] = replace(results[0], checkpoint={**results[0].checkpoint, "parameters": 21_670_000})
     table = one(results)
-    at = table.titles().index(view.PARAMETERS)
+    at = table.titles().index(facts.PARAMETERS)
     assert [cells[at].value for _, cells in table.rows] == [21.67, None]
     both = replace(results[1], protocol="linear", preprocessing=replace(LOOKS, views={}), scores=())
-    assert view.SIZE in one([results[0], both]).titles()
+    assert facts.SIZE in one([results[0], both]).titles()
 
 
 NAMES = ("random:vit@1", "pixels:8", "dino")
@@ -202,6 +202,9 @@ def test_models_are_renamed(table: Table, tmp_path: Path) -> None:
         choosing.renames([], file, NAMES)
     file.write_text("no toml")
     with pytest.raises(SettingsError, match="wanted a TOML file of names"):
+        choosing.renames([], file, NAMES)
+    file.write_text("x = " + "[" * 100_000)
+    with pytest.raises(SettingsError, match="wanted a TOML file of names; got nested too deep"):
         choosing.renames([], file, NAMES)
 
 

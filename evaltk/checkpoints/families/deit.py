@@ -8,7 +8,7 @@ Source: deit/models.py, deit/models_v2.py, deit/main.py (positions of another si
 
 from __future__ import annotations
 
-from evaltk.checkpoints import conversion, marks, nets
+from evaltk.checkpoints import conversion, marks, nets, timm_training
 from evaltk.checkpoints.families import Family
 from evaltk.checkpoints.names import vit
 from evaltk.checkpoints.rawfile import Converted, RawFile
@@ -16,6 +16,7 @@ from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.types import EvalView, Recipe
 
 HEADS = {192: 3, 384: 6, 512: 8, 768: 12, 1024: 16, 1280: 16}
+OWN = ("deit_",)  # `args.model` of its nets; main.py can make any other of timm's registry
 
 
 def claims(raw: RawFile) -> bool:
@@ -28,7 +29,7 @@ def convert(raw: RawFile, options: ReadOptions) -> Converted:
     net = nets.choose(raw.nets, options, raw.path)
     third = any(key.endswith(".gamma_1") for key in net.tensors)
     distilled = "head_dist.weight" in net.tensors
-    facts = conversion.IMAGENET | {"norm_eps": 1e-6, "heads_of_width": HEADS}
+    named = timm_training.heads_of(raw, vit.deit(net.tensors).weights, HEADS, OWN)
     return conversion.converted(
         raw,
         net,
@@ -37,7 +38,8 @@ def convert(raw: RawFile, options: ReadOptions) -> Converted:
         view=EvalView(margin=1.0) if third else EvalView(),
         linear=Recipe(),
         need=("cls_token", "dist_token") if distilled else ("cls_token",),
-        **facts,
+        **conversion.IMAGENET,
+        **named,
     )
 
 

@@ -8,7 +8,7 @@ Source: mae/models_mae.py, mae/models_vit.py, mae/util/pos_embed.py.
 
 from __future__ import annotations
 
-from evaltk.checkpoints import conversion, marks, nets
+from evaltk.checkpoints import conversion, marks, nets, timm_training
 from evaltk.checkpoints.families import Family
 from evaltk.checkpoints.names import vit
 from evaltk.checkpoints.rawfile import Converted, RawFile
@@ -16,6 +16,7 @@ from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.types import Recipe
 
 HEADS = {768: 12, 1024: 16, 1280: 16}
+OWN = ("mae_vit_", "vit_base_patch16", "vit_large_patch16", "vit_huge_patch14")  # `args.model` of its nets
 
 
 def claims(raw: RawFile) -> bool:
@@ -26,7 +27,7 @@ def claims(raw: RawFile) -> bool:
 def convert(raw: RawFile, options: ReadOptions) -> Converted:
     """The encoder."""
     net = nets.choose(raw.nets, options, raw.path)
-    facts = conversion.IMAGENET | {"norm_eps": 1e-6, "heads_of_width": HEADS}
+    facts = conversion.IMAGENET | timm_training.heads_of(raw, vit.rename(net.tensors).weights, HEADS, OWN)
     return conversion.converted(raw, net, vit.rename, position="size", linear=Recipe(), need=("cls_token",), **facts)
 
 

@@ -4,6 +4,9 @@ Which stages shift their windows is settled by the originals at the size they bu
 MoBY's published files, 192 for SimMIM's pre-training, told by the patch of 4 px or by masks that the file has. EsViT's
 view-level head is DINO's; its region-level head is left out. EsViT's linear probe takes the last four blocks, pooled.
 
+Files in timm's names are read, too. They may be of any training, so their pixel mean and standard deviation are asked
+for. They count as built for the smallest image that fills the last stage's window (7: 224 px, 12: 384), as timm's are.
+
 Source: esvit/models/swin_transformer.py, Transformer-SSL/models/moby.py, SimMIM/models/simmim.py.
 """
 
@@ -30,6 +33,8 @@ def claims(raw: RawFile) -> bool:
 def convert(raw: RawFile, options: ReadOptions) -> Converted:
     """The teacher of EsViT, the encoder of MoBY and SimMIM, or the only net."""
     net = nets.choose(raw.nets, options, raw.path)
+    if swin.are_timms(net.tensors):  # a bare file of any training: pixels are asked for
+        return conversion.converted(raw, net, swin.rename, norm_eps=1e-5)
     head = _head(raw, net)
     esvit = "dino_loss" in raw.tree or head is not None
     return conversion.converted(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import torch
 
@@ -13,9 +15,12 @@ from evaltk.checkpoints import conversion, diagnose, nets, timm_folder, timm_tra
 from evaltk.checkpoints.families import Family, flat
 from evaltk.checkpoints.rawfile import Converted, RawFile
 from evaltk.checkpoints.read_options import ReadOptions
-from evaltk.errors import CheckpointError, SettingsError, nearest
+from evaltk.checkpoints.redirects import open_url
+from evaltk.errors import CheckpointError, DownloadError, SettingsError, nearest
 from evaltk.models import kind as kinds
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD, OriginProof
+
+TIMEOUT_S = 10.0
 
 
 def claims(raw: RawFile) -> bool:
@@ -52,8 +57,12 @@ def from_name(name: str, options: ReadOptions) -> Converted:
         near = nearest(base, timm.list_models()).partition("there are: ")[0]
         do = f"{near}timm.list_models() and list_pretrained() show the names"
         raise SettingsError(wanted="a timm model", got=repr(name), where="timm:NAME", do=do)
+    problem = _unreachable()
     try:
-        model: Any = timm.create_model(name, pretrained=True, num_classes=0)
+        if problem and not at_hand(name):  # else huggingface_hub tries for a minute, and says so line by line
+            raise OSError(problem)
+        with offline() if problem else nullcontext():
+            model: Any = timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:
         raise CheckpointError(
             wanted=f"weights of timm:{name}",
@@ -62,6 +71,21 @@ def from_name(name: str, options: ReadOptions) -> Converted:
             do="run once with a network, or name a weight file",
         ) from error
     return from_model(model, name)
+
+
+def _unreachable() -> str:
+    """Why the hub does not answer; empty where it does."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return "the hub is switched off (HF_HUB_OFFLINE, --offline)"
+    try:
+        open_url(constants.ENDPOINT, {}, TIMEOUT_S).close()
+    except HTTPError:  # any answer will do
+        return ""
+    except (OSError, HTTPException, DownloadError) as error:
+        return f"no answer from {constants.ENDPOINT}: {getattr(error, 'reason', error)}"
+    return ""
 
 
 def at_hand(name: str) -> bool:

@@ -113,6 +113,9 @@
     for (const group of document.querySelectorAll(".group")) {
       hide(group, Boolean(task.value) && group.dataset.task !== task.value);
     }
+    for (const strip of document.querySelectorAll(".mistakes")) {
+      hide(strip, !fits(strip.dataset.model, words) || Boolean(task.value) && strip.dataset.task !== task.value);
+    }
     for (const origin of document.querySelectorAll(".origin")) {
       hide(origin, !fits(origin.querySelector("h3").textContent, words));
     }
