@@ -67,16 +67,21 @@ def _products(part: torch.Tensor, block: torch.Tensor, scratch: torch.Tensor) ->
     """part [q, D] @ block.T [D, n], float32, in the memory of `scratch`."""
     out = scratch[: len(part) * len(block)].view(len(part), len(block))
     if part.device.type == "cuda":
-        # The result is not rounded to bfloat16, nor are sums of parts.
+        # Neither the result nor sums of parts are rounded to bfloat16.
         return torch.mm(part, block.T, out_dtype=torch.float32, out=out)  # type: ignore[call-overload,no-any-return]
     return out.copy_(part @ block.T)
 
 
 def _on_card(device: str) -> bool:
-    """CUDA from Ampere on, with a version of torch that gives products of bfloat16 in float32 (2.8)."""
+    """CUDA from Ampere on, with a torch (from 2.8 on) that gives products of bfloat16 in float32; tried out."""
     if torch.version.cuda is None or torch.cuda.get_device_capability(device) < (8, 0):
         return False
-    return any("out_dtype" in str(schema) for schema in torch._C._jit_get_schemas_for_operator("aten::mm"))
+    third = torch.full((16, 16), 1 / 3, device=device, dtype=torch.bfloat16)
+    try:
+        product = _products(third, third, torch.empty(256, device=device))
+    except (RuntimeError, TypeError):
+        return False
+    return bool((product.double() == 16 * third.double().square()).all())  # 16 bits: bfloat16 would round it
 
 
 def _has_amx() -> bool:
