@@ -67,7 +67,7 @@ def remember(cells: Iterable[Cell]) -> None:
                     seed=cell.plan.seed,
                     files=tuple(found.test.files) if found.test.files and len(found.test) <= MOST_NAMES else (),
                 )
-                with suppress(StorageError, UnicodeEncodeError):
+                with suppress(StorageError, OSError):
                     if recall(cell.plan.cache, found.fingerprint) != place:
                         files.write_text(path, json.dumps(dataclasses.asdict(place)))
 
