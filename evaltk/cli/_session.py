@@ -39,7 +39,6 @@ class Session:
         from evaltk.running import remembered, runner
 
         self.ran.total += len(todo)
-        remembered.remember(todo)
         try:
             with _processes(self.options.device):
                 runner.run_cells(todo, report=self.report, ran=self.ran, fail_fast=self.options.fail_fast)
@@ -47,6 +46,8 @@ class Session:
             self.summary()
             self._close()
             raise
+        finally:
+            remembered.remember(cell for cell in todo if cell.job.path.exists())
         if (error := self.ran.one_error()) is not None:
             raise error
 
