@@ -22,10 +22,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 def _messages_as_they_were() -> Iterator[None]:
     """A command that a test runs sets up the logger, which would hide the messages of later tests from `caplog`."""
     log = logging.getLogger("evaltk")
-    kept = log.propagate, log.level, list(log.handlers)
+    log.propagate, log.handlers[:] = True, []  # also what a fixture of a whole module has set up
+    log.setLevel(logging.NOTSET)
     yield
-    log.propagate, _, log.handlers[:] = kept
-    log.setLevel(kept[1])
+    log.propagate, log.handlers[:] = True, []
+    log.setLevel(logging.NOTSET)
 
 
 @pytest.fixture

@@ -78,7 +78,9 @@ def test_json_is_for_machines(tmp_path: Path, folders: list[str], capsys: pytest
     found = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and [f["checkpoint"]["name"] for f in found] == ["pixels:8", "pixels:4"]
     assert [f["skipped"] for f in found] == [False, False] and all(Path(f["path"]).exists() for f in found)
-    assert {s["metric"] for s in found[0]["scores"]} == {"top1", "top5", "top1_best_k", "top1_chosen_k"}
+    assert {s["metric"] for s in found[0]["scores"]} == {
+        "top1", "top5", "top1_best_k", "top1_chosen_k", "ece_best_k", "ece_chosen_k"
+    }  # fmt: skip
 
 
 def test_flags_reach_the_plan() -> None:

@@ -109,7 +109,7 @@ def test_table_forms(tmp_path: Path, folders: list[str], capsys: pytest.CaptureF
     assert code == 0 and markdown.count("### ") == 2
     code, text, _ = said(capsys, "table", *runs, "--layout", "knn", "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(text)))
-    assert code == 0 and len(rows) == 2 * 2 * 4 and text.count("checkpoint,column") == 1
+    assert code == 0 and len(rows) == 2 * 2 * 6 and text.count("checkpoint,column") == 1
     for _, result in results.find(tmp_path / "runs"):
         for score in result.scores:
             if score.metric != "top1":

@@ -171,7 +171,8 @@ def test_what_was_done_is_done(tmp_path: Path) -> None:
     assert features and features <= {*json.loads((GOLDEN / "cache.json").read_text())}
     assert [keys[name]["version"] for name in trained] == [2]
     for old, new in ((seen[0][0], seen[2][0]), (old_linear, seen[3][0])):
-        assert [s.metric for s in old.scores] == [s.metric for s in new.scores]
+        kept = [s.metric for s in new.scores if "ece" not in s.metric]  # calibration errors are younger
+        assert [s.metric for s in old.scores] == kept
         assert [s.value for s in old.scores if s.metric == "top1"][:2] == pytest.approx(
             [s.value for s in new.scores if s.metric == "top1"][:2], abs=0.02
         )

@@ -46,7 +46,7 @@ sys.path[:0] = [{str(RUN.parent)!r}]
 import making, run, parsers
 from evaltk.errors import EvaltkError
 run.SECONDS, run.WAIT = 1, 2
-def long(path): raise EvaltkError(wanted="x" * 5000, got="y")
+def long(path): raise EvaltkError(wanted="x " * 2500, got="y")
 def hangs(path):
     while True: pass
 def writes(path): pathlib.Path({str(tmp_path / "out")!r}).write_text("x")
