@@ -68,6 +68,7 @@ BEFORE = {  # results that a document's commands speak of
     ],
     "docs/suites.md": [f"run pixels:{n} --out node{n}/runs {DIGITS}" for n in (1, 2)],
     "docs/numbers.md": [f"run pixels:8 {DIGITS}"],
+    "docs/pictures.md": [f"run pixels:8 {DIGITS}"],
 }
 
 REFUSED = {  # and what is said, for small nets have no published counterpart

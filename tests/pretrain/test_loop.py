@@ -156,7 +156,7 @@ def test_sigterm_writes_a_checkpoint_and_asks_to_be_requeued(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "name", ["dino_vmf", "msn", *(pytest.param(n, marks=pytest.mark.slow) for n in ("dino", "ibot_vmf"))]
+    "name", ["dino_vmf", *(pytest.param(n, marks=pytest.mark.slow) for n in ("dino", "ibot_vmf", "msn"))]
 )
 def test_two_processes_equal_one(name: str, tmp_path: Path) -> None:
     command = ["-m", "pretrain", "digits_dino_vmf", "--device", "cpu", "--set", *TINY, *METHODS[name]]
