@@ -31,7 +31,7 @@ from evaltk.logistic.problem import Problem, build_problem
 from evaltk.metrics.classification import mean_per_class
 
 TOLERANCE, MAX_ITERATIONS = 1e-5, 1000
-SMALL = 2**30  # products (rows x dimensions x classes x folds) of a small problem
+TINY, SMALL = 2**24, 2**30  # products (rows x dimensions x classes x folds): not worth threads; not worth them inside
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,6 +222,8 @@ def cross_validate(
 def _threads(x: Array, num_classes: int, folds: Array | None) -> AbstractContextManager[None]:
     """One thread an operation for small problems: folds and blocks of rows are spread over the threads instead."""
     products = math.prod(x.shape) * num_classes * (1 if folds is None else len(folds))
+    if products < TINY:
+        return spread.one_thread()
     return spread.small_operations() if products < SMALL else nullcontext()
 
 
