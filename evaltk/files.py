@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fnmatch
 import hashlib
 import os
 import re
@@ -80,6 +81,12 @@ def check_folder(path: Path) -> None:
 def free_bytes(path: Path) -> int:
     """Free bytes on the disk that `path` is on, or would be on once created."""
     return shutil.disk_usage(_nearest_existing(path)).free
+
+
+def below(folder: Path, pattern: str) -> list[Path]:
+    """The files below `folder` whose names match, sorted; a folder that another program removes meanwhile has none."""
+    walked = os.walk(folder)  # Path.rglob raises where a folder vanishes between its listing and the look into it
+    return sorted(Path(where) / name for where, _, names in walked for name in fnmatch.filter(names, pattern))
 
 
 def _nearest_existing(path: Path) -> Path:

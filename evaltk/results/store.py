@@ -272,7 +272,7 @@ def find(out: Path, *, skip: Callable[[Path, str], object] | None = None) -> Ite
             where=out,
             do="run `evaltk run ... --out` first, or name it",
         )
-    for path in sorted(out.rglob("*.json")):
+    for path in files.below(out, "*.json"):
         if not (OURS.search(path.name) or _looks_ours(path)):
             if skip and path.name not in CACHE_FILES and path.is_file():
                 skip(path, "no result of evaltk")

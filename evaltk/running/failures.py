@@ -98,7 +98,7 @@ def remove(result: Path) -> None:
 
 def find(folder: Path) -> Iterator[tuple[Path, Failure]]:
     """The records below a folder, in order of path."""
-    for path in sorted(folder.rglob(f"*{SUFFIX}")):
+    for path in files.below(folder, f"*{SUFFIX}"):
         failure = read(path)
         if failure is not None:
             yield path, failure

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from evaltk import files
+
 LOG = "log.jsonl"
 LARGEST = 1e300  # whole numbers beyond it are no floats; NaN is not below it either
 
@@ -68,7 +70,7 @@ def course(path: Path) -> Course | None:
 def _logs(folder: Path) -> list[tuple[str, Path]]:
     """(run folder's name, its log) below a folder, without those of ambiguous names."""
     paths: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob(LOG)):
+    for path in files.below(folder, LOG):
         paths.setdefault(path.absolute().parent.name, []).append(path)
     return [(name, several[0]) for name, several in paths.items() if len(several) == 1]
 

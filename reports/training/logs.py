@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from evaltk import files
 from evaltk.errors import StorageError
 from reports.figures.training_log import LOG, is_number, lines
 
@@ -134,7 +135,7 @@ def read(path: Path) -> RunLog:
 def under(folder: Path) -> dict[str, RunLog]:
     """{its path below `folder`: a run} of all runs with numbers there; one in the folder itself goes by its name."""
     found = {}
-    for path in sorted(folder.rglob(LOG)):
+    for path in files.below(folder, LOG):
         log = read(path)
         if log.lines:
             place = path.parent.relative_to(folder).as_posix()

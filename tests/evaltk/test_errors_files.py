@@ -6,6 +6,7 @@ import errno
 import os
 import pickle
 import stat
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -240,3 +241,25 @@ def test_sha256_of_known_bytes(tmp_path: Path) -> None:
 )
 def test_files_of_a_common_name_are_called_after_their_folder(path: str, name: str) -> None:
     assert files.weights_name(Path(path)) == name
+
+
+def test_what_lies_below_a_folder_that_others_work_in(tmp_path: Path) -> None:
+    for name in ("b/x.json", "a/y.json", "a/z.txt", "c.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    stop = threading.Event()
+
+    def claim() -> None:
+        while not stop.is_set():
+            (tmp_path / "a/x.claim-0").mkdir()
+            (tmp_path / "a/x.claim-0").rmdir()
+
+    other = threading.Thread(target=claim)
+    other.start()
+    try:
+        for _ in range(300):
+            assert files.below(tmp_path, "*.json") == [tmp_path / n for n in ("a/y.json", "b/x.json", "c.json")]
+    finally:
+        stop.set()
+        other.join()
+    assert files.below(tmp_path / "none", "*") == []
