@@ -64,8 +64,11 @@ def main(argv: list[str]) -> int:
     shown, total = 0, 0
     for folder in folders:
         named = any(_name(folder).startswith(e) for e in options.entries)
-        size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
-        days = (time.time() - folder.stat().st_mtime) / 86400
+        try:
+            size = sum(file.stat().st_size for file in files.below(folder, "*"))
+            days = (time.time() - folder.lstat().st_mtime) / 86400
+        except FileNotFoundError:  # another program has removed or finished it meanwhile
+            continue
         if options.action == "prune":
             old = options.older_than is not None and days > options.older_than
             if not (options.all or named or old):
