@@ -6,6 +6,7 @@ EVALTK_GPU=cpu runs the same code on the CPU, which shows that the tests themsel
 from __future__ import annotations
 
 import dataclasses
+import io
 import itertools
 import os
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from evaltk import build_backbone, distributed, load_checkpoint, neighbours, vmf
 from evaltk import fixed_order as fixed
@@ -25,7 +27,7 @@ from evaltk.types import Precision, Recipe
 from pretrain import checkpoint as saving
 from pretrain import compiling, loop, prototypes
 from pretrain import recipe as recipes
-from pretrain.data import loader, views, views_device
+from pretrain.data import jpegs, loader, views, views_device
 from pretrain.data.views import Views
 from pretrain.methods import dino
 
@@ -114,6 +116,22 @@ def test_views_are_the_cpus_to_a_few_levels_and_ask_nothing() -> None:
             torch.cuda.set_sync_debug_mode("default")
     difference = torch.cat([(255 * (a.cpu() - b)).abs().flatten() for a, b in zip(got, wanted, strict=True)])
     assert float(difference.mean()) < 0.5 and float((difference > 4).float().mean()) < 0.01
+
+
+def test_jpeg_files_decoded_on_the_card_are_the_cpus_to_a_few_levels() -> None:
+    """Chroma is enlarged otherwise: a level of luma, some of colour at edges."""
+    draw, files = np.random.default_rng(0), []
+    for n, (how, size) in enumerate(itertools.product(({}, {"progressive": True}, {"subsampling": 0}), (64, 75))):
+        image = Image.fromarray(draw.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize((2 * size, size))
+        for mode in ("RGB", "L"):
+            image.convert(mode).save(stream := io.BytesIO(), "JPEG", quality=95, **how)
+            files.append((2 * n + (mode == "L"), str(n), jpegs.Jpeg(data=stream.getvalue(), size=image.size)))
+    encoded = jpegs.together(files, (len(files), 3, 75, 150))
+    assert encoded is not None
+    wanted, got = (jpegs.decoded(encoded, torch.device(device)) for device in ("cpu", DEVICE))
+    for a, b in zip(wanted, got, strict=True):
+        difference = (a.int() - b.cpu().int()).abs().float()
+        assert a.shape == b.shape and float(difference.mean()) < 1.5 and float((difference > 12).float().mean()) < 0.02
 
 
 def losses(out: Path, device: str, *more: str) -> list[float]:
