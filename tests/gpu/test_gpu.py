@@ -47,7 +47,7 @@ FILES = {
 TINY = ["net.arch=vit_patch4_dim32_depth2_heads2_img16", "method.num_prototypes=64", "method.hidden=32",
         "method.bottleneck=16", "views.num_local=2", "optim.batch=160", "optim.epochs=1", "optim.warmup_epochs=0",
         "optim.freeze_last_layer=0", "run.workers=0", "run.knn=0", "run.log_every=1", "run.monitor_every=1000",
-        "net.drop_path=0"]  # fmt: skip
+        "net.drop_path=0", "optim.lr=1e-4"]  # fmt: skip
 METHODS = {
     "dino_vmf": [],
     "ibot_vmf": ["method.name=ibot"],
@@ -146,8 +146,9 @@ def losses(out: Path, device: str, *more: str) -> list[float]:
 def test_training(name: str, tmp_path: Path) -> None:
     more = [*METHODS[name], "views.where=workers", "run.compile=false"]
     wanted = losses(tmp_path / "cpu", "cpu", *more, "run.precision=fp32")
-    # AdamW's first updates have the size of the rate whatever the gradient's: bf16's rounding shows in the third loss.
-    for precision, first, most in (("fp32", 1e-4, 2e-3), ("bf16", 0.01, 0.1)):
+    # At the recipe's own rate of 1e-3, ten times this one, bf16 moves the third loss by 4 % on a CPU; so does a start
+    # whose weights are moved by up to half a step of bf16 and trained in float32. At this rate both stay below 1 %.
+    for precision, first, most in (("fp32", 1e-4, 2e-3), ("bf16", 0.01, 0.015)):
         got = losses(tmp_path / precision, DEVICE, *more, f"run.precision={precision}")
         assert len(got) == len(wanted) >= 5 and np.allclose(got, wanted, rtol=most), (precision, got, wanted)
         assert np.isclose(got[0], wanted[0], rtol=first), (precision, got[0], wanted[0])
@@ -156,7 +157,7 @@ def test_training(name: str, tmp_path: Path) -> None:
 def test_compiled_blocks_train_alike(tmp_path: Path) -> None:
     plain = losses(tmp_path / "plain", DEVICE, "run.compile=false", "run.precision=bf16")
     compiled = losses(tmp_path / "compiled", DEVICE, "run.compile=true", "run.precision=bf16")
-    assert np.allclose(plain, compiled, rtol=0.03)
+    assert np.allclose(plain, compiled, rtol=0.015)
 
 
 @pytest.mark.skipif(not CARD, reason="blocks are compiled on CUDA")
