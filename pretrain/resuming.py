@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from evaltk import safe_json
 from evaltk.errors import CheckpointError
 from pretrain.state import Position, State
 
@@ -20,7 +20,7 @@ MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # that AdamW keeps of a weight
 def recipe_in(tree: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     """The recipe that a checkpoint's tree states. Raises: CheckpointError: none that can be read."""
     try:
-        found = json.loads(tree["config"])["recipe"]
+        found = safe_json.parse(tree["config"])["recipe"]
         if not isinstance(found, Mapping):
             raise TypeError(type(found).__name__)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
