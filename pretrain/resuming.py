@@ -66,6 +66,8 @@ def check(state: State[Any], centers: Mapping[str, torch.Tensor], settings: list
                     raise ValueError(f"{name} in the optimizer, which does not fit a weight {list(parameter.shape)}")
                 if not bool(torch.isfinite(value).all()):
                     raise ValueError(f"NaN or infinity in {name} of the optimizer")
+            if kept and not (kept["step"].numel() == 1 and kept["step"] >= 1 and kept["step"] % 1 == 0):
+                raise ValueError("a number of steps in the optimizer that is none")
     for name, center in centers.items():
         if state.centers[name].shape != center.shape:
             raise ValueError(f"the centre {name} of shape {list(state.centers[name].shape)}")
