@@ -104,7 +104,7 @@ def items(loader: Iterable[Item], *, where: str, do: str) -> Iterator[Item]:
     except (RuntimeError, OSError, EOFError) as error:
         if not _gone(error):
             raise
-        got = (str(error).splitlines() or [type(error).__name__])[0]
+        got = f"one that has gone: {(str(error).splitlines() or [type(error).__name__])[0]}"
         raise SettingsError(wanted="decoding processes that stay alive", got=got, where=where, do=do) from error
     finally:
         # As torch does when it is deleted, where an error could not be caught: a worker may be killed meanwhile.
