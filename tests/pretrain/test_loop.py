@@ -7,10 +7,10 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
+import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -112,29 +112,38 @@ def test_a_run_stopped_in_the_middle_resumes_to_the_same_bits(
     assert same(weights(tmp_path / "whole" / "checkpoint.pth"), weights(tmp_path / "parts" / "checkpoint.pth"))
 
 
-COMMAND = [sys.executable, "-m", "pretrain", "digits_dino_vmf", "--device", "cpu", "--set", *TINY, "run.save_minutes=0"]
-ENV = os.environ | {"OMP_NUM_THREADS": "1"}
+COMMAND = ["digits_dino_vmf", "--device", "cpu", "--set", *TINY, "run.save_minutes=0"]
+
+
+PRETRAIN = """
+import sys
+from evaltk import crew, progress
+from pretrain import __main__ as main
+sys.exit(crew.together(lambda: main.main(progress.configured(sys.argv[1:])), main.said))
+"""
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(5, marks=pytest.mark.slow)])
-def test_killed_at_random_steps_and_resumed_equals_undisturbed_to_the_bit(kills: int, tmp_path: Path) -> None:
+def test_killed_at_random_steps_and_resumed_equals_undisturbed_to_the_bit(
+    kills: int, forks: Any, tmp_path: Path
+) -> None:
     command = [*COMMAND, f"optim.epochs={2 + kills}"]
-    subprocess.run([*command, "--out", str(tmp_path / "whole")], env=ENV, check=True, stderr=subprocess.DEVNULL)
+    assert loop.run(recipe(f"optim.epochs={2 + kills}"), out=tmp_path / "whole", device="cpu") == 0
     parts, steps = tmp_path / "parts", []
     draw = random.Random(kills)
     for _ in range(kills):
-        process = subprocess.Popen([*command, "--out", str(parts)], env=ENV, stderr=subprocess.DEVNULL)
-        before = inode(parts / "checkpoint.pth")
-        while process.poll() is None and inode(parts / "checkpoint.pth") == before:
+        pid = forks.start(PRETRAIN, [*command, "--out", parts])
+        before, until = inode(parts / "checkpoint.pth"), time.monotonic() + 60
+        while inode(parts / "checkpoint.pth") == before and time.monotonic() < until:
             time.sleep(0.005)
         time.sleep(draw.uniform(0, 0.5))  # somewhere in a step or in the writing of a checkpoint
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+        os.kill(pid, signal.SIGKILL)
+        assert forks.ended(pid)[0] == -signal.SIGKILL
         newest = saving.newest(parts)
         assert newest is not None
         steps.append(saving.read(newest)["progress"]["step"])
-    done = subprocess.run([*command, "--out", str(parts)], env=ENV, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    code, _, said = forks.ended(forks.start(PRETRAIN, [*command, "--out", parts]))
+    assert code == 0, said
     assert steps == sorted(set(steps)) and 0 < steps[-1] < 10 * (2 + kills), steps
     assert same(*(weights(folder / "checkpoint.pth") for folder in (tmp_path / "whole", parts)))
 
@@ -143,28 +152,32 @@ def inode(path: Path) -> int:
     return path.stat().st_ino if path.exists() else 0
 
 
-def test_sigterm_writes_a_checkpoint_and_asks_to_be_requeued(tmp_path: Path) -> None:
-    command = [*COMMAND[:-1], "optim.epochs=200", "--out", str(tmp_path)]
-    process = subprocess.Popen(command, env=ENV, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not (tmp_path / "log.jsonl").exists():
+def test_sigterm_writes_a_checkpoint_and_asks_to_be_requeued(forks: Any, tmp_path: Path) -> None:
+    pid = forks.start(PRETRAIN, [*COMMAND[:-1], "optim.epochs=200", "--out", tmp_path])
+    log, until = tmp_path / "log.jsonl", time.monotonic() + 60
+    while not (log.exists() and log.read_text().count("\n") > 1) and time.monotonic() < until:
         time.sleep(0.01)
-    time.sleep(1.0)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=600)
-    assert process.returncode == loop.REQUEUE, said
+    os.kill(pid, signal.SIGTERM)
+    code, _, said = forks.ended(pid)
+    assert code == loop.REQUEUE, said
     assert torch.load(tmp_path / "checkpoint.pth", weights_only=True)["progress"]["step"] > 0
 
 
 @pytest.mark.parametrize(
     "name", ["dino_vmf", *(pytest.param(n, marks=pytest.mark.slow) for n in ("dino", "ibot_vmf", "msn"))]
 )
-def test_two_processes_equal_one(name: str, tmp_path: Path) -> None:
-    command = ["-m", "pretrain", "digits_dino_vmf", "--device", "cpu", "--set", *TINY, *METHODS[name]]
+def test_two_processes_equal_one(name: str, forks: Any, tmp_path: Path) -> None:
+    """As torchrun starts them; that itself is tried in test_launchers."""
+    command = ["digits_dino_vmf", "--device", "cpu", "--set", *TINY, *METHODS[name]]
     if name == "dino_vmf":  # gradients are exchanged after the second part alone
         command.append("run.accumulate=2")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([*torchrun, *command, "--out", str(tmp_path / "2")], env=ENV, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        env = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free.getsockname()[1]}
+    both = [env | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(2)]
+    pids = [forks.start(PRETRAIN, [*command, "--out", tmp_path / "2"], place) for place in both]
+    ended = [forks.ended(pid) for pid in pids]
+    assert [code for code, *_ in ended] == [0, 0], ended
     loop.run(recipe(*METHODS[name]), out=tmp_path / "1", device="cpu")
     one, two = (weights(tmp_path / count / "checkpoint.pth") for count in ("1", "2"))
     for key in one:
