@@ -16,7 +16,7 @@ from evaltk.data import decoding, folders
 from evaltk.data.decoding import Reading
 from evaltk.data.folders import EXTENSIONS, class_folders
 from evaltk.deviations import Deviation
-from evaltk.errors import DataError, lookalike, some
+from evaltk.errors import DataError, lookalike, some, twins
 
 SAMPLED = 32  # images a split whose bytes are part of its fingerprint
 TAIL = 65_536  # bytes of each, from its end
@@ -139,7 +139,10 @@ def read_as(split: Split, reading: Reading) -> Split:
 def own(dataset: Dataset, reading: Reading) -> Dataset:
     """A dataset of a user's own files, read so; notes say how, and what its splits hold."""
     train, test = (read_as(split, reading) for split in dataset.splits)
-    notes = (*dataset.notes, *(counts(split) for split in dataset.splits if len(split)), READ[reading.show])
+    told = tuple(counts(split) for split in dataset.splits if len(split))
+    if twice := twins(train.classes, case=True):
+        told += (f"classes that differ in case only: {some([f'{a} and {b}' for a, b in twice], 3)}",)
+    notes = (*dataset.notes, *told, READ[reading.show])
     return replace(dataset, train=train, test=test, notes=notes, own=True)
 
 
