@@ -20,6 +20,9 @@ from evaltk.errors import DataError, lookalike, some, twins
 
 SAMPLED = 32  # images a split whose bytes are part of its fingerprint
 TAIL = 65_536  # bytes of each, from its end
+MISSING = frozenset(
+    {"na", "n/a", "none", "null", "nan", "?", "#n/a", "unlabeled", "unlabelled"}
+)  # names that may mean it
 READ = {
     "as-shown": "images are read as shown: EXIF orientation, transparency on white, sRGB, gray of all depths at 8 bits",
     "as-reference": "images are read as-reference, as torchvision's ImageFolder does",
@@ -142,6 +145,8 @@ def own(dataset: Dataset, reading: Reading) -> Dataset:
     told = tuple(counts(split) for split in dataset.splits if len(split))
     if twice := twins(train.classes, case=True):
         told += (f"classes that differ in case only: {some([f'{a} and {b}' for a, b in twice], 3)}",)
+    if odd := [name for name in train.classes if name.lower() in MISSING]:
+        told += (f"a class is called {some(odd, 3)}: are these images without a label?",)
     notes = (*dataset.notes, *told, READ[reading.show])
     return replace(dataset, train=train, test=test, notes=notes, own=True)
 

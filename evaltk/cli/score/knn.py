@@ -69,6 +69,8 @@ def score(options: Options) -> None:
     if not 0 < options.temperature < np.inf:
         got = str(options.temperature)
         raise SettingsError(wanted="a temperature > 0", got=got, where="--temperature", do="--temperature 0.07")
+    _terminal.check_learnt(labels, wanted, options.labels)
+    _terminal.check_features(bank, queries, (options.bank, options.queries))
     ids, labels, wanted = _terminal.numbered(labels, wanted)
     x, q = torch.from_numpy(bank).float(), torch.from_numpy(queries).float()
     similarity, index = neighbours.search(q, x, max(options.k))
