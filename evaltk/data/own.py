@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -215,6 +215,11 @@ def _check_labelled(labels: Mapping[str, Sequence[Label]], where: object) -> Non
 def bare(labels: Sequence[object]) -> bool:
     """Whether there are rows, and not one has a label."""
     return bool(labels) and all(one is None or one in ("", -1) for one in labels)
+
+
+def whole(label: Any) -> Any:
+    """The label, an integer where it is a whole floating-point number: pandas makes these where one is missing."""
+    return int(label) if isinstance(label, float) and label.is_integer() and abs(label) < 2**53 else label
 
 
 def check_alike(labels: Mapping[str, Sequence[Sequence[object]]], where: object) -> None:
