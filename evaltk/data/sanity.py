@@ -101,6 +101,19 @@ def check_varied(x: np.ndarray, where: str) -> None:
         raise constant(where)
 
 
+def copies(nearest: np.ndarray) -> tuple[str, ...]:
+    """A note where more test images than `overlap.MOST` have the features of a training image, as copies of it have.
+
+    Args:
+        nearest: [N] cosine of each with its nearest training image.
+    """
+    same = int((nearest >= 1 - SAME).sum())
+    if same <= overlap.MOST * len(nearest):
+        return ()
+    told = f"{same:,} of {len(nearest):,} test images have the features of a training image"
+    return (f"{told}: are they copies of these in other files?",)
+
+
 def constant(where: str) -> DataError:
     """The error for features that are the same for all images."""
     return DataError(
