@@ -139,9 +139,11 @@ def read_as(split: Split, reading: Reading) -> Split:
     return replace(split, reading=reading, fingerprint=prints)
 
 
-def own(dataset: Dataset, reading: Reading) -> Dataset:
-    """A dataset of a user's own files, read so; notes say how, and what its splits hold."""
-    train, test = (read_as(split, reading) for split in dataset.splits)
+def own(dataset: Any, reading: Reading) -> Any:
+    """A dataset of a user's own images, with or without label maps, read so; notes say how, and what is in it."""
+    train, test = (read_as(split, reading) for split in (dataset.train, dataset.test))
+    if not isinstance(dataset, Dataset):
+        return replace(dataset, train=train, test=test, notes=(*dataset.notes, READ[reading.show]))
     told = tuple(counts(split) for split in dataset.splits if len(split))
     if twice := twins(train.classes, case=True):
         told += (f"classes that differ in case only: {some([f'{a} and {b}' for a, b in twice], 3)}",)
