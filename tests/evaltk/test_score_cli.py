@@ -270,6 +270,8 @@ def test_features_are_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert json.loads(capsys.readouterr().out) == {"n": 12, "top1": {"1": 11 / 12, "5": 11 / 12}}
     assert cli.main([*words, "--k", "5"]) == 0
     assert "91.67" in capsys.readouterr().out
+    assert cli.main(words) == 0  # with the default k
+    assert "k = 100 200 left out: the bank has 60 rows" in capsys.readouterr().out
     assert cli.main([*words, "--k", "61"]) == 2
     assert "k <= 60" in capsys.readouterr().err
     np.save(tmp_path / "y.npy", bank_y[:, None].astype(np.float64))  # as MATLAB and pandas have them
