@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 # ARGS of evidence: a suite, --group, --slice I/N, --minutes M; it goes on where it was cut off.
-.PHONY: demo evidence test gpu device faults soak fuzz portable browser docs wheel check bench clean
+.PHONY: demo evidence test gpu device faults soak fuzz portable oldest browser docs wheel check bench clean
 
 demo: $(STAMP)
 	$(BIN)/evaltk demo
@@ -30,6 +30,10 @@ device: $(STAMP)
 
 portable: $(STAMP)
 	$(BIN)/python tests/portable.py $(ARGS)
+
+# The default tests with the lower bounds of pyproject.toml, in .venv-oldest.
+oldest: $(STAMP)
+	$(BIN)/python tests/portable.py --only oldest
 
 browser: $(STAMP)
 	$(BIN)/python -m pytest -m browser -n 1 tests/reports

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import atexit
 import multiprocessing
+import multiprocessing.queues
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TypeVar
+
+from evaltk.errors import SettingsError
+
+Item = TypeVar("Item")
 
 _NAMES = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")  # what schedulers send before they end a job
 ENDING = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
@@ -79,13 +86,63 @@ def _ignore() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def items(loader: Iterable[Item], *, where: str, do: str) -> Iterator[Item]:
+    """What a DataLoader's worker processes make; they end with this process, whatever signals they ignore.
+
+    Args: where, do: of the error, where workers are set and what helps.
+
+    Raises: SettingsError: a worker was killed, mostly for lack of memory.
+    """
+    atexit.unregister(_kill_workers)
+    atexit.register(_kill_workers)  # before multiprocessing's own: that waits for workers which ignore SIGTERM
+    before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+    iterator = iter(loader)
+    if before is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, before)  # torch's raises wherever the main thread is, as amid a checkpoint
+    try:
+        yield from iterator
+    except (RuntimeError, OSError, EOFError) as error:
+        if not _gone(error):
+            raise
+        got = f"one that has gone: {(str(error).splitlines() or [type(error).__name__])[0]}"
+        raise SettingsError(wanted="decoding processes that stay alive", got=got, where=where, do=do) from error
+    finally:
+        # As torch does when it is deleted, where an error could not be caught: a worker may be killed meanwhile.
+        try:
+            getattr(iterator, "_shutdown_workers", bool)()
+        except RuntimeError as error:
+            if not _gone(error):
+                raise
+
+
+def _gone(error: Exception) -> bool:
+    """Whether it says that a worker has gone; not an error that one has met and sent."""
+    lost = isinstance(error, OSError | EOFError) and "in DataLoader worker process" not in str(error)
+    return lost or "DataLoader worker (pid" in str(error)
+
+
+def _kill_workers() -> None:
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
+
+
 def start_worker(worker: int = 0) -> None:
     """Set up a worker process: it ends when its parent has died, even by SIGKILL, and leaves Ctrl-C to its parent.
 
-    Without this a worker whose parent was killed waits for ever for a reader of what it made.
+    Without this a worker whose parent was killed waits for ever for a reader of what it made, and a parent waits for
+    ever for what a worker failed to send.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_unsent)  # type: ignore[attr-defined]
     threading.Thread(target=_watch, args=(os.getppid(), multiprocessing.parent_process()), daemon=True).start()
+
+
+def _unsent(error: Exception, item: object) -> None:
+    """End the worker, which its parent notices; multiprocessing would drop the item and go on."""
+    sys.stderr.write(f"a decoding process could not send its images: {type(error).__name__}: {str(error)[:200]}\n")
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _watch(parent: int, process: multiprocessing.process.BaseProcess | None) -> None:

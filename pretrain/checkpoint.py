@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from evaltk import checksums, distributed, files, owned
+from evaltk import checksums, distributed, files, owned, safe_json
 from evaltk.checkpoints import rawfile
 from evaltk.errors import CheckpointError, StorageError
 from evaltk.progress import log
@@ -150,7 +150,7 @@ def resume(
         if "fp16_scaler" in tree:
             state.scaler.load_state_dict(tree["fp16_scaler"])
         state.position = resuming.position_in(tree)
-        state.incidents = of_config(json.loads(tree["config"]).get("incidents"))
+        state.incidents = of_config(safe_json.parse(tree["config"]).get("incidents"))
         resuming.check(state, method.centers(recipe.method, torch.device("cpu")), settings)
     except Exception as error:  # torch's loading raises nearly anything for a tree of another form
         raise CheckpointError(

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from evaltk import files
+from evaltk import files, safe_json
 from evaltk.progress import log
 
 LOG = "log.jsonl"
@@ -63,7 +63,7 @@ def _plain(value: Any) -> Any:
 def _object(line: str) -> dict[str, Any] | None:
     """A line of the log; None: a damaged one, as a full disk or a crash leaves it."""
     try:
-        found = json.loads(line)
+        found = safe_json.parse(line)
         return found | {"step": int(found["step"])}
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evaltk import crew, distributed, files, owned
+from evaltk import crew, distributed, files, owned, processes
 from evaltk.errors import EvaltkError, SettingsError
 from evaltk.processes import REQUEUE
 from evaltk.progress import log
@@ -234,7 +234,9 @@ def _rest_of_epoch(
     """Per step from `start` on, its micro-batches."""
     steps = list(order.epoch(epoch, start))
     micro_batches = [part for step in steps for part in _split(step, settings.accumulate)]
-    batches = iter(loader.loader(dataset, micro_batches, workers=settings.workers, world=order.world))
+    loaded = loader.loader(dataset, micro_batches, workers=settings.workers, world=order.world)
+    do = "use fewer (--set run.workers=1); the same command goes on from the last checkpoint"
+    batches = iter(processes.items(loaded, where="run.workers", do=do))
     for _ in steps:
         yield [next(batches) for _ in range(settings.accumulate)]
 

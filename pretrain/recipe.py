@@ -208,6 +208,7 @@ def _rules_of_views(v: Views) -> list[Rule]:
     chances = (v.jitter_prob, v.gray_prob, v.flip_prob, *v.blur, *v.solarize)
     return [
         (v.num_global >= 1 and v.num_local >= 0, "views.num_global >= 1, num_local >= 0", (v.num_global, v.num_local)),
+        (v.decode == "workers" or v.where == "device", "views.where = device with views.decode = device", v.where),
         (v.num_global + v.num_local <= 1000, "at most 1000 views", (v.num_global, v.num_local)),
         (1 <= min(sizes) <= max(sizes) <= 8192, "views.global_size, local_size from 1 to 8192", sizes),
         (all(0 < low <= high <= 1 for low, high in shares), "views.global_scale, local_scale: 0 < low <= high <= 1",

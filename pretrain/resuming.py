@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from evaltk import safe_json
 from evaltk.errors import CheckpointError
 from pretrain.state import Position, State
 
@@ -20,7 +20,7 @@ MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # that AdamW keeps of a weight
 def recipe_in(tree: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     """The recipe that a checkpoint's tree states. Raises: CheckpointError: none that can be read."""
     try:
-        found = json.loads(tree["config"])["recipe"]
+        found = safe_json.parse(tree["config"])["recipe"]
         if not isinstance(found, Mapping):
             raise TypeError(type(found).__name__)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
@@ -66,6 +66,8 @@ def check(state: State[Any], centers: Mapping[str, torch.Tensor], settings: list
                     raise ValueError(f"{name} in the optimizer, which does not fit a weight {list(parameter.shape)}")
                 if not bool(torch.isfinite(value).all()):
                     raise ValueError(f"NaN or infinity in {name} of the optimizer")
+            if kept and not (kept["step"].numel() == 1 and kept["step"] >= 1 and kept["step"] % 1 == 0):
+                raise ValueError("a number of steps in the optimizer that is none")
     for name, center in centers.items():
         if state.centers[name].shape != center.shape:
             raise ValueError(f"the centre {name} of shape {list(state.centers[name].shape)}")

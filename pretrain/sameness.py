@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from evaltk import distributed, machine
+from evaltk import distributed, machine, safe_json
 from evaltk.errors import CheckpointError, DataError
 from evaltk.progress import log
 from pretrain import resuming
@@ -99,7 +99,7 @@ def _size(path: Path) -> int:
 
 def check_images(tree: Mapping[str, Any], images: Images, path: Path) -> None:
     """Raises: CheckpointError: it was trained on other images; files of earlier versions do not tell."""
-    config = json.loads(tree["config"])
+    config = safe_json.parse(tree["config"])
     then, now = config.get("images"), images.told
     if then is None:
         return
@@ -185,7 +185,7 @@ def surroundings(device: torch.device) -> dict[str, Any]:
 
 def say_surroundings(tree: Mapping[str, Any], device: torch.device) -> None:
     """Log what differs; checkpoints of earlier versions do not tell."""
-    then = json.loads(tree["config"]).get("surroundings")
+    then = safe_json.parse(tree["config"]).get("surroundings")
     now = surroundings(device)
     if not isinstance(then, Mapping) or not distributed.is_main():
         return

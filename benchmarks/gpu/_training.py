@@ -19,6 +19,7 @@ from benchmarks.gpu._card import Clock, Limits
 from pretrain import loop, methods, nets
 from pretrain import recipe as recipes
 from pretrain.data import loader
+from pretrain.data.sources import FolderSource
 from pretrain.recipe import Recipe
 
 CASES = (
@@ -85,48 +86,36 @@ def plain(clock: Clock, *, vmf: bool) -> dict[str, Any]:
     return {"images_per_second": batch / seconds, "milliseconds": 1e3 * seconds, "peak_gigabytes": clock.peak()}
 
 
-class Folder:
-    """JPEG files of a photograph's size, as a source of training images."""
-
-    labels = None
-
-    def __init__(self, folder: Path, count: int) -> None:
-        self.paths = [folder / f"{i:05d}.jpg" for i in range(count)]
-        numbers = np.random.default_rng(0)
-        for path in self.paths:
-            coarse = numbers.integers(0, 256, (24, 32, 3), dtype=np.uint8)
-            Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC).save(path, quality=90)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def open(self, index: int) -> Image.Image:
-        """The image, decoded."""
-        with Image.open(self.paths[index]) as image:
-            return image.convert("RGB")
-
-    def image_id(self, index: int) -> str:
-        """Its name."""
-        return self.paths[index].name
+def write_photographs(folder: Path, count: int) -> None:
+    """JPEG files of a photograph's size."""
+    numbers = np.random.default_rng(0)
+    for i in range(count):
+        coarse = numbers.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+        image = Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC)
+        image.save(folder / f"{i:05d}.jpg", quality=90)
 
 
-def from_disk(clock: Clock) -> dict[str, Any]:
-    """ViT-S/16 DINO-vMF on JPEG files: decoded by workers, views made on the device."""
+def from_disk(clock: Clock, decode: str) -> dict[str, Any]:
+    """ViT-S/16 DINO-vMF on JPEG files: decoded by workers or on the device, views made there."""
     batch, count = (2, 8) if clock.quick else (64, 1024)
-    recipe = recipe_of("dino_vmf_vits16", (), batch, clock)
+    recipe = recipe_of("dino_vmf_vits16", (f"views.decode={decode}",), batch, clock)
     with tempfile.TemporaryDirectory() as folder:
         arch = nets.parse(recipe.net.arch)
-        source: Any = Folder(Path(folder), count)
+        write_photographs(Path(folder), count)
+        source = FolderSource(Path(folder))
         dataset = loader.ViewDataset(source, recipe.views, seed=0, masking=None, patch_size=arch.patch_size)
         workers = 0 if clock.quick else min(16, os.cpu_count() or 1)
         order = [[(e, (b * batch + i) % count) for i in range(batch)] for e in range(40) for b in range(count // batch)]
         batches: Iterator[loader.HostBatch] = iter(loader.loader(dataset, order, workers=workers, world=1))
         steps = Steps(recipe, clock.device)
         seconds = clock.seconds(lambda: steps(next(batches)), least=6.0, warm=8)
-        decoding = clock.seconds(lambda: next(batches), least=3.0)
+        device, data = clock.device, recipe.data
+        loading = clock.seconds(
+            lambda: loader.to_device(next(batches), recipe.views, device, mean=data.mean, std=data.std), least=3.0
+        )
     return {
         "images_per_second": batch / seconds,
-        "decoding_alone_images_per_second": batch / decoding,
+        "views_alone_images_per_second": batch / loading,
         "workers": workers,
     }
 
@@ -136,7 +125,8 @@ def cases(clock: Clock, limits: Limits) -> Iterator[tuple[str, Any]]:
     yield "train S/16 plain step, vMF", lambda: plain(clock, vmf=True)
     for title, name, more in CASES:
         yield f"train {title}", lambda name=name, more=more: _cleaned(lambda: synthetic(name, more, clock, limits))
-    yield "train S/16 dino_vmf from JPEG files", lambda: from_disk(clock)
+    yield "train S/16 dino_vmf from JPEG files", lambda: from_disk(clock, "workers")
+    yield "train S/16 dino_vmf from JPEG files decoded on the device", lambda: from_disk(clock, "device")
     yield "train S/16 plain step, no vMF", lambda: plain(clock, vmf=False)
 
 

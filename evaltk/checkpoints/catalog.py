@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+from evaltk import safe_json
 from evaltk.checkpoints.download import download, state_path
 from evaltk.errors import DownloadError, SettingsError, StorageError, nearest
 from evaltk.files import make_folder, storage_errors, write_text
@@ -216,7 +217,7 @@ def pins(*, home: Path | None = None) -> dict[str, dict[str, Any]]:
     path = _root(home) / "pins.json"
     try:
         with storage_errors(path):
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = safe_json.parse(path.read_text(encoding="utf-8"))
         return {name: {**pin, "sha256": str(pin["sha256"])} for name, pin in found.items()}
     except FileNotFoundError:
         return {}

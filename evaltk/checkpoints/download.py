@@ -13,7 +13,7 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any
 
-from evaltk import progress
+from evaltk import progress, safe_json
 from evaltk.checkpoints.redirects import open_url
 from evaltk.errors import DownloadError, StorageError
 from evaltk.files import storage_errors, write_text
@@ -162,7 +162,7 @@ def state_path(part: Path) -> Path:
 def _state(part: Path) -> dict[str, Any]:
     """{url, total bytes or None, etag, modified} of the file that `part` is the beginning of; {} if it is not known."""
     try:
-        state = json.loads(state_path(part).read_text(encoding="utf-8"))
+        state = safe_json.parse(state_path(part).read_text(encoding="utf-8"))
         return {key: state[key] for key in ("url", "total", "etag", "modified")}
     except (OSError, ValueError, KeyError, TypeError):
         return {}

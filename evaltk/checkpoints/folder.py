@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from evaltk import safe_json
 from evaltk.checkpoints import sharded
 from evaltk.checkpoints.foreign_files import CONVERT_FLAX, CONVERT_TF, SAVE, WANTED
 from evaltk.errors import CheckpointError, some
@@ -163,7 +164,8 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > JSON_BYTES:
             raise ValueError(f"{path.stat().st_size:,} bytes")
-        found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once, parse_constant=number)
+        text, whole = path.read_text(encoding="utf-8"), safe_json.whole
+        found = json.loads(text, object_pairs_hook=once, parse_constant=number, parse_int=whole)
         if not isinstance(found, dict):
             raise ValueError(f"a {type(found).__name__}")
     except (OSError, ValueError, RecursionError) as error:

@@ -9,7 +9,6 @@ Examples:
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from evaltk import files
+from evaltk import files, safe_json
 from evaltk.cli import _options
 from evaltk.errors import SettingsError, printable
 
@@ -96,7 +95,7 @@ def _name(folder: Path) -> str:
 
 def _describe(folder: Path) -> str:
     try:
-        key = json.loads((folder / "key.json").read_text(encoding="utf-8"))
+        key = safe_json.parse((folder / "key.json").read_text(encoding="utf-8"))
         return f"{key['split']}, {key['recipe']}, {key['transform']}, {key['precision']}, weights {key['sha256'][:12]}"
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "decoded pixels (--pixels)" if folder.parent.name == "pixels" else "unfinished"

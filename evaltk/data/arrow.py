@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from evaltk import safe_json
 from evaltk.data import encoded, own, parquet
 from evaltk.data.encoded import EncodedSplit
 from evaltk.data.images import Dataset
@@ -131,7 +131,7 @@ def _complete(files: Sequence[Path], folder: Path) -> list[Path]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = safe_json.parse(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
             raise ValueError(f"a {type(found).__name__}")
     except (OSError, ValueError, RecursionError) as error:
@@ -213,7 +213,7 @@ def _features(path: Path, table: pa.Table) -> Mapping[str, dict[str, Any]]:
         info = _json(path.parent / "dataset_info.json")
     elif b"huggingface" in (table.schema.metadata or {}):
         try:
-            info = json.loads(table.schema.metadata[b"huggingface"])["info"]
+            info = safe_json.parse(table.schema.metadata[b"huggingface"])["info"]
         except (ValueError, KeyError, TypeError):
             info = {}
     found = info.get("features") if isinstance(info, dict) else None

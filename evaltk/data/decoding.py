@@ -164,6 +164,11 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)  # older Pillows have no AVIF
 
 
+def is_turned(image: Image.Image) -> bool:
+    """Whether a viewer shows it otherwise than it lies."""
+    return _orientation(image) in TURNS
+
+
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ORIENTATION, 1))

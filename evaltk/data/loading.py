@@ -15,7 +15,7 @@ from torch.utils.data import Dataset as TorchDataset
 from evaltk import distributed, machine, processes
 from evaltk.data.images import Split
 from evaltk.data.transforms import Transform
-from evaltk.errors import DataError, SettingsError
+from evaltk.errors import DataError
 
 Item = tuple[int, np.ndarray | None, str]  # index, the pixels or None, what was wrong
 Load = Callable[[int], np.ndarray]  # the pixels of the image with this index; picklable, for worker processes
@@ -45,17 +45,8 @@ def _loaded(
         collate_fn=collate,
         worker_init_fn=processes.start_worker,
     )
-    try:
-        yield from loader
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise SettingsError(
-            wanted="decoding processes that stay alive",
-            got=str(error).splitlines()[0],
-            where="--workers",
-            do="use fewer (--workers 0: none beside this one); finished shards are kept",
-        ) from error
+    do = "use fewer (--workers 0: none beside this one); finished shards are kept"
+    yield from processes.items(loader, where="--workers", do=do)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +90,10 @@ def _piped(items: list[tuple[int, Any, str]]) -> tuple[list[int], list[tuple[int
 
 def _shared(items: list[tuple[int, Any, str]]) -> tuple[list[int], list[tuple[int, str]], list[Any]]:
     kept, bad, views = _piped(items)
-    return kept, bad, [torch.from_numpy(view) for view in views]  # torch moves tensors into shared memory
+    try:
+        return kept, bad, [torch.from_numpy(view).share_memory_() for view in views]
+    except (OSError, RuntimeError):  # it has become full, or files may not be so large
+        return kept, bad, views
 
 
 def _spare_shared() -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from evaltk import safe_json
 from evaltk.data import listed, own
 from evaltk.data.encoded import EncodedSplit
 from evaltk.data.images import Dataset
@@ -250,7 +250,7 @@ def _fields(kind: Any) -> list[str]:
 def _names_in(metadata: Mapping[bytes, bytes], label: str) -> tuple[str, ...]:
     """Names of the classes, as the hub's metadata give them; () where they do not."""
     try:
-        found = json.loads(metadata[b"huggingface"])["info"]["features"][label]["names"]
+        found = safe_json.parse(metadata[b"huggingface"])["info"]["features"][label]["names"]
     except (KeyError, ValueError, TypeError):
         return ()
     return tuple(map(str, found)) if isinstance(found, list) else ()

@@ -155,7 +155,7 @@ def _look(source: Any, where: str, workers: int) -> _Seen:
         _Looks(source, where), batch_size=None, num_workers=workers, worker_init_fn=processes.start_worker
     )
     with progress.bar(f"{where}: fingerprint", count) as advance:
-        for found in loader:
+        for found in processes.items(loader, where="--workers", do="use fewer (--workers 0: none beside this one)"):
             if isinstance(found, DataError):
                 raise found
             digests.append(found[0])

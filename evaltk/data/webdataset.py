@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tarfile
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from evaltk import checksums, files, progress
+from evaltk import checksums, files, progress, safe_json
 from evaltk.data import encoded, own
 from evaltk.data.encoded import EncodedSplit
 from evaltk.data.folders import READABLE
@@ -271,7 +270,7 @@ def _label(sample: _Sample, key: str | None, where: str) -> Label:
             return text
         raise DataError(wanted="a label in .cls", got="an empty file", where=where, do="write the shard again")
     try:
-        found: Any = json.loads(sample.json or "")
+        found: Any = safe_json.parse(sample.json or "")
     except (ValueError, RecursionError) as error:
         got = str(error)[:80]
         raise DataError(wanted="a JSON object in .json", got=got, where=where, do="write the shard again") from error

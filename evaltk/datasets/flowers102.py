@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from evaltk import safe_matlab
 from evaltk.data import listed, parquet
 from evaltk.data.images import Dataset
 from evaltk.datasets import DatasetSpec
@@ -51,18 +52,16 @@ def load(root: Path, label: str = "flowers102") -> Dataset:
 
 def _vectors(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Vectors of whole numbers of a MATLAB file, int64 [n]; nothing else in it is looked at."""
-    from scipy.io import loadmat
-
     if not path.exists():
         raise DataError(wanted=path.name, got="no such file", where=path.parent, do=WHERE)
     try:
-        found = loadmat(path, variable_names=names)
+        found = safe_matlab.read(path, names)
         vectors = {name: np.atleast_1d(np.squeeze(found[name])) for name in names}
         for name, vector in vectors.items():
             if vector.ndim != 1 or not len(vector) or vector.dtype.kind not in "iuf" or (vector % 1).any():
                 raise ValueError(f"{name} is {vector.dtype} {list(vector.shape)}")
-    except Exception as error:  # a damaged file can raise nearly anything; none of it is ours
-        got = f"{type(error).__name__}: {error}"[:160]
+    except (OSError, ValueError) as error:
+        got = str(error)[:160]
         raise DataError(wanted=f"vectors {', '.join(names)} of whole numbers", got=got, where=path, do=WHERE) from error
     return {name: vector.astype(np.int64) for name, vector in vectors.items()}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import os
 import re
@@ -199,7 +198,7 @@ def _sound(result: Result) -> bool:
     numbers = [number for s in result.scores for number in (s.n, *(s.interval or ()))]
     return (
         all(isinstance(part, dict) for part in (*parts, *(s.at for s in result.scores)))
-        and all(isinstance(text, str) for text in texts)
+        and all(isinstance(text, str) for text in [*texts, result.checkpoint.get("name")])
         and all(_is_number(n) and _finite(n) for n in (result.version, result.seed, *numbers))
         and all(_is_number(s.value) for s in result.scores)
         and all(s.interval is None or (len(s.interval) == 2 and s.interval[0] <= s.interval[1]) for s in result.scores)
@@ -239,7 +238,7 @@ def check_predictions(path: Path) -> None:
     """
     beside = predictions_path(path)
     try:
-        wanted = json.loads(path.read_text(encoding="utf-8")).get(BESIDE)
+        wanted = safe_json.parse(path.read_text(encoding="utf-8")).get(BESIDE)
     except (OSError, ValueError, AttributeError):
         return  # no result that could be read says anything of them
     if wanted is not None:

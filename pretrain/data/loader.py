@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ from evaltk.seeding import generator
 from evaltk.sending import sent
 from evaltk.types import IMAGENET_MEAN, IMAGENET_STD
 from pretrain import signals
-from pretrain.data import masks, views, views_device, views_plan
+from pretrain.data import jpegs, masks, sources, views, views_device, views_plan
+from pretrain.data.jpegs import Encoded, Jpeg
 from pretrain.data.masks import Masked
 from pretrain.data.sources import Bad, Source
 from pretrain.data.views import Params, Views
@@ -124,7 +125,7 @@ class Sample:
     Attributes:
         index, image_id: of the image that was read. bad: the unreadable ones before it, which it replaces.
         mask: bool [num_global, h, w], or None. views: uint8 [s, s, 3] each, rendered by Pillow; or else
-        image: uint8 [H, W, 3] with the `params` of its views, rendered on the device.
+        image: uint8 [H, W, 3], or the file that the device decodes, with the `params` of its views, rendered there.
     """
 
     index: int
@@ -132,7 +133,7 @@ class Sample:
     bad: tuple[Bad, ...]
     mask: Tensor | None = None
     views: list[np.ndarray] | None = None
-    image: np.ndarray | None = None
+    image: np.ndarray | Jpeg | None = None
     params: Params | None = None
 
 
@@ -143,7 +144,7 @@ class HostBatch:
     Attributes:
         index: [B]. ids: of the images. bad: unreadable ones. mask: bool [num_global, B, h, w], with the patches it
             masks, or None. views: uint8 [B, 3, s, s] each; or else canvas: uint8 [B, 3, H, W], each image in its upper
-            left corner, with the `plan` of its views.
+            left corner but those still `encoded`, with the `plan` of its views; None: all of them are.
     """
 
     index: Tensor
@@ -153,6 +154,7 @@ class HostBatch:
     masked: Masked | None = None
     views: list[Tensor] | None = None
     canvas: Tensor | None = None
+    encoded: Encoded | None = None
     plan: Plan | None = None
 
     def pin_memory(self) -> HostBatch:
@@ -208,25 +210,32 @@ class ViewDataset(TorchDataset):
             for n, (key, found) in enumerate(zip(keys, opened, strict=True))
         ]
 
-    def _open(self, index: int) -> tuple[int, Image.Image, tuple[Bad, ...]]:
-        """(index of the image read, the image, unreadable ones before it)."""
+    def _open(self, index: int) -> tuple[int, Image.Image | Jpeg, tuple[Bad, ...]]:
+        """(index of the image read, the image or its file, unreadable ones before it)."""
         bad: list[Bad] = []
         for other in range(len(self.source)):
             at = (index + other) % len(self.source)
             try:
-                return at, self.source.open(at), tuple(bad)
+                return at, self._jpeg(at) or self.source.open(at), tuple(bad)
             except DataError as error:
                 bad.append((self.source.image_id(at), f"{error.where}: {error.got}"))
         raise DataError(wanted="a readable image", got="none", where="data.source", do="restore the images")
 
+    def _jpeg(self, at: int) -> Jpeg | None:
+        """The file of an image that the device decodes."""
+        found = sources.encoded(self.source, at) if self.views.decode == "device" else None
+        return None if found is None else jpegs.plain(*found)
+
     def _sample(
-        self, key: tuple[int, int], at: int, image: Image.Image, bad: tuple[Bad, ...], *, params: Params
+        self, key: tuple[int, int], at: int, image: Image.Image | Jpeg, bad: tuple[Bad, ...], *, params: Params
     ) -> Sample:
         mask = None
         if self.masking is not None:
             stream = generator(self.seed, "masks", *key)
             mask = masks.sample_masks(self.views.num_global, self.grid, generator=stream, settings=self.masking)
         sample = Sample(index=at, image_id=self.source.image_id(at), bad=bad, mask=mask)
+        if isinstance(image, Jpeg):
+            return dataclasses.replace(sample, image=image, params=params)
         if self.views.where == "workers":
             return dataclasses.replace(sample, views=views.render(image, params, self.views))
         return dataclasses.replace(sample, image=np.asarray(image), params=params)
@@ -246,14 +255,24 @@ def collate(samples: Sequence[Sample], settings: Views) -> HostBatch:
     if rendered:
         stacked = [np.stack(same_view) for same_view in zip(*rendered, strict=True)]
         return dataclasses.replace(batch, views=[torch.from_numpy(s).permute(0, 3, 1, 2) for s in stacked])
+    return dataclasses.replace(batch, **_canvas(samples, settings))
+
+
+def _canvas(samples: Sequence[Sample], settings: Views) -> dict[str, Any]:
+    """The images of a batch as `HostBatch` holds them where the device makes the views."""
     images = [s.image for s in samples if s.image is not None]
-    height, width = (max(image.shape[side] for image in images) for side in (0, 1))
-    canvas = torch.zeros(len(images), 3, height, width, dtype=torch.uint8)
-    for row, image in zip(canvas, images, strict=True):
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-        row[:, : pixels.shape[1], : pixels.shape[2]] = pixels
+    sides = [image.size[::-1] if isinstance(image, Jpeg) else image.shape[:2] for image in images]
+    height, width = (max(side[n] for side in sides) for n in (0, 1))
+    files = [(n, samples[n].image_id, image) for n, image in enumerate(images) if isinstance(image, Jpeg)]
+    shape = (len(images), 3, height, width)
+    canvas = torch.zeros(shape, dtype=torch.uint8) if len(files) < len(images) else None
+    for row, image in enumerate(images):
+        if canvas is not None and not isinstance(image, Jpeg):
+            pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+            canvas[row, :, : pixels.shape[1], : pixels.shape[2]] = pixels
     params = views.stack([s.params for s in samples if s.params is not None])
-    return dataclasses.replace(batch, canvas=canvas, plan=views_plan.plan(params, settings, height, width))
+    plan = views_plan.plan(params, settings, height, width)
+    return {"canvas": canvas, "encoded": jpegs.together(files, shape), "plan": plan}
 
 
 def _stack_masks(per_image: list[Tensor]) -> Tensor | None:
@@ -281,9 +300,11 @@ def to_device(batch: HostBatch, settings: Views, device: torch.device, *, mean: 
         m, s = sent([mean, std], device).view(2, 1, 3, 1, 1)
         made = [v.to(device, non_blocking=True).float().div_(255).sub_(m).div_(s) for v in batch.views]
     else:
-        assert batch.canvas is not None
         assert batch.plan is not None
-        canvas = batch.canvas.to(device, non_blocking=True)
+        canvas = None if batch.canvas is None else batch.canvas.to(device, non_blocking=True)
+        if batch.encoded is not None:
+            canvas = jpegs.on_canvas(canvas, batch.encoded, device)
+        assert canvas is not None
         made = views_device.render_planned(canvas, batch.plan.to(device), mean=mean, std=std, views=settings)
     return Batch(
         views=made,

@@ -16,6 +16,8 @@ from PIL import Image
 from evaltk import datasets
 from evaltk.data import decoding, folders, own
 from evaltk.data.decoding import Reading
+from evaltk.data.encoded import EncodedSplit
+from evaltk.data.images import Split
 from evaltk.data.options import DataOptions
 from evaltk.errors import DataError, SettingsError
 
@@ -112,18 +114,38 @@ class ZipSource:
         """The image's name in the zip file."""
         return self.names[index]
 
-    def open(self, index: int) -> Image.Image:
-        """The image as RGB. Raises: DataError: cannot be decoded."""
+    def read(self, index: int) -> bytes:
+        """The image file's bytes. Raises: nearly anything where they are damaged."""
         if getattr(self._own, "process", None) != os.getpid():
             self._own.archive, self._own.process = zipfile.ZipFile(self.path), os.getpid()
+        data: bytes = self._own.archive.read(self.names[index])
+        return data
+
+    def open(self, index: int) -> Image.Image:
+        """The image as RGB. Raises: DataError: cannot be decoded."""
         where = f"{self.path}:{self.names[index][-200:]}"
         try:
-            data = self._own.archive.read(self.names[index])
-            return decoding.rgb(data, self.reading, where=where)
+            return decoding.rgb(self.read(index), self.reading, where=where)
         except DataError as error:
             raise _undecodable(error.got, where) from error
         except Exception as error:  # zipfile raises nearly anything on damaged bytes
             raise _undecodable(f"{type(error).__name__}: {error}", where) from error
+
+
+def encoded(source: Source, index: int) -> tuple[bytes, Reading] | None:
+    """The bytes of an image's file and how it is to be read; None: it has none of its own, or cannot be read."""
+    try:
+        if isinstance(source, FolderSource):
+            return (source.path / source.names[index]).read_bytes(), source.reading
+        if isinstance(source, ZipSource):
+            return source.read(index), source.reading
+        if isinstance(source, EncodedSplit):
+            return source.encoded(index), source.reading
+        if type(source) is Split and source.files is not None:  # others make something of what they read
+            return ((source.root or Path()) / source.files[index]).read_bytes(), source.reading
+    except Exception:  # noqa: BLE001 (zipfile raises nearly anything on damaged bytes; `open` reads it again, and tells)
+        return None
+    return None
 
 
 def _kind_in_zip(name: str, suffixes: Sequence[str]) -> str | None:

@@ -35,10 +35,12 @@ class Views:
 
     Attributes:
         where: workers (Pillow, the reference) or device (the same parameters, batched tensors).
+        decode: of JPEG files, by workers (Pillow), or where the views are made on the device: by nvJPEG on a GPU.
         blur, solarize: probabilities for the first global, the second global, the locals.
     """
 
     where: Literal["workers", "device"] = "workers"
+    decode: Literal["workers", "device"] = "workers"
     num_global: int = 2
     num_local: int = 10
     global_size: int = 224

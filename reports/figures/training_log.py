@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from evaltk import files
+from evaltk import files, safe_json
 
 LOG = "log.jsonl"
 LARGEST = 1e300  # whole numbers beyond it are no floats; NaN is not below it either
@@ -99,7 +98,7 @@ def lines(path: Path) -> Iterator[Mapping[str, Any]]:
         return
     for line in text.splitlines():
         try:
-            found = json.loads(line)
+            found = safe_json.parse(line)
         except (ValueError, RecursionError):
             continue
         if isinstance(found, dict) and is_number(found.get("step")) and is_number(found.get("epoch")):

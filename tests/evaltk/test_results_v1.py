@@ -195,6 +195,7 @@ LACKING: list[tuple[Callable[[dict], object], str]] = [
     (lambda tree: tree["settings"].pop("dataset"), r"no settings\.dataset\.name, settings\.dataset\.fingerprint"),
     (lambda tree: tree["settings"]["dataset"].pop("fingerprint"), r"no settings\.dataset\.fingerprint"),
     (lambda tree: tree.update(settings=[1]), "a field of another kind"),
+    (lambda tree: tree["checkpoint"].pop("name"), "a field of another kind"),
     (lambda tree: tree.update(format=3), "format 3, of a later evaltk"),
 ]
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaltk import cli, safe_arrays, safe_json
-from evaltk.errors import SettingsError
+from evaltk import cli, safe_arrays, safe_json, safe_toml
+from evaltk.checkpoints import folder
+from evaltk.errors import CheckpointError, SettingsError
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -50,6 +51,25 @@ def test_headers_are_checked_before_anything_is_allocated(tmp_path: Path) -> Non
     deep.write_text("[" * 100_000)
     with pytest.raises(ValueError, match="nested too deep"):
         safe_json.read(deep)
+
+
+@pytest.mark.parametrize("digits", [20, 400])
+def test_whole_numbers_of_more_than_64_bits_are_refused(digits: int) -> None:
+    """A float of them overflows, wherever that may happen."""
+    large = "9" * digits
+    for text in (large, f'{{"a": [0.5, -{large}]}}'):
+        with pytest.raises(ValueError, match=rf"a whole number of ({digits}|{digits + 1}) digits"):
+            safe_json.parse(text)
+    for text in (f"a = {large}", f"[a]\nb = [[{{c = -{large}}}]]"):
+        with pytest.raises(ValueError, match="a whole number of more than 64 bits"):
+            safe_toml.parse(text)
+    assert safe_json.parse(str(2**64 - 1)) == 2**64 - 1 and safe_toml.parse("a = -9") == {"a": -9}
+
+
+def test_a_config_with_such_a_number_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(f'{{"image_mean": [0.5, 0.5, {"9" * 400}]}}')
+    with pytest.raises(CheckpointError, match="wanted a JSON object; got a whole number of 400 digits"):
+        folder.read_json(tmp_path / "preprocessor_config.json")
 
 
 def test_every_flipped_byte_of_an_archive_is_seen(tmp_path: Path) -> None:

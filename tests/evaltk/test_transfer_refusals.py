@@ -114,7 +114,7 @@ def test_moving_an_image_from_train_to_val_is_another_data_set(tree: Callable[[s
 BAD_MATS = [
     ("setid.mat", {"trnid": [[1, 11]], "valid": [[2]], "tstid": [[3]]}, "images 1 to 10, as labelled; got image 11"),
     ("setid.mat", {"trnid": [[0, 1]], "valid": [[2]], "tstid": [[3]]}, "got image 0 in trnid"),
-    ("setid.mat", {"trnid": [[1]], "valid": [[2]]}, "vectors trnid, valid, tstid of whole numbers; got KeyError"),
+    ("setid.mat", {"trnid": [[1]], "valid": [[2]]}, "vectors trnid, valid, tstid of whole numbers; got no tstid"),
     ("setid.mat", {"trnid": [[1]], "valid": [[2]], "tstid": [[1]]}, "in train and in test"),
     ("setid.mat", {"trnid": [[1.5]], "valid": [[2]], "tstid": [[3]]}, "trnid is float64"),
     ("setid.mat", {"trnid": [[1, 2], [3, 4]], "valid": [[2]], "tstid": [[3]]}, r"trnid is int64 [2, 2]"),

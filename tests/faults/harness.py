@@ -45,6 +45,7 @@ COMMANDS = {
     "report": ["report", "--runs", "runs", "--out", "page.html"],
     "fetch": ["fetch", "net", "--catalog", "catalog.toml", "--home", "home"],
 }  # fmt: skip
+WITH_WORKERS = {"pretrain with decoding processes": [*COMMANDS["pretrain"], "run.workers=2", "optim.epochs=4"]}
 ENDED = {"SIGTERM": 143, "SIGINT": 130, "SIGKILL": -9}
 TRAINING_ENDED = ENDED | {"SIGTERM": 75}
 VOLATILE = ("images_per_second", "seconds_left", "time")  # of lines of a log
@@ -82,7 +83,7 @@ class Server:
         """Start a command in its folder. Returns: (process id, the file with what it says)."""
         self.prepare(name, folder)
         said = Path(self.place.name) / f"{time.monotonic_ns()}.err"  # on another disk than one that is full
-        argv = [*COMMANDS[name][:-1], COMMANDS[name][-1], *more]
+        argv = [*(COMMANDS | WITH_WORKERS)[name], *more]
         pid = self._ask(
             argv=argv, folder=str(folder), stderr=str(said), fault=fault, at=at, count=str(said.with_suffix(".count"))
         )

@@ -6,6 +6,7 @@ Reads requests as JSON lines: {"argv", "folder", "stderr", "fault", "at", "count
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import errno
 import importlib
@@ -107,6 +108,7 @@ def child(asked: dict) -> int:
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     count, breaker.pid = breaker.count, 0
     Path(asked["count"]).write_text(str(count))
+    atexit._run_exitfuncs()  # which os._exit leaves out: it waits for processes, too
     sys.stderr.flush()
     return code
 

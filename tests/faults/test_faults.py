@@ -16,7 +16,7 @@ from pathlib import Path
 
 import harness
 import pytest
-from harness import COMMANDS, ENDED, TRAINING_ENDED, Server, Whole
+from harness import COMMANDS, ENDED, TRAINING_ENDED, WITH_WORKERS, Server, Whole
 
 MANY = pytest.mark.faults
 RUNS = ("run", "run with decoding processes", "linear", "fine-tuning")
@@ -86,7 +86,7 @@ def test_a_full_disk(name: str, seed: int, server: Server, whole: Whole, tried: 
 
 
 @pytest.mark.parametrize("limit", [300, 700, 1500, 6000])
-@pytest.mark.parametrize("name", named())
+@pytest.mark.parametrize("name", named(of=[*COMMANDS, *WITH_WORKERS]))
 def test_files_that_end_in_the_middle(
     name: str, limit: int, server: Server, whole: Whole, tried: Tried, tmp_path: Path
 ) -> None:
@@ -223,7 +223,7 @@ def test_a_file_is_deleted_meanwhile(
 
 
 @pytest.mark.parametrize("seed", moments(0, 6))
-@pytest.mark.parametrize("name", ["run with decoding processes"])
+@pytest.mark.parametrize("name", ["run with decoding processes", *WITH_WORKERS])
 def test_a_decoding_process_is_killed(
     name: str, seed: int, server: Server, whole: Whole, tried: Tried, tmp_path: Path
 ) -> None:

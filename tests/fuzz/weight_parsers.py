@@ -141,7 +141,7 @@ def recipe(name: str, folder: Path) -> Parser:
 def resume(name: str, folder: Path) -> Parser:
     import torch
 
-    from pretrain import checkpoint, methods, nets, recipe
+    from pretrain import checkpoint, methods, nets, optim, recipe
     from pretrain.loop import init_state
 
     words = ["method.num_prototypes=16", "method.hidden=16", "method.bottleneck=8"]
@@ -164,7 +164,7 @@ def resume(name: str, folder: Path) -> Parser:
         checkpoint.resume(fresh, told, method, folder=path.parent, source=str(path), images=None)
         for parameter in fresh.network.parameters():
             parameter.grad = torch.ones_like(parameter)
-        fresh.optimizer.param_groups[0]["lr"] = 0.0
+        optim.set_rates(fresh.optimizer, lr=0.0, weight_decay=0.0)
         fresh.optimizer.step()
         return fresh.position
 

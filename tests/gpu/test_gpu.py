@@ -6,6 +6,7 @@ EVALTK_GPU=cpu runs the same code on the CPU, which shows that the tests themsel
 from __future__ import annotations
 
 import dataclasses
+import io
 import itertools
 import os
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from evaltk import build_backbone, distributed, load_checkpoint, neighbours, vmf
 from evaltk import fixed_order as fixed
@@ -25,7 +27,7 @@ from evaltk.types import Precision, Recipe
 from pretrain import checkpoint as saving
 from pretrain import compiling, loop, prototypes
 from pretrain import recipe as recipes
-from pretrain.data import loader, views, views_device
+from pretrain.data import jpegs, loader, views, views_device
 from pretrain.data.views import Views
 from pretrain.methods import dino
 
@@ -45,7 +47,7 @@ FILES = {
 TINY = ["net.arch=vit_patch4_dim32_depth2_heads2_img16", "method.num_prototypes=64", "method.hidden=32",
         "method.bottleneck=16", "views.num_local=2", "optim.batch=160", "optim.epochs=1", "optim.warmup_epochs=0",
         "optim.freeze_last_layer=0", "run.workers=0", "run.knn=0", "run.log_every=1", "run.monitor_every=1000",
-        "net.drop_path=0"]  # fmt: skip
+        "net.drop_path=0", "optim.lr=1e-4"]  # fmt: skip
 METHODS = {
     "dino_vmf": [],
     "ibot_vmf": ["method.name=ibot"],
@@ -116,6 +118,22 @@ def test_views_are_the_cpus_to_a_few_levels_and_ask_nothing() -> None:
     assert float(difference.mean()) < 0.5 and float((difference > 4).float().mean()) < 0.01
 
 
+def test_jpeg_files_decoded_on_the_card_are_the_cpus_to_a_few_levels() -> None:
+    """Chroma is enlarged otherwise: a level of luma, some of colour at edges."""
+    draw, files = np.random.default_rng(0), []
+    for n, (how, size) in enumerate(itertools.product(({}, {"progressive": True}, {"subsampling": 0}), (64, 75))):
+        image = Image.fromarray(draw.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize((2 * size, size))
+        for mode in ("RGB", "L"):
+            image.convert(mode).save(stream := io.BytesIO(), "JPEG", quality=95, **how)
+            files.append((2 * n + (mode == "L"), str(n), jpegs.Jpeg(data=stream.getvalue(), size=image.size)))
+    encoded = jpegs.together(files, (len(files), 3, 75, 150))
+    assert encoded is not None
+    wanted, got = (jpegs.decoded(encoded, torch.device(device)) for device in ("cpu", DEVICE))
+    for a, b in zip(wanted, got, strict=True):
+        difference = (a.int() - b.cpu().int()).abs().float()
+        assert a.shape == b.shape and float(difference.mean()) < 1.5 and float((difference > 12).float().mean()) < 0.02
+
+
 def losses(out: Path, device: str, *more: str) -> list[float]:
     import json
 
@@ -128,8 +146,9 @@ def losses(out: Path, device: str, *more: str) -> list[float]:
 def test_training(name: str, tmp_path: Path) -> None:
     more = [*METHODS[name], "views.where=workers", "run.compile=false"]
     wanted = losses(tmp_path / "cpu", "cpu", *more, "run.precision=fp32")
-    # AdamW's first updates have the size of the rate whatever the gradient's: bf16's rounding shows in the third loss.
-    for precision, first, most in (("fp32", 1e-4, 2e-3), ("bf16", 0.01, 0.1)):
+    # At the recipe's own rate of 1e-3, ten times this one, bf16 moves the third loss by 4 % on a CPU; so does a start
+    # whose weights are moved by up to half a step of bf16 and trained in float32. At this rate both stay below 1 %.
+    for precision, first, most in (("fp32", 1e-4, 2e-3), ("bf16", 0.01, 0.015)):
         got = losses(tmp_path / precision, DEVICE, *more, f"run.precision={precision}")
         assert len(got) == len(wanted) >= 5 and np.allclose(got, wanted, rtol=most), (precision, got, wanted)
         assert np.isclose(got[0], wanted[0], rtol=first), (precision, got[0], wanted[0])
@@ -138,7 +157,7 @@ def test_training(name: str, tmp_path: Path) -> None:
 def test_compiled_blocks_train_alike(tmp_path: Path) -> None:
     plain = losses(tmp_path / "plain", DEVICE, "run.compile=false", "run.precision=bf16")
     compiled = losses(tmp_path / "compiled", DEVICE, "run.compile=true", "run.precision=bf16")
-    assert np.allclose(plain, compiled, rtol=0.03)
+    assert np.allclose(plain, compiled, rtol=0.015)
 
 
 @pytest.mark.skipif(not CARD, reason="blocks are compiled on CUDA")

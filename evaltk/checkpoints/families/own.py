@@ -8,7 +8,6 @@ else a Checkpoint has. A training checkpoint has DINO's, iBOT's or MSN's layout 
 from __future__ import annotations
 
 import dataclasses
-import json
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import get_args
 
 import torch
 
-from evaltk import checksums
+from evaltk import checksums, safe_json
 from evaltk.checkpoints import state_dicts
 from evaltk.checkpoints.families import Family, dino, ibot, msn
 from evaltk.checkpoints.rawfile import Converted, RawFile, tensors
@@ -194,7 +193,7 @@ def _origin_proof(said: Mapping) -> OriginProof:
 
 def _training_file(raw: RawFile, options: ReadOptions) -> Converted:
     _check_format(raw.tree["evaltk_format"], raw)
-    config = json.loads(str(raw.tree["config"]))
+    config = safe_json.parse(str(raw.tree["config"]))
     method = METHODS[config["method"]]
     inner = dataclasses.replace(raw, tree={k: v for k, v in raw.tree.items() if k not in REST})
     found = method.convert(inner, options)
