@@ -165,19 +165,32 @@ def nearest(name: str, known: Iterable[str], *, limit: int = 3) -> str:
 
 
 def lookalike(names: Iterable[str], known: Iterable[str]) -> str:
-    """The first of `names` that a known one differs from in its Unicode form or case alone, in words; empty for none.
+    """The first of `names` that a known one differs from in Unicode form, spaces or case alone, in words; "" for none.
 
     >>> lookalike(["Cat"], ["cat", "dog"])
     "'Cat' differs from 'cat' in case only"
     """
-    options = {unicodedata.normalize("NFC", name).casefold(): name for name in known}
+    options = {written(name).casefold(): name for name in known}
     for name in names:
-        folded = unicodedata.normalize("NFC", name).casefold()
-        if (other := options.get(folded)) is not None and other != name:
-            if unicodedata.normalize("NFC", name) != unicodedata.normalize("NFC", other):
+        if (other := options.get(written(name).casefold())) is not None and other != name:
+            if written(name) != written(other):
                 return f"{name!r} differs from {other!r} in case only"
+            if unicodedata.normalize("NFC", name) != unicodedata.normalize("NFC", other):
+                return f"{name!r} differs from {other!r} in spaces only"
             return f"{name!r} ({_form(name)}) differs from {other!r} ({_form(other)}) in its Unicode form only"
     return ""
+
+
+def written(name: str) -> str:
+    """The name as a reader sees it: in one Unicode form, spaces at its ends or several in a row left out."""
+    return " ".join(unicodedata.normalize("NFC", name).split())
+
+
+def twins(names: Iterable[str], *, case: bool = False) -> list[tuple[str, str]]:
+    """Pairs of different names that a reader takes for one (see `written`); case: also where case tells them apart."""
+    seen: dict[str, str] = {}
+    folded = [(written(name).casefold() if case else written(name), name) for name in names]
+    return [(other, name) for key, name in folded if (other := seen.setdefault(key, name)) != name]
 
 
 def _form(name: str) -> str:

@@ -93,6 +93,7 @@ def run(bench: Bench, dataset: Dataset, settings: Settings) -> Outcome:
     notes: tuple[str, ...] = (
         (f"k = {' '.join(map(str, left))} left out: {dataset.train.name} has {len(bank.x)} images",) if left else ()
     )
+    notes += sanity.copies(near[:, 0].numpy())
     if settings.choose and max(settings.k) < len(bank.x):
         scores += _chosen(bench, dataset, bank, ranks, settings, num_classes)
     elif settings.choose:

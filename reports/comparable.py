@@ -67,21 +67,28 @@ def describe_difference(mine: Mapping[str, object], others: Iterable[Mapping[str
 
 
 def labels(results: Sequence[Result]) -> list[str]:
-    """The checkpoints' names; duplicates get the branch, or the request's digest, appended."""
+    """The checkpoints' names; duplicates get the branch, the pixel statistics or the request's digest appended."""
     names = [str(r.checkpoint.get("name")) for r in results]
     with_branch = [f"{name} {r.checkpoint.get('branch')}" for name, r in zip(names, results, strict=True)]
+    with_pixels = [f"{name} ({pixels(r)})" for name, r in zip(names, results, strict=True)]
     found = []
-    for name, longer, result in zip(names, with_branch, results, strict=True):
-        if names.count(name) == 1:
-            found.append(name)
-        else:
-            found.append(longer if with_branch.count(longer) == 1 else f"{name} ({result.request[:6]})")
+    for number, (name, result) in enumerate(zip(names, results, strict=True)):
+        forms = [names, with_branch, *([with_pixels] if pixels(result) else [])]
+        alone = (of[number] for of in forms if of.count(of[number]) == 1)
+        found.append(next(alone, f"{name} ({result.request[:6]})"))
     return found
 
 
+def pixels(result: Result) -> str:
+    """The pixel statistics of a result's net in words, which the user may have given: ``mean 0.5 0.5 0.5, std ..``."""
+    given = [(key, as_sequence(result.checkpoint.get(key))) for key in ("mean", "std")]
+    return ", ".join(f"{key} {' '.join(map(str, values))}" for key, values in given if values)
+
+
 def identity(result: Result) -> tuple[str, str]:
-    """Identity of the checkpoint: name and digest of the weights."""
-    return str(result.checkpoint.get("name")), str(result.checkpoint.get("digest", result.checkpoint.get("branch")))
+    """Identity of the checkpoint: its name, and the digest of its weights with its pixel statistics."""
+    net = str(result.checkpoint.get("digest", result.checkpoint.get("branch")))
+    return str(result.checkpoint.get("name")), f"{net} {pixels(result)}".rstrip()
 
 
 def notes(said_by: Sequence[str], results: Sequence[Result]) -> list[str]:

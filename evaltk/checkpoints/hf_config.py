@@ -21,6 +21,7 @@ ACTIVATIONS = {
     "swish": "silu",
     "relu": "relu",
 }
+LEVEL, CLOSE = 1 / 255, 1e-3  # what a level of 8 bits counts, and the relative difference of a rounded factor
 FILTERS: dict[int, Interpolation] = {2: "bilinear", 3: "bicubic"}  # of PIL, as `resample` numbers them
 
 
@@ -73,7 +74,7 @@ def read(raw: RawFile) -> Config:
     eps = config.get("layer_norm_eps")
     if eps is not None and (not isinstance(eps, int | float) or isinstance(eps, bool) or not 0 < eps < 1):
         raise _odd(raw, "layer_norm_eps", eps, "a number in (0, 1)")
-    mean, std = (_triple(raw, name) for name in ("image_mean", "image_std"))
+    mean, std = _pixels(raw)
     return Config(
         model_type=str(model_type) if model_type is not None else None,
         heads=int(heads) if heads is not None else None,
@@ -132,6 +133,20 @@ def _number(raw: RawFile, config: Mapping[str, object], name: str) -> int | None
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 10**6:
         raise _odd(raw, name, value, "a whole number")
     return value
+
+
+def _pixels(raw: RawFile) -> tuple[tuple[float, float, float] | None, tuple[float, float, float] | None]:
+    """(mean, std) of pixels in [0, 1]. Raises: CheckpointError: a processor that makes other pixels of images."""
+    said = raw.preprocessor
+    factor = said.get("rescale_factor", LEVEL)
+    if said.get("do_rescale") is False or not isinstance(factor, int | float) or abs(factor / LEVEL - 1) > CLOSE:
+        got = "do_rescale: false" if said.get("do_rescale") is False else factor
+        raise _odd(raw, "rescale_factor", got, "1/255, pixels from 0 to 1")
+    if said.get("do_flip_channel_order"):
+        raise _odd(raw, "do_flip_channel_order", True, "false, images in RGB")
+    if said.get("do_normalize") is False:
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    return _triple(raw, "image_mean"), _triple(raw, "image_std")
 
 
 def _triple(raw: RawFile, name: str) -> tuple[float, float, float] | None:

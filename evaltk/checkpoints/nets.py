@@ -17,7 +17,8 @@ import torch
 from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.errors import CheckpointError, some
 
-WRAPPERS = ("module", "_orig_mod")  # of DistributedDataParallel and torch.compile, anywhere in a key
+# Of DistributedDataParallel, torch.compile, FSDP, activation checkpointing and Fabric, anywhere in a key.
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
 DEPTH = 6  # of entries in entries
 # Entries that hold tensors, but no net.
 NO_NETS = re.compile(

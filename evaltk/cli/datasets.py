@@ -94,6 +94,8 @@ def _fetch(words: tuple[str, ...]) -> int:
 
 def _report(dataset: Any, contents: bool) -> list[str]:
     """Sizes, deviations and notes, line by line. Raises: DataError: it cannot be used."""
+    from evaltk.data import sanity
+
     sizes = [f"{split.name} {len(split):,} images" for split in dataset.splits]
     if dataset.KIND in ("masks", "copies"):
         sizes = [f"{name} {number:,} images" for name, number in dataset.sizes.items()]
@@ -103,6 +105,7 @@ def _report(dataset: Any, contents: bool) -> list[str]:
         *dataset.notes,
     ]
     if dataset.KIND == "images":
+        sanity.check_names(dataset)
         lines[1:1] = _images(dataset)
         lines += _contents(dataset) if contents else ()
     return [printable(lines[0]), *(f"  {printable(line)}" for line in lines[1:])]

@@ -251,6 +251,7 @@ def _is_image(kind: Any) -> bool:
 
 
 def _label(value: Any, row: int, path: Path) -> Label:
+    value = own.whole(value)
     if isinstance(value, bool):
         return str(value)
     if isinstance(value, str) and value.strip():

@@ -50,6 +50,12 @@ OTHERS = (
     (b"\x00\x00\x00\x0cJXL ", "a JPEG XL image, which Pillow cannot read: convert it"),
     (b"\x01\x00\x00\x00", "a Windows metafile"),
     (b"\xd7\xcd\xc6\x9a", "a Windows metafile"),
+    (b"II*\x00", "a damaged TIFF, or one of pixels that Pillow cannot read: save it at 8 or 16 bits"),
+    (b"MM\x00*", "a damaged TIFF, or one of pixels that Pillow cannot read: save it at 8 or 16 bits"),
+    (b"II+\x00", "a damaged TIFF, or one of pixels that Pillow cannot read: save it at 8 or 16 bits"),
+    (b"MM\x00+", "a damaged TIFF, or one of pixels that Pillow cannot read: save it at 8 or 16 bits"),
+    (b"\x89PNG", "a damaged PNG"),
+    (b"\xff\xd8\xff", "a damaged JPEG"),
 )
 BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIF", b"msf1": "HEIF", b"avif": "AVIF", b"avis": "AVIF"}
 _LIMIT = threading.Lock()
@@ -112,16 +118,18 @@ def rgb(source: Path | bytes, reading: Reading = REFERENCE, *, where: object = N
 
 def as_rgb(image: Image.Image, show: Show) -> Image.Image:
     """An image of any mode as 8-bit RGB. Raises: ValueError: a mode or depth that has no right RGB (see `Reading`)."""
+    depths.check_sound(image)
     deep = depths.is_deep(image)
     if show == "as-reference":
         if deep:  # Pillow clips these at 255: white, or black
             got = f"gray values of mode {image.mode}, which torchvision clips at 255"
             raise ValueError(f"{got}: convert them to 8 bits, or read your own images with --show as-shown")
         return image.convert("RGB")
+    clear = depths.transparent(image)  # which nothing tells of a decoded image
     image.load()
     turn = TURNS.get(_orientation(image))
     shown = depths.scaled(image) if deep else image
-    flat = depths.on_white(shown)
+    flat = depths.on_white(shown, clear)
     return flat if turn is None else flat.transpose(turn)
 
 

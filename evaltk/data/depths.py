@@ -1,16 +1,29 @@
-"""Gray images of more than 8 bits, transparency and colour profiles: what a viewer makes of them, as 8 bits."""
+"""Gray images of more than 8 bits, and transparency: what a viewer makes of them, as 8 bits."""
 
 from __future__ import annotations
-
-import io
 
 import numpy as np
 from PIL import Image
 
+from evaltk.data import colours
+
 STRIP = 1 << 20  # pixels scaled at a time
-BITS, PHOTOMETRIC = 258, 262  # TIFF tags
-WHITE_IS_ZERO = 0
-LARGEST_PROFILE = 1 << 24  # bytes
+BITS, COMPRESSION, PHOTOMETRIC, PLANAR, SAMPLES = 258, 259, 262, 284, 339  # TIFF tags
+WHITE_IS_ZERO, RAW, APART, SIGNED = 0, 1, 2, 2  # their values
+SHALLOW = {"L;2": 85, "L;4": 17}  # PNG's gray of 2 and 4 bits: what a step is at 8
+
+
+def check_sound(image: Image.Image) -> None:
+    """Check that Pillow decodes an undecoded TIFF rightly. Raises: ValueError: one of those that it mixes up."""
+    tags = getattr(image, "tag_v2", None)
+    if tags is None:
+        return
+    bits = tags.get(BITS, (8,))
+    deep = max(bits if isinstance(bits, tuple) else (bits,)) > 8
+    if tags.get(PLANAR) == APART and (image.mode == "LA" or (deep and tags.get(COMPRESSION, RAW) == RAW)):
+        raise ValueError("channels stored apart, which Pillow mixes up at this depth: save them interleaved")
+    if image.mode == "L" and SIGNED in tags.get(SAMPLES, ()):
+        raise ValueError("integers with a sign, of which nothing tells what is white: save them without")
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -50,7 +63,9 @@ def scaled(image: Image.Image) -> Image.Image:
         if isinstance(clear, int):
             part[values == clear] = 255
         out[top : top + rows] = part
-    return Image.fromarray(out)
+    made = Image.fromarray(out)
+    made.info = {key: value for key, value in image.info.items() if key in colours.SAID}
+    return made
 
 
 def _white(image: Image.Image) -> float:
@@ -65,38 +80,36 @@ def _white(image: Image.Image) -> float:
     raise ValueError("integers of 32 bits or with a sign, of which nothing tells what is white: save them at 8 or 16")
 
 
-def on_white(image: Image.Image) -> Image.Image:
-    """An 8-bit image of any mode as RGB in sRGB, transparent parts on white. Raises: ValueError: no such conversion."""
+def transparent(image: Image.Image) -> int | tuple[int, ...] | None:
+    """The transparent value of an undecoded PNG at 8 bits where Pillow leaves it at the file's depth, else None."""
+    value, tiles = image.info.get("transparency"), getattr(image, "tile", None)
+    raw = tiles[0][3] if tiles else None
+    if isinstance(value, int) and raw in SHALLOW and value * SHALLOW[raw] <= 255:
+        return value * SHALLOW[raw]
+    if isinstance(value, tuple) and raw == "RGB;16B":
+        return tuple(part >> 8 for part in value)
+    return None
+
+
+def on_white(image: Image.Image, clear: int | tuple[int, ...] | None = None) -> Image.Image:
+    """An 8-bit image of any mode as RGB in sRGB, transparent parts on white.
+
+    Args:
+        clear: the transparent value; None: what the image says.
+
+    Raises: ValueError: no such conversion.
+    """
+    if clear is not None:
+        image = image.copy()
+        image.info["transparency"] = clear
     has_alpha = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
     if not has_alpha or (image.mode == "L" and isinstance(image.info.get("transparency"), tuple)):
-        return _in_srgb(image)
+        return colours.in_srgb(image)
     if image.mode == "La":
         image = image.convert("LA")
     layered = image.convert("RGBA")
     ground = Image.new("RGB", image.size, (255, 255, 255))
-    opaque = layered.convert("RGB")
-    if image.mode in ("RGBA", "RGB", "RGBa") and (profile := image.info.get("icc_profile")):
-        opaque.info["icc_profile"] = profile
-        opaque = _in_srgb(opaque)
-    ground.paste(opaque, mask=layered.getchannel("A"))
+    opaque = image.convert("L") if image.mode in ("L", "LA") else layered.convert("RGB")
+    opaque.info = {key: value for key, value in image.info.items() if key in colours.SAID}
+    ground.paste(colours.in_srgb(opaque), mask=layered.getchannel("A"))
     return ground
-
-
-def _in_srgb(image: Image.Image) -> Image.Image:
-    """RGB by the image's colour profile, if it has one that fits; a profile that does not is ignored, as viewers do."""
-    profile = image.info.get("icc_profile")
-    if not profile or len(profile) > LARGEST_PROFILE or image.mode not in ("RGB", "CMYK", "L"):
-        return image.convert("RGB")
-    try:
-        from PIL import ImageCms
-
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if "srgb" in (source.profile.profile_description or "").lower():
-            return image.convert("RGB")
-        target = ImageCms.createProfile("sRGB")
-        made = ImageCms.profileToProfile(image, source, target, ImageCms.Intent.RELATIVE_COLORIMETRIC, outputMode="RGB")
-    except ImportError as error:
-        raise ValueError("a colour profile, and a Pillow without LittleCMS: --show as-reference") from error
-    except (OSError, TypeError, ValueError, ImageCms.PyCMSError):
-        return image.convert("RGB")
-    return made if made is not None else image.convert("RGB")

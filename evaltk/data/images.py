@@ -16,10 +16,13 @@ from evaltk.data import decoding, folders
 from evaltk.data.decoding import Reading
 from evaltk.data.folders import EXTENSIONS, class_folders
 from evaltk.deviations import Deviation
-from evaltk.errors import DataError, lookalike, some
+from evaltk.errors import DataError, lookalike, some, twins
 
 SAMPLED = 32  # images a split whose bytes are part of its fingerprint
 TAIL = 65_536  # bytes of each, from its end
+MISSING = frozenset(
+    {"na", "n/a", "none", "null", "nan", "?", "#n/a", "unlabeled", "unlabelled"}
+)  # names that may mean it
 READ = {
     "as-shown": "images are read as shown: EXIF orientation, transparency on white, sRGB, gray of all depths at 8 bits",
     "as-reference": "images are read as-reference, as torchvision's ImageFolder does",
@@ -136,10 +139,17 @@ def read_as(split: Split, reading: Reading) -> Split:
     return replace(split, reading=reading, fingerprint=prints)
 
 
-def own(dataset: Dataset, reading: Reading) -> Dataset:
-    """A dataset of a user's own files, read so; notes say how, and what its splits hold."""
-    train, test = (read_as(split, reading) for split in dataset.splits)
-    notes = (*dataset.notes, *(counts(split) for split in dataset.splits if len(split)), READ[reading.show])
+def own(dataset: Any, reading: Reading) -> Any:
+    """A dataset of a user's own images, with or without label maps, read so; notes say how, and what is in it."""
+    train, test = (read_as(split, reading) for split in (dataset.train, dataset.test))
+    if not isinstance(dataset, Dataset):
+        return replace(dataset, train=train, test=test, notes=(*dataset.notes, READ[reading.show]))
+    told = tuple(counts(split) for split in dataset.splits if len(split))
+    if twice := twins(train.classes, case=True):
+        told += (f"classes that differ in case only: {some([f'{a} and {b}' for a, b in twice], 3)}",)
+    if odd := [name for name in train.classes if name.lower() in MISSING]:
+        told += (f"a class is called {some(odd, 3)}: are these images without a label?",)
+    notes = (*dataset.notes, *told, READ[reading.show])
     return replace(dataset, train=train, test=test, notes=notes, own=True)
 
 

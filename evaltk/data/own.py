@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -31,6 +31,7 @@ NO_SPLIT = "name the train and the test part, or draw one: --split 0.2"
 INTEGER = re.compile(r"[+-]?\d{1,18}(\.0+)?", re.ASCII)  # pandas writes whole numbers as 1.0 once a cell was empty
 Label: TypeAlias = int | str
 NONE: Label = -1  # what stands for a missing label, as on the hub
+SIGNS = ({-1, 1}, {-1, 0, 1})  # labels among which it is a class
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +169,7 @@ def assemble(
         raise DataError(wanted="images to train on and to test on", got=got, where=where, do=NO_SPLIT)
     used = roles if share is not None else ("train", str(held))
     numbered = uniform({role: parts[role].labels for role in used}, where)
+    _check_labelled(numbered, where)
     classes, number = numbering(numbered[used[0]], names, where)
     splits = {}
     for role in used:
@@ -195,9 +197,29 @@ def _with_labels(parts: Mapping[str, Part], where: object) -> tuple[Mapping[str,
     return parts, ()
 
 
+def _check_labelled(labels: Mapping[str, Sequence[Label]], where: object) -> None:
+    """Check that no row has the label -1, which stands for none. Classes called -1 and 1, or -1, 0 and 1, are classes.
+
+    Raises: DataError.
+    """
+    seen = set(itertools.chain.from_iterable(labels.values()))
+    if not seen & {NONE, str(NONE)} or seen in SIGNS:
+        return
+    counts = [f"{count:,} in {role}" for role, of in labels.items() if (count := sum(str(one) == "-1" for one in of))]
+    do = "leave these rows out, or call the class something else"
+    raise DataError(
+        wanted="a label for each row", got=f"-1, which stands for none: {', '.join(counts)}", where=where, do=do
+    )
+
+
 def bare(labels: Sequence[object]) -> bool:
     """Whether there are rows, and not one has a label."""
     return bool(labels) and all(one is None or one in ("", -1) for one in labels)
+
+
+def whole(label: Any) -> Any:
+    """The label, an integer where it is a whole floating-point number: pandas makes these where one is missing."""
+    return int(label) if isinstance(label, float) and label.is_integer() and abs(label) < 2**53 else label
 
 
 def check_alike(labels: Mapping[str, Sequence[Sequence[object]]], where: object) -> None:
@@ -214,7 +236,7 @@ def check_alike(labels: Mapping[str, Sequence[Sequence[object]]], where: object)
 def uniform(labels: Mapping[str, Sequence[Label]], where: object) -> dict[str, Sequence[Label]]:
     """Labels by split, as integers where all can be read so, else all as text.
 
-    Raises: DataError: integers beside text, or one integer written in two ways.
+    Raises: DataError: integers beside text, or one integer written in two ways (1 and 01; 1.0 is 1).
     """
     seen = set(itertools.chain.from_iterable(labels.values()))
     texts = {one for one in seen if isinstance(one, str)}
@@ -226,7 +248,7 @@ def uniform(labels: Mapping[str, Sequence[Label]], where: object) -> dict[str, S
             raise DataError(wanted="labels that are all numbers or all names", got=got, where=where, do="use one kind")
         return dict(labels)
     value = {one: int(str(one).partition(".")[0]) for one in seen}
-    spellings = {str(one): number for one, number in value.items()}
+    spellings = {str(one).partition(".")[0]: number for one, number in value.items()}
     if twice := [number for number, count in Counter(spellings.values()).items() if count > 1]:
         spelled = " and ".join(sorted(repr(text) for text, number in spellings.items() if number == twice[0]))
         do = "write each label in one way"

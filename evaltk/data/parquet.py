@@ -162,12 +162,14 @@ def own_dataset(label: str, folder: Path, options: DataOptions) -> Dataset:
         raise DataError(wanted="the same columns and classes in each file", got="others", where=folder, do=do)
     own.check_alike({role: [table.labels for table in part] for role, part in tables.items()}, folder)
     for table in everything:
-        if odd := [one for one in table.labels if isinstance(one, bool) or not isinstance(one, int | str)]:
+        if odd := [
+            one for one in map(own.whole, table.labels) if isinstance(one, bool) or not isinstance(one, int | str)
+        ]:
             got = f"{odd[0]!r} in {table.name}"
             raise DataError(wanted="labels that are whole numbers or text", got=got, where=folder, do=do)
     parts = {
         role: own.Part(
-            labels=[one for table in part for one in table.labels],
+            labels=[own.whole(one) for table in part for one in table.labels],
             split=partial(_own_split, label, folder, part),
         )
         for role, part in tables.items()

@@ -14,7 +14,7 @@ from evaltk.data.dense import DenseDataset
 from evaltk.data.encoded import EncodedSplit
 from evaltk.data.images import Dataset
 from evaltk.deviations import Deviation, DeviationKind
-from evaltk.errors import DataError, some
+from evaltk.errors import DataError, lookalike, some, twins
 from evaltk.progress import log
 from evaltk.types import Score
 
@@ -44,6 +44,7 @@ def check_labels(dataset: Any, *, learns: bool = True) -> None:
         if odd:
             wanted = f"a label from 0 to {len(split.classes) - 1} for every image"
             raise DataError(wanted=wanted, got=f"{odd} images without", where=where, do="label them, or leave them out")
+    check_names(dataset)
     if not learns:
         return
     where, known = f"{dataset.name} {dataset.train.name}", np.unique(dataset.train.labels)
@@ -56,6 +57,17 @@ def check_labels(dataset: Any, *, learns: bool = True) -> None:
     if untested := [dataset.train.classes[c] for c in np.setdiff1d(known, dataset.test.labels)]:
         told = f"{len(untested)} of the {len(known)} training classes: {some(untested, 5)}"
         log.warning("%s %s has no image of %s", dataset.name, dataset.test.name, told)
+
+
+def check_names(dataset: Dataset) -> None:
+    """Check that no two classes are one to a reader's eye. Raises: DataError: they differ in Unicode form or spaces."""
+    if found := twins(dataset.train.classes):
+        raise DataError(
+            wanted="classes whose names can be told apart",
+            got=lookalike([found[0][1]], [found[0][0]]),
+            where=f"{dataset.name} {dataset.train.name}",
+            do="put their images under one name",
+        )
 
 
 def shared_images(dataset: Any) -> tuple[Deviation, ...]:
@@ -87,6 +99,19 @@ def check_varied(x: np.ndarray, where: str) -> None:
     sample = x[:: max(1, len(x) // 2048)]  # of all classes, since images are sorted by class
     if len(sample) > 1 and np.abs(sample - sample[:1]).max() <= SAME * np.abs(sample[:1]).max():
         raise constant(where)
+
+
+def copies(nearest: np.ndarray) -> tuple[str, ...]:
+    """A note where more test images than `overlap.MOST` have the features of a training image, as copies of it have.
+
+    Args:
+        nearest: [N] cosine of each with its nearest training image.
+    """
+    same = int((nearest >= 1 - SAME).sum())
+    if same <= overlap.MOST * len(nearest):
+        return ()
+    told = f"{same:,} of {len(nearest):,} test images have the features of a training image"
+    return (f"{told}: are they copies of these in other files?",)
 
 
 def constant(where: str) -> DataError:

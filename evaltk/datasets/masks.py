@@ -6,14 +6,19 @@ from pathlib import Path
 
 from evaltk.data import listed as lists
 from evaltk.data.dense import DenseDataset, beside, paired
+from evaltk.data.options import DataOptions
 from evaltk.datasets import DatasetSpec
 from evaltk.errors import DataError
 
 WHERE = "expected: PATH/{train,test}/{images,masks}/NAME.* and PATH/classes.txt, one name per line from id 0"
 
 
-def load(root: Path, label: str = "masks") -> DenseDataset:
-    """Learn from train/, report on test/. Raises: DataError: another layout, files that do not pair, no classes.txt."""
+def load(root: Path, label: str = "masks", options: DataOptions | None = None) -> DenseDataset:
+    """Learn from train/, report on test/. Raises: DataError: another layout, files that do not pair, no classes.txt.
+
+    Args:
+        options: how images are read, which `datasets.load` sees to.
+    """
     listed = root / "classes.txt"
     if not listed.is_file():
         do = "name the classes, one per line, the first is id 0"
@@ -26,4 +31,4 @@ def load(root: Path, label: str = "masks") -> DenseDataset:
     return DenseDataset(name=label, train=splits[0], test=splits[1])
 
 
-DATASET = DatasetSpec(name="masks", where=WHERE, load=load, doc=__doc__)
+DATASET = DatasetSpec(name="masks", where=WHERE, load=load, options=("show", "max_pixels"), doc=__doc__)

@@ -32,9 +32,9 @@ def merge(folders: Sequence[Path], out: Path, *, skip: Callable[[Path, str], obj
     merged = Merged()
     known: dict[tuple[str, str], tuple[Path, Result]] = {}
     if out.is_dir():
-        known = {_key(result): (path, result) for path, result in store.find(out, skip=skip)}
+        known = {_key(result): (path, result) for path, result in store.find(out, skip=skip, copies=True)}
     for folder in folders:
-        for path, result in store.find(folder, skip=skip):
+        for path, result in store.find(folder, skip=skip, copies=True):
             store.check_predictions(path)
             first = known.get(_key(result))
             if first is None:

@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -35,6 +35,7 @@ LONGEST = 100  # characters of a name that become part of a path
 # Of an entry of the feature cache, and what a training writes beside its checkpoint.
 CACHE_FILES = ("key.json", "checksums.json", "plan.json", "recipe.json")
 BESIDE = "predictions_crc32"  # field of the file: checksums of the predictions beside it
+SHARES = re.compile(r"top[15](_best_k|_chosen_k|_mean|_among)?")  # metrics that are fractions of the images
 OURS = re.compile(r"-[0-9a-f]{12}\.json$")
 
 
@@ -150,6 +151,8 @@ def read(path: Path) -> Result:
             raise ValueError("a score that is no finite number")
         if not _sound(result):
             raise ValueError("a field of another kind")
+        if odd := [s for s in result.scores if SHARES.fullmatch(s.metric) and not 0 <= s.value <= 1]:
+            raise ValueError(f"{odd[0].value:g} for {odd[0].metric}, a fraction")
         return result
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         if isinstance(error, checksums.Damaged):
@@ -196,9 +199,14 @@ def _sound(result: Result) -> bool:
     return (
         all(isinstance(part, dict) for part in (*parts, *(s.at for s in result.scores)))
         and all(isinstance(text, str) for text in [*texts, result.checkpoint.get("name")])
-        and all(isinstance(n, int | float) and _finite(n) for n in (result.version, result.seed, *numbers))
-        and all(s.interval is None or len(s.interval) == 2 for s in result.scores)
+        and all(_is_number(n) and _finite(n) for n in (result.version, result.seed, *numbers))
+        and all(_is_number(s.value) for s in result.scores)
+        and all(s.interval is None or (len(s.interval) == 2 and s.interval[0] <= s.interval[1]) for s in result.scores)
     )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _finite(number: float) -> bool:
@@ -255,10 +263,13 @@ def set_aside(path: Path) -> Path:
     return kept
 
 
-def find(out: Path, *, skip: Callable[[Path, str], object] | None = None) -> Iterator[tuple[Path, Result]]:
+def find(
+    out: Path, *, skip: Callable[[Path, str], object] | None = None, copies: bool = False
+) -> Iterator[tuple[Path, Result]]:
     """Every result under `out`, in order of path; other JSON files that lie there are passed over.
 
     Args:
+        copies: with copies of files; without, one of those that are the same, if possible with predictions.
         skip: is told of each JSON file that is no result that can be read, and why; the feature cache's own are no
             news. Without it foreign files are passed over in silence, and a damaged result is an error.
 
@@ -271,17 +282,27 @@ def find(out: Path, *, skip: Callable[[Path, str], object] | None = None) -> Ite
             where=out,
             do="run `evaltk run ... --out` first, or name it",
         )
+    found: dict[str, list[tuple[Path, Result]]] = {}  # those that are the same, whenever they were made
     for path in files.below(out, "*.json"):
         if not (OURS.search(path.name) or _looks_ours(path)):
             if skip and path.name not in CACHE_FILES and path.is_file():
                 skip(path, "no result of evaltk")
             continue
         try:
-            yield path, read(path)
+            result = read(path)
         except StorageError as error:
             if not skip:
                 raise
             skip(path, error.got)
+            continue
+        found.setdefault(repr(replace(result, made={})), []).append((path, result))
+    for same in found.values():
+        best = max(same, key=lambda one: predictions_path(one[0]).exists())
+        for path, result in same:
+            if copies or path is best[0]:
+                yield path, result
+            elif skip:
+                skip(path, f"a copy of {best[0]}")
 
 
 def _looks_ours(path: Path) -> bool:

@@ -29,15 +29,19 @@ def columns(dataset: Dataset, classes: str | None, origin: object) -> tuple[list
         return [order[name] for name in names], f"class order: as {Path(classes).name} lists it"
     if not dataset.own:
         return list(range(len(names))), f"class order: that of {dataset.name}"
-    if list(names) != sorted(names) and not _numbers(names):
+    wordnet, in_order = all(map(WORDNET.fullmatch, names)), list(names) == sorted(names)
+    if wordnet and (in_order or len(names) == IMAGENET):
+        rank = {name: i for i, name in enumerate(sorted(names))}
+        return [rank[name] for name in names], "class order: by WordNet id"
+    if not in_order and not wordnet and not _numbers(names):
         return list(range(len(names))), "class order: as the dataset's files number them"
-    if all(map(WORDNET.fullmatch, names)):
-        return list(range(len(names))), "class order: by WordNet id"
-    if _numbers(names):
+    if _numbers(names) and not (len(names) == IMAGENET and min(map(int, names)) == 1):  # as its development kit numbers
         rank = {name: i for i, name in enumerate(sorted(names, key=int))}
         return [rank[name] for name in names], "class order: by number"
-    if len(names) == IMAGENET or sorted(names, key=_natural) != sorted(names):
+    if wordnet or len(names) == IMAGENET or sorted(names, key=_natural) != sorted(names):
         told = f"{some(list(names), 4)}, which do not tell"
+        if _numbers(names):
+            told = "1 to 1000, in whose order ImageNet's development kit has other classes"
         do = f"{FLAG} FILE: a class a line, named as here, in the order of the head's columns"
         raise SettingsError(wanted="the order of the head's classes", got=told, where=origin, do=do)
     return list(range(len(names))), f"class order: names sorted, as ImageFolder does ({FLAG} tells another)"

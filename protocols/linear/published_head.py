@@ -16,7 +16,7 @@ from torch import Tensor
 
 from evaltk.checkpoints import rawfile
 from evaltk.checkpoints.locate import locate
-from evaltk.errors import CheckpointError, SettingsError
+from evaltk.errors import CheckpointError, SettingsError, some
 from evaltk.types import Recipe
 
 Order = Literal["auto", "plain", "interleaved"]
@@ -40,7 +40,8 @@ class LinearHead:
 def read(path: str | Path) -> LinearHead:
     """The linear classifier in a file (or catalogue entry that was fetched).
 
-    Raises: CheckpointError: unreadable, no classifier in it or several, not finite, or one behind further layers.
+    Raises: CheckpointError: unreadable, no classifier in it or several, not finite, or one behind further layers: other
+        tensors are beside it that are of no net.
     """
     file = locate(path)
     where, raw = file.path, rawfile.read(file)
@@ -49,9 +50,13 @@ def read(path: str | Path) -> LinearHead:
     name = _name(flat, where)
     weight, bias = flat[f"{name}weight"], flat.get(f"{name}bias")
     notes = [f"head of {where.name} (sha256 {raw.sha256[:12]})"]
-    others = len(flat) - 1 - (bias is not None)
+    others = [key for key in flat if key not in (f"{name}weight", f"{name}bias")]
+    if others and not raw.nets:
+        do = "fold them into the head, and save its weight and bias alone"
+        got = f"others beside it: {some(others, 3)}"
+        raise CheckpointError(wanted="a linear head alone, or with its whole net", got=got, where=where, do=do)
     if others:
-        notes.append(f"{others} other tensors of {where.name} were not used: it holds more than the head")
+        notes.append(f"{len(others)} other tensors of {where.name} were not used: it holds more than the head")
     if bias is None:
         notes.append(f"{where.name} has no bias: 0 taken")
         bias = torch.zeros(len(weight))
@@ -71,9 +76,9 @@ def _name(flat: Mapping[str, Tensor], where: Path) -> str:
         raise CheckpointError(wanted="a linear head alone", got=f"one behind {behind[0]}", where=where, do=do)
     found = [n for n in NAMES if (w := flat.get(f"{n}weight")) is not None and w.ndim == 2]
     if len(found) != 1:
-        some = [f"{n}weight" for n in found] or sorted(flat)[:4] or ["no tensors"]
+        there = [f"{n}weight" for n in found] or sorted(flat)[:4] or ["no tensors"]
         wanted = "one classifier: weight [C, D] and bias [C] under linear., head. or fc."
-        raise CheckpointError(wanted=wanted, got=", ".join(some), where=where, do="save the head alone")
+        raise CheckpointError(wanted=wanted, got=", ".join(there), where=where, do="save the head alone")
     weight, bias = flat[f"{found[0]}weight"], flat.get(f"{found[0]}bias")
     if bias is not None and tuple(bias.shape) != (len(weight),):
         got = f"{list(bias.shape)} beside a weight {list(weight.shape)}"

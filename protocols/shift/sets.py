@@ -12,7 +12,7 @@ import numpy as np
 from evaltk.data import corruptions, folders, images
 from evaltk.data.images import Dataset, Split
 from evaltk.data.transforms import Transform
-from evaltk.errors import DataError, some
+from evaltk.errors import DataError, lookalike, some
 from protocols.shift.settings import ALL, Settings
 
 GET = "expected: PATH/CLASS/IMAGE"
@@ -128,6 +128,9 @@ def mapped(dataset: Dataset, label: str, root: Path, *, numbered: bool = False) 
     names = folders.class_folders(root, get=GET)
     whole = images.from_folder(dataset.name, root.name, root.parent, names, get=GET, suffixes=suffixes, may_lack=True)
     number = {str(i) if numbered else name: i for i, name in enumerate(known)}
+    if numbered and all(map(str.isdecimal, known)) and list(known) != sorted(known, key=int):
+        got = f"training classes that are numbers in another order ({some(list(known), 4)})"
+        raise DataError(wanted="classes to number", got=got, where=root, do=f"--shift.test-on {label}={root}: by name")
     ids = np.asarray([number.get(name, -1) for name in names], dtype=np.int64)
     if not (ids >= 0).any():
         digits = all(name.isdecimal() for name in names) and not numbered
@@ -143,6 +146,8 @@ def mapped(dataset: Dataset, label: str, root: Path, *, numbered: bool = False) 
         whole.taken(kept, name=f"on {label}", fingerprint=state.hexdigest()), classes=known, labels=labels[kept]
     )
     lacking = [name for name, i in zip(names, ids.tolist(), strict=True) if i < 0]
+    if alike := lookalike(lacking, set(number) - set(names)):
+        raise DataError(wanted="classes named as in training", got=alike, where=root, do="rename one to the other")
     there = len(np.unique(part.labels))
     note = f"{label}: {len(part):,} images of {there:,} of the {len(known):,} training classes, mapped by "
     note += "number" if numbered else "name"

@@ -268,3 +268,17 @@ def test_without_pyarrow(rows: list[Row], tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(SettingsError, match=r"pip install 'evaltk\[arrow\]'"):
         datasets.load(f"arrow={root}", SPLIT)
+
+
+def test_whole_floating_point_labels_are_integers(rows: list[Row], tmp_path: Path) -> None:
+    """As pandas makes of integers once one is missing."""
+    from pyarrow import parquet as pq
+
+    labels = [float(3 * (name == "dog")) for _, _, name in rows]
+    table = pa.table({"image": encoded(rows), "label": labels})
+    stream(tmp_path / "x" / "pets.arrow", table)
+    (tmp_path / "y").mkdir()
+    pq.write_table(table, tmp_path / "y" / "pets.parquet")
+    for form in ("x/pets.arrow", "y"):
+        found = datasets.load(f"arrow={tmp_path / form}", SPLIT)
+        assert found.train.classes == ("0", "3") and sorted(found.train.labels.tolist()) == [0, 0, 1, 1]

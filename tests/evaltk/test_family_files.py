@@ -247,6 +247,10 @@ WRAPPED: dict[str, Any] = {
     "DistributedDataParallel": lambda net: prefixed("module.", net),
     "torch.compile": lambda net: prefixed("_orig_mod.", net),
     "both": lambda net: prefixed("_orig_mod.module.", net),
+    "activation checkpointing in FSDP": lambda net: prefixed(
+        "_fsdp_wrapped_module.",
+        {key.replace("blocks.0.", "blocks.0._checkpoint_wrapped_module."): value for key, value in net.items()},
+    ),
     "compiled inside a module": lambda net: {"state_dict": prefixed("model._orig_mod.", net)},
     "an entry of one's own": lambda net: {"net": net, "epoch": 3},
     "DeepSpeed": lambda net: {"module": net, "dp_world_size": 4},

@@ -174,3 +174,21 @@ def test_a_filter_that_is_not_followed_is_told(
     found = evaltk.load_checkpoint(folder)
     assert (found.view.crop, found.view.interpolation) == (28, filter_)
     assert bool(re.search(told, " ".join(found.notes))) and ("resized" in " ".join(found.notes)) == bool(told)
+
+
+def test_what_a_processor_makes_of_pixels(tmp_path: Path) -> None:
+    """Statistics that are not applied, and pixels that are not from 0 to 1 (transformers' image_processing_utils)."""
+    folder = path_of("hf_dinov2", tmp_path / "folder")
+    looks = {"do_normalize": True, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.2]}
+
+    def mean(**more: object) -> tuple[float, ...]:
+        (folder / "preprocessor_config.json").write_text(json.dumps({**looks, **more}))
+        found = evaltk.load_checkpoint(folder)
+        assert found.std == ((1, 1, 1) if not any(found.mean) else (0.2, 0.2, 0.2))
+        return found.mean
+
+    assert mean() == mean(rescale_factor=0.00392156862745098, do_rescale=True) == (0.5, 0.4, 0.3)
+    assert mean(do_normalize=False) == (0, 0, 0)
+    for odd in ({"rescale_factor": 1 / 127.5}, {"do_rescale": False}, {"do_flip_channel_order": True}):
+        with pytest.raises(CheckpointError, match=r"rescale_factor: 1/255|do_flip_channel_order: false"):
+            mean(**odd)

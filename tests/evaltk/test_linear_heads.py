@@ -44,7 +44,8 @@ def test_the_layouts_there_are(tmp_path: Path, tree: dict) -> None:
 
 
 def test_what_else_the_file_holds_is_told(tmp_path: Path) -> None:
-    tree = {"head.weight": WEIGHT, "norm.weight": torch.ones(WIDTH), "blocks.0.attn.qkv.weight": torch.ones(12, WIDTH)}
+    net = {"patch_embed.proj.weight": torch.ones(WIDTH, 3, 8, 8), "blocks.0.norm1.weight": torch.ones(WIDTH)}
+    tree = {"head.weight": WEIGHT, **net}
     head = linear_heads.read(saved(tmp_path / "net.pth", tree))
     assert not head.bias.any() and len(head.bias) == CLASSES
     assert head.notes[1:] == (
@@ -57,6 +58,11 @@ def test_what_else_the_file_holds_is_told(tmp_path: Path) -> None:
     [
         ({"cls_token": torch.zeros(1, 1, 4)}, r"one classifier: .* under linear\., head\. or fc\.; got cls_token"),
         ({}, "got no tensors"),
+        (
+            {"bn.running_var": torch.ones(4), "fc.weight": WEIGHT},
+            "with its whole net; got others beside it: bn.running_var",
+        ),
+        ({"head.weight": WEIGHT, "scale": torch.ones(())}, "others beside it: scale; .* do: fold them"),
         ({"head.weight": WEIGHT, "fc.weight": WEIGHT}, "got head.weight, fc.weight"),
         ({"head.weight": WEIGHT, "head.bias": BIAS[:3]}, r"a bias \[5\]; got \[3\] beside a weight \[5, 4\]"),
         ({"head.weight": WEIGHT[0]}, "got head.weight"),

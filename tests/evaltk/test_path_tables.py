@@ -73,6 +73,7 @@ def test_tabs_and_parquet(root: Path) -> None:
     [
         (["10", "9", "10", "9"], ("9", "10")),  # by value
         (["1.0", "0.0", "1.0", "0.0"], ("0", "1")),  # as pandas writes them
+        (["1.0", "0", "1", "0"], ("0", "1")),
         (["-1", "1", "-1", "1"], ("-1", "1")),
         (["10", "9", "b", "b"], ("10", "9", "b")),  # as text
         (["Zoo", "ant", "Zoo", "ant"], ("Zoo", "ant")),
@@ -84,6 +85,12 @@ def test_order_of_classes(root: Path, labels: list[str], classes: tuple[str, ...
     rows = [(f"cat/00{i}.png", label) for i, label in enumerate(labels)]
     found = datasets.load(f"csv={write_csv(root / 'list.csv', rows, ('path', 'label'))}", SPLIT)
     assert found.train.classes == classes
+
+
+def test_names_that_may_mean_a_missing_label_are_told(root: Path) -> None:
+    rows = [(f"{c}/00{i}.png", "None" if c == "dog" else "cat") for c in ("cat", "dog") for i in range(2)]
+    found = datasets.load(f"csv={write_csv(root / 'list.csv', rows, ('path', 'label'))}", SPLIT)
+    assert "a class is called None: are these images without a label?" in found.notes
 
 
 @pytest.mark.parametrize("label", ["", "NaN", "-1"])
@@ -152,6 +159,7 @@ WRONG = {
     "a drive": (PLAIN + "C:\\pics\\1.png,cat\n", "without the drive"),
     "a file twice": (PLAIN + "./cat/000.png,dog\n", r"000.png twice in all \(line 2 of list.csv, line 6 of list.csv\)"),
     "mixed spellings": ("path,label\ncat/000.png,1\ncat/001.png,01\n", "one spelling for each label; got '01' and '1'"),
+    "rows of no label": ("path,label\ncat/000.png,0\ncat/001.png,1\ndog/000.png,2\ncat/002.png,-1\n", "none: 1 in all"),
     "not UTF-8": ("path,label\ncat/000.png,caf\udce9\n", "a table in UTF-8"),
     "a NUL": (PLAIN + "cat/\0.png,cat\n", "1 missing|NUL|line"),
 }  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -149,8 +150,8 @@ def test_predictions_of_an_older_run_do_not_stay(tmp_path: Path) -> None:
 
 def test_what_else_lies_in_the_folder_is_passed_over(tmp_path: Path) -> None:
     results.write(results.path_of(tmp_path, "b", "knn", "digits", "b" * 64), RESULT, PREDICTIONS)
-    results.write(results.path_of(tmp_path, "a", "knn", "digits", "a" * 64), RESULT, {})
-    results.write(tmp_path / "renamed.json", RESULT, {})
+    results.write(results.path_of(tmp_path, "a", "knn", "digits", "a" * 64), replace(RESULT, seed=1), {})
+    results.write(tmp_path / "renamed.json", replace(RESULT, seed=2), {})
     (tmp_path / "cache" / "features" / "0").mkdir(parents=True)
     (tmp_path / "cache" / "features" / "0" / "key.json").write_text('{"sha256": "0"}')
     for name, text in (("list.json", "[1]"), ("broken.json", "{"), ("binary.json", "\0"), ("other.json", '{"a": 1}')):
@@ -158,6 +159,23 @@ def test_what_else_lies_in_the_folder_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "folder.json").mkdir()
     found = [str(path.relative_to(tmp_path)) for path, _ in results.find(tmp_path)]
     assert found == ["a/knn-digits-aaaaaaaaaaaa.json", "b/knn-digits-bbbbbbbbbbbb.json", "renamed.json"]
+
+
+def test_of_copies_one_counts(tmp_path: Path) -> None:
+    """A second column would stand in tables for a folder that was copied into another."""
+    path, skipped = results.path_of(tmp_path, "b", "knn", "digits", "b" * 64), []
+    results.write(path, RESULT, PREDICTIONS)
+    shutil.copy(path, path.with_name("a copy.json"))  # without its predictions
+    shutil.copytree(path.parent, tmp_path / "c")
+    found = list(results.find(tmp_path, skip=lambda path, why: skipped.append((path.name, why))))
+    assert [path for path, _ in found] == [path]
+    assert [why for _, why in skipped] == [f"a copy of {path}"] * 3
+    changed = json.loads(path.read_text())
+    changed["scores"][0].update(metric="top1", value=74.5)
+    del changed["crc32"]
+    path.write_text(json.dumps(changed))
+    with pytest.raises(StorageError, match=r"74\.5 for top1, a fraction"):
+        results.read(path)
 
 
 @pytest.mark.parametrize(

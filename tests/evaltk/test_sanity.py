@@ -147,3 +147,13 @@ def test_a_published_head_needs_no_training_images(tmp_path: Path, run: Run) -> 
     assert code == 0, err
     assert max(score["value"] for score in result["scores"] if score["metric"] == "head_top1") == 1.0
     assert "val: 8 images of 2 classes" in result["notes"]
+
+
+def test_copies_saved_anew_are_told_by_knn(tmp_path: Path, run: Run) -> None:
+    root = noise(tmp_path / "noise")
+    assert not [note for note in run(root, "knn")[1]["notes"] if "copies" in note]
+    for image in root.glob("test/*/0.png"):
+        Image.open(root / "train" / image.parent.name / "5.png").save(image.with_suffix(".bmp"))
+        image.unlink()
+    notes = run(root, "knn")[1]["notes"]
+    assert "2 of 8 test images have the features of a training image: are they copies of these in other files?" in notes

@@ -270,10 +270,28 @@ def test_features_are_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert json.loads(capsys.readouterr().out) == {"n": 12, "top1": {"1": 11 / 12, "5": 11 / 12}}
     assert cli.main([*words, "--k", "5"]) == 0
     assert "91.67" in capsys.readouterr().out
+    assert cli.main(words) == 0  # with the default k
+    assert "k = 100 200 left out: the bank has 60 rows" in capsys.readouterr().out
     assert cli.main([*words, "--k", "61"]) == 2
     assert "k <= 60" in capsys.readouterr().err
-    np.save(tmp_path / "z.npy", query_y[:-1])
-    assert cli.main([*words, "--k", "5"]) == 2
+    np.save(tmp_path / "y.npy", bank_y[:, None].astype(np.float64))  # as MATLAB and pandas have them
+    assert cli.main([*words, "--k", "5", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["top1"] == {"5": 11 / 12}
+    wrong = {
+        "z": (query_y[:-1], "integer labels [12]; got int64 [11]"),
+        "y": (bank_y + 0.5, "integer labels [60]; got float64 [60]"),
+        "q": (np.concatenate([queries[:11], bank[:1]]), "got 1 of 12 with the same features"),
+        "x": (np.ones_like(bank), "identical features for all images"),
+    }
+    wrong_ids = {"z": (query_y + 1, "got none of 1, the first of them 3"), "y": (bank_y * 0, "got a single class")}
+    for name, (array, says) in (*wrong.items(), *wrong_ids.items()):
+        before = np.load(tmp_path / f"{name}.npy")
+        np.save(tmp_path / f"{name}.npy", array)
+        for subject in (["knn", "--bank"], ["fewshot", "--train"]):
+            asked = [subject[1] if word == "--bank" else word for word in words[2:]]
+            assert cli.main(["score", subject[0], *asked, *(["--k", "5"] if subject[0] == "knn" else [])]) == 2
+            assert says in capsys.readouterr().err
+        np.save(tmp_path / f"{name}.npy", before)
 
 
 def test_subjects_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

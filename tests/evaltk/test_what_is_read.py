@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image, features
 
 from evaltk import datasets
-from evaltk.data import images, subsets
+from evaltk.data import images, sanity, subsets
 from evaltk.data.options import DataOptions
 from evaltk.errors import DataError
 
@@ -112,3 +113,44 @@ def test_a_hold_out_never_takes_the_only_image_of_a_class() -> None:
     assert len(subsets.hold_out(np.arange(9), 0.1, seed=0)) == 0
     plenty = np.repeat(np.arange(4), 25)
     assert len(subsets.hold_out(plenty, 0.1, seed=0)) == 10
+
+
+def test_splits_of_any_case_are_never_drawn_from_as_classes(image_tree: Build) -> None:
+    root = image_tree({"Train/a": 3, "Train/b": 2, "TEST/a": 1, "TEST/b": 1, "extra/a": 2})
+    Image.new("RGB", (8, 8)).save(root / "loose.png")
+    found = datasets.load(f"imagefolder={root}")
+    assert found.sizes == {"Train": 5, "TEST": 2}
+    assert found.notes[0] == "not read, beside Train/, TEST/: extra/, 1 image"
+    with pytest.raises(DataError, match="one folder to split; got Train/ and TEST/"):
+        datasets.load(f"imagefolder={root}", DataOptions(split=0.5))
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"train_images/a": 2, "train_images/b": 2, "test_images/a": 2}, "got test_images, train_images"),
+        ({"photos/a": 2, "photos/b": 2}, "got photos/ alone; .* do: give the folder .*/photos"),
+    ],
+)
+def test_folders_that_hold_classes_are_no_classes_to_draw_from(
+    image_tree: Build, tree: dict[str, int], message: str
+) -> None:
+    root = image_tree(tree)
+    with pytest.raises(DataError, match=message):
+        datasets.load(f"imagefolder={root}", DataOptions(split=0.5))
+    if "photos/a" in tree:
+        assert datasets.load(f"imagefolder={root / 'photos'}", DataOptions(split=0.5)).sizes == {"train": 2, "test": 2}
+
+
+def test_classes_that_look_alike_are_told(image_tree: Build) -> None:
+    cased = datasets.load(f"imagefolder={image_tree({'train/Cat': 1, 'train/cat': 1, 'test/cat': 1})}")
+    assert "classes that differ in case only: Cat and cat" in cased.notes
+    sanity.check_labels(cased)
+    for twin, how in (("cat ", "spaces"), ("caf\u00e9", "Unicode form")):
+        name = unicodedata.normalize("NFD", twin.strip())
+        root = image_tree({f"train/{name}": 1, f"train/{twin}": 1, f"test/{twin}": 1}, name=how)
+        with pytest.raises(DataError, match=f"told apart; got .* {how} only"):
+            sanity.check_labels(datasets.load(f"imagefolder={root}"))
+        shutil.rmtree(root / "train" / twin)
+        with pytest.raises(DataError, match=f"{how} only.*rename one"):
+            datasets.load(f"imagefolder={root}")

@@ -34,11 +34,16 @@ def test_numbers_are_numbers_though_folders_are_sorted_as_text() -> None:
 
 
 def test_wordnet_ids_are_in_order() -> None:
-    assert order([f"n{i:08d}" for i in range(1000)]) == (list(range(1000)), "class order: by WordNet id")
+    ids = [f"n{i:08d}" for i in range(1000)]
+    assert order(ids) == (list(range(1000)), "class order: by WordNet id")
+    assert order(ids[::-1])[0] == list(range(1000))[::-1]  # as a file's class names may have them
 
 
 def test_a_thousand_other_names_and_numbered_names_are_asked_for() -> None:
-    for names in ([f"name{i:04d}" for i in range(1000)], ["class_1", "class_10", "class_2"]):
+    kit = [str(i) for i in range(1, 1001)]  # ILSVRC2012_ID, which is not in the order of WordNet ids
+    some_ids = ["n00000002", "n00000001"]
+    assert order([str(i) for i in range(1000)])[0][:2] == [0, 1]
+    for names in ([f"name{i:04d}" for i in range(1000)], ["class_1", "class_10", "class_2"], kit, some_ids):
         with pytest.raises(SettingsError, match=r"order of the head's classes.*--linear\.classes FILE"):
             order(names)
 

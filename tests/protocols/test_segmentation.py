@@ -16,6 +16,7 @@ import evaltk
 from evaltk import cli, datasets, results
 from evaltk.data import sanity
 from evaltk.data.dense import DenseSplit
+from evaltk.data.options import DataOptions
 from evaltk.data.transforms import Transform
 from evaltk.errors import DataError
 from evaltk.metrics import iou
@@ -210,6 +211,23 @@ def test_published_layouts(tmp_path: Path, files: Callable[..., None]) -> None:
     ade = datasets.load(f"ade20k={tmp_path}")
     assert ade.sizes == {"training": 2, "validation": 1} and len(ade.train.classes) == 150
     assert (ade.train.mask(0) == 149).all() and (ade.train.mask(1) == 255).all()  # 0 is void there
+
+
+def test_images_of_ones_own_are_read_as_shown(tmp_path: Path, files: Callable[..., None]) -> None:
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    for split in ("train", "test"):
+        files(f"{split}/images/0.png", colour=True)
+        files(f"{split}/masks/0.png")
+    turned = Image.Exif()
+    turned[0x0112] = 3  # by half a turn, after which it has the same size
+    path = tmp_path / "train/images/0.png"
+    pixels = np.random.default_rng(0).integers(0, 256, np.asarray(Image.open(path)).shape, dtype=np.uint8)
+    Image.fromarray(pixels).save(path, exif=turned)
+    shown = datasets.load(f"masks={tmp_path}")
+    assert np.array_equal(shown.train.pair(0)[0], pixels[::-1, ::-1]) and "as shown" in shown.notes[-1]
+    stored = datasets.load(f"masks={tmp_path}", DataOptions(show="as-reference"))
+    assert np.array_equal(stored.train.pair(0)[0], pixels) and "as-reference" in stored.notes[-1]
+    assert stored.fingerprint != shown.fingerprint
 
 
 def test_bad_label_maps(tmp_path: Path, files: Callable[..., None]) -> None:

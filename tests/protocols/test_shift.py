@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 from small_inputs import DEIT, one_colour_per_class
 
 import evaltk
@@ -19,7 +20,7 @@ from evaltk.data.transforms import Transform
 from evaltk.errors import DataError, SettingsError
 from evaltk.types import FeatureKey, Features, Result
 from protocols import shift
-from protocols.shift.sets import ALEXNET, mean_corruption_error
+from protocols.shift.sets import ALEXNET, mapped, mean_corruption_error
 
 KEY = FeatureKey(
     sha256="0", dataset="0", split="x", transform="", recipe="", precision="fp32", position="dino", version=1
@@ -110,6 +111,23 @@ def test_corruptions_made_on_the_fly(folder: Path) -> None:
     assert mean == pytest.approx(np.mean([s.value for s in found]))
     assert not [s for s in result.scores if s.metric == "mce"]
     assert any("18 training images, 3 per class" in note for note in result.notes)
+
+
+def test_folders_are_never_mapped_by_chance(tmp_path: Path) -> None:
+    def training(*names: str) -> Dataset:
+        split = images.from_arrays("d", "train", np.zeros((12, 2, 2, 3), np.uint8), np.arange(12) % 2, names)
+        return Dataset(name="d", train=split, test=split)
+
+    for name in ("Class 1", "1", "2"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / name / "0.png")
+    with pytest.raises(DataError, match="'Class 1' differs from 'class 1' in case only"):
+        mapped(training("1", "class 1"), "other", tmp_path)
+    numbers = sorted(map(str, range(12)))  # as text: the third is class 10
+    with pytest.raises(DataError, match=r"numbers in another order.*: by name"):
+        mapped(training(*numbers), "other", tmp_path, numbered=True)
+    split, _ = mapped(training(*numbers), "other", tmp_path)
+    assert [numbers[i] for i in split.labels] == ["1", "2"]
 
 
 def test_mean_corruption_error(tmp_path: Path) -> None:

@@ -248,3 +248,17 @@ def test_who_wins_is_told_with_p_and_a_tie_has_no_winner(tmp_path: Path) -> None
     assert winners.sentence([]) == "" and winners.table([]) is None
     table = winners.table([knn_, video])
     assert table is not None and [cells[1].bold for _, cells in table.rows] == [True, False]
+
+
+def test_one_file_with_other_pixel_statistics_is_another_model() -> None:
+    def given(mean: float, top1: float) -> Result:
+        result = tuned("net", top1, top1, top1)
+        pixels = {"mean": [mean] * 3, "std": [0.5, 0.5, 0.5]}
+        return replace(result, checkpoint={**result.checkpoint, **pixels})
+
+    table = one([given(0.5, 0.7), given(0.0, 0.6)])
+    assert table.titles() == ("k-NN chosen k", "k-NN k=20", "px")  # not a second column of the same
+    assert [(label, cells[0].value) for label, cells in table.rows] == [
+        ("net (mean 0.5 0.5 0.5, std 0.5 0.5 0.5)", 0.7),
+        ("net (mean 0.0 0.0 0.0, std 0.5 0.5 0.5)", 0.6),
+    ]

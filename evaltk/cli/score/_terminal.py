@@ -12,6 +12,8 @@ from evaltk import safe_arrays, safe_json
 from evaltk.errors import DataError
 from reports.table import Cell, Table
 
+EXACT = 2.0**53  # up to which float64 holds whole numbers
+
 
 def read_array(path: Path, name: str) -> np.ndarray:
     """An array of numbers from .npy, .npz (its entry `name`, or its only one) or .json. Raises: DataError."""
@@ -59,6 +61,10 @@ def read_features(path: Path) -> np.ndarray:
 def read_labels(path: Path, features: np.ndarray, of: Path) -> np.ndarray:
     """Class ids [N] int64, one per row of `features`, which are those of the file `of`. Raises: DataError."""
     y = read_array(path, "y")
+    if y.shape == (len(features), 1):  # as MATLAB has columns
+        y = y[:, 0]
+    if y.dtype.kind == "f" and np.isfinite(y).all() and (y == np.floor(y)).all() and (np.abs(y) <= EXACT).all():
+        y = y.astype(np.int64)
     if y.shape != (len(features),) or y.dtype.kind not in "iu":
         got = f"{y.dtype} {list(y.shape)}"
         do = f"save one label per row of {of.name}"
@@ -67,6 +73,40 @@ def read_labels(path: Path, features: np.ndarray, of: Path) -> np.ndarray:
         got = str(y.min() if y.min() < 0 else y.max())
         raise DataError(wanted="class ids from 0 to 2^63 - 1", got=got, where=path, do="number classes from 0")
     return y.astype(np.int64)
+
+
+def check_features(bank: np.ndarray, queries: np.ndarray, where: tuple[Path, Path]) -> None:
+    """Check features as datasets are checked: not all the same, and few queries that are rows of the bank.
+
+    Raises: DataError.
+    """
+    from evaltk.data import overlap, sanity
+
+    for x, path in zip((bank, queries), where, strict=True):
+        sanity.check_varied(x, str(path))
+    rows = {row.tobytes() for row in bank}
+    shared = sum(row.tobytes() in rows for row in queries.astype(bank.dtype))
+    if shared > overlap.MOST * len(queries):
+        raise DataError(
+            wanted=f"queries that are not in {where[0].name} too",
+            got=f"{shared:,} of {len(queries):,} with the same features",
+            where=where[1],
+            do="leave them out of one of the two: each is its own nearest neighbour",
+        )
+
+
+def check_learnt(labels: np.ndarray, wanted: np.ndarray, where: Path) -> None:
+    """Check that there are two classes, and that each query's class is among them. Raises: DataError."""
+    if len(known := np.unique(labels)) < 2:
+        do = "add features of other classes"
+        raise DataError(wanted="labels of two classes or more", got="a single class", where=where, do=do)
+    if len(lacking := np.setdiff1d(wanted, known)):
+        raise DataError(
+            wanted="labels of the queries' classes",
+            got=f"none of {len(lacking)}, the first of them {lacking[0]}",
+            where=where,
+            do="number the classes of both files alike, or leave these queries out",
+        )
 
 
 def numbered(labels: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

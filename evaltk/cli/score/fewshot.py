@@ -77,10 +77,9 @@ def score(options: Options) -> None:
     if not options.penalty or not all(0 < p < np.inf for p in options.penalty):
         got = str(options.penalty)
         raise SettingsError(wanted="penalties > 0", got=got, where="--penalty", do="--penalty 0.075")
+    _terminal.check_learnt(y, wanted, options.labels)
+    _terminal.check_features(train, queries, (options.train, options.queries))
     ids, y, wanted = _terminal.numbered(y, wanted)
-    if len(ids) < 2:
-        do = "add features of other classes"
-        raise DataError(wanted="labels of two classes or more", got="a single class", where=options.labels, do=do)
     x, asked = (train, queries) if options.as_given else (fewshot.centred(train), fewshot.centred(queries))
     splits = [_rows(path, y, ids) for path in options.rows] or [_checked(np.arange(len(y)), y, ids, "")]
     found: dict[float, list[Fit]] = {penalty: [] for penalty in options.penalty}

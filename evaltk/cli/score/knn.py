@@ -59,7 +59,8 @@ def score(options: Options) -> None:
         raise DataError(wanted=f"{bank.shape[1]} features", got=f"{queries.shape[1]}", where=options.queries, do=do)
     labels = _terminal.read_labels(options.labels, bank, options.bank)
     wanted = _terminal.read_labels(options.query_labels, queries, options.queries)
-    if not options.k or not 1 <= min(options.k) <= max(options.k) <= len(bank):
+    ks = tuple(k for k in options.k if k <= len(bank))
+    if not ks or min(ks) < 1:
         raise SettingsError(
             wanted=f"1 <= k <= {len(bank)}",
             got=str(options.k),
@@ -69,16 +70,21 @@ def score(options: Options) -> None:
     if not 0 < options.temperature < np.inf:
         got = str(options.temperature)
         raise SettingsError(wanted="a temperature > 0", got=got, where="--temperature", do="--temperature 0.07")
+    _terminal.check_learnt(labels, wanted, options.labels)
+    _terminal.check_features(bank, queries, (options.bank, options.queries))
     ids, labels, wanted = _terminal.numbered(labels, wanted)
     x, q = torch.from_numpy(bank).float(), torch.from_numpy(queries).float()
-    similarity, index = neighbours.search(q, x, max(options.k))
-    settings = knn.Settings(k=options.k, temperature=(options.temperature,))
+    similarity, index = neighbours.search(q, x, max(ks))
+    settings = knn.Settings(k=ks, temperature=(options.temperature,))
     _, predicted = knn.rank_neighbours(
         similarity, torch.from_numpy(labels)[index], torch.from_numpy(wanted), settings, len(ids)
     )
     right = {k: int((p.numpy() == wanted).sum()) for (k, _), p in predicted.items()}
+    left = [str(k) for k in options.k if k > len(bank)]
+    notes = (f"k = {' '.join(left)} left out: the bank has {len(bank):,} rows",) if left else ()
     if options.json:
-        print(json.dumps({"n": len(wanted), "top1": {k: r / len(wanted) for k, r in right.items()}}))
+        found = {"n": len(wanted), "top1": {k: r / len(wanted) for k, r in right.items()}}
+        print(json.dumps(found | ({"notes": notes} if notes else {})))
         return
     cells = [
         Cell(value=r / len(wanted), interval=(low, high))
@@ -86,4 +92,5 @@ def score(options: Options) -> None:
         for low, high in [wilson_interval(r, len(wanted))]
     ]
     title = f"k-NN top-1 (%), n = {len(wanted):,}"
-    _terminal.show_table(Table(title=title, columns=tuple(f"k={k}" for k in right), rows=(("features", tuple(cells)),)))
+    columns, rows = tuple(f"k={k}" for k in right), (("features", tuple(cells)),)
+    _terminal.show_table(Table(title=title, columns=columns, rows=rows, footnotes=notes))
