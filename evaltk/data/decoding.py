@@ -84,7 +84,7 @@ class Reading:
 
     def text(self) -> str:
         """All that pixels depend on; "" for the reading of published datasets, whose fingerprints are older."""
-        parts = [self.show] if self.show != "as-reference" else []
+        parts = [f"{self.show} 2"] if self.show != "as-reference" else []  # 1: of before 2026-11-26, without gamma
         return " ".join(parts + ([f"max-pixels {self.max_pixels}"] if self.max_pixels != MAX_PIXELS else []))
 
 

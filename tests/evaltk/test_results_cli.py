@@ -219,7 +219,7 @@ BAD = {
     "a.csv|H\n" + "a" * 200_000 + ",b,c,top1,1\n": "wanted a CSV; got field larger",
     "a.csv|H\n\x1b[31ma,b,c,top1,1\n": "without control characters; got '\\x1b[31ma'",
     'a.json|{"results": {"t": {"acc,none": NaN}}}': "wanted a number for value",
-    'a.json|{"results": {"t": {"acc,none": 1' + "0" * 400 + "}}}": "wanted at least one figure",
+    'a.json|{"results": {"t": {"acc,none": 1' + "0" * 400 + "}}}": "got a whole number of 401 digits",
     "a.json|" + "[" * 100_000: "nested too deep",
 }
 

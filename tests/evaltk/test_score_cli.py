@@ -280,7 +280,6 @@ def test_features_are_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     wrong = {
         "z": (query_y[:-1], "integer labels [12]; got int64 [11]"),
         "y": (bank_y + 0.5, "integer labels [60]; got float64 [60]"),
-        "q": (np.concatenate([queries[:11], bank[:1]]), "got 1 of 12 with the same features"),
         "x": (np.ones_like(bank), "identical features for all images"),
     }
     wrong_ids = {"z": (query_y + 1, "got none of 1, the first of them 3"), "y": (bank_y * 0, "got a single class")}
@@ -292,6 +291,13 @@ def test_features_are_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str])
             assert cli.main(["score", subject[0], *asked, *(["--k", "5"] if subject[0] == "knn" else [])]) == 2
             assert says in capsys.readouterr().err
         np.save(tmp_path / f"{name}.npy", before)
+    np.save(tmp_path / "q.npy", np.concatenate([queries[:11], bank[:1]]))
+    for subject in (["knn", "--bank", "--k", "5"], ["fewshot", "--train"]):
+        asked = [subject[1] if word == "--bank" else word for word in words[2:]]
+        assert cli.main(["score", subject[0], *asked, *subject[2:], "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["notes"] == [
+            "1 of 12 queries are rows of x.npy too: are they the same images?"
+        ]
 
 
 def test_subjects_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,7 +78,7 @@ def score(options: Options) -> None:
         got = str(options.penalty)
         raise SettingsError(wanted="penalties > 0", got=got, where="--penalty", do="--penalty 0.075")
     _terminal.check_learnt(y, wanted, options.labels)
-    _terminal.check_features(train, queries, (options.train, options.queries))
+    notes = _terminal.check_features(train, queries, (options.train, options.queries))
     ids, y, wanted = _terminal.numbered(y, wanted)
     x, asked = (train, queries) if options.as_given else (fewshot.centred(train), fewshot.centred(queries))
     splits = [_rows(path, y, ids) for path in options.rows] or [_checked(np.arange(len(y)), y, ids, "")]
@@ -96,9 +96,9 @@ def score(options: Options) -> None:
             found[model.l2].append(fitted)
     if options.json:
         told = {str(p): {"splits": [asdict(fit) for fit in of]} | _spread(of) for p, of in found.items()}
-        print(json.dumps({"n": len(wanted), "penalty": told}))
+        print(json.dumps({"n": len(wanted), "penalty": told} | ({"notes": notes} if notes else {})))
         return
-    _show(found, len(wanted))
+    _show(found, len(wanted), notes)
 
 
 def _spread(of: Sequence[Fit]) -> dict[str, float]:
@@ -107,7 +107,7 @@ def _spread(of: Sequence[Fit]) -> dict[str, float]:
     return scores.spread([fit.top1 for fit in of])
 
 
-def _show(found: dict[float, list[Fit]], n: int) -> None:
+def _show(found: dict[float, list[Fit]], n: int, notes: tuple[str, ...]) -> None:
     from evaltk.metrics.statistics import wilson_interval
 
     rows = []
@@ -121,7 +121,7 @@ def _show(found: dict[float, list[Fit]], n: int) -> None:
     names = {"top1_mean": "mean", "top1_std_sample": "std (n - 1)", "top1_std_population": "std (n)"}
     many = len(next(iter(found.values())))
     columns = (*(f"split {i + 1}" for i in range(many)), *list(names.values())[: 3 if many > 1 else 1])
-    notes = tuple(
+    notes += tuple(
         f"penalty {p:g}, split {i + 1}: not converged"
         for p, of in found.items()
         for i, fit in enumerate(of)

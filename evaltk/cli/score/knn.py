@@ -71,7 +71,7 @@ def score(options: Options) -> None:
         got = str(options.temperature)
         raise SettingsError(wanted="a temperature > 0", got=got, where="--temperature", do="--temperature 0.07")
     _terminal.check_learnt(labels, wanted, options.labels)
-    _terminal.check_features(bank, queries, (options.bank, options.queries))
+    notes = _terminal.check_features(bank, queries, (options.bank, options.queries))
     ids, labels, wanted = _terminal.numbered(labels, wanted)
     x, q = torch.from_numpy(bank).float(), torch.from_numpy(queries).float()
     similarity, index = neighbours.search(q, x, max(ks))
@@ -81,7 +81,7 @@ def score(options: Options) -> None:
     )
     right = {k: int((p.numpy() == wanted).sum()) for (k, _), p in predicted.items()}
     left = [str(k) for k in options.k if k > len(bank)]
-    notes = (f"k = {' '.join(left)} left out: the bank has {len(bank):,} rows",) if left else ()
+    notes += (f"k = {' '.join(left)} left out: the bank has {len(bank):,} rows",) if left else ()
     if options.json:
         found = {"n": len(wanted), "top1": {k: r / len(wanted) for k, r in right.items()}}
         print(json.dumps(found | ({"notes": notes} if notes else {})))
