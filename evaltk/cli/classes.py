@@ -72,6 +72,7 @@ def main(argv: list[str]) -> int:
 
 def _judged(options: Options) -> list[Judged]:
     from evaltk import datasets, results
+    from evaltk.progress import log
     from reports import classes
 
     names: tuple[str, ...] = ()
@@ -84,7 +85,8 @@ def _judged(options: Options) -> list[Judged]:
         if options.protocols and result.protocol not in options.protocols:
             continue
         known = names if result.data.name == of else ()
-        judged += classes.of_result(result, results.read_predictions(path), known)
+        arrays = results.read_predictions(path)
+        judged += classes.of_result(result, arrays, known, complain=lambda error: log.warning("%s", error))
     return judged
 
 
