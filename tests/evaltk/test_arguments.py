@@ -46,6 +46,11 @@ COMMANDS = (
     "run pixels:8 --data digits --limit 0",
     "nope",
     "run hf:x --data d",
+    "run pixels:8 --data digits --pixels nan",
+    "run pixels:8 --data digits --knn.temperature=-inf",
+    "cache prune --older-than nan",
+    "run pixels:8 --data digits --data cifar10=/x",
+    "pretrain digits_dino_vmf --set optim.epochs=1 --set=optim.warmup_epochs=0",
 )
 
 
@@ -66,6 +71,17 @@ def test_flags_are_named_with_the_nearest(capsys: pytest.CaptureFixture[str]) ->
     assert "nothing for --labels, --queries, --query-labels" in said["score knn --bank x"]
     assert "'nope'" in said["ls nope"] and "checkpoints" in said["ls nope"]
     assert "--knn.k" in said["run pixels:8 --knn.k y"] and "'y'" in said["run pixels:8 --knn.k y"]
+
+
+def test_flags_given_twice_are_refused_and_the_advice_is_right(capsys: pytest.CaptureFixture[str]) -> None:
+    """The last one would count alone, and nobody be told that the others do not."""
+    assert cli.main(["ls", "protocols", "--plugin", "/a.py", "--plugin", "/b.py"]) == 2  # the one that may be
+    assert "/a.py" in capsys.readouterr().err
+    assert cli.main(["table", "--data", "digits", "--runs", "/nope", "--data=pets"]) == 2
+    told, _, advice = capsys.readouterr().err.strip().rpartition("at once: ")
+    assert "wanted --data once; got twice" in told and advice == "--data digits pets"
+    assert cli.main(["table", "--runs", "/nope", "--digits", "1", "--digits", "2", *advice.split()]) == 2
+    assert "wanted a folder of results; got no such folder; where: /nope" in capsys.readouterr().err
 
 
 def test_no_error_is_longer_than_it_may_be() -> None:
