@@ -268,7 +268,7 @@ def find(out: Path, *, skip: Callable[[Path, str], object] | None = None) -> Ite
     if not out.is_dir():
         raise StorageError(
             wanted="a folder of results",
-            got="no such folder",
+            got="a file" if out.exists() else "no such folder",
             where=out,
             do="run `evaltk run ... --out` first, or name it",
         )

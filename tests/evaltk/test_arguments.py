@@ -54,6 +54,25 @@ COMMANDS = (
 )
 
 
+# What an error must name: the flag that was given, never one that the command does not have.
+NAMED = {
+    "classes --figure x.nope": "do: --figure x.svg",
+    "cache prune --older-than -1": "where: --older-than",
+    f"cache ls --cache {__file__}": "wanted the folder of a cache; got a file",
+    "demo --epochs 0": "where: --epochs",
+    "pretrain digits_dino_vmf --set optim.epochs=-1": "where: --set optim.epochs=-1; do: change it there",
+    f"watch {__file__}": "got a file without a line of one",
+    f"table --runs {__file__}": "got a file",
+}
+
+
+@pytest.mark.parametrize("command", NAMED)
+def test_errors_name_what_was_given(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(command.split()) == 2
+    err = capsys.readouterr().err
+    assert NAMED[command] in err and len(err.splitlines()) == 1 and len(err) <= 300, err
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_one_line_and_exit_2(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(command.split()) == 2
