@@ -58,7 +58,7 @@ def test_names_that_are_no_unicode(few: export.Extracted, tmp_path: Path) -> Non
     table = pd.read_parquet(tmp_path / "x.parquet")
     assert table["id"][0] == r"\udcff.png" and set(table["class"]) == {r"\udcfe", *few.classes[1:]}
     (tmp_path / "x.safetensors").rename(tmp_path / "\udcff.safetensors")
-    with pytest.raises(EvaltkError, match="wanted a path in UTF-8.*link to it under another name"):
+    with pytest.raises(EvaltkError, match=r"wanted a path in UTF-8.*link to it under another name"):
         rawfile.read(locate.locate(tmp_path / "\udcff.safetensors"))
 
 
