@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import io
+import itertools
+import math
 import re
+import shlex
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from evaltk import progress
@@ -16,6 +20,7 @@ from evaltk.errors import SettingsError
 
 Options = TypeVar("Options")
 MISFIT = "options that fit the command"  # what an error of `parse` wants
+REPEATED = {"plugin"}  # takes one value each time
 ELSEWHERE = {  # what other tools call it: what does it here
     "--dry-run": "evaltk plan, with the same arguments, is a dry run",
     "--config": "a suite file is named first: evaltk run FILE.toml (docs/suites.md)",
@@ -33,7 +38,7 @@ def parse(
     Args:
         default: what holds where the arguments say nothing, in place of the defaults of `options`.
 
-    Raises: SettingsError: a flag that is unknown, missing, or has a value of another kind.
+    Raises: SettingsError: a flag that is unknown, missing, given twice, or has a value of another kind.
     """
     import tyro
 
@@ -41,7 +46,10 @@ def parse(
     try:
         with contextlib.redirect_stderr(said):
             given = {} if default is None else {"default": default}
-            return tyro.cli(options, args=argv, prog=prog, description=doc, **given)
+            parsed = tyro.cli(options, args=argv, prog=prog, description=doc, **given)
+        _check_once(parsed, argv, prog)
+        _check_numbers(parsed, argv, prog)
+        return parsed
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -54,6 +62,52 @@ def parse(
         elif hint:
             do = f"did you mean {hint}? {do}"
         raise SettingsError(wanted=MISFIT, got=got, where=prog, do=do) from None
+
+
+def _check_once(parsed: object, argv: Sequence[str], prog: str) -> None:
+    """Of a flag of several values that is given twice tyro takes the last ones, in silence. Raises: SettingsError."""
+    words = list(argv[: argv.index("--")] if "--" in argv else argv)
+    several = {field for field, value in _fields(parsed) if isinstance(value, tuple)} - REPEATED
+    seen: dict[str, int] = {}
+    for n, word in enumerate(words):
+        flag = word.partition("=")[0].replace("_", "-")
+        if not flag.startswith("--") or flag.rpartition(".")[2].lstrip("-").replace("-", "_") not in several:
+            continue
+        if flag in seen:
+            given = [*_values(words[seen[flag] :]), *_values(words[n:])]
+            do = f"give all values at once: {flag} {shlex.join(given)}"
+            raise SettingsError(wanted=f"{flag} once", got="twice", where=prog, do=do)
+        seen[flag] = n
+
+
+def _values(words: Sequence[str]) -> list[str]:
+    """What the first of the words, a flag, is given."""
+    _, equals, value = words[0].partition("=")
+    rest = itertools.takewhile(lambda word: not word.startswith("--"), words[1:])
+    return [value] if equals else list(rest)
+
+
+def _check_numbers(parsed: object, argv: Sequence[str], prog: str) -> None:
+    """No flag takes NaN or infinity, which comparisons with limits let through. Raises: SettingsError."""
+    values = [v for _, one in _fields(parsed) for v in (one if isinstance(one, tuple) else (one,))]
+    if all(math.isfinite(value) for value in values if isinstance(value, float)):
+        return
+    flag = prog
+    for word in argv:
+        name, equals, value = word.partition("=")
+        flag = name if word.startswith("--") else flag
+        with contextlib.suppress(ValueError):
+            if not math.isfinite(float(value if equals else word)):
+                raise SettingsError(wanted="a number", got=value or word, where=flag, do="give a finite number")
+    raise SettingsError(wanted="numbers", got="NaN or infinity", where=prog, do="give finite numbers")
+
+
+def _fields(options: object) -> Iterator[tuple[str, object]]:
+    """(name, value) of each option, also of those of protocols."""
+    for field in dataclasses.fields(options) if dataclasses.is_dataclass(options) else ():
+        value = getattr(options, field.name)
+        yield field.name, value
+        yield from _fields(value)
 
 
 def _told(text: str) -> tuple[str, str]:

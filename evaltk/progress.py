@@ -6,6 +6,7 @@ take the place of the line, which is drawn again below them.
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import shutil
@@ -17,7 +18,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from evaltk.durations import in_words
-from evaltk.errors import SettingsError, printable
+from evaltk.errors import EvaltkError, SettingsError, printable
 
 Advance = Callable[[int], None]
 log = logging.getLogger("evaltk")
@@ -30,9 +31,18 @@ _ABOUT: ContextVar[str] = ContextVar("about", default="")
 
 
 class _Printable(logging.Formatter):
-    """Messages hold names of files and classes, whose control characters must not reach a terminal."""
+    """Messages hold names of files and classes, whose control characters must not reach a terminal.
+
+    Errors in them are as brief as where one ends a command.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
+        args = record.args
+        if isinstance(args, tuple) and not is_verbose():
+            rest = sum(len(str(a)) for a in (record.msg, *args) if not isinstance(a, EvaltkError))
+            room = max(200, 290 - rest)
+            record = copy.copy(record)
+            record.args = tuple(a.brief(room) if isinstance(a, EvaltkError) else a for a in args)
         return "\n".join(map(printable, super().format(record).split("\n")))
 
 

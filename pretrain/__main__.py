@@ -18,7 +18,7 @@ from typing import Annotated
 
 import tyro
 
-from evaltk import arguments, crew, files, launchers, plugins, processes, progress
+from evaltk import arguments, crew, files, launchers, plugins, processes, progress, streams
 from evaltk.data.options import DataFlags
 from evaltk.errors import EvaltkError
 from pretrain import recipe_names, signals
@@ -95,10 +95,21 @@ def said(error: BaseException) -> int:
     if isinstance(error, processes.Ended):
         progress.log.error("ended by %s%s", error.name, error.kept or "; the last checkpoint is kept")
         return error.exit_code
-    if isinstance(error, OSError) and (known := files.unforeseen(error)) is not None:
+    if isinstance(error, BrokenPipeError) and streams.reader_gone():
+        return 0
+    if isinstance(error, OSError) and (known := files.unforeseen(error) or streams.unwritten(error)) is not None:
         return said(known)
     raise error
 
 
+def _begun() -> int:
+    streams.prepare()
+    argv = progress.configured(sys.argv[1:])
+    streams.check_folder()
+    code = main(argv)
+    sys.stdout.flush()
+    return code
+
+
 if __name__ == "__main__":
-    raise SystemExit(crew.together(lambda: main(progress.configured(sys.argv[1:])), said))
+    raise SystemExit(crew.together(_begun, said))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import sys
 import types
 import typing
@@ -96,8 +97,15 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
         if not isinstance(table.setdefault(section, {}), dict):
             raise SettingsError(wanted="a table", got=_shown(table[section]), where=f"{path}, {section}", do=SECTION)
         table[section][leaf] = _value(text)
-    recipe = _build(Recipe, table | {"name": path.stem}, str(path))
-    check(recipe)
+    try:
+        recipe = _build(Recipe, table | {"name": path.stem}, str(path))
+        check(recipe)
+    except SettingsError as error:
+        if not overrides:
+            raise
+        load(name)  # raises, where the recipe itself is at fault
+        where, do = f"--set {shlex.join(overrides)}", error.do if "there are" in error.do else "change it there"
+        raise SettingsError(wanted=error.wanted, got=error.got, where=where, do=do) from error
     return recipe
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,8 @@ from reports.figures.style import COLOURS, GREY, panels, shortened, shown, style
 from reports.layouts import Items, Layout
 from reports.table import Cell, Table
 
+Complain = Callable[[StorageError], object]
+AGAIN = "run again with --again; until then it is left out"
 NAMES = "class_names"
 MOST = 1_000_000  # classes
 PANELS = 4  # of a reliability diagram
@@ -55,19 +57,28 @@ class Judged:
         return self.classes[label] if label < len(self.classes) else f"class {label}"
 
 
-def of_result(result: Result, arrays: Mapping[str, np.ndarray], classes: Sequence[str] = ()) -> list[Judged]:
+def of_result(
+    result: Result,
+    arrays: Mapping[str, np.ndarray],
+    classes: Sequence[str] = (),
+    *,
+    complain: Complain | None = None,
+) -> list[Judged]:
     """The classifiers of a result whose predictions are kept, one for each metric's headline; [] for other protocols.
 
     Args:
         arrays: the result's predictions. classes: names by id, where the arrays hold none.
+        complain: is told of arrays that are no classes or confidences of images, as of a file that was edited; they
+            are left out. Without it they are errors.
 
-    Raises: StorageError: arrays that are no classes of images, as of a file that was edited.
+    Raises: StorageError.
     """
     layout = layouts.protocols().get(result.protocol)
     if layout is None:
         return []
     named = [str(name) for name in np.atleast_1d(arrays[NAMES])] if NAMES in arrays else list(classes)
     found: dict[str, Judged] = {}  # by the array of predictions: several scores may be of one
+    faults: dict[str, StorageError] = {}  # by their text: several arrays may have one
     for items in layout.items:
         if not items.predicted:
             continue
@@ -75,7 +86,12 @@ def of_result(result: Result, arrays: Mapping[str, np.ndarray], classes: Sequenc
         for score in _shown(layout, items, scored):
             names = _names(score, items)
             if names is not None and all(name in arrays for name in names) and names[0] not in found:
-                found[names[0]] = _judged(result, layout, score, arrays, names, named)
+                judged = _judged(result, layout, score, arrays, names, named, faults)
+                found |= {names[0]: judged} if judged is not None else {}
+    for error in faults.values():
+        if complain is None:
+            raise error
+        complain(error)
     return list({one.title: one for one in reversed(found.values())}.values())[::-1]
 
 
@@ -118,13 +134,21 @@ def _judged(
     arrays: Mapping[str, np.ndarray],
     names: tuple[str, str],
     classes: Sequence[str],
-) -> Judged:
+    faults: dict[str, StorageError],
+) -> Judged | None:
+    """The classifier, or None and an entry in `faults`."""
     found, true = (np.asarray(arrays[name]) for name in names)
-    confidence = arrays.get(f"{names[0]}_confidence")
     at = ", ".join(f"{key} {value}" for key, value in score.at.items() if key not in ("chosen_on", "classes"))
-    if fault := _fault(true, found, confidence, UNREADABLE.get(result.protocol, 0)):
-        where = f"{result.checkpoint.get('name')}, {result.protocol} on {result.data.name}"
-        raise StorageError(wanted="a class of each image", got=fault, where=where, do="run again with --again")
+    where = f"{result.checkpoint.get('name')}, {result.protocol} on {result.data.name}"
+    if fault := _fault(true, found, UNREADABLE.get(result.protocol, 0)):
+        error = StorageError(wanted="a class of each image", got=fault, where=where, do=AGAIN)
+        faults[str(error)] = error
+        return None
+    confidence, fault = _confidence(arrays.get(f"{names[0]}_confidence"), found)
+    if fault:
+        wanted = "a confidence from 0 to 1 of each image"
+        error = StorageError(wanted=wanted, got=fault, where=where, do=AGAIN)
+        faults[str(error)] = error
     title = f"{result.checkpoint.get('name')}, {result.protocol} on {result.data.name} ({at})"
     return Judged(
         title=title,
@@ -136,19 +160,29 @@ def _judged(
     )
 
 
-def _fault(target: np.ndarray, predicted: np.ndarray, confidence: np.ndarray | None, least: int) -> str:
+def _fault(target: np.ndarray, predicted: np.ndarray, least: int) -> str:
     """What is wrong with arrays that a file holds; empty if nothing is. least: the smallest prediction."""
     for name, ids in (("true classes", target), ("predictions", predicted)):
         if ids.ndim != 1 or not len(ids) or len(ids) != len(target) or ids.dtype.kind not in "iu":
             return f"{name} {list(ids.shape)} of type {ids.dtype}"
         if ids.min() < (least if ids is predicted else 0) or ids.max() >= MOST:
             return f"{name} from {ids.min()} to {ids.max()}"
-    if confidence is not None:
-        if confidence.shape != target.shape or confidence.dtype.kind != "f":
-            return f"confidences {list(confidence.shape)} of type {confidence.dtype}"
-        if not (np.isnan(confidence) | ((confidence >= 0) & (confidence <= 1 + 1e-6))).all():
-            return "confidences outside of 0 to 1"
     return ""
+
+
+def _confidence(kept: np.ndarray | None, predicted: np.ndarray) -> tuple[np.ndarray | None, str]:
+    """(confidences with NaN for those that are none, or None if no image has one; what is wrong, empty if nothing is).
+
+    An image that cannot be read, predicted as -1, has none.
+    """
+    if kept is None:
+        return None, ""
+    if kept.shape != predicted.shape or kept.dtype.kind != "f":
+        return None, f"{list(kept.shape)} of type {kept.dtype}"
+    there = (kept >= 0) & (kept <= 1 + 1e-6)
+    lacking = int((~there & (predicted >= 0)).sum())
+    fault = f"none for {lacking:,} of {len(kept):,} (NaN, or outside of 0 to 1)" if lacking else ""
+    return (np.where(there, kept, np.nan) if there.any() else None), fault
 
 
 def tables(judged: Judged, limit: int) -> list[Table]:

@@ -37,7 +37,7 @@ ONLY = {
     # architecture is spelled, and a training checkpoint is read as any foreign file is.
     "pretrain": "models vmf prototypes.duplicates datasets data seeding distributed types errors files progress "
     "checkpoints.families.random checkpoints.rawfile cores machine plugins checksums owned processes arguments sending "
-    "crew durations launchers safe_json safe_toml",
+    "streams crew durations launchers safe_json safe_toml",
     "reports": "results types deviations errors files metrics.statistics metrics.calibration durations safe_json "
     "safe_toml",
 }

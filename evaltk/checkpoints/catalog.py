@@ -280,7 +280,8 @@ def fetch(entry: Entry, *, home: Path | None = None, advance: Callable[[int], No
             _settle(path, entry, path, _root(home))
             return path
         part = path.with_name(path.name + ".part")
-        download(entry.url, part, title=f"fetching {entry.name}", advance=advance or (lambda count: None))
+        title, room = f"fetching {entry.name}", "evaltk fetch --home, or EVALTK_HOME"
+        download(entry.url, part, title=title, room=room, advance=advance or (lambda count: None))
         _settle(part, entry, path, _root(home))
         with storage_errors(path):
             part.replace(path)

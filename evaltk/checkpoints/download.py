@@ -23,27 +23,32 @@ PASSING = {408, 425, 429, 500, 502, 503, 504}  # statuses that may be gone at th
 BLOCK = 1 << 20  # bytes
 
 
-def download(url: str, part: Path, *, title: str, advance: Callable[[int], None]) -> None:
+def download(url: str, part: Path, *, title: str, room: str, advance: Callable[[int], None]) -> None:
     """Fill `part` with the whole body of `url`, trying again while that gets further.
+
+    A file that its user puts at the path of `part` without ``.part`` has to be taken instead by the next run.
+
+    Args:
+        title: of the bar. room: how to choose a folder with more room. advance: gets the bytes of each block.
 
     Raises: DownloadError, StorageError: no room, no right to write.
     """
     tries, furthest = 0, -1
     while True:
         try:
-            if _attempt(url, part, title, advance):
+            if _attempt(url, part, title, room, advance):
                 return
             problem = "the connection was closed"
         except urllib.error.HTTPError as error:
             error.close()
             problem = f"HTTP status {error.code} {error.reason}".strip()
             if error.code not in PASSING:
-                do = "see whether the file has moved; a catalogue of your own can give another address (--catalog)"
+                do = f"see whether the file has moved; {by_hand(part)}"
                 raise DownloadError(wanted="the file", got=problem, where=url, do=do) from error
         except (OSError, HTTPException) as error:
             problem = str(getattr(error, "reason", error)) or type(error).__name__
             if furthest < 0 and isinstance(error, urllib.error.URLError):
-                do = f"check the network and its proxy, or put the file at {part.with_suffix('')} yourself"
+                do = f"check the network and its proxy; {by_hand(part)}"
                 raise DownloadError(wanted="an answer", got=problem, where=url, do=do) from error
         held = _size(part)
         tries = 1 if held > furthest else tries + 1
@@ -56,7 +61,12 @@ def download(url: str, part: Path, *, title: str, advance: Callable[[int], None]
         time.sleep(WAIT_S * 2 ** (tries - 1))
 
 
-def _attempt(url: str, part: Path, title: str, advance: Callable[[int], None]) -> bool:
+def by_hand(part: Path) -> str:
+    """What to do where no download will come."""
+    return f"or get it elsewhere and put it at {part.with_suffix('')}"
+
+
+def _attempt(url: str, part: Path, title: str, room: str, advance: Callable[[int], None]) -> bool:
     """One request for what `part` lacks; True if it is whole then. What it holds of another version is dropped."""
     state = _state(part)
     held = _size(part) if state.get("url") == url else 0
@@ -68,7 +78,7 @@ def _attempt(url: str, part: Path, title: str, advance: Callable[[int], None]) -
         if state["etag"].startswith('"'):  # not a weak one; the server then sends the whole of a changed file
             headers["If-Range"] = state["etag"]
     try:
-        response = open_url(url, headers, TIMEOUT_S)
+        response = open_url(url, headers, TIMEOUT_S, do=f"see whether that is right; {by_hand(part)}")
     except urllib.error.HTTPError as error:
         if error.code != 416 or not held:
             raise
@@ -82,8 +92,8 @@ def _attempt(url: str, part: Path, title: str, advance: Callable[[int], None]) -
         seen = {"url": url, "total": total, "etag": response.headers.get("ETag", "")}
         seen["modified"] = response.headers.get("Last-Modified", "")
         head = response.read(512)
-        _check_body(response, head, url)
-        _check_room(part, (total or 0) - (held if response.status == 206 else 0), title)
+        _check_body(response, head, url, part)
+        _check_room(part, (total or 0) - (held if response.status == 206 else 0), title, room)
         if response.status == 206:
             changed = any(seen[key] and state[key] and seen[key] != state[key] for key in seen) if held else True
             if changed or first != held:
@@ -105,23 +115,24 @@ def _extent(response: HTTPResponse) -> tuple[int, int | None]:
     return (int(found[1]), int(found[2])) if found else (-1, None)
 
 
-def _check_body(response: HTTPResponse, head: bytes, url: str) -> None:
+def _check_body(response: HTTPResponse, head: bytes, url: str, part: Path) -> None:
     """Refuse what cannot be the file, before anything held is touched. Raises: DownloadError."""
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     page = response.headers.get_content_type() == "text/html" or start.startswith((b"<!doctype", b"<html"))
     if page:
         got, do = "a web page", "open the address in a browser: a login, a proxy or a notice stands before the file"
+        do = f"{do}; {by_hand(part)}"
     elif response.status not in (200, 206) or (not head and not response.length):
-        got, do = f"an empty answer (HTTP status {response.status})", "try again later, or give another address"
+        got, do = f"an empty answer (HTTP status {response.status})", f"try again later; {by_hand(part)}"
     elif response.status == 200 and response.length is None and not response.chunked:
         # Its end would look the same as a broken connection, and half a file would be pinned.
-        got, do = "a body of unknown length", "give the address of a server that sends Content-Length"
+        got, do = "a body of unknown length, whose end cannot be told from a broken connection", by_hand(part)[3:]
     else:
         return
-    raise DownloadError(wanted="weights", got=got, where=url, do=do)
+    raise DownloadError(wanted=f"the file {part.stem}", got=got, where=url, do=do)
 
 
-def _check_room(part: Path, wanted: int, title: str) -> None:
+def _check_room(part: Path, wanted: int, title: str, room: str) -> None:
     """Refuse what cannot fit, before the disk is full. Raises: StorageError."""
     free = shutil.disk_usage(part.parent).free
     if wanted > free:
@@ -129,7 +140,7 @@ def _check_room(part: Path, wanted: int, title: str) -> None:
             wanted=f"room for {wanted / 2**20:,.0f} MiB of {title}",
             got=f"{free / 2**20:,.0f} MiB free",
             where=part.parent,
-            do="free some space, or choose another folder with --home",
+            do=f"free some space, or choose another folder: {room}",
         )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from evaltk.checkpoints import catalog, locate
 from evaltk.checkpoints.redirects import open_url
+from evaltk.errors import DownloadError
 from evaltk.progress import log
 
 TIMEOUT_S = 10.0
@@ -51,5 +52,5 @@ def size_of(url: str) -> int | None:
     try:
         with open_url(url, {}, TIMEOUT_S) as response:  # closed before its body is read
             return response.length if response.status == 200 else None
-    except (OSError, HTTPException, ValueError):
+    except (OSError, HTTPException, ValueError, DownloadError):
         return None

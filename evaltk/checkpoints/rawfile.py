@@ -199,6 +199,11 @@ def _is_safetensors(path: Path) -> bool:
 
 def _read_safetensors(path: Path) -> tuple[dict[str, object], dict[str, str]]:
     try:
+        str(path).encode()
+    except UnicodeEncodeError as error:  # which the library refuses, whatever the file is like
+        got, do = "another", "rename the file or folder, or link to it under another name"
+        raise CheckpointError(wanted="a path in UTF-8", got=got, where=path, do=do) from error
+    try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, json.JSONDecodeError, OSError) as error:

@@ -13,7 +13,13 @@ from evaltk.errors import DownloadError
 
 
 class Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to http and https, not from https to http, and to private hosts from private hosts only."""
+    """Follows redirects to http and https, not from https to http, and to private hosts from private hosts only.
+
+    do: what to do where one is refused.
+    """
+
+    def __init__(self, do: str = "see whether that is right, and download it yourself") -> None:
+        self.do = do
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
@@ -32,7 +38,7 @@ class Redirects(urllib.request.HTTPRedirectHandler):
                 wanted="the file",
                 got=f"{problem}: {newurl}",
                 where=req.full_url,
-                do="if that is right, give the address itself in a catalogue of your own (--catalog)",
+                do=self.do,
             )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
@@ -46,11 +52,15 @@ def _private(host: str | None) -> bool:
     return any(not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_global for *_, address in found)
 
 
-def open_url(url: str, headers: dict[str, str], timeout: float) -> HTTPResponse:
-    """The answer to a GET request, after redirects.
+def open_url(url: str, headers: dict[str, str], timeout: float, *, do: str = "") -> HTTPResponse:
+    """The answer to a GET request, after redirects. do: what to do where a redirect is refused.
 
-    Raises: urllib.error.URLError, HTTPException; DownloadError: a redirect is refused.
+    Raises: urllib.error.URLError, HTTPException; DownloadError: a redirect is refused, or leads to what is no address.
     """
-    request = urllib.request.Request(url, headers=headers)
-    response: HTTPResponse = urllib.request.build_opener(Redirects).open(request, timeout=timeout)
+    handler = Redirects(do) if do else Redirects()
+    try:
+        request = urllib.request.Request(url, headers=headers)
+        response: HTTPResponse = urllib.request.build_opener(handler).open(request, timeout=timeout)
+    except ValueError as error:  # such as a redirect to half an address
+        raise DownloadError(wanted="the file", got=f"no address: {error}", where=url, do=handler.do) from error
     return response

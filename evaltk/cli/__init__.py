@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
-import select
 import sys
 from pathlib import Path
 
-from evaltk.errors import EvaltkError, nearest
+from evaltk.errors import EvaltkError, SettingsError, nearest
 
 SYNOPSIS = "usage: evaltk COMMAND [options]      details: evaltk COMMAND --help"
 KEPT = "; finished shards and results are kept: run again to resume"
@@ -39,24 +39,34 @@ def overview() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run a subcommand. Exit codes: 0 done, 2 an error the user can fix (one line on stderr), 1 a bug (traceback),
     128 + n ended by signal n (one line)."""
+    from evaltk import crew
+
     args = sys.argv[1:] if argv is None else argv
+    name = next((word for word in args if not word.startswith("-")), "")
+    return crew.together(lambda: _begun(args), said, several=name in SEVERAL)
+
+
+def _begun(args: list[str]) -> int:
+    """Answer what asks for no subcommand, or run it."""
+    from evaltk import streams
+
+    streams.prepare()
+    streams.check_folder()
     if len(args) == 2 and args[0] == "help":
         args = [args[1], "--help"]
     if not args or args[0] in ("-h", "--help", "help"):
-        print(overview())
+        print(overview(), flush=True)
         return 0 if args else 2
     if args[0] in ("-V", "--version", "version"):
         from evaltk import __version__
 
-        print(__version__)
+        print(__version__, flush=True)
         return 0
-    from evaltk import crew
-
     # A thread of torch that waits for another spins, by default, and so takes the core that the other one waits for
     # where cores are shared. Asleep it costs some 15 us an operation. Read once, when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    name = next((word for word in args if not word.startswith("-")), "")
-    return crew.together(lambda: _command(args), said, several=name in SEVERAL)
+    os.environ["MPLBACKEND"] = "agg"  # no command opens a window, and a shell may name a backend that is not there
+    return _command(args)
 
 
 def _command(args: list[str]) -> int:
@@ -65,8 +75,7 @@ def _command(args: list[str]) -> int:
     clashes.check()
     name, *rest = progress.configured(args) or ["--help"]
     if name not in commands():
-        print(f"evaltk: wanted a command; got {name!r}; do: {nearest(name, commands())}", file=sys.stderr)
-        return 2
+        raise SettingsError(wanted="a command", got=repr(name), do=nearest(name, commands()))
     with processes.ended_by_signals():
         code = int(importlib.import_module(f"evaltk.cli.{name}").main(rest))
         sys.stdout.flush()  # here, where a reader that has gone is known for what it is
@@ -75,7 +84,7 @@ def _command(args: list[str]) -> int:
 
 def said(error: BaseException) -> int:
     """Print an error on one line. Returns: the exit code. Raises: `error` itself, if it is a bug."""
-    from evaltk import processes
+    from evaltk import files, processes, streams
 
     if isinstance(error, EvaltkError):
         return _told(error)
@@ -85,30 +94,20 @@ def said(error: BaseException) -> int:
     if isinstance(error, processes.Ended):
         print(f"evaltk: ended by {error.name}{error.kept or KEPT}", file=sys.stderr)
         return error.exit_code
-    if isinstance(error, BrokenPipeError) and _reader_gone():
+    if isinstance(error, BrokenPipeError) and streams.reader_gone():
         return 0
-    if isinstance(error, OSError):  # a file that vanished, or a disk that failed, where nothing else looked for that
-        from evaltk import files
-
-        if (known := files.unforeseen(error)) is not None:
-            return _told(known.with_traceback(error.__traceback__))
-    raise error
+    # A file that vanished, or a disk that failed, where nothing else looked for that.
+    known = files.unforeseen(error) or streams.unwritten(error) if isinstance(error, OSError) else None
+    if known is None:
+        raise error
+    return _told(known.with_traceback(error.__traceback__))
 
 
 def _told(error: EvaltkError) -> int:
     """Say what went wrong, whole with --verbose. Returns: the exit code."""
     from evaltk import progress
 
-    print(f"evaltk: {error if progress.is_verbose() else error.brief()}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # the exit code tells, where stderr cannot be written to
+        print(f"evaltk: {error if progress.is_verbose() else error.brief()}", file=sys.stderr)
     progress.log.debug("where it was raised:", exc_info=error)
     return error.exit_code
-
-
-def _reader_gone() -> bool:
-    """Whether the reader of our output has gone (`| head`), which is no error of ours; other pipes may break too."""
-    watch = select.poll()
-    watch.register(sys.stdout.fileno(), 0)
-    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in watch.poll(0)):
-        return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter would flush what is left
-    return True

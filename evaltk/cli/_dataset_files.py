@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from evaltk import datasets
+from evaltk import datasets, owned
 from evaltk.checkpoints.download import download, state_path
 from evaltk.checkpoints.fetching import size_of
 from evaltk.data import archives
@@ -80,7 +80,8 @@ def fetch(name: str, folder: Path, *, known: dict[str, Public], say: Callable[[s
     Returns: the folder to name behind ``--data NAME=``.
 
     Raises: SettingsError: no dataset that can be fetched. DownloadError: no answer, or other bytes than published.
-        DataError: an archive that leads out of the folder. StorageError: no room, no right to write.
+        DataError: an archive that leads out of the folder. StorageError: no room, no right to write, or another
+            download into the folder is under way.
     """
     if name not in known:
         do = f"{nearest(name, known)}; others by hand: evaltk ls datasets"
@@ -89,14 +90,22 @@ def fetch(name: str, folder: Path, *, known: dict[str, Public], say: Callable[[s
         )
     public = known[name]
     make_folder(folder)
+    with storage_errors(folder), owned.lock(folder, "a download", "wait until it has ended, or name another DIR"):
+        _fetch_all(public, folder, say)
+    return folder / public.root
+
+
+def _fetch_all(public: Public, folder: Path, say: Callable[[str], None]) -> None:
     for file in public.files:
         done = folder / f".{file.name}.fetched"
         if done.exists():
             log.info("%s is there already", file.name)
             continue
         part, whole = folder / f"{file.name}.part", folder / file.name
-        if whole.is_file() and not part.exists():
-            whole.replace(part)  # put there by hand: it is compared, and opened
+        if whole.is_file():  # put there by hand, or left by a kill: it is compared, and opened
+            with storage_errors(folder):
+                state_path(part).unlink(missing_ok=True)
+                whole.replace(part)
         else:
             _download(file, part, licence=public.licence, say=say)
         sha256 = _compare(part, file)
@@ -111,7 +120,6 @@ def fetch(name: str, folder: Path, *, known: dict[str, Public], say: Callable[[s
                 whole.unlink()
             done.write_text(f"{file.url}\n{sha256}\n", encoding="utf-8")
         say(f"{file.name}: sha256 {sha256}")
-    return folder / public.root
 
 
 def _download(file: File, part: Path, *, licence: str, say: Callable[[str], None]) -> None:
@@ -122,7 +130,7 @@ def _download(file: File, part: Path, *, licence: str, say: Callable[[str], None
         told = f", {size / 1e6:,.1f} MB" if size else ""
         say(f"{url}{told}; licence: {licence}; {file.checks}")
         try:
-            download(url, part, title=f"fetching {file.name}", advance=lambda count: None)
+            download(url, part, title=f"fetching {file.name}", room="name another DIR", advance=lambda count: None)
         except DownloadError as error:
             if url == addresses[-1]:
                 raise

@@ -98,7 +98,7 @@ class Session:
 
         if (self.ran.total > 1 or self.options.launcher) and (self.ran.failures or self.ran.left):
             for failure in self.ran.failures:
-                log.error("failed: %s: %s", failure.title(), failure.message)
+                log.error("failed: %s", failure.line())
                 if failure.trace:
                     log.error("%s", failure.trace)
             log.error("%s", self.ran.text())

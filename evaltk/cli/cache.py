@@ -47,6 +47,12 @@ def main(argv: list[str]) -> int:
 
     options = _options.parse(Options, argv, "cache", __doc__)
     root = options.cache or catalog.home()
+    if root.exists() and not root.is_dir():
+        do = "name the --cache of evaltk run"
+        raise SettingsError(wanted="the folder of a cache", got="a file", where=root, do=do)
+    if options.older_than is not None and options.older_than < 0:
+        do = "--older-than 30, or --all"
+        raise SettingsError(wanted="0 days or more", got=f"{options.older_than:g}", where="--older-than", do=do)
     folders = [
         folder
         for kind in ("features", "pixels")
@@ -80,11 +86,15 @@ def main(argv: list[str]) -> int:
             print("entry              size    last written  what it holds")
         shown, total = shown + 1, total + size
         print(f"{_name(folder)[:12]}  {size / 2**20:9.1f} MiB  {days:6.1f} days  {printable(_describe(folder))}")
-    if shown or options.action == "prune":
+    if shown or options.action == "prune" or not options.entries:
         from evaltk.progress import log
 
         entries = f"{shown} {'entry' if shown == 1 else 'entries'}, {total / 2**20:,.1f} MiB"
-        log.info("%s%s in %s", "removed " if options.action == "prune" else "", entries, root)
+        removed, yet = (
+            "removed " if options.action == "prune" else "",
+            "" if root.is_dir() else ", which is not there yet",
+        )
+        log.info("%s%s in %s%s", removed, entries, root, yet)
     return 0
 
 

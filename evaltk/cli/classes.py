@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING
 
 from evaltk.cli import _options
 from evaltk.data.options import DataFlags, DataOptions
-from evaltk.errors import SettingsError, StorageError
+from evaltk.errors import SettingsError, StorageError, nearest
 
 if TYPE_CHECKING:
     from reports.classes import Judged
+
+ENDINGS = (".svg", ".pdf", ".png")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,9 @@ def main(argv: list[str]) -> int:
     options = _options.parse(Options, argv, "classes", __doc__)
     if options.most < 1:
         raise SettingsError(wanted="1 or more", got=str(options.most), where="--most", do="--most 10")
+    if options.figure is not None and options.figure.suffix not in ENDINGS:
+        do = f"--figure {options.figure.with_suffix('.svg')}"
+        raise SettingsError(wanted=", ".join(ENDINGS), got=options.figure.name, where="--figure", do=do)
     judged = _judged(options)
     if not judged:
         do = "evaltk run CKPT --protocols knn --data NAME=PATH first"
@@ -72,6 +77,7 @@ def main(argv: list[str]) -> int:
 
 def _judged(options: Options) -> list[Judged]:
     from evaltk import datasets, results
+    from evaltk.progress import log
     from reports import classes
 
     names: tuple[str, ...] = ()
@@ -80,11 +86,17 @@ def _judged(options: Options) -> list[Judged]:
         found = datasets.load(options.data, DataOptions.of(options, 0))
         names, of = getattr(found.splits[0], "classes", ()) if found.splits else (), found.name
     judged = []
+    there: set[str] = set()
     for path, result in results.find(options.runs):
+        there.add(result.protocol)
         if options.protocols and result.protocol not in options.protocols:
             continue
         known = names if result.data.name == of else ()
-        judged += classes.of_result(result, results.read_predictions(path), known)
+        arrays = results.read_predictions(path)
+        judged += classes.of_result(result, arrays, known, complain=lambda error: log.warning("%s", error))
+    if missing := [name for name in options.protocols if name not in there]:
+        do = nearest(missing[0], there)
+        raise SettingsError(wanted="a protocol of the results", got=repr(missing[0]), where="--protocols", do=do)
     return judged
 
 

@@ -22,7 +22,7 @@ import tyro
 
 from evaltk.cli import _options
 from evaltk.data.options import DataFlags, DataOptions
-from evaltk.errors import printable
+from evaltk.errors import SHORT, printable
 
 if TYPE_CHECKING:
     from evaltk.data.images import Dataset
@@ -52,6 +52,7 @@ def main(argv: list[str]) -> int:
     """Print what each dataset has; exit 2 where one cannot be used."""
     from evaltk import datasets
     from evaltk.errors import EvaltkError, SettingsError
+    from evaltk.progress import log
 
     options = _options.parse(Options, argv, "datasets", __doc__, groups=GROUPS)
     if options.action == "fetch":
@@ -66,7 +67,7 @@ def main(argv: list[str]) -> int:
             print("\n".join(_report(datasets.load(word, own), options.contents)))
         except EvaltkError as error:
             sys.stdout.flush()
-            print(f"evaltk: {printable(word.partition('=')[0])}: {error}", file=sys.stderr)
+            log.error("%s: %s", word.partition("=")[0][:SHORT], error)
             unusable += 1
     return 2 if unusable else 0
 

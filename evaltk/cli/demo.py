@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from evaltk.cli import _options
 from evaltk.cli._shown import print_tables
+from evaltk.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,6 +66,8 @@ def main(argv: list[str]) -> int:
     from reports.page.build import build_page
 
     options = _options.parse(Options, argv, "demo", __doc__)
+    if options.epochs is not None and options.epochs < 1:
+        raise SettingsError(wanted="1 or more", got=str(options.epochs), where="--epochs", do="--epochs 10")
     recipes = [_recipe(name, options) for name in RECIPES]
     code = _pretrain(recipes, options)
     if code:

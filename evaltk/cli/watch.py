@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from evaltk.cli import _options
-from evaltk.errors import SettingsError
+from evaltk.errors import SettingsError, StorageError
 
 if TYPE_CHECKING:
     from reports.training.logs import RunLog
@@ -102,6 +102,9 @@ def _read(paths: Sequence[Path]) -> dict[str, RunLog]:
             found[str(run.folder)] = run
         if not beyond or not any(run.folder.is_relative_to(path.absolute()) for run in found.values()):
             run = logs.read(path)
+            do = "name the --out folder of a pretraining"
+            if path.is_file() and not (run.lines or run.incidents):
+                raise StorageError(wanted=f"a {LOG}", got="a file without a line of one", where=path, do=do)
             found[str(run.folder)] = run
     names = [run.name for run in found.values()]
     return {run.name if names.count(run.name) == 1 else place: run for place, run in found.items()}

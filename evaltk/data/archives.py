@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 import stat
 import tarfile
@@ -10,7 +11,7 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from evaltk.errors import DataError, some
+from evaltk.errors import DataError, EvaltkError, some
 from evaltk.files import make_folder, storage_errors
 
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".zip")
@@ -39,7 +40,10 @@ def unpack(archive: Path, folder: Path) -> None:
         with storage_errors(folder):
             (_unzip if zipfile.is_zipfile(archive) else _untar)(archive, partial)
             _settle(partial, folder)
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except EvaltkError:
+        raise
+    # RuntimeError: an encrypted zip, or an unknown method; BadGzipFile: another checksum.
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, gzip.BadGzipFile) as error:
         do = "remove it and fetch it again"
         raise DataError(wanted="a whole archive", got=str(error)[:160], where=archive, do=do) from error
     finally:

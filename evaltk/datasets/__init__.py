@@ -106,7 +106,12 @@ def load(text: str, options: DataOptions | None = None) -> Any:
     spec = registry()[name]
     try:
         if path is not None and spec.takes == "folder" and not path.is_dir():
-            raise DataError(wanted=f"the folder of {name}", got="no such folder", where=path, do=spec.where)
+            raise DataError(
+                wanted=f"the folder of {name}",
+                got="a file" if path.exists() else "no such folder",
+                where=path,
+                do=spec.where,
+            )
         if not spec.options:
             return images.noted(spec.load(path, label))
         options = options or DataOptions()

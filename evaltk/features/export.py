@@ -84,15 +84,20 @@ def _parquet(features: Extracted) -> Callable[[BinaryIO], object]:
     from pyarrow import parquet
 
     numbers = pa.array(np.ascontiguousarray(features.x).reshape(-1))
-    names = [features.classes[y] if y >= 0 else None for y in features.y.tolist()]
+    names = [_unicode(features.classes[y]) if y >= 0 else None for y in features.y.tolist()]
     columns = {
-        "id": pa.array(features.ids, pa.string()),
+        "id": pa.array(list(map(_unicode, features.ids)), pa.string()),
         "label": pa.array(features.y),
         "class": pa.array(names, pa.string()),
         "x": pa.FixedSizeListArray.from_arrays(numbers, features.x.shape[1]),
     }
     table = pa.table(columns).replace_schema_metadata({"evaltk": features.provenance()})
     return lambda stream: parquet.write_table(table, stream)
+
+
+def _unicode(name: str) -> str:
+    """A file's name as Unicode; bytes that are not UTF-8 are escaped (``\\udcff``), as in the other formats."""
+    return name.encode("utf-8", errors="backslashreplace").decode()
 
 
 WRITERS: dict[str, Callable[[Extracted], Callable[[BinaryIO], object]]] = {

@@ -154,7 +154,8 @@ class Backbone:
         most = self.kind.num_blocks(self.arch)
         if not 1 <= last <= most:
             wanted = f"1 to {most} last blocks" if most > 1 else "one last block"
-            raise SettingsError(wanted=wanted, got=str(last), where=self.arch.name, do="ask for fewer, or use a ViT")
+            do = "ask for fewer, or use a ViT" if last > most else "ask for 1"
+            raise SettingsError(wanted=wanted, got=str(last), where=self.arch.name, do=do)
 
     def _norm(self, x: torch.Tensor) -> torch.Tensor:
         return self.kind.norm(self.net, x)

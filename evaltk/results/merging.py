@@ -39,13 +39,17 @@ def merge(folders: Sequence[Path], out: Path, *, skip: Callable[[Path, str], obj
             first = known.get(_key(result))
             if first is None:
                 target = out / path.relative_to(folder)
-                if target.exists():  # another request of the same first digits
-                    merged.conflicts.append((target, path))
+                if _copied(path, target):
+                    known[_key(result)] = target, result
+                    merged.kept.append(target)
                     continue
-                _copy(path, target)
-                known[_key(result)] = target, result
-                merged.kept.append(target)
-            elif first[1].scores == result.scores and _predictions(first[0]) == _predictions(path):
+                # What another command has put there meanwhile, or another request of the same first digits.
+                first = target, store.read(target)
+            if (
+                _key(first[1]) == _key(result)
+                and first[1].scores == result.scores
+                and _predictions(first[0]) == _predictions(path)
+            ):
                 merged.duplicates.append((first[0], path))
             else:
                 merged.conflicts.append((first[0], path))
@@ -62,10 +66,20 @@ def _predictions(path: Path) -> bytes | None:
     return beside.read_bytes() if beside.exists() else None
 
 
+def _copied(path: Path, target: Path) -> bool:
+    """Copy, the predictions first, so that the result means that all is there; False: there is a result already.
+
+    Raises: StorageError.
+    """
+    with store.alone(files.make_folder(target.parent)):
+        if target.exists():
+            return False
+        owned.sweep(target.parent)
+        _copy(path, target)
+    return True
+
+
 def _copy(path: Path, target: Path) -> None:
-    """The predictions first, so that the result means that all is there. Raises: StorageError."""
-    files.make_folder(target.parent)
-    owned.sweep(target.parent)
     beside = store.predictions_path(path)
     for source, there in ((beside, store.predictions_path(target)), (path, target)):
         if source.exists():

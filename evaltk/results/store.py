@@ -85,7 +85,7 @@ def write(path: Path, result: Result, predictions: Mapping[str, np.ndarray]) -> 
         np.savez_compressed(buffer, **predictions)  # type: ignore[arg-type]
     sums = checksums.of_bytes(buffer.getbuffer()) if predictions else None
     text = checksums.dumps({"format": FORMAT, BESIDE: sums} | asdict(result), indent=1) + "\n"
-    with files.storage_errors(path), _alone(files.make_folder(path.parent)), ExitStack() as stack:
+    with files.storage_errors(path), alone(files.make_folder(path.parent)), ExitStack() as stack:
         # All that needs room comes first.
         new_text = stack.enter_context(files.temporary(path, lambda stream: stream.write(text.encode())))
         if predictions:
@@ -113,7 +113,7 @@ def _are(beside: Path, sums: list[int | str] | None) -> bool:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """One process at a time puts results into the folder, where the file system has locks."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -278,7 +278,7 @@ def find(
     if not out.is_dir():
         raise StorageError(
             wanted="a folder of results",
-            got="no such folder",
+            got="a file" if out.exists() else "no such folder",
             where=out,
             do="run `evaltk run ... --out` first, or name it",
         )

@@ -29,6 +29,7 @@ class Failure:
         checkpoint, protocol, dataset: which. message: the error on one line. bug: whether it is no error of the user's;
             then `trace` has the traceback.
         at: when, by the clock of `node`. token: of this record.
+        brief: title and message in a line for a terminal; empty in records of before.
     """
 
     checkpoint: str
@@ -40,21 +41,28 @@ class Failure:
     at: str = ""
     node: str = ""
     token: str = ""
+    brief: str = ""
 
     def title(self) -> str:
         """Which cell, in a few words."""
         return f"{self.protocol} of {self.checkpoint} on {self.dataset}"
+
+    def line(self) -> str:
+        """Which cell, and the error, shortened where that is long."""
+        return self.brief or f"{self.title()}: {self.message}"
 
 
 def of(error: Exception, *, checkpoint: str, protocol: str, dataset: str) -> Failure:
     """What an error of a cell is told as."""
     bug = not isinstance(error, EvaltkError)
     first = (str(error).splitlines() or [""])[0]
+    title = Failure(checkpoint=checkpoint, protocol=protocol, dataset=dataset, message="").title()
     return Failure(
         checkpoint=checkpoint,
         protocol=protocol,
         dataset=dataset,
         message=f"{type(error).__name__}: {first}" if bug else str(error),
+        brief=f"{title}: {error.brief(max(200, 280 - len(title)))}" if isinstance(error, EvaltkError) else "",
         bug=bug,
         trace="".join(traceback.format_exception(error)) if bug else "",
         at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -86,7 +94,7 @@ def read(result: Path) -> Failure | None:
         failure = Failure(**told)
     except (OSError, ValueError, TypeError):
         return None
-    texts = [failure.checkpoint, failure.protocol, failure.dataset, failure.message, failure.token]
+    texts = [failure.checkpoint, failure.protocol, failure.dataset, failure.message, failure.token, failure.brief]
     return failure if all(isinstance(text, str) for text in texts) else None
 
 

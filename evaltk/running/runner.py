@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from evaltk import launchers, progress, results
 from evaltk.claims import Claim, Claims
-from evaltk.errors import EvaltkError, StorageError
+from evaltk.errors import StorageError
 from evaltk.progress import log
 from evaltk.running import benching, cells, failures
 from evaltk.running.benching import bench_of, bench_with, described, measured, wanted
@@ -242,7 +242,7 @@ class _Runner:
             self.ran.failures.append(failure)
             self.ran.errors.append(outcome)
             if self.ran.total > 1:
-                log.info("failed, the others go on: %s: %s", failure.title(), _line(outcome, failure))
+                log.info("failed, the others go on: %s", failure.line())
             log.debug("where it was raised:", exc_info=outcome)
         elif _is_main() and outcome is not None:
             failures.remove(job.path)
@@ -254,7 +254,7 @@ class _Runner:
         failure = failures.read(cell.job.path)
         if failure is not None:
             self.ran.failures.append(failure)
-            log.info("failed in another run: %s: %s", failure.title(), failure.message)
+            log.info("failed in another run: %s", failure.line())
 
     @contextmanager
     def alone(self, bench: Bench, split: Split, needs: Sequence[Need]) -> Iterator[None]:
@@ -308,10 +308,6 @@ def _mark(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return told.st_ino, told.st_mtime_ns
-
-
-def _line(error: Exception, failure: Failure) -> str:
-    return error.brief() if isinstance(error, EvaltkError) else failure.message
 
 
 def _agreed(value: list[Any]) -> list[Any]:

@@ -66,12 +66,12 @@ def of_analyses(
         if protocol in features.PROTOCOLS:
             for label, (path, result) in labelled.items():
                 name = end if len(labelled) == 1 else f"{end}-{result.request[:6]}"
-                drawn = features.of_result(protocol, label, result, read(path), name)
+                drawn = features.of_result(protocol, label, result, read(path), name, complain)
                 yield from _whole(drawn, [(path, result)], complain)
             continue
         if protocol in features.CALIBRATED:
             read_all = {label: (result, read(path)) for label, (path, result) in labelled.items()}
-            yield from _whole(features.calibration(read_all, end), members, complain)
+            yield from _whole(features.calibration(read_all, end, complain), members, complain)
             continue
         if protocol == "precision":
             yield from _whole(_precision(labelled, end), members, complain)

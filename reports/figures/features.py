@@ -17,16 +17,23 @@ CALIBRATED = ("knn", "linear", "fewshot", "transfer", "finetune")  # their check
 MOST = 30  # classes of a figure of IoU
 
 
-def of_result(protocol: str, label: str, result: Result, arrays: Mapping[str, np.ndarray], end: str) -> Iterator[Drawn]:
+def of_result(
+    protocol: str,
+    label: str,
+    result: Result,
+    arrays: Mapping[str, np.ndarray],
+    end: str,
+    complain: classes.Complain | None = None,
+) -> Iterator[Drawn]:
     """The figures of one result of one of `PROTOCOLS`; none where its arrays lack.
 
-    Args: label: of the checkpoint. end: of the figures' names.
+    Args: label: of the checkpoint. end: of the figures' names. complain: as for `classes.of_result`.
     """
     if protocol == "geometry" and "cka_blocks" in arrays:
         title = f"CKA of the blocks of {label}"
         yield Drawn(name=f"cka-{end}", title=title, figure=blocks(np.asarray(arrays["cka_blocks"]), label))
     if protocol == "shift":
-        found = classes.of_result(result, arrays)
+        found = classes.of_result(result, arrays, complain=complain)
         own = [one for one in found if one.confidence is not None and "set test" in one.title]
         if own:
             title = f"reliability of the classifiers of {label} on the test split"
@@ -45,12 +52,14 @@ def calibrated(result: Result) -> bool:
     return result.protocol in CALIBRATED and any("ece" in s.metric.split("_") for s in result.scores)
 
 
-def calibration(members: Mapping[str, tuple[Result, Mapping[str, np.ndarray]]], end: str) -> Iterator[Drawn]:
+def calibration(
+    members: Mapping[str, tuple[Result, Mapping[str, np.ndarray]]], end: str, complain: classes.Complain | None = None
+) -> Iterator[Drawn]:
     """Reliability diagrams of the headline classifier of checkpoints [{label: (result, arrays)}], four in a figure.
 
     Few-shot has one figure per checkpoint: a panel for each number of images per class.
     """
-    judged = {label: [one for one in classes.of_result(*found) if one.confidence is not None]
+    judged = {label: [one for one in classes.of_result(*found, complain=complain) if one.confidence is not None]
               for label, found in members.items()}  # fmt: skip
     judged = {label: found for label, found in judged.items() if found}
     first = next(result for result, _ in members.values())

@@ -60,11 +60,14 @@ _MODELS: ContextVar[tuple[str, ...]] = ContextVar("models", default=())
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
-    """A figure with the name its files get and a title in words."""
+    """A figure with the name its files get and a title in words, on one line without control characters."""
 
     name: str
     title: str
     figure: Figure
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "title", printable(self.title))  # no XML may hold them
 
 
 @contextmanager

@@ -130,7 +130,7 @@ def build_page(
         "pictures": pictures,
     }
     values |= _pictures(found, won, runs, names, note)
-    strips, left = mistakes.strips(found, lambda path: _read(path, note), find, wrong) if find else ([], 0)
+    strips, left = mistakes.strips(found, lambda path: _read(path, note), find, wrong, note) if find else ([], 0)
     return render(values | {"mistakes": strips, "mistakes_left": left, "broken": list(broken)})
 
 

@@ -29,12 +29,7 @@ def tables(
     made: list[Table] = []
     shown = left = 0
     for path, result in found:
-        try:
-            mine = classes.of_result(result, read(path))[:1]
-        except StorageError as error:
-            complain(error)
-            continue
-        for judged in mine:
+        for judged in classes.of_result(result, read(path), complain=complain)[:1]:
             if not (judged.target != judged.predicted).any():
                 continue
             if shown == CLASSIFIERS:

@@ -68,16 +68,18 @@ def strips(
     read: Callable[[Path], Mapping[str, np.ndarray]],
     find: Find,
     count: int = IMAGES,
+    complain: classes.Complain = lambda _: None,
 ) -> tuple[list[Strip], int]:
     """(the mistakes of the first classifiers that keep their confidences, how many classifiers are left out).
 
-    Pictures beyond `PAGE_BYTES` are left out, the names stay.
+    Pictures beyond `PAGE_BYTES` are left out, the names stay. complain: as for `classes.of_result`.
     """
     names = checkpoint_names([result for _, result in found])
     made: list[Strip] = []
     left, spare = 0, PAGE_BYTES
     for path, result in found if count else ():
-        judged = next((one for one in classes.of_result(result, read(path)) if one.confidence is not None), None)
+        known = classes.of_result(result, read(path), complain=complain)
+        judged = next((one for one in known if one.confidence is not None), None)
         if judged is None or judged.confidence is None or not (judged.target != judged.predicted).any():
             continue
         if len(made) == CLASSIFIERS:

@@ -46,7 +46,31 @@ COMMANDS = (
     "run pixels:8 --data digits --limit 0",
     "nope",
     "run hf:x --data d",
+    "run pixels:8 --data digits --pixels nan",
+    "run pixels:8 --data digits --knn.temperature=-inf",
+    "cache prune --older-than nan",
+    "run pixels:8 --data digits --data cifar10=/x",
+    "pretrain digits_dino_vmf --set optim.epochs=1 --set=optim.warmup_epochs=0",
 )
+
+
+# What an error must name: the flag that was given, never one that the command does not have.
+NAMED = {
+    "classes --figure x.nope": "do: --figure x.svg",
+    "cache prune --older-than -1": "where: --older-than",
+    f"cache ls --cache {__file__}": "wanted the folder of a cache; got a file",
+    "demo --epochs 0": "where: --epochs",
+    "pretrain digits_dino_vmf --set optim.epochs=-1": "where: --set optim.epochs=-1; do: change it there",
+    f"watch {__file__}": "got a file without a line of one",
+    f"table --runs {__file__}": "got a file",
+}
+
+
+@pytest.mark.parametrize("command", NAMED)
+def test_errors_name_what_was_given(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(command.split()) == 2
+    err = capsys.readouterr().err
+    assert NAMED[command] in err and len(err.splitlines()) == 1 and len(err) <= 300, err
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -66,6 +90,17 @@ def test_flags_are_named_with_the_nearest(capsys: pytest.CaptureFixture[str]) ->
     assert "nothing for --labels, --queries, --query-labels" in said["score knn --bank x"]
     assert "'nope'" in said["ls nope"] and "checkpoints" in said["ls nope"]
     assert "--knn.k" in said["run pixels:8 --knn.k y"] and "'y'" in said["run pixels:8 --knn.k y"]
+
+
+def test_flags_given_twice_are_refused_and_the_advice_is_right(capsys: pytest.CaptureFixture[str]) -> None:
+    """The last one would count alone, and nobody be told that the others do not."""
+    assert cli.main(["ls", "protocols", "--plugin", "/a.py", "--plugin", "/b.py"]) == 2  # the one that may be
+    assert "/a.py" in capsys.readouterr().err
+    assert cli.main(["table", "--data", "digits", "--runs", "/nope", "--data=pets"]) == 2
+    told, _, advice = capsys.readouterr().err.strip().rpartition("at once: ")
+    assert "wanted --data once; got twice" in told and advice == "--data digits pets"
+    assert cli.main(["table", "--runs", "/nope", "--digits", "1", "--digits", "2", *advice.split()]) == 2
+    assert "wanted a folder of results; got no such folder; where: /nope" in capsys.readouterr().err
 
 
 def test_no_error_is_longer_than_it_may_be() -> None:

@@ -15,7 +15,7 @@ import torch
 from command_line import said
 
 import protocols
-from evaltk import __version__, cli, machine, results
+from evaltk import __version__, cli, machine, results, streams
 from evaltk.checkpoints.read_options import ReadOptions
 from evaltk.cli import _flags
 from evaltk.errors import SettingsError
@@ -203,12 +203,12 @@ def test_an_interrupt_and_a_pipe_of_our_own(
         raise BrokenPipeError
 
     monkeypatch.setattr(ls, "main", broken)
-    monkeypatch.setattr(cli, "_reader_gone", lambda: False)
+    monkeypatch.setattr(streams, "reader_gone", lambda: False)
     with pytest.raises(BrokenPipeError):  # e.g. to a decoding process: not the end of a `| head`
         cli.main(["ls", "tables"])
 
 
-@pytest.mark.parametrize("argv", [["ls", "checkpoints"], ["run", "--help"]])
+@pytest.mark.parametrize("argv", [["ls", "checkpoints"], ["run", "--help"], ["--help"]])
 def test_a_reader_that_has_gone(argv: list[str]) -> None:
     with subprocess.Popen([sys.executable, "-m", "evaltk", *argv], stdout=-1, stderr=-1) as process:
         assert process.stdout is not None and process.stderr is not None

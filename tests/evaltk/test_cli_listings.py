@@ -136,7 +136,8 @@ def test_table_beside_the_cache_of_a_demo(
 
 def test_cache(tmp_path: Path, folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     at = ["--cache", str(tmp_path / "cache")]
-    assert said(capsys, "cache", "ls", *at) == (0, "", "")
+    nothing = f"evaltk: 0 entries, 0.0 MiB in {at[1]}, which is not there yet\n"
+    assert said(capsys, "cache", "ls", *at) == (0, "", nothing)
     said(capsys, "run", "pixels:8", "--data", "digits", *SMALL, *folders)
     root = tmp_path / "cache" / "features"
     (root / f"{'a' * 64}.partial").mkdir()

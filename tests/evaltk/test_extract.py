@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import nn
 
 import evaltk
 from evaltk import cli
+from evaltk.checkpoints import locate, rawfile
 from evaltk.errors import EvaltkError, SettingsError
 from evaltk.features import export
 
@@ -45,6 +47,19 @@ def test_every_format_reads_back(few: export.Extracted, tmp_path: Path) -> None:
     assert list(table["class"]) == [few.classes[y] for y in few.y]
     assert told["checkpoint"]["name"] == "pixels:8" and told["key"]["split"] == "test" and told["skipped"] == []
     assert told["dataset"]["name"] == "digits" and told["key"]["transform"].startswith("resize 8 bicubic")
+
+
+def test_names_that_are_no_unicode(few: export.Extracted, tmp_path: Path) -> None:
+    """As Linux lets files be called; a path of that kind is told for what it is, not as a damaged file."""
+    pytest.importorskip("pyarrow")
+    odd = replace(few, ids=("\udcff.png", *few.ids[1:]), classes=("\udcfe", *few.classes[1:]))
+    for form in export.FORMATS:
+        odd.save(tmp_path / f"x{form}")
+    table = pd.read_parquet(tmp_path / "x.parquet")
+    assert table["id"][0] == r"\udcff.png" and set(table["class"]) == {r"\udcfe", *few.classes[1:]}
+    (tmp_path / "x.safetensors").rename(tmp_path / "\udcff.safetensors")
+    with pytest.raises(EvaltkError, match=r"wanted a path in UTF-8.*link to it under another name"):
+        rawfile.read(locate.locate(tmp_path / "\udcff.safetensors"))
 
 
 def test_names_that_will_not_do_are_refused_before_any_work(

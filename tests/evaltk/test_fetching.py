@@ -6,6 +6,8 @@ import hashlib
 import io
 import logging
 import stat
+import subprocess
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -118,6 +120,44 @@ def test_other_bytes_than_published_are_set_aside(site: Site, tmp_path: Path) ->
     assert [p.name for p in tmp_path.iterdir()] == ["photos.tgz.mismatch"]
     with pytest.raises(SettingsError, match="did you mean 'photos'"):
         _dataset_files.fetch("photo", tmp_path, known=known, say=lambda text: None)
+
+
+def test_a_dataset_that_cannot_be_downloaded_can_be_put_there(site: Site, tmp_path: Path) -> None:
+    """Each error names no weights and no flag of another command; what it advises is done, and leads on."""
+    body = tar(tmp_path / "x.tgz", {"photos/train/a/1.jpg": b"x" * 1000}).read_bytes()
+    known, place = public(site, body), tmp_path / "data" / "photos.tgz"
+    for fault in (
+        {"statuses": [403] * 2},
+        {"redirects": ["http://user@[::1"] * 2},
+        {"body": b"<html>", "kind": "text/html"},
+    ):
+        for name, value in fault.items():
+            setattr(site, name, value)
+        with pytest.raises(DownloadError) as raised:
+            _dataset_files.fetch("photos", place.parent, known=known, say=lambda text: None)
+        assert "weights" not in raised.value.wanted and "--" not in str(raised.value), str(raised.value)
+        assert str(raised.value).endswith(f"put it at {place}")
+        assert [p.name for p in place.parent.iterdir()] == []
+    place.with_name("photos.tgz.part").write_bytes(body[:100])  # of a try that got further
+    place.write_bytes(body)
+    assert (_dataset_files.fetch("photos", place.parent, known=known, say=lambda text: None) / "train").is_dir()
+    assert sorted(p.name for p in place.parent.iterdir()) == [".photos.tgz.fetched", "photos"]
+
+
+def test_two_downloads_into_one_folder(site: Site, tmp_path: Path) -> None:
+    known = public(site, tar(tmp_path / "x.tgz", {"photos/train/a/1.jpg": b"x"}).read_bytes())
+    second = (
+        "import sys, pathlib, evaltk.cli._dataset_files as d\n"
+        "d.fetch('photos', pathlib.Path(sys.argv[1]), known={'photos': d.Public(name='photos', files=(), licence='')},"
+        " say=print)"
+    )
+
+    def say(text: str) -> None:  # while the first one downloads
+        command = [sys.executable, "-c", second, str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert "wanted a folder without a download under way; got one by process" in done.stderr
+
+    assert _dataset_files.fetch("photos", tmp_path, known=known, say=say).is_dir()
 
 
 def test_another_address_is_tried_and_compared_with_the_same_checksum(site: Site, tmp_path: Path) -> None:

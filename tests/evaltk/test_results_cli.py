@@ -299,3 +299,14 @@ def test_figures_need_a_source(tmp_path: Path) -> None:
         list(foreign.results([figure], " ", percent=False))
     (loss,) = foreign.results([dataclasses.replace(figure, metric="loss", value=3.5)], "them", percent=True)
     assert loss.scores[0].value == 3.5  # no percentage of anything
+
+
+def test_what_another_merge_has_just_put_there_is_no_conflict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two merges into one folder at a time: each result is added by one of them, and a duplicate for the other."""
+    from evaltk.results import merging
+
+    (path,) = put(tmp_path / "a", made("net"))
+    real, target = merging._copied, tmp_path / "runs" / path.relative_to(tmp_path / "a")
+    monkeypatch.setattr(merging, "_copied", lambda *at: real(*at) and real(*at))  # the other one is first
+    merged = merging.merge([tmp_path / "a"], tmp_path / "runs")
+    assert (merged.kept, merged.duplicates, merged.conflicts) == ([], [(target, path)], [])

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from result_files import knn
+from result_files import knn, write
 
+from evaltk.cli import main
 from evaltk.errors import StorageError
 from reports import classes
 from reports.page import confused
@@ -64,3 +65,29 @@ def refused(error: StorageError) -> None:
 
 def _arrays(target: np.ndarray, found: np.ndarray) -> dict[str, np.ndarray]:
     return {"target": target, "k20_t0.07": found}
+
+
+@pytest.mark.parametrize(
+    ("value", "rows", "bins"),
+    [(np.nan, slice(None), 0), (np.nan, slice(3), 7), (np.inf, slice(1), 9), (-1.0, slice(1), 9)],
+)
+def test_confidences_that_are_none_are_left_out_with_a_note(
+    value: float, rows: slice, bins: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The classes are shown all the same, on the page and by `evaltk classes`."""
+    confidence = np.full(10, 0.5)
+    confidence[rows] = value
+    target, found = np.arange(10), np.arange(10)[::-1]
+    arrays = _arrays(target, found) | {"k20_t0.07_confidence": confidence}
+    told: list[StorageError] = []
+    (judged,) = classes.of_result(knn(), arrays, complain=told.append)
+    assert (judged.confidence is not None) == bool(bins) and len(classes.tables(judged, 3)) == 2 + bool(bins)
+    assert not bins or judged.reliability().count.sum() == bins
+    assert len(told) == 1 and f"none for {10 - bins} of 10 (NaN, or outside of 0 to 1)" in str(told[0])
+    write(tmp_path / "runs", [(knn(), arrays)])
+    out = tmp_path / "page.html"
+    assert main(["report", "--runs", str(tmp_path / "runs"), "--out", str(out)]) == 0
+    assert f"none for {10 - bins} of 10" in out.read_text() and "Least accurate" in out.read_text()
+    assert main(["classes", "--runs", str(tmp_path / "runs")]) == 0
+    said = capsys.readouterr()
+    assert "Least accurate" in said.out and said.err.count(f"none for {10 - bins} of 10") == 2  # each command once

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from result_files import knn, write
 from evaltk import results
 from evaltk.types import Result, Score
 from reports import classes
-from reports.figures import collect, features
+from reports.figures import collect, features, style
 from reports.page.build import build_page
 
 
@@ -59,6 +60,18 @@ def test_figures_and_their_place_on_the_page(tmp_path: Path) -> None:
     for title in ("CKA of the blocks of", "reliability of the classifiers of", "IoU by class of"):
         assert title in page
     assert "RankMe" in page and "Segmentation, mIoU (%)" in page and '<h2 id="prototypes">Analyses</h2>' in page
+
+
+def test_control_characters_of_names_are_in_no_picture(tmp_path: Path) -> None:
+    """With them an SVG would be no XML, and a terminal that prints it would obey them."""
+    odd = "\x1b[31m\u202e"
+    made = replace(knn(), data=replace(knn().data, name=odd), checkpoint=knn().checkpoint | {"name": odd})
+    write(tmp_path, [(made, {})])
+    found = list(results.find(tmp_path))
+    page = build_page(found, runs=tmp_path)
+    assert "k-NN top-1 against neighbours k" in page and not set("\x1b\u202e") & set(page)
+    for drawn in collect.of_results(found):
+        ET.fromstring(style.render(drawn.figure, "svg", title=drawn.title))
 
 
 def test_tables_of_classes() -> None:
