@@ -86,7 +86,7 @@ def test_an_empty_root_and_none(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="got no path"):
         datasets.load("imagefolder")
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="no such folder"):
+    with pytest.raises(DataError, match="wanted the folder of imagefolder; got a file"):
         datasets.load(f"imagefolder={tmp_path}/file")
 
 

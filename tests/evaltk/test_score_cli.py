@@ -282,7 +282,7 @@ def test_features_are_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         "y": (bank_y + 0.5, "integer labels [60]; got float64 [60]"),
         "x": (np.ones_like(bank), "identical features for all images"),
     }
-    wrong_ids = {"z": (query_y + 1, "got none of 1, the first of them 3"), "y": (bank_y * 0, "got a single class")}
+    wrong_ids = {"z": (query_y + 1, "got none of class 3"), "y": (bank_y * 0, "got a single class")}
     for name, (array, says) in (*wrong.items(), *wrong_ids.items()):
         before = np.load(tmp_path / f"{name}.npy")
         np.save(tmp_path / f"{name}.npy", array)

@@ -99,7 +99,7 @@ def check_learnt(labels: np.ndarray, wanted: np.ndarray, where: Path) -> None:
     if len(lacking := np.setdiff1d(wanted, known)):
         raise DataError(
             wanted="labels of the queries' classes",
-            got=f"none of {len(lacking)}, the first of them {lacking[0]}",
+            got=f"none of class {lacking[0]}" + (f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""),
             where=where,
             do="number the classes of both files alike, or leave these queries out",
         )
