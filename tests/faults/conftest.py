@@ -55,15 +55,31 @@ def tried(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the table into the file that $EVALTK_FAULTS names, where every test has passed."""
+    """Write the table into the file that $EVALTK_FAULTS names, where every test has passed.
+
+    What it has of other faults stays, for the whole can be run in parts.
+    """
     target, counts = os.environ.get("EVALTK_FAULTS"), session.config.stash.get(TRIED, None)
     if not target or not counts or session.testsfailed:
         return
+    text = Path(target).read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    told, _, after = rest.partition(END)
+    counts = _read(told) | counts
     kinds = list(dict.fromkeys(fault for _, fault in counts))
     rows = [["command", *kinds], ["---"] * (len(kinds) + 1)]
     for command in dict.fromkeys(command for command, _ in counts):
-        rows.append([command, *(str(counts[command, kind] or "") for kind in kinds)])
+        rows.append([command, *(str(counts.get((command, kind), "")) for kind in kinds)])
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    text = Path(target).read_text(encoding="utf-8")
-    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
     Path(target).write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+
+
+def _read(table: str) -> dict[tuple[str, str], int]:
+    """The counts that a table holds."""
+    head, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.split("\n") if line] or [[]]
+    return {
+        (row[0], kind): int(cell)
+        for row in rows
+        for kind, cell in zip(head[1:], row[1:], strict=False)
+        if cell.isdigit()
+    }
