@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import pytest
 import torch
 
 from evaltk import build_backbone, load_checkpoint
-from evaltk.data import images
+from evaltk.data import images, loading
 from evaltk.data.images import Split
 from evaltk.data.transforms import Transform
 from evaltk.errors import DataError, EvaltkError, SettingsError, StorageError
@@ -226,6 +227,23 @@ def test_a_decoding_process_that_dies(
     monkeypatch.setattr(Transform, "pixels", lambda self, image: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(EvaltkError, match=r"decoding processes that stay alive.*--workers 0"):
         extract(backbone, folder_split(), transform, (CLS,), cache=tmp_path, how=Extraction(workers=1))
+
+
+def test_images_that_do_not_fit_shared_memory_come_through_the_pipe(
+    folder_split: Callable[[], Split], transform: Transform
+) -> None:
+    """Sending them failed in a thread of the worker, and its parent waited for ever."""
+    views, indices = loading.Views(folder_split(), (transform,)), [[0, 1], [2, 3]]
+    wanted = list(loading.stacked(views, indices, 0))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, before[1]))
+    try:
+        found = list(loading.stacked(views, indices, 1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [one.kept for one in found] == indices
+    for a, b in zip(wanted, found, strict=True):
+        assert all(np.array_equal(x, y) for x, y in zip(a.pixels, b.pixels, strict=True))
 
 
 def test_a_device_that_is_too_small(

@@ -119,7 +119,7 @@ def test_views_are_the_cpus_to_a_few_levels_and_ask_nothing() -> None:
 
 
 def test_jpeg_files_decoded_on_the_card_are_the_cpus_to_a_few_levels() -> None:
-    """Chroma is enlarged otherwise: a level of luma, some of colour at edges."""
+    """The limits are guesses until a card has been tried: chroma may be enlarged otherwise."""
     draw, files = np.random.default_rng(0), []
     for n, (how, size) in enumerate(itertools.product(({}, {"progressive": True}, {"subsampling": 0}), (64, 75))):
         image = Image.fromarray(draw.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize((2 * size, size))
